@@ -1,0 +1,36 @@
+# From a fresh clone: `make demo`, or `make test`. Needs Python >= 3.10 (PYTHON=python3.12 chooses one) and make.
+PYTHON ?= python3
+BIN    := .venv/bin
+STAMP  := .venv/installed
+
+.PHONY: .venv demo test lint types bench clean
+
+.venv: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/edgeprune export --method fastervlm --keep 64 --target cpu --output demo/bundle --force
+	$(BIN)/edgeprune verify demo/bundle
+	$(BIN)/edgeprune bench demo/bundle
+	$(BIN)/edgeprune show demo/bundle edgeprune/models/tiny/scenes/scene00.png --output demo/kept.png
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/pytest tests/bench --capture=no
+
+clean:
+	rm -rf demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+"""Everything edgeprune raises on purpose.
+
+    EdgepruneError              something failed                                  exit 1
+    ├── ParityError             outputs differ from the reference, unexplained
+    └── RequestError            what was asked for cannot be done as asked        exit 2
+        ├── BundleError         the bundle is damaged, incomplete or not one
+        ├── ImageError          an image or pixel array does not fit the encoder
+        ├── MethodError         no such method, or not on this encoder
+        ├── MissingPackageError an optional package is not installed
+        ├── ModelError          a checkpoint is missing, incomplete or unsupported
+        └── TargetError         no such target, or its file is wrong
+
+Messages are one line: what must hold, what was given, the nearest remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BundleError",
+    "EdgepruneError",
+    "ImageError",
+    "MethodError",
+    "MissingPackageError",
+    "ModelError",
+    "ParityError",
+    "RequestError",
+    "TargetError",
+    "unknown_name",
+]
+
+
+class EdgepruneError(Exception):
+    exit_code = 1
+
+
+class ParityError(EdgepruneError):
+    pass
+
+
+class RequestError(EdgepruneError):
+    exit_code = 2
+
+
+class BundleError(RequestError):
+    pass
+
+
+class ImageError(RequestError):
+    pass
+
+
+class MethodError(RequestError):
+    pass
+
+
+class MissingPackageError(RequestError):
+    """Names the package and the extra of edgeprune that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"needs the package {package}, which is not installed; pip install 'edgeprune[{extra}]'")
+
+
+class ModelError(RequestError):
+    pass
+
+
+class TargetError(RequestError):
+    pass
+
+
+def unknown_name(kind: str, name: str, have: Iterable[str]) -> str:
+    """The message for a name that does not exist, with the nearest one that does.
+
+    >>> unknown_name("method", "fastervlmm", ["fastervlm", "none"])
+    "no method 'fastervlmm'; have fastervlm, none. Did you mean 'fastervlm'?"
+    """
+    names = sorted(have)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"no {kind} '{name}'; have {', '.join(names)}.{hint}"
