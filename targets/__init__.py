@@ -1,0 +1,330 @@
+"""The devices that edgeprune exports for, one TOML each (standard library only).
+
+    name         the name on the command line, and in `encoder.<name>.plan`
+    description  one line for `edgeprune targets`
+    tier         1 built and timed on the device   2 engine built and audited here   3 ONNX checked here
+    source       links that justify the values
+
+    [gpu]        left out: runs on the CPU
+    sm           compute capability without the dot; an array when one plan serves several
+    memory_gib   of the smallest board of the family
+
+    [onnx]
+    opset, ir_version, forbidden_ops
+    float        float16 | float32: the dtype that is written into the graph
+
+    [engine]
+    kind         tensorrt | tensorrt-rtx | onnxruntime
+    version      what the device has, ">=10.3,<10.4"
+    and, unless the kind is onnxruntime:
+    typing       strong: types stand in the graph    weak_fp16: a float32 graph, the builder chooses float16
+    build        here | on-device
+    build_flags  of trtexec, without file names
+    workspace_mib
+
+    [bench]      only for tensorrt
+    flags        of trtexec at that version, without file names
+
+    [jetson]     only for Jetson boards
+    jetpack, l4t, python    versions of the board's software
+    trtexec      where it lies on the board
+    install      the line that installs edgeprune's runtime on the board
+
+A new target is one file of this form: beside this module, or anywhere, given as a path that ends in .toml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from edgeprune.errors import TargetError, unknown_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Bench", "Engine", "Gpu", "Jetson", "Onnx", "Target", "check", "load", "names", "parse"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    sm: tuple[int, ...]
+    memory_gib: int
+
+
+@dataclass(frozen=True)
+class Onnx:
+    opset: int
+    ir_version: int
+    float: Literal["float16", "float32"]
+    forbidden_ops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Engine:
+    kind: Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+    version: str
+    typing: Literal["strong", "weak_fp16"] | None = None
+    build: Literal["here", "on-device"] | None = None
+    build_flags: tuple[str, ...] = ()
+    workspace_mib: int | None = None
+
+    def accepts(self, version: str) -> bool:
+        """Whether an installed version lies in the range.
+
+        >>> orin = Engine("tensorrt", ">=10.3,<10.4")
+        >>> orin.accepts("10.3.0"), orin.accepts("10.13.3.9.post1")
+        (True, False)
+        """
+        return all(_COMPARE[sign](_release(version), _release(bound)) for sign, bound in _clauses(self.version))
+
+
+@dataclass(frozen=True)
+class Bench:
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Jetson:
+    jetpack: str
+    l4t: str
+    python: str
+    trtexec: str
+    install: str
+
+
+@dataclass(frozen=True)
+class Target:
+    name: str
+    description: str
+    tier: int
+    source: tuple[str, ...]
+    onnx: Onnx
+    engine: Engine
+    gpu: Gpu | None = None
+    bench: Bench = Bench()
+    jetson: Jetson | None = None
+
+    @property
+    def provider(self) -> str | None:
+        """The execution provider, by ONNX Runtime's name, of a target that runs on it."""
+        if self.engine.kind != "onnxruntime":
+            return None
+        return "CUDAExecutionProvider" if self.gpu else "CPUExecutionProvider"
+
+
+def names() -> list[str]:
+    """The targets that come with edgeprune, sorted."""
+    files = resources.files("edgeprune.targets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load(name_or_path: str | Path) -> Target:
+    """A target by its name, or from a file when the argument ends in .toml.
+
+    Raises TargetError when there is no such target, or its file is not a complete and consistent one.
+    """
+    name = str(name_or_path)
+    own = not name.endswith(".toml")
+    if own and name not in names():
+        raise TargetError(unknown_name("target", name, names()))
+    file = resources.files("edgeprune.targets") / f"{name}.toml" if own else Path(name)
+    where = f"{name}.toml" if own else name
+    try:
+        given = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TargetError(f"{where} cannot be read: {error.strerror}; have {', '.join(names())}") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise TargetError(f"{where} is not a TOML file: {str(error).splitlines()[0]}") from None
+    return parse(given, where)
+
+
+def parse(given: Mapping[str, Any], where: str) -> Target:
+    """The target that a TOML file says, checked; `where` names the file in messages.
+
+    Raises TargetError as `load` does.
+    """
+    target = _table(Target, given, where, "")
+    check(target, where)
+    return target
+
+
+def check(target: Target, where: str = "") -> None:
+    """Raises TargetError when fields that are right alone contradict each other; `where` names the file."""
+    for rules in (_head_rules, _gpu_rules, _onnx_rules, _engine_rules, _trtexec_rules):
+        for holds, field, rule, value in rules(target):
+            if not holds:
+                got = "" if value is None else f", got {value!r}"
+                raise TargetError(f"{where or target.name}: {field} must {rule}{got}")
+
+
+# What `check` asks, in order: (whether it holds, field, what it must, what was given).
+Rules = Iterator[tuple[object, str, str, object]]
+
+
+def _head_rules(target: Target) -> Rules:
+    yield _NAME.fullmatch(target.name), "name", "consist of a-z, 0-9, '.' and '-'", target.name
+    yield target.description.isprintable() and target.description, "description", "be one line", target.description
+    yield target.tier in (1, 2, 3), "tier", "be 1, 2 or 3", target.tier
+    yield target.source, "source", "name at least one link", list(target.source)
+    for link in target.source:
+        yield _LINK.fullmatch(link), "source", "hold https links", link
+
+
+def _gpu_rules(target: Target) -> Rules:
+    gpu, engine = target.gpu, target.engine
+    if gpu is None:
+        yield engine.kind == "onnxruntime", "gpu", f"be given for {engine.kind}", None
+        yield target.jetson is None, "gpu", "be given for a Jetson", None
+        return
+    yield gpu.sm, "gpu.sm", "name at least one compute capability", list(gpu.sm)
+    for sm in gpu.sm:
+        yield 50 <= sm < 200, "gpu.sm", "be a compute capability without the dot, such as 87", sm
+        no_rtx = engine.kind == "tensorrt-rtx" and sm in (*_JETSON, 90)
+        yield not no_rtx, "gpu.sm", "be one that TensorRT-RTX builds for", sm
+        yield target.jetson is None or sm in _JETSON, "gpu.sm", f"be one of {_JETSON} for a Jetson", sm
+        needs_jetson = sm in _JETSON and engine.kind == "tensorrt"
+        yield target.jetson or not needs_jetson, "jetson", f"be given for SM {sm}", None
+    yield gpu.memory_gib > 0, "gpu.memory_gib", "be positive", gpu.memory_gib
+    if engine.workspace_mib is not None:
+        fits = 0 < engine.workspace_mib <= gpu.memory_gib * 1024 // 2
+        yield fits, "engine.workspace_mib", f"be at most half of {gpu.memory_gib} GiB", engine.workspace_mib
+
+
+def _onnx_rules(target: Target) -> Rules:
+    onnx = target.onnx
+    yield 17 <= onnx.opset <= 20, "onnx.opset", "be in 17..20", onnx.opset
+    yield 8 <= onnx.ir_version <= 10, "onnx.ir_version", "be in 8..10", onnx.ir_version
+    # The operator keeps the scores to itself and fails in float32; decomposed attention is fused just as well.
+    yield "Attention" in onnx.forbidden_ops, "onnx.forbidden_ops", "name Attention", list(onnx.forbidden_ops)
+    distinct = len(set(onnx.forbidden_ops)) == len(onnx.forbidden_ops)
+    yield distinct, "onnx.forbidden_ops", "name each operator once", list(onnx.forbidden_ops)
+
+
+def _engine_rules(target: Target) -> Rules:
+    engine = target.engine
+    yield _VERSION.fullmatch(engine.version), "engine.version", "be a range such as '>=10.3,<10.4'", engine.version
+    oldest, newest = _span(engine.version)
+    yield oldest <= newest, "engine.version", "hold at least one version", engine.version
+    ort = engine.kind == "onnxruntime"
+    for name in ("typing", "build", "workspace_mib"):
+        value = getattr(engine, name)
+        yield (value is None) == ort, f"engine.{name}", "be given for tensorrt and tensorrt-rtx, only there", value
+    if engine.typing == "weak_fp16":
+        yield engine.kind == "tensorrt", "engine.typing", "be 'strong' for tensorrt-rtx", engine.typing
+        yield target.onnx.float == "float32", "onnx.float", "be float32 under weak_fp16", target.onnx.float
+
+
+def _trtexec_rules(target: Target) -> Rules:
+    engine, bench = target.engine, target.bench
+    if engine.kind != "tensorrt":
+        yield not engine.build_flags, "engine.build_flags", "be left out: they are trtexec's", list(engine.build_flags)
+        yield not bench.flags, "bench.flags", "be left out: they are trtexec's", list(bench.flags)
+        return
+    # It times kernels on the very GPU that it builds for.
+    yield engine.build == "on-device", "engine.build", "be 'on-device' for tensorrt", engine.build
+    for flag in engine.build_flags:
+        yield flag.startswith("--"), "engine.build_flags", "start with --", flag
+    yield bench.flags, "bench.flags", "be given for tensorrt", list(bench.flags)
+    for flag in bench.flags:
+        yield flag.startswith("--"), "bench.flags", "start with --", flag
+    oldest, newest = _span(engine.version)
+    opset = target.onnx.opset
+    yield oldest >= (9,) or opset <= 17, "onnx.opset", "be at most 17 for TensorRT 8", opset
+    # Strong typing came with TensorRT 9, weak typing went with 11:
+    # https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/api/migration/tensorrt-10x-to-11x-jetson.html
+    if engine.typing == "weak_fp16":
+        yield newest < (11,), "engine.typing", "be 'strong' from TensorRT 11 on", engine.typing
+        yield "--fp16" in engine.build_flags, "engine.build_flags", "have --fp16", list(engine.build_flags)
+    else:
+        yield oldest >= (9,), "engine.typing", "be 'weak_fp16' before TensorRT 9", engine.typing
+        yield "--fp16" not in engine.build_flags, "engine.build_flags", "not have --fp16", list(engine.build_flags)
+        typed = oldest >= (11,) or "--stronglyTyped" in engine.build_flags
+        yield typed, "engine.build_flags", "have --stronglyTyped before TensorRT 11", list(engine.build_flags)
+
+
+_JETSON = (72, 87, 110)
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_LINK = re.compile(r"https://\S+")
+_VERSION = re.compile(r"(>=|==)[1-9]\d*(\.\d+)*(,<=?[1-9]\d*(\.\d+)*)?")
+_COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "==": operator.eq}
+
+T = TypeVar("T")
+
+
+def _table(cls: type[T], given: object, where: str, path: str) -> T:
+    """A dataclass from a TOML table: no field more, none less, each of its type."""
+    if not isinstance(given, Mapping):
+        raise TargetError(f"{where}: {path} must be a table, got {given!r}")
+    hints = typing.get_type_hints(cls)
+    specs = {spec.name: spec for spec in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    dot = f"{path}." if path else ""
+    for name in given:
+        if name not in specs:
+            raise TargetError(f"{where}: {dot}{name}: {unknown_name('field', name, specs)}")
+    for name, spec in specs.items():
+        if name not in given and spec.default is dataclasses.MISSING:
+            raise TargetError(f"{where}: {dot}{name} must be given")
+    return cls(**{name: _value(hints[name], value, where, dot + name) for name, value in given.items()})
+
+
+def _value(hint: Any, given: Any, where: str, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):  # `X | None`: JSON has null, TOML leaves the field out
+        return None if given is None else _value(args[0], given, where, path)
+    if dataclasses.is_dataclass(hint):
+        return _table(hint, given, where, path)  # type: ignore[arg-type]
+    if origin is Literal:
+        if given not in args:
+            raise TargetError(f"{where}: {path} must be one of {', '.join(args)}; got {given!r}")
+        return given
+    if origin is tuple:
+        items = given if isinstance(given, (list, tuple)) else [given]  # `sm = 87` is `sm = [87]`
+        return tuple(_value(args[0], item, where, path) for item in items)
+    if not isinstance(given, hint) or isinstance(given, bool):
+        what = {int: "an integer", str: "a string"}[hint]
+        raise TargetError(f"{where}: {path} must be {what}, got {given!r}")
+    return given
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, without zeros at the end: 10.3 equals 10.3.0.
+
+    >>> _release("10.3.0"), _release("10.14.1.48.post1")
+    ((10, 3), (10, 14, 1, 48))
+    """
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(number) for number in match.group().split(".")] if match else []
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _clauses(range_: str) -> list[tuple[str, str]]:
+    return re.findall(r"(>=|<=|==|<)([\d.]+)", range_)
+
+
+def _span(range_: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The oldest and newest release of a range: infinite when it has no upper bound, just below the bound for `<`."""
+    oldest: tuple[float, ...] = (0,)
+    newest: tuple[float, ...] = (float("inf"),)
+    for sign, bound in _clauses(range_):
+        release: tuple[float, ...] = _release(bound)
+        if sign in (">=", "=="):
+            oldest = release
+        if sign in ("<=", "=="):
+            newest = release
+        if sign == "<":
+            newest = (*release[:-1], release[-1] - 0.5)
+    return oldest, newest

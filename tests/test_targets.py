@@ -1,0 +1,248 @@
+"""Every target file is complete and consistent, and each way to get one wrong is refused in one line."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune import targets
+from edgeprune.errors import TargetError
+
+FOLDER = Path(__file__).parent.parent / "targets"
+
+ORIN: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(targets.load("jetson-orin"))))
+CPU: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(targets.load("cpu"))))
+
+
+def changed(base: dict[str, Any], *changes: tuple[str, Any]) -> dict[str, Any]:
+    """A copy with fields set, by dotted name; `...` takes the field out."""
+    given = copy.deepcopy(base)
+    for field, value in changes:
+        *path, last = field.split(".")
+        table = given
+        for name in path:
+            table = table[name]
+        if value is ...:
+            del table[last]
+        else:
+            table[last] = value
+    return given
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_a_target_is_consistent_and_survives_the_round_trip(name: str) -> None:
+    target = targets.load(name)
+    targets.check(target)
+    assert target.name == name, "the file's name is the name on the command line"
+    assert targets.parse(json.loads(json.dumps(dataclasses.asdict(target))), name) == target
+    assert targets.load(FOLDER / f"{name}.toml") == target
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_a_target_file_says_where_its_values_come_from(name: str) -> None:
+    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.startswith("# "), "a target file opens with what the device is"
+    assert text.count("#") >= 4, "surprising values carry a comment"
+
+
+def test_the_names_are_those_of_the_files() -> None:
+    assert targets.names() == sorted(path.stem for path in FOLDER.glob("*.toml"))
+    assert {"cpu", "jetson-orin", "ort-cuda"} <= set(targets.names())
+
+
+def test_an_unknown_target_gets_the_nearest_one() -> None:
+    with pytest.raises(TargetError, match=r"^no target 'jetson-orim'; have .*\. Did you mean 'jetson-orin'\?$"):
+        targets.load("jetson-orim")
+
+
+def test_a_name_does_not_reach_files_elsewhere() -> None:
+    with pytest.raises(TargetError, match="no target"):
+        targets.load("../targets/cpu")
+
+
+def test_a_file_of_the_user_is_a_target(tmp_path: Path) -> None:
+    file = tmp_path / "my-board.toml"
+    file.write_text((FOLDER / "cpu.toml").read_text(encoding="utf-8").replace('"cpu"', '"my-board"'), encoding="utf-8")
+    assert targets.load(file) == targets.load(str(file)) == dataclasses.replace(targets.load("cpu"), name="my-board")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"absent\.toml cannot be read: No such file or directory; have cpu"):
+        targets.load(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name = 'a'\nname = 'b'"])
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "odd.toml"
+    file.write_bytes(content)
+    with pytest.raises(TargetError, match=r"odd\.toml is not a TOML file: [^\n]+$"):
+        targets.load(file)
+
+
+def test_messages_of_a_file_name_the_file_as_given(tmp_path: Path) -> None:
+    file = tmp_path / "odd.toml"
+    file.write_text("name = 3", encoding="utf-8")
+    with pytest.raises(TargetError) as caught:
+        targets.load(file)
+    assert str(caught.value) == f"{file}: description must be given"
+
+
+FORM = [  # what a single field gets wrong
+    (("engine.kind", "trt"), "engine.kind must be one of tensorrt, tensorrt-rtx, onnxruntime; got 'trt'"),
+    (("engine.kind", ...), "engine.kind must be given"),
+    (("engine.typing", "weak"), "engine.typing must be one of strong, weak_fp16; got 'weak'"),
+    (("engine.build", "there"), "engine.build must be one of here, on-device; got 'there'"),
+    (("onnx.float", "bfloat16"), "onnx.float must be one of float16, float32; got 'bfloat16'"),
+    (("onnx.opset", "18"), "onnx.opset must be an integer, got '18'"),
+    (("onnx.opset", True), "onnx.opset must be an integer, got True"),
+    (("onnx.forbidden_ops", [1]), "onnx.forbidden_ops must be a string, got 1"),
+    (("onnx.ir", 10), "onnx.ir: no field 'ir'; have "),
+    (("onnx", 18), "onnx must be a table, got 18"),
+    (("onnx", ...), "onnx must be given"),
+    (("gpu.memory", 4), "gpu.memory: no field 'memory'; have memory_gib, sm. Did you mean 'memory_gib'?"),
+    (("gpu.sm", "87"), "gpu.sm must be an integer, got '87'"),
+    (("tensorrt", {}), "tensorrt: no field 'tensorrt'; have "),
+    (("name", ...), "name must be given"),
+    (("source", ...), "source must be given"),
+    (("jetson.l4t", ...), "jetson.l4t must be given"),
+]
+
+CONTRADICTIONS = [  # what only the whole file gets wrong
+    ([("name", "Jetson Orin")], "name must consist of a-z, 0-9, '.' and '-', got 'Jetson Orin'"),
+    ([("name", "../orin")], "name must consist of"),
+    ([("description", "")], "description must be one line"),
+    ([("description", "two\nlines")], "description must be one line"),
+    ([("tier", 0)], "tier must be 1, 2 or 3, got 0"),
+    ([("source", [])], "source must name at least one link"),
+    ([("source", ["the manual"])], "source must hold https links, got 'the manual'"),
+    ([("onnx.opset", 23)], "onnx.opset must be in 17..20, got 23"),
+    ([("onnx.ir_version", 14)], "onnx.ir_version must be in 8..10, got 14"),
+    ([("onnx.forbidden_ops", ["NonZero"])], "onnx.forbidden_ops must name Attention"),
+    ([("onnx.forbidden_ops", ["Attention", "Attention"])], "onnx.forbidden_ops must name each operator once"),
+    ([("gpu", None)], "gpu must be given for tensorrt"),
+    ([("gpu.sm", [])], "gpu.sm must name at least one"),
+    ([("gpu.sm", 8)], "gpu.sm must be a compute capability without the dot, such as 87, got 8"),
+    ([("gpu.sm", 86)], "gpu.sm must be one of (72, 87, 110) for a Jetson, got 86"),
+    ([("gpu.memory_gib", 0)], "gpu.memory_gib must be positive, got 0"),
+    ([("jetson", None)], "jetson must be given for SM 87"),
+    ([("engine.version", "10.3")], "engine.version must be a range such as '>=10.3,<10.4', got '10.3'"),
+    ([("engine.version", ">=10.3,<10.1")], "engine.version must hold at least one version"),
+    ([("engine.typing", None)], "engine.typing must be given for tensorrt and tensorrt-rtx"),
+    ([("engine.build", None)], "engine.build must be given"),
+    ([("engine.build", "here")], "engine.build must be 'on-device' for tensorrt, got 'here'"),
+    ([("engine.workspace_mib", None)], "engine.workspace_mib must be given"),
+    ([("engine.workspace_mib", 0)], "engine.workspace_mib must be at most half of 4 GiB, got 0"),
+    ([("engine.workspace_mib", 4096)], "engine.workspace_mib must be at most half of 4 GiB, got 4096"),
+    ([("engine.typing", "weak_fp16")], "onnx.float must be float32 under weak_fp16, got 'float16'"),
+    ([("engine.typing", "weak_fp16"), ("onnx.float", "float32")], "engine.build_flags must have --fp16"),
+    (
+        [("engine.typing", "weak_fp16"), ("onnx.float", "float32"), ("engine.version", ">=11.4")],
+        "engine.typing must be 'strong' from TensorRT 11 on",
+    ),
+    ([("engine.version", ">=8.6,<9"), ("onnx.opset", 17)], "engine.typing must be 'weak_fp16' before TensorRT 9"),
+    ([("engine.version", ">=8.6,<9")], "onnx.opset must be at most 17 for TensorRT 8, got 18"),
+    ([("engine.build_flags", [])], "engine.build_flags must have --stronglyTyped before TensorRT 11"),
+    ([("engine.build_flags", ["--stronglyTyped", "--fp16"])], "engine.build_flags must not have --fp16"),
+    ([("engine.build_flags", ["stronglyTyped"])], "engine.build_flags must start with --, got 'stronglyTyped'"),
+    ([("bench.flags", [])], "bench.flags must be given for tensorrt"),
+    ([("bench.flags", ["useCudaGraph"])], "bench.flags must start with --, got 'useCudaGraph'"),
+    (
+        [("engine.kind", "tensorrt-rtx"), ("engine.build", "here"), ("bench.flags", [])],
+        "gpu.sm must be one that TensorRT-RTX builds for, got 87",
+    ),
+    (
+        [("engine.kind", "tensorrt-rtx"), ("engine.typing", "weak_fp16"), ("gpu.sm", 89), ("jetson", None)],
+        "engine.typing must be 'strong' for tensorrt-rtx, got 'weak_fp16'",
+    ),
+]
+
+CONTRADICTIONS_WITHOUT_ENGINE = [
+    ([("engine.typing", "strong")], "engine.typing must be given for tensorrt and tensorrt-rtx, only there"),
+    ([("engine.workspace_mib", 512)], "engine.workspace_mib must be given for tensorrt and tensorrt-rtx, only there"),
+    ([("engine.build_flags", ["--fp16"])], "engine.build_flags must be left out: they are trtexec's"),
+    ([("bench.flags", ["--useCudaGraph"])], "bench.flags must be left out: they are trtexec's"),
+    ([("jetson", ORIN["jetson"])], "gpu must be given for a Jetson"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FORM, ids=[message for _, message in FORM])
+def test_a_wrong_field_is_refused(change: tuple[str, Any], message: str) -> None:
+    refused(changed(ORIN, change), message)
+
+
+@pytest.mark.parametrize(("changes", "message"), CONTRADICTIONS, ids=[message for _, message in CONTRADICTIONS])
+def test_a_contradiction_is_refused(changes: list[tuple[str, Any]], message: str) -> None:
+    refused(changed(ORIN, *changes), message)
+
+
+@pytest.mark.parametrize(("changes", "message"), CONTRADICTIONS_WITHOUT_ENGINE)
+def test_a_contradiction_without_an_engine_is_refused(changes: list[tuple[str, Any]], message: str) -> None:
+    refused(changed(CPU, *changes), message)
+
+
+def refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        targets.parse(given, "board.toml")
+    assert str(caught.value).startswith(f"board.toml: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_weak_typing_is_right_for_tensorrt_8() -> None:
+    given = changed(
+        ORIN,
+        ("onnx.opset", 17),
+        ("onnx.ir_version", 8),
+        ("onnx.float", "float32"),
+        ("engine.version", ">=8.5,<8.6"),
+        ("engine.typing", "weak_fp16"),
+        ("engine.build_flags", ["--fp16"]),
+    )
+    assert targets.parse(given, "").engine.typing == "weak_fp16"
+
+
+def test_strong_typing_needs_no_flag_from_tensorrt_11_on() -> None:
+    given = changed(ORIN, ("engine.version", ">=11.4.1"), ("engine.build_flags", []))
+    assert targets.parse(given, "").engine.build_flags == ()
+
+
+def test_one_plan_may_serve_several_gpus() -> None:
+    given = changed(
+        ORIN,
+        ("gpu.sm", [86, 89, 120]),
+        ("jetson", None),
+        ("bench.flags", []),
+        ("engine", {"kind": "tensorrt-rtx", "version": ">=1.7,<2", "typing": "strong", "build": "here"}),
+        ("engine.workspace_mib", 1024),
+    )
+    target = targets.parse(given, "")
+    assert target.gpu is not None
+    assert target.gpu.sm == (86, 89, 120)
+
+
+def test_onnx_runtime_takes_the_provider_of_the_gpu_where_there_is_one() -> None:
+    providers = {name: targets.load(name).provider for name in ("cpu", "ort-cuda", "jetson-orin")}
+    assert providers == {"cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "jetson-orin": None}
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [("10.3", True), ("10.3.0.30", True), ("10.4.0", False), ("10.13.3.9.post1", False), ("8.6.2", False), ("", False)],
+)
+def test_the_orin_takes_no_other_release_of_tensorrt(version: str, accepted: bool) -> None:
+    assert targets.load("jetson-orin").engine.accepts(version) is accepted
+
+
+def test_an_engine_for_a_jetson_is_built_on_the_jetson() -> None:
+    for target in map(targets.load, targets.names()):
+        if target.jetson:
+            assert target.engine.build == "on-device", target.name
+
+
+def test_no_target_lets_an_operator_pass_whose_output_shape_depends_on_the_data() -> None:
+    for target in map(targets.load, targets.names()):
+        assert {"NonZero", "Unique", "Compress"} <= set(target.onnx.forbidden_ops), target.name
