@@ -1,0 +1,95 @@
+"""What a Hugging Face image processor's file says, in all its spellings, as plain steps.
+
+    {"size": 224, "crop_size": 224}                      transformers 4, first years
+    {"size": {"shortest_edge": 224}, "do_resize": ...}   preprocessor_config.json
+    {"image_processor": {...}, "image_token": ...}       processor_config.json, transformers 5
+
+What a file leaves out is the default of its class, as transformers fills it in; `null` is not left out, it switches a
+step off. A class not listed here has no defaults: its file must say everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["steps"]
+
+_CLIP: dict[str, Any] = {
+    "do_resize": True,
+    "size": {"shortest_edge": 224},
+    "default_to_square": False,
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+    "do_convert_rgb": True,
+}
+_SIGLIP = _CLIP | {
+    "size": {"height": 224, "width": 224},
+    "do_center_crop": False,
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+}
+_VIT = _SIGLIP | {"default_to_square": True, "resample": 2, "do_convert_rgb": False}
+_UNKNOWN = {"default_to_square": True, "do_convert_rgb": False, "rescale_factor": 1 / 255}
+_DEFAULTS = {"CLIP": _CLIP, "Llava": _CLIP, "LlavaNext": _CLIP, "Siglip": _SIGLIP, "ViT": _VIT}
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+
+
+def steps(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `Preprocessing` except size. Raises ValueError, TypeError or KeyError."""
+    config = config.get("image_processor") or config
+    given = dict(config)
+    kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "CLIPImageProcessor")
+    name = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind)
+    if name == "LlavaNext":
+        given.pop("do_pad", None)  # pads the list of tiles, not the pixels
+    if others := sorted(key for key in given if key.startswith("do_") and given[key] and key not in _STEPS):
+        raise ValueError(f"{kind} does {', '.join(others)}, which changes the pixels in a way edgeprune does not know")
+    settings = _DEFAULTS.get(name, _UNKNOWN) | given
+
+    def setting(key: str) -> Any:
+        if key not in settings:
+            raise ValueError(f"{kind} has defaults that edgeprune does not know, and its file does not say {key}")
+        if settings[key] is None and not key.startswith("do_"):
+            raise ValueError(f"{key} is null, but {kind} has the step on")
+        return settings[key]
+
+    return {
+        "resize": _resize(setting("size"), settings["default_to_square"]) if setting("do_resize") else None,
+        "resample": int(setting("resample")) if setting("do_resize") else 0,
+        "crop": _crop(setting("crop_size")) if setting("do_center_crop") else None,
+        "rescale": float(setting("rescale_factor")) if setting("do_rescale") else 1.0,
+        "mean": _triple(setting("image_mean")) if setting("do_normalize") else (0.0, 0.0, 0.0),
+        "std": _triple(setting("image_std")) if setting("do_normalize") else (1.0, 1.0, 1.0),
+        "convert_rgb": bool(settings["do_convert_rgb"]),
+    }
+
+
+def _resize(size: Any, default_to_square: bool) -> dict[str, int]:
+    if isinstance(size, int):
+        return {"height": size, "width": size} if default_to_square else {"shortest_edge": size}
+    if isinstance(size, (list, tuple)):
+        height, width = size
+        return {"height": height, "width": width}
+    return {name: value for name, value in dict(size).items() if value is not None}
+
+
+def _crop(size: Any) -> tuple[int, int]:
+    given = _resize(size, default_to_square=True)
+    if set(given) != {"height", "width"}:
+        raise ValueError(f"crop_size must have height and width; it has {', '.join(sorted(given))}")
+    return given["height"], given["width"]
+
+
+def _triple(given: Any) -> tuple[float, float, float]:
+    if isinstance(given, (int, float)):
+        return float(given), float(given), float(given)
+    red, green, blue = given
+    return float(red), float(green), float(blue)
