@@ -1,0 +1,146 @@
+"""Run a bundle's probes through every backend that is here, and compare with the reference that travels with it.
+
+`reference.safetensors` holds, for each probe, `<probe>/<name>` for the graph's input and its three outputs, each with
+the leading batch dimension B:
+
+    scene00/pixel_values  [B, 3, H, W] float32, or uint8 [B, H, W, 3]
+    scene00/tokens        [B, K, D] float32
+    scene00/indices       [B, K] int32
+    scene00/scores        [B, N] float32
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from edgeprune import bundle as bundles
+from edgeprune.bundle import Bundle
+from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
+from edgeprune.runtime import Encoder, Output, available_devices
+from edgeprune.runtime.parity import Report, compare, worst
+
+__all__ = ["REFERENCE", "BackendReport", "Progress", "verify"]
+
+REFERENCE = "reference.safetensors"
+
+Progress: TypeAlias = "Callable[[int, int, str], None]"
+"""Called with probes done, probes in all, and what comes next."""
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    device: str
+    dtype: str
+    probes: Mapping[str, Report]
+    """probe -> its comparison, in the file's order"""
+    not_run: str = ""
+    """why the device could not be used; then there are no probes"""
+
+    @property
+    def worst(self) -> Report:
+        return worst(self.probes.values())
+
+    @property
+    def passed(self) -> bool:
+        """False when a probe failed. A device that was not run has not failed; look at `not_run`."""
+        return self.worst.passed
+
+    def to_json(self) -> dict[str, Any]:
+        """`passed` is null for a device that was not run."""
+        ran = not self.not_run
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "passed": self.passed if ran else None,
+            "not_run": self.not_run or None,
+            "worst": self.worst.to_json() if ran else None,
+            "probes": {name: report.to_json() for name, report in self.probes.items()},
+        }
+
+
+def verify(
+    bundle_folder: str | os.PathLike[str],
+    device: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[BackendReport]:
+    """The parity of a bundle on one device, or (None) on every device that ONNX Runtime was built for.
+
+    With None, a device other than the CPU that cannot be used is reported as not run; named, it raises RequestError.
+    Raises BundleError when the bundle is damaged or brings no usable reference, MissingPackageError without
+    safetensors.
+    """
+    bundle = bundles.load(Path(bundle_folder))
+    devices = available_devices() if device is None else [device]
+    with _probes(bundle) as (names, read):
+        done, total = 0, len(names) * len(devices)
+        reports = []
+        for name in devices:
+            try:
+                encoder = Encoder(bundle, name, threads)
+            except BundleError:
+                raise
+            except RequestError as error:
+                if device is not None or name == "cpu":
+                    raise
+                reports.append(BackendReport(name, bundle.manifest.dtype, {}, not_run=str(error)))
+                total -= len(names)
+                continue
+            results = {}
+            for probe in names:
+                if progress:
+                    progress(done, total, f"{name} {probe}")
+                results[probe] = _run(encoder, probe, *read(probe))
+                done += 1
+            reports.append(BackendReport(name, bundle.manifest.dtype, results))
+    if progress:
+        progress(total, total, "done")
+    return reports
+
+
+def _run(encoder: Encoder, probe: str, values: NDArray[Any], reference: Output) -> Report:
+    try:
+        got = encoder(values)
+    except ImageError as error:
+        raise BundleError(
+            f"{REFERENCE}: probe {probe} does not fit the graph: {error}; export the bundle again"
+        ) from None
+    return compare(reference, got, encoder.manifest.dtype)
+
+
+_Read: TypeAlias = "Callable[[str], tuple[NDArray[Any], Output]]"
+
+
+@contextlib.contextmanager
+def _probes(bundle: Bundle) -> Iterator[tuple[list[str], _Read]]:
+    """The names of the probes, and a function from name to (input, reference); one probe is in memory at a time."""
+    try:
+        import safetensors
+    except ImportError:
+        raise MissingPackageError("safetensors", "cpu") from None
+    try:
+        opened = safetensors.safe_open(bundle.path(REFERENCE), framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BundleError(f"{bundle.folder}: {REFERENCE} cannot be read ({error}); export the bundle again") from None
+    with opened as file:
+        have = set(file.keys())
+        names = sorted({key.rpartition("/")[0] for key in have})
+        fields = (*bundle.manifest.inputs, *Output._fields)
+        missing = [f"{name}/{field}" for name in names for field in fields if f"{name}/{field}" not in have]
+        if missing or not names:
+            raise BundleError(
+                f"{bundle.folder}: {REFERENCE} lacks {missing[0] if missing else 'any probe'}; export the bundle again"
+            )
+
+        def read(name: str) -> tuple[NDArray[Any], Output]:
+            values, *outputs = (file.get_tensor(f"{name}/{field}") for field in fields)
+            return values, Output(*outputs)
+
+        yield names, read

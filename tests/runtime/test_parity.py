@@ -1,0 +1,231 @@
+"""What parity must catch, and what it must not mind. The reference: 2 images, 24 patches, 8 kept, 16 wide."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeprune.runtime import Output
+from edgeprune.runtime.parity import FLOAT16_BOUND, FLOAT32_BOUND, compare, worst
+
+BATCH, PATCHES, KEEP, WIDTH = 2, 24, 8, 16
+ROWS = np.random.default_rng(1).normal(size=(BATCH, PATCHES, WIDTH)).astype(np.float32)
+SCORES = np.random.default_rng(0).uniform(0.1, 1, (BATCH, PATCHES)).astype(np.float32)
+
+
+def best(scores: NDArray[np.float32]) -> NDArray[np.int32]:
+    return np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :KEEP], axis=1).astype(np.int32)
+
+
+def output(scores: NDArray[np.float32], indices: NDArray[np.int32] | None = None, rows: NDArray[Any] = ROWS) -> Output:
+    chosen = best(scores) if indices is None else indices
+    return Output(np.take_along_axis(rows, chosen[..., None].astype(int), 1), chosen, scores)
+
+
+REFERENCE = output(SCORES)
+
+
+def failing(got: Output, reference: Output = REFERENCE, dtype: str = "float32") -> str:
+    report = compare(reference, got, dtype)
+    assert not report.passed
+    assert all("\n" not in reason for reason in report.reasons)
+    return "; ".join(report.reasons)
+
+
+def test_the_reference_equals_itself() -> None:
+    report = compare(REFERENCE, REFERENCE, "float32")
+    assert report.passed
+    assert (report.images, report.exact, report.explained, report.unexplained, report.jaccard) == (2, 2, 0, 0, 1.0)
+    assert (report.score_error, report.score_error_relative, report.token_error_median, report.token_error_max) == (
+        0,
+    ) * 4
+
+
+def test_float32_rounding_is_accepted() -> None:
+    noise = np.random.default_rng(2)
+    scores = SCORES * (1 + 1e-6 * noise.standard_normal(SCORES.shape).astype(np.float32))
+    rows = ROWS * (1 + 1e-6 * noise.standard_normal(ROWS.shape).astype(np.float32))
+    report = compare(REFERENCE, output(scores, rows=rows), "float32")
+    assert report.passed
+    assert 0 < report.score_error_relative < FLOAT32_BOUND
+    assert 0 < report.token_error_median <= report.token_error_max < FLOAT32_BOUND
+
+
+def test_float16_tokens_are_accepted_in_a_float16_graph_only() -> None:
+    got = REFERENCE._replace(tokens=REFERENCE.tokens.astype(np.float16))
+    assert compare(REFERENCE, got, "float16").passed
+    assert "tokens must be float32" in failing(got)
+    assert "tokens must be float16" in failing(REFERENCE, dtype="float16")
+
+
+def test_a_flip_between_nearly_equal_scores_is_explained() -> None:
+    scores = SCORES.copy()
+    order = np.argsort(-scores[0])
+    last, next_best = order[KEEP - 1], order[KEEP]
+    scores[0, next_best] = np.nextafter(scores[0, last], np.float32(0))
+    swapped = scores.copy()
+    swapped[0, [last, next_best]] = scores[0, [next_best, last]]
+    reference, got = output(scores), output(swapped)
+    assert set(reference.indices[0]) ^ set(got.indices[0]) == {last, next_best}
+    report = compare(reference, got, "float32")
+    assert report.passed
+    assert (report.exact, report.explained, report.unexplained) == (1, 2, 0)
+    assert report.jaccard == pytest.approx((KEEP - 1) / (KEEP + 1))
+
+
+def test_a_flip_that_the_score_error_does_not_explain_fails() -> None:
+    """The two scores are ten times the error apart."""
+    scores = SCORES.copy()
+    order = np.argsort(-scores[0])
+    last, next_best = order[KEEP - 1], order[KEEP]
+    scores[0, next_best] = scores[0, last] - 1e-5
+    indices = best(scores)
+    indices[0] = np.sort(np.where(indices[0] == last, next_best, indices[0]))
+    noisy = scores + np.float32(1e-6)
+    assert "1 patches are kept by one side only" in failing(output(noisy, indices), output(scores))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1, 0.0, -2.5])
+def test_equal_scores_may_keep_any_patches(value: float) -> None:
+    flat = np.full((BATCH, PATCHES), value, np.float32)
+    other = np.tile(np.arange(PATCHES - KEEP, PATCHES, dtype=np.int32), (BATCH, 1))
+    report = compare(output(flat), output(flat, other), "float32")
+    assert report.passed
+    assert (report.exact, report.explained, report.jaccard) == (0, 2 * 2 * KEEP, 0.0)
+
+
+def test_keeping_everything_works() -> None:
+    everything = np.tile(np.arange(PATCHES, dtype=np.int32), (BATCH, 1))
+    ones = np.ones((BATCH, PATCHES), np.float32)
+    assert compare(output(ones, everything), output(ones, everything), "float32").exact == BATCH
+
+
+def test_scores_of_another_layer_fail() -> None:
+    other = np.random.default_rng(5).uniform(0.1, 1, SCORES.shape).astype(np.float32)
+    assert "scores differ" in failing(output(other))
+
+
+def test_scores_of_another_scale_fail_even_when_the_sets_agree() -> None:
+    assert "scores differ" in failing(output(SCORES * np.float32(1.001)))
+
+
+def test_large_score_errors_do_not_excuse_the_flips_they_cause() -> None:
+    other = SCORES[:, ::-1].copy()
+    report = compare(REFERENCE, output(other), "float32")
+    assert report.unexplained == 0  # the error is as large as the scores
+    assert not report.passed
+
+
+def test_indices_shifted_by_one_fail() -> None:
+    """The [CLS] token forgotten, so that every patch is named by its neighbour."""
+    reference = output(np.where(np.arange(PATCHES) == PATCHES - 1, np.float32(0), SCORES))
+    shifted = reference.indices + np.int32(1)
+    assert "kept by one side only" in failing(reference._replace(indices=shifted), reference)
+
+
+def test_the_bounds_of_float16_catch_a_shift_too() -> None:
+    reference = output(np.where(np.arange(PATCHES) == PATCHES - 1, np.float32(0), SCORES))
+    got = Output(reference.tokens.astype(np.float16), reference.indices + np.int32(1), reference.scores)
+    assert "kept by one side only" in failing(got, reference, "float16")
+
+
+def test_two_swapped_tokens_fail() -> None:
+    tokens = REFERENCE.tokens.copy()
+    tokens[1, [2, 3]] = tokens[1, [3, 2]]
+    reasons = failing(REFERENCE._replace(tokens=tokens))
+    assert "image 1: tokens differ" in reasons
+    assert "image 0" not in reasons
+
+
+def test_scores_rounded_through_float16_fail_in_a_float32_graph() -> None:
+    assert "float16" in failing(output(SCORES.astype(np.float16).astype(np.float32)))
+
+
+def test_the_same_fails_where_the_rounding_is_below_the_bound() -> None:
+    """One score so large, and exact in float16, that the error of the others hides behind it."""
+    outlier = SCORES.copy()
+    outlier[:, 0] = 1024
+    reasons = failing(output(outlier.astype(np.float16).astype(np.float32)), output(outlier))
+    assert "every score is a float16 number" in reasons
+    assert "scores differ" not in reasons
+
+
+def unsorted(got: Output) -> Output:
+    return got._replace(tokens=got.tokens[:, ::-1], indices=got.indices[:, ::-1])
+
+
+def with_value(field: str, value: float) -> Callable[[Output], Output]:
+    def change(got: Output) -> Output:
+        array = getattr(got, field).copy()
+        array[1, 3] = value
+        return got._replace(**{field: array})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (unsorted, "indices must ascend strictly"),
+        (with_value("indices", 0), "indices must ascend strictly"),
+        (lambda got: got._replace(indices=np.repeat(got.indices[:, :1], KEEP, 1)), "indices must ascend strictly"),
+        (lambda got: got._replace(indices=got.indices + np.int32(PATCHES)), r"indices must lie in 0\.\.23"),
+        (lambda got: got._replace(indices=got.indices - np.int32(PATCHES)), r"indices must lie in 0\.\.23"),
+        (with_value("scores", math.nan), "scores hold 1 values that are not finite"),
+        (with_value("scores", math.inf), "scores hold 1 values that are not finite"),
+        (with_value("tokens", math.nan), "tokens hold 16 values that are not finite"),
+        (lambda got: got._replace(scores=got.scores.astype(np.float16)), "scores must be float32"),
+        (lambda got: got._replace(indices=got.indices.astype(np.int64)), "indices must be int32"),
+        (lambda got: got._replace(scores=got.scores[:, :-1]), r"scores must be float32 \[2, 24\]"),
+        (lambda got: got._replace(tokens=got.tokens[:1]), r"tokens must be float32 \[2, 8, 16\]"),
+        (lambda got: Output(got.tokens[:, 1:], got.indices[:, 1:], got.scores), r"indices must be int32 \[2, 8\]"),
+    ],
+)  # fmt: skip
+def test_malformed_outputs_fail_and_nothing_is_measured(spoil: Callable[[Output], Output], reason: str) -> None:
+    report = compare(REFERENCE, spoil(REFERENCE), "float32")
+    assert not report.passed
+    assert any(re.search(reason, line) for line in report.reasons), report.reasons
+    assert report.score_error == math.inf
+
+
+def test_a_damaged_reference_is_named_as_such() -> None:
+    assert "the reference's scores hold 1 values" in failing(REFERENCE, with_value("scores", math.nan)(REFERENCE))
+
+
+def test_a_token_of_zeros_must_stay_one() -> None:
+    rows = ROWS.copy()
+    rows[0, REFERENCE.indices[0, 0]] = 0
+    reference = output(SCORES, rows=rows)
+    assert compare(reference, reference, "float32").passed
+    assert "tokens differ" in failing(REFERENCE, reference)
+
+
+def test_an_unknown_dtype_is_an_error() -> None:
+    with pytest.raises(ValueError, match="float32, float16"):
+        compare(REFERENCE, REFERENCE, "int8")
+
+
+def test_the_worst_of_several_counts() -> None:
+    good = compare(REFERENCE, REFERENCE, "float32")
+    bad = compare(REFERENCE, output(SCORES * np.float32(1.001)), "float32")
+    both = worst([good, bad])
+    assert (both.images, both.exact, both.passed) == (4, 4, False)
+    assert both.score_error == bad.score_error
+    assert both.reasons == bad.reasons
+
+
+def test_a_report_is_json_even_when_errors_are_infinite() -> None:
+    given = json.loads(json.dumps(compare(REFERENCE, unsorted(REFERENCE), "float32").to_json(), allow_nan=False))
+    assert (given["passed"], given["score_error"], given["images"]) == (False, None, 2)
+    assert given["reasons"] == ["indices must ascend strictly; they repeat or run backwards"]
+
+
+def test_the_bounds_are_those_of_the_contract() -> None:
+    assert (FLOAT32_BOUND, FLOAT16_BOUND) == (1e-4, 1e-2)
