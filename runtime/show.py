@@ -1,0 +1,138 @@
+"""A picture of what a bundle keeps: the image as the encoder sees it, and the same with the dropped patches dimmed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from edgeprune.errors import ImageError, RequestError
+from edgeprune.runtime import Encoder, load
+from edgeprune.runtime.preprocess import ImageLike
+
+__all__ = ["draw"]
+
+SHORT_SIDE = 480
+"""pixels; small inputs are enlarged by a whole factor until they have it"""
+
+_PAPER = (250, 250, 248)
+_INK = (38, 40, 46)
+_FAINT = (128, 131, 140)
+_BETWEEN = 0.35
+"""opacity of the line between two kept patches"""
+_SHADE = np.array((6, 7, 12), np.float32)
+
+
+def draw(bundle: str | os.PathLike[str] | Encoder, image: ImageLike, output: Path | None = None) -> Image.Image:
+    """Left the preprocessed image, right its kept patches in colour and the dropped ones dimmed, below a caption.
+
+    A bundle that takes several images at a time is shown the same one in every place.
+
+    Raises ImageError when the image cannot be read, RequestError when `output` is not a PNG or cannot be written (it is
+    then as it was), and what `load` raises.
+    """
+    if output is not None and output.suffix.lower() != ".png":
+        raise RequestError(f"show writes PNG, got {output.name}; choose a name that ends in .png")
+    encoder = bundle if isinstance(bundle, Encoder) else load(bundle)
+    if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+        raise ImageError(f"show needs an image, as a file or uint8 [height, width, 3]; got an array of {image.dtype}")
+    pixels = encoder.preprocessing.pixels(image)
+    batch = encoder.manifest.tiles
+    kept = encoder([image] * batch).indices[0]
+
+    picture = _picture(pixels, kept, encoder.grid, _caption(encoder))
+    if output is not None:
+        _save(picture, output)
+    return picture
+
+
+def _caption(encoder: Encoder) -> tuple[str, str]:
+    keep, patches = encoder.keep, encoder.manifest.patches
+    return encoder.manifest.method, f"keeps {keep} of {patches} patches ({keep / patches:.0%})"
+
+
+def _picture(
+    pixels: NDArray[np.uint8], kept: NDArray[np.int32], grid: tuple[int, int], caption: tuple[str, str]
+) -> Image.Image:
+    """pixels: [H, W, 3]; kept: [K] -> margin | image | gap | pruned image | margin, with the caption under them."""
+    factor = math.ceil(SHORT_SIDE / min(pixels.shape[:2]))
+    cell = (pixels.shape[0] // grid[0] * factor, pixels.shape[1] // grid[1] * factor)
+    mask = np.zeros(grid[0] * grid[1], bool)
+    mask[kept] = True
+    mask = mask.reshape(grid)
+
+    height, width = pixels.shape[0] * factor, pixels.shape[1] * factor
+    left = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    right = Image.fromarray(_outline(_dimmed(np.asarray(left), mask, cell), mask, cell))
+
+    margin, gap, text = height // 24, height // 40, height // 22
+    canvas = Image.new("RGB", (2 * width + gap + 2 * margin, height + 2 * margin + text + margin // 2), _PAPER)
+    canvas.paste(left, (margin, margin))
+    canvas.paste(right, (margin + width + gap, margin))
+    pen = ImageDraw.Draw(canvas)
+    font = _font(text)
+    baseline = (margin, margin + height + margin // 2)
+    pen.text(baseline, caption[0], fill=_INK, font=font)
+    pen.text(
+        (baseline[0] + pen.textlength(caption[0] + "   ", font=font), baseline[1]), caption[1], fill=_FAINT, font=font
+    )
+    return canvas
+
+
+def _dimmed(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int, int]) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8, mask [rows, columns] -> dark and grey where nothing is kept, also where no patch reaches."""
+    grey = pixels @ np.array((0.299, 0.587, 0.114), np.float32)
+    dark = 0.42 * (0.9 * grey[..., None] + 0.1 * pixels) + _SHADE
+    shown = np.zeros(pixels.shape[:2], bool)
+    rows, columns = mask.shape[0] * cell[0], mask.shape[1] * cell[1]
+    shown[:rows, :columns] = mask.repeat(cell[0], 0).repeat(cell[1], 1)
+    return np.where(shown[..., None], pixels, dark).astype(np.uint8)
+
+
+def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int, int]) -> NDArray[np.uint8]:
+    """A white line around what is kept, and a faint one between two kept patches."""
+    drawn = pixels.astype(np.float32)
+    width = max(1, min(cell) // 20)
+    framed = np.pad(mask, 1)
+    for row, column in np.argwhere(mask).tolist():
+        patch = drawn[row * cell[0] : (row + 1) * cell[0], column * cell[1] : (column + 1) * cell[1]]
+        if framed[row, column + 1]:
+            patch[:1] += _BETWEEN * (255 - patch[:1])
+        if framed[row + 1, column]:
+            patch[:, :1] += _BETWEEN * (255 - patch[:, :1])
+        sides = (patch[:width], framed[row, column + 1]), (patch[-width:], framed[row + 2, column + 1])
+        ends = (patch[:, :width], framed[row + 1, column]), (patch[:, -width:], framed[row + 1, column + 2])
+        for line, neighbour_kept in (*sides, *ends):
+            if not neighbour_kept:
+                line[:] = 255
+    return drawn.astype(np.uint8)
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError, OSError):  # Pillow before 10.1, or built without FreeType: its bitmap font
+        return ImageFont.load_default()
+
+
+def _save(picture: Image.Image, output: Path) -> None:
+    """Beside the output first, so that there is never half a file under its name."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".png", dir=output.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                picture.save(file, format="PNG")
+            os.chmod(name, 0o644)
+            os.replace(name, output)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise RequestError(f"{output} cannot be written: {error.strerror or error}; choose another --output") from None

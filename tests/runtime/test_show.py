@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeprune.errors import BundleError, ImageError, RequestError
+from edgeprune.runtime import load, show
+from edgeprune.runtime.show import draw
+
+MakeBundle = Callable[..., Path]
+FACTOR, CELL = 15, 120  # 32 pixels high x 15 = 480
+HEIGHT, WIDTH = 480, 720
+MARGIN, GAP = HEIGHT // 24, HEIGHT // 40
+
+
+def panels(picture: Image.Image) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """The image and the pruned image, [480, 720, 3] each."""
+    array = np.asarray(picture).astype(np.int16)
+    second = MARGIN + WIDTH + GAP
+    rows = slice(MARGIN, MARGIN + HEIGHT)
+    return array[rows, MARGIN : MARGIN + WIDTH], array[rows, second : second + WIDTH]
+
+
+def cell(panel: NDArray[np.int16], patch: int) -> NDArray[np.int16]:
+    """The inside of a patch, without its outline."""
+    row, column = divmod(patch, 6)
+    return panel[row * CELL + 12 : (row + 1) * CELL - 12, column * CELL + 12 : (column + 1) * CELL - 12]
+
+
+def colourfulness(panel: NDArray[np.int16]) -> float:
+    return float((panel.max(-1) - panel.min(-1)).mean())
+
+
+def test_kept_patches_stay_and_dropped_ones_lose_light_and_colour(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    photo = np.random.default_rng(3).integers(0, 256, (32, 48, 3), np.uint8)
+    kept = set(load(folder)(photo).indices[0].tolist())
+    before, after = panels(draw(folder, photo))
+    assert len(kept) == 5
+    for patch in range(24):
+        old, new = cell(before, patch), cell(after, patch)
+        if patch in kept:
+            np.testing.assert_array_equal(new, old)
+        else:
+            assert new.mean() < 0.6 * old.mean()
+            assert colourfulness(new) < 0.2 * colourfulness(old)
+
+
+def test_the_left_side_is_what_the_encoder_sees(make_bundle: MakeBundle, photo: NDArray[np.uint8]) -> None:
+    folder = make_bundle()
+    before, _ = panels(draw(folder, photo))
+    shrunk = np.asarray(Image.fromarray(before.astype(np.uint8)).resize((48, 32), Image.Resampling.BOX))
+    pixels = load(folder).preprocessing.pixels(photo)
+    assert np.abs(shrunk.astype(int) - pixels).mean() < 3  # enlarged smoothly, so not bit for bit
+
+
+def test_a_kept_patch_has_an_outline(make_bundle: MakeBundle, photo: NDArray[np.uint8]) -> None:
+    folder = make_bundle()
+    row, column = divmod(int(load(folder)(photo).indices[0, 0]), 6)
+    _, after = panels(draw(folder, photo))
+    assert (after[row * CELL, column * CELL : (column + 1) * CELL] == 255).all()
+    assert (after[row * CELL : (row + 1) * CELL, column * CELL] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch": 3}, {"batch": "batch"}, {"dtype": "uint8"}, {"dtype": "float16"}], ids=str
+)
+def test_every_kind_of_bundle_can_be_shown(make_bundle: MakeBundle, photo: NDArray[np.uint8], options: Any) -> None:
+    folder = make_bundle(**options)
+    picture = draw(folder, photo)
+    assert picture.mode == "RGB"
+    assert picture.tobytes() == draw(load(folder), photo).tobytes()
+
+
+def test_the_caption_says_method_keep_and_share(make_bundle: MakeBundle) -> None:
+    assert show._caption(load(make_bundle())) == ("brightest", "keeps 5 of 24 patches (21%)")
+
+
+def test_the_picture_is_written_as_png(make_bundle: MakeBundle, photo: NDArray[np.uint8], tmp_path: Path) -> None:
+    picture = draw(make_bundle(), photo, tmp_path / "kept.PNG")
+    with Image.open(tmp_path / "kept.PNG") as written:
+        assert written.format == "PNG"
+        assert written.tobytes() == picture.tobytes()
+
+
+@pytest.mark.parametrize("name", ["kept.jpg", "kept", "kept.png.gz"])
+def test_another_format_is_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=f"PNG, got {name}"):
+        draw(tmp_path / "no-bundle", "no-image", tmp_path / name)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    make_bundle: MakeBundle, photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, output = make_bundle(), tmp_path / "out" / "kept.png"
+    output.parent.mkdir()
+    output.write_text("old")
+
+    def full(self: Image.Image, file: Any, **options: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(RequestError, match="No space left"):
+        draw(folder, photo, output)
+    assert [path.name for path in output.parent.iterdir()] == ["kept.png"]
+    assert output.read_text() == "old"
+
+
+def test_a_folder_that_does_not_exist_is_refused(
+    make_bundle: MakeBundle, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match="cannot be written"):
+        draw(make_bundle(), photo, tmp_path / "missing" / "kept.png")
+
+
+def test_what_is_no_bundle_or_no_image_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        draw(tmp_path, tmp_path / "a.png")
+    with pytest.raises(ImageError):
+        draw(make_bundle(), tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="float32"):
+        draw(make_bundle(), np.zeros((1, 3, 32, 48), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "factor"),
+    [((96, 96), (12, 12), 5), ((336, 336), (24, 24), 2), ((384, 384), (27, 27), 2), ((640, 480), (40, 30), 1)],
+    ids=str,
+)
+def test_small_inputs_are_enlarged_by_a_whole_factor(size: tuple[int, int], grid: tuple[int, int], factor: int) -> None:
+    """384 pixels hold 27 patches of 14, and 6 pixels that no patch covers."""
+    white, last = np.full((*size, 3), 255, np.uint8), grid[0] * grid[1] - 1
+    picture = show._picture(white, np.array([last], np.int32), grid, ("m", "k"))
+    height, width = size[0] * factor, size[1] * factor
+    margin, gap = height // 24, height // 40
+    assert picture.width == 2 * (width + margin) + gap
+    array = np.asarray(picture)[margin : margin + height, -margin - width : -margin]
+    patch = [side // cells * factor for side, cells in zip(size, grid, strict=True)]
+    bright = np.argwhere((array == 255).all(-1))
+    assert bright.min(0).tolist() == [(cells - 1) * step for cells, step in zip(grid, patch, strict=True)]
+    assert bright.max(0).tolist() == [cells * step - 1 for cells, step in zip(grid, patch, strict=True)]
