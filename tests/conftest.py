@@ -1,0 +1,133 @@
+"""Checkpoints that tests make for themselves: real transformers classes, small or large, with seeded random weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+TINY_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "image_size": 48,
+    "patch_size": 8,
+}
+"""36 patches + [CLS]"""
+
+LLAVA_7B_VISION: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+"""CLIP ViT-L/14-336: 576 patches + [CLS]"""
+
+
+@pytest.fixture(scope="session")
+def clip_folder() -> Callable[..., Path]:
+    """(folder, architecture="CLIPVisionModel" | "CLIPModel", **vision config) -> a checkpoint by save_pretrained."""
+
+    def make(folder: Path, architecture: str = "CLIPVisionModel", **vision: Any) -> Path:
+        from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
+
+        torch.manual_seed(0)
+        sizes = {**TINY_VISION, **vision}
+        if architecture == "CLIPVisionModel":
+            model: Any = CLIPVisionModel(CLIPVisionConfig(**sizes))
+        else:
+            text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+            model = CLIPModel(CLIPConfig(vision_config=sizes, text_config={**text, "vocab_size": 64}))
+        _spread(model)
+        model.save_pretrained(folder)
+        write_processor(folder, sizes["image_size"])
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llava_folder() -> Callable[..., Path]:
+    """(folder, **vision config) -> LlavaForConditionalGeneration as save_pretrained writes it, in one file."""
+
+    def make(folder: Path, max_shard_size: str = "50GB", **vision: Any) -> Path:
+        from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+        torch.manual_seed(0)
+        sizes = {**TINY_VISION, **vision}
+        text = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = LlavaConfig(
+            vision_config={"model_type": "clip_vision_model", **sizes},
+            text_config={"model_type": "llama", "vocab_size": 64, "num_key_value_heads": 2, **text},
+            image_token_index=3,
+        )
+        model = LlavaForConditionalGeneration(config)
+        _spread(model)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        write_processor(folder, sizes["image_size"])
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llava_7b_folder() -> Callable[[Path], Path]:
+    """(folder) -> a checkpoint shaped like LLaVA-1.5-7B whose language model's shards are absent."""
+
+    def make(folder: Path) -> Path:
+        from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig
+        from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+        torch.manual_seed(0)
+        config = LlavaConfig(
+            vision_config={"model_type": "clip_vision_model", **LLAVA_7B_VISION},
+            text_config={"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32},
+        )
+        tower = CLIPVisionModel(CLIPVisionConfig(**LLAVA_7B_VISION))
+        projector = LlavaMultiModalProjector(config)
+        tensors = {f"vision_tower.vision_model.{name}": value for name, value in tower.state_dict().items()}
+        tensors |= {f"multi_modal_projector.{name}": value for name, value in projector.state_dict().items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        here, absent = "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"
+        save_file(tensors, folder / here, {"format": "pt"})
+        names = {**dict.fromkeys(tensors, here), "language_model.model.embed_tokens.weight": absent}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        config.save_pretrained(folder)
+        write_processor(folder, LLAVA_7B_VISION["image_size"])
+        return folder
+
+    return make
+
+
+def write_processor(folder: Path, size: int) -> None:
+    """CLIP's image processor, with old-style fields as the hub's checkpoints have them."""
+    config = {
+        "image_processor_type": "CLIPImageProcessor",
+        "crop_size": size,
+        "size": size,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "resample": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+
+
+def _spread(model: torch.nn.Module) -> None:
+    """Larger weights than the initial ones, so that attention is peaked and patches differ; no bias stays zero."""
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.dim() > 1:
+                value.mul_(4)
+            else:
+                value.add_(0.1 * torch.randn_like(value))

@@ -1,0 +1,80 @@
+"""LLaVA-1.5: feature layer, dropped [CLS] and projector are those of transformers' get_image_features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeprune import encoders
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.errors import ModelError
+from edgeprune.pruners import none
+from edgeprune.reference import OfficialEncoder
+from edgeprune.trace import PrunedEncoder
+
+MakeFolder = Callable[..., Path]
+PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+
+def image_features(folder: Path) -> torch.Tensor:
+    from transformers import LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32")
+    layer, strategy = model.config.vision_feature_layer, model.config.vision_feature_select_strategy
+    with torch.inference_mode():
+        features = model.get_image_features(PIXELS, layer, strategy).pooler_output
+    return torch.stack(list(features))
+
+
+@pytest.mark.parametrize("kind", [PrunedEncoder, OfficialEncoder])
+def test_unpruned_tokens_are_the_models_own_image_features(
+    llava_folder: MakeFolder, tmp_path: Path, kind: type
+) -> None:
+    folder = llava_folder(tmp_path / "llava")
+    encoder = encoders.load(open_checkpoint(str(folder)))
+    assert encoder.layer == 3  # of 4: vision_feature_layer is -2
+    with torch.inference_mode():
+        tokens = kind(encoder, none.Method(36))(PIXELS)[0]
+    torch.testing.assert_close(tokens, image_features(folder), rtol=1e-4, atol=1e-4)
+
+
+def test_it_loads_without_the_language_models_shards(llava_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = llava_folder(tmp_path / "llava", max_shard_size="30KB")
+    expected = image_features(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    needed = {file for name, file in index.items() if "vision_tower" in name or "multi_modal_projector" in name}
+    absent = set(index.values()) - needed
+    assert absent, "the checkpoint must have shards with nothing but the language model"
+    for name in absent:
+        (folder / name).unlink()
+    encoder = encoders.load(open_checkpoint(str(folder)))
+    with torch.inference_mode():
+        tokens = PrunedEncoder(encoder, none.Method(36))(PIXELS)[0]
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("vision_feature_select_strategy", "full", "must be 'default' .* got 'full'"),
+        ("vision_feature_layer", [-2, -3], r"must be one layer, got \[-2, -3\]; choose one with --layer"),
+    ],
+)
+def test_feature_settings_it_cannot_keep_are_refused(
+    llava_folder: MakeFolder, tmp_path: Path, field: str, value: object, says: str
+) -> None:
+    checkpoint = open_checkpoint(str(llava_folder(tmp_path / "llava")))
+    checkpoint.config[field] = value
+    with pytest.raises(ModelError, match=says):
+        encoders.load(checkpoint)
+
+
+def test_a_projector_of_another_size_is_refused(llava_folder: MakeFolder, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(llava_folder(tmp_path / "llava")))
+    checkpoint.config["text_config"]["hidden_size"] = 64
+    with pytest.raises(ModelError, match=r"the projector does not fit config.json"):
+        encoders.load(checkpoint)
