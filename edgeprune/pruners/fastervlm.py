@@ -1,0 +1,37 @@
+"""FasterVLM: keep the patches that [CLS] attends to.
+
+    score[j] = mean over heads of A[cls, j]        A: attention of the layer that produces the features
+
+Paper   https://arxiv.org/abs/2412.01818
+Source  Theia-4869/FasterVLM@f5d5f12 llava/model/multimodal_encoder/clip_encoder.py, llava/model/llava_arch.py
+Needs   an encoder with a [CLS] token (CLIP has one, SigLIP has none)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.selection import top_in_order
+from edgeprune.taps import Taps
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    traits: ClassVar[Traits] = Traits(
+        layers=(-1,),
+        needs_cls=True,
+        query_rows=1,
+        deviations=("scores are float32 in every precision; the official code averages heads in the model's dtype",),
+    )
+
+    def select(self, taps: Taps) -> Selection:
+        scores = taps.cls_attention().mean(dim=1)
+        return Selection(top_in_order(scores, self.keep), scores)
+
+    def official(self, eager: Eager) -> Selection:
+        cls_attention = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1)
+        chosen = cls_attention.topk(self.keep, dim=1).indices
+        return Selection(chosen.sort(dim=1).values, cls_attention)

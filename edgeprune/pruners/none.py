@@ -1,0 +1,28 @@
+"""None: keep every patch. The unpruned encoder, with the same layers and projector; what every gain is measured from.
+
+score[j] = 1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.taps import Taps
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    traits: ClassVar[Traits] = Traits(early=False)
+
+    def select(self, taps: Taps) -> Selection:
+        scores = torch.ones_like(taps.features[..., 0], dtype=torch.float32)
+        return Selection(torch.arange(self.keep).expand(scores.shape[0], -1), scores)
+
+    def official(self, eager: Eager) -> Selection:
+        batch, patches, _ = eager.features.shape
+        return Selection(torch.arange(patches).repeat(batch, 1), torch.ones(batch, patches))

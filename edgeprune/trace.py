@@ -1,0 +1,110 @@
+"""The pruned encoder as one module of fixed shapes: what is exported.
+
+    pixel_values -> tower -> features --------------------> projector -> take(rows) -> tokens
+                      `-> taps -> method -> indices, scores                  |
+                                      `--------------------------------------'
+
+It is written the plain way, projecting everything and selecting last; `edgeprune.export.hoist` moves the selection up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.encoders import Encoder
+from edgeprune.errors import MethodError, RequestError
+from edgeprune.pruners import Method, Selection
+from edgeprune.selection import take
+from edgeprune.taps import Attention, Taps, recording
+
+__all__ = ["PrunedEncoder", "RawPixels", "build_method", "fold_normalisation"]
+
+
+def build_method(method: type[Method], name: str, encoder: Encoder, keep: int | None) -> Method:
+    """The method with its budget, checked against the encoder.
+
+    Raises RequestError when keep is missing or outside 1..N, MethodError when the encoder lacks what the method reads.
+    """
+    patches = encoder.patches
+    if keep is None and name == "none":
+        keep = patches
+    if keep is None:
+        raise RequestError(f"--keep must say how many of the {patches} patches to keep (1..{patches}); it is missing")
+    if not 1 <= keep <= patches:
+        raise RequestError(f"keep must be in 1..{patches} for {patches} patches, got {keep}")
+    if name == "none" and keep != patches:
+        raise RequestError(f"method none keeps all {patches} patches, got keep {keep}; leave --keep out")
+    if method.traits.needs_cls and not encoder.tower.has_cls:
+        raise MethodError(f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use pool")
+    return method(keep)  # type: ignore[call-arg]  # a Protocol says nothing of constructors
+
+
+class PrunedEncoder(nn.Module):
+    """pixel_values [B, 3, H, W] -> tokens [B, K, D], indices [B, K] int32 ascending, scores [B, N] float32.
+
+    pixels: what happens to the input first; RawPixels for a graph that takes images as they are
+    """
+
+    def __init__(self, encoder: Encoder, method: Method, pixels: nn.Module | None = None) -> None:
+        super().__init__()
+        self.pixels = pixels or nn.Identity()
+        self.encoder = encoder.tower.module
+        self.projector = encoder.projector
+        self.selection = _Selector(encoder, method)
+        self._attention = encoder.tower.attention
+        self._layer = encoder.layer
+        self._prefix = encoder.tower.prefix
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        layers = {layer: self._attention[self._layer + layer] for layer in self.selection.method.traits.layers}
+        with recording(self.encoder, layers.values()) as seen:
+            hidden = self.encoder(self.pixels(pixel_values), output_hidden_states=True).hidden_states[self._layer]
+        features = hidden[:, self._prefix :]
+        attention = {layer: found for layer, module in layers.items() if (found := seen[module]) is not None}
+        chosen: Selection = self.selection(features, attention, self.projector)
+        if chosen.merge is not None:
+            tokens = self.projector(chosen.merge @ features)
+        elif self.selection.method.keep == features.shape[1]:
+            tokens = self.projector(features)  # ascending, distinct and all of them: nothing to take
+        else:
+            tokens = take(self.projector(features), chosen.indices)
+        return tokens, chosen.indices.to(torch.int32), chosen.scores
+
+
+class _Selector(nn.Module):
+    """The method as a module, so that its nodes carry its name in the graph."""
+
+    def __init__(self, encoder: Encoder, method: Method) -> None:
+        super().__init__()
+        self.method = method
+        self._grid, self._prefix = encoder.tower.grid, encoder.tower.prefix
+
+    def forward(self, features: Tensor, attention: dict[int, Attention], projector: nn.Module) -> Selection:
+        return self.method.select(Taps(attention, features, projector, self._grid, self._prefix))
+
+
+class RawPixels(nn.Module):
+    """[B, H, W, 3] uint8 -> [B, 3, H, W] float, 0..255; for a patch embedding that holds the normalisation."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.permute(0, 3, 1, 2).to(self._dtype)
+
+
+def fold_normalisation(
+    patch_embedding: nn.Conv2d, rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """Make the convolution take raw 0..255 pixels, in place: conv((rescale * x - mean) / std) = conv'(x).
+
+    Exact, because a patch embedding has no padding: w' = w * rescale / std, b' = b - sum(w * mean / std).
+    """
+    weight = patch_embedding.weight.detach()
+    centre, spread = weight.new_tensor(mean).view(1, -1, 1, 1), weight.new_tensor(std).view(1, -1, 1, 1)
+    shift = (weight * centre / spread).sum(dim=(1, 2, 3))
+    bias = -shift if patch_embedding.bias is None else patch_embedding.bias.detach() - shift
+    patch_embedding.weight = nn.Parameter(weight * rescale / spread, requires_grad=False)
+    patch_embedding.bias = nn.Parameter(bias, requires_grad=False)

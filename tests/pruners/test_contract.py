@@ -1,0 +1,113 @@
+"""What every method promises, over all of them: the static form, on a real encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgeprune import encoders, pruners
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.errors import MethodError, RequestError
+from edgeprune.reference import OfficialEncoder
+from edgeprune.trace import PrunedEncoder, build_method
+
+PATCHES, WIDTH = 36, 48
+BUDGETS = (1, 2, 29, PATCHES - 1, PATCHES)
+
+
+@pytest.fixture(scope="module")
+def encoder(llava_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava")))))
+
+
+@pytest.fixture(params=pruners.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def run(encoder: Encoder, name: str, keep: int, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    method = build_method(pruners.get(name), name, encoder, keep)
+    with torch.inference_mode():
+        tokens, indices, scores = PrunedEncoder(encoder, method).eval()(pixels)
+    return tokens, indices, scores
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    return torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+def budgets(name: str) -> tuple[int, ...]:
+    return (PATCHES,) if name == "none" else BUDGETS
+
+
+def test_every_budget_gives_exactly_that_many_tokens(encoder: Encoder, name: str, pixels: Tensor) -> None:
+    for keep in budgets(name):
+        tokens, indices, scores = run(encoder, name, keep, pixels)
+        assert tokens.shape == (3, keep, WIDTH)
+        assert indices.shape == (3, keep)
+        assert scores.shape == (3, PATCHES)
+
+
+def test_indices_are_int32_distinct_ascending_and_on_the_grid(encoder: Encoder, name: str, pixels: Tensor) -> None:
+    for keep in budgets(name):
+        _, indices, _ = run(encoder, name, keep, pixels)
+        assert indices.dtype == torch.int32
+        assert bool((indices.diff(dim=1) > 0).all())
+        assert int(indices.min()) >= 0
+        assert int(indices.max()) < PATCHES
+
+
+def test_scores_are_float32_and_finite(encoder: Encoder, name: str, pixels: Tensor) -> None:
+    scores = run(encoder, name, budgets(name)[-1], pixels)[2]
+    assert scores.dtype == torch.float32
+    assert bool(torch.isfinite(scores).all())
+
+
+def test_a_batch_is_its_images_one_by_one(encoder: Encoder, name: str, pixels: Tensor) -> None:
+    keep = budgets(name)[len(budgets(name)) // 2]
+    together = run(encoder, name, keep, pixels)
+    for at in range(3):
+        alone = run(encoder, name, keep, pixels[at : at + 1])
+        assert torch.equal(together[1][at], alone[1][0])
+        torch.testing.assert_close(together[0][at], alone[0][0], rtol=1e-4, atol=1e-5)
+
+
+def test_two_runs_agree_bit_for_bit(encoder: Encoder, name: str, pixels: Tensor) -> None:
+    keep = budgets(name)[0]
+    assert all(torch.equal(*pair) for pair in zip(*(run(encoder, name, keep, pixels) for _ in range(2)), strict=True))
+
+
+def test_the_static_form_equals_the_official_one(encoder: Encoder, name: str, pixels: Tensor) -> None:
+    for keep in budgets(name):
+        method = build_method(pruners.get(name), name, encoder, keep)
+        with torch.inference_mode():
+            official = OfficialEncoder(encoder, method).eval()(pixels)
+        tokens, indices, scores = run(encoder, name, keep, pixels)
+        assert torch.equal(indices, official[1])
+        torch.testing.assert_close(scores, official[2], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(tokens, official[0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_budget_beyond_the_grid_is_refused_not_clamped(encoder: Encoder, name: str) -> None:
+    for keep in (0, -1, PATCHES + 1):
+        with pytest.raises(RequestError, match=rf"keep must be in 1\.\.{PATCHES} for {PATCHES} patches, got {keep}"):
+            build_method(pruners.get(name), name, encoder, keep)
+
+
+def test_the_file_names_its_formula_and_source(name: str) -> None:
+    import importlib
+
+    head = importlib.import_module(f"edgeprune.pruners.{name}").__doc__ or ""
+    assert head.split("\n")[0].casefold().startswith(name)
+    assert name == "none" or "Source" in head
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(MethodError, match=r"no method 'fastervml'; have .* Did you mean 'fastervlm'"):
+        pruners.get("fastervml")
