@@ -43,6 +43,7 @@ __all__ = [
     "Manifest",
     "Model",
     "TensorSpec",
+    "check_output",
     "describe_files",
     "load",
     "writing",
@@ -178,13 +179,9 @@ def load(folder: str | Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
-@contextlib.contextmanager
-def writing(folder: Path, force: bool = False) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not.
-
-    Raises BundleError when the folder exists (with force: when it is not a bundle), or when it cannot be written.
-    """
-    place = Path(os.path.abspath(folder))  # `.` has neither a name nor a parent
+def check_output(folder: Path, force: bool = False) -> None:
+    """Raises BundleError when a bundle may not be written there, as `writing` does."""
+    place = Path(os.path.abspath(folder))
     if os.path.lexists(place):
         if not force:
             raise BundleError(f"{folder} exists; choose another --output or replace it with --force")
@@ -192,6 +189,16 @@ def writing(folder: Path, force: bool = False) -> Iterator[Path]:
             raise BundleError(
                 f"{folder} exists and is not a bundle, so --force does not replace it; choose another --output"
             )
+
+
+@contextlib.contextmanager
+def writing(folder: Path, force: bool = False) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    Raises BundleError when the folder exists (with force: when it is not a bundle), or when it cannot be written.
+    """
+    check_output(folder, force)
+    place = Path(os.path.abspath(folder))  # `.` has neither a name nor a parent
     made = [parent for parent in place.parents if not os.path.lexists(parent)]
     scratch = place.parent / f".{place.name[:64]}.{secrets.token_hex(4)}"
     try:
