@@ -13,10 +13,10 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from edgeprune import bundle as bundles
+from edgeprune import tables
 from edgeprune.bundle import MANIFEST, Manifest, describe_files
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime import session
-from edgeprune.runtime.tables import parity_table
 from edgeprune.runtime.verify import REFERENCE, BackendReport, verify
 
 MakeBundle = Callable[..., Path]
@@ -38,7 +38,7 @@ def seal(folder: Path) -> None:
 
 def render(reports: list[BackendReport]) -> str:
     text = io.StringIO()
-    Console(file=text, width=80).print(parity_table(reports))
+    Console(file=text, width=80).print(tables.parity(reports))
     return text.getvalue()
 
 

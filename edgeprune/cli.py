@@ -1,0 +1,297 @@
+"""The command line: one function per verb; everything heavier than click and rich is imported inside them.
+
+Exit codes: 0 done, 1 failed, 2 the request cannot be met. Errors are one line on stderr; --debug shows where from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+
+from edgeprune import __version__
+from edgeprune.errors import EdgepruneError, MissingPackageError, ParityError
+
+__all__ = ["cli", "main"]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+EXPORT_PACKAGES = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub"}
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    debug = "--debug" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: _leave("terminated; nothing was written", 143))
+    try:
+        sys.exit(cli.main(prog_name="edgeprune", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        help = f"{context.command_path if context else 'edgeprune'} --help"
+        _leave(f"{error.format_message().rstrip('.')} (see {help})", 2)
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, EdgepruneError):
+            _leave(str(error), error.exit_code)
+        _leave(f"unexpected {type(error).__name__}: {str(error)[:200]}; run it again with --debug and report it", 1)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    click.echo(f"edgeprune: {' '.join(message.splitlines())}", err=True)
+    sys.exit(code)
+
+
+class _Verbs(click.Group):
+    """Lists the verbs in their order here, and takes Ctrl-C before click, which would print an empty line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _leave("interrupted; nothing was written", 130)
+
+
+def _verb(function: Verb) -> Verb:
+    """The options that every verb has."""
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+    function = debug(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(function)
+
+
+_devices = click.Choice(["cpu", "cuda"])
+_path = click.Path(path_type=Path)
+_bundle = click.argument("bundle", type=_path)
+_threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default ONNX Runtime's choice.")
+
+
+@click.group(cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="edgeprune %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Put token-pruned vision encoders on edge devices.
+
+    \b
+    edgeprune export --method fastervlm --keep 64 --target jetson-orin
+    edgeprune verify tiny-fastervlm-64-jetson-orin
+    edgeprune bench tiny-fastervlm-64-jetson-orin
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command()
+@click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
+@click.option("--keep", type=int, help="Tokens kept per tile, a number; needed by every method but `none`.")
+@click.option("--target", default="cpu", show_default=True, help="Name from `edgeprune targets`, or your own .toml.")
+@click.option("--model", help="Hugging Face id or local folder; default the tiny LLaVA that comes along.")
+@click.option("--revision", help="Commit or branch of a Hugging Face id.")
+@click.option("--output", type=_path, help="Folder to write; default <model>-<method>-<keep>-<target>.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "float16"]), help="Float of the graph; default the target's."
+)
+@click.option("--layer", type=int, help="Feature layer, an index into hidden_states; default the model's.")
+@click.option("--tiles", type=int, default=1, show_default=True, help="Images per run.")
+@click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open.")
+@click.option(
+    "--input", "input_kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,
+    help="float: normalised pixels. uint8: RGB images as they are; the graph normalises.",
+)  # fmt: skip
+@click.option("--probes", type=_path, help="Folder with images of yours to check parity on, too.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@_verb
+def export(as_json: bool, input_kind: str, **options: Any) -> None:
+    """Export a pruned encoder as a bundle, and check it.
+
+    \b
+    edgeprune export --method fastervlm --keep 64
+    edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf
+    """
+    try:
+        from edgeprune.export import Request, export_bundle
+        from edgeprune.export.job import STEPS
+    except ModuleNotFoundError as error:
+        if error.name not in EXPORT_PACKAGES:
+            raise
+        raise MissingPackageError(error.name, "export") from None
+
+    request, done = Request(uint8=input_kind == "uint8", **options), iter(range(len(STEPS)))
+    with _progress() as show:
+        exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
+    if as_json:
+        reports = [report.to_json() for report in exported.reports]
+        manifest = dataclasses.asdict(exported.manifest)
+        _print_json({"bundle": str(exported.folder), "manifest": manifest, "parity": reports})
+        return
+    from edgeprune import tables
+
+    _print(tables.manifest(exported.manifest), tables.parity_line(exported.reports))
+    click.echo(f"wrote {exported.folder}")
+
+
+@cli.command()
+@_bundle
+@click.option("--device", type=_devices, help="Only this one; default every one that is here.")
+@_threads
+@_verb
+def verify(bundle: Path, device: str | None, threads: int | None, as_json: bool) -> None:
+    """Compare every backend that is here with the bundle's reference.
+
+    Kept sets are compared, not positions; a difference counts only where the score margin exceeds the score error.
+    Exit code 1 when an output differs unexplained.
+
+    \b
+    edgeprune verify my-bundle
+    edgeprune verify my-bundle --device cuda --json
+    """
+    from edgeprune import tables
+    from edgeprune.runtime.verify import verify
+
+    with _progress() as show:
+        reports = verify(bundle, device, threads, show)
+    if as_json:
+        _print_json({"passed": all(r.passed for r in reports), "backends": [report.to_json() for report in reports]})
+    else:
+        _print(tables.parity(reports), tables.parity_line(reports))
+    for report in reports:
+        if not report.passed:
+            raise ParityError(f"{bundle} differs from its reference on {report.device}: {report.worst.reasons[0]}")
+
+
+@cli.command()
+@_bundle
+@click.option("--device", type=_devices, default="cpu", show_default=True, help="Where to run it.")
+@_threads
+@click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 seconds' worth.")
+@click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
+@_verb
+def bench(
+    bundle: Path, device: str, threads: int | None, rounds: int | None, against: tuple[str, ...], as_json: bool
+) -> None:
+    """Measure the encoder against its baselines, in turns.
+
+    Medians of one run, next to the unpruned encoder, the official code exported as it is, and plain pooling.
+
+    \b
+    edgeprune bench my-bundle
+    edgeprune bench my-bundle --against unpruned --threads 2 --json
+    """
+    from edgeprune import tables
+    from edgeprune.runtime.bench import bench
+
+    with _progress() as show:
+        ledger = bench(bundle, device, threads, rounds, against or None, show)
+    if as_json:
+        _print_json(ledger.to_json())
+    else:
+        _print(tables.ledger(ledger))
+
+
+@cli.command()
+@_bundle
+@click.argument("image", type=_path)
+@click.option("--output", type=_path, default=Path("kept.png"), show_default=True, help="A .png.")
+@_verb
+def show(bundle: Path, image: Path, output: Path, as_json: bool) -> None:
+    """Draw an image with the patches that are kept.
+
+    \b
+    edgeprune show my-bundle photo.jpg --output kept.png
+    """
+    from edgeprune.runtime.show import draw
+
+    picture = draw(bundle, image, output)
+    if as_json:
+        _print_json({"picture": str(output), "size": list(picture.size)})
+    else:
+        click.echo(f"wrote {output}")
+
+
+@cli.command()
+@_bundle
+@_verb
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Say what a bundle is, and what it costs.
+
+    \b
+    edgeprune inspect my-bundle
+    """
+    from edgeprune import tables
+    from edgeprune.bundle import load
+
+    manifest = load(bundle).manifest
+    if as_json:
+        _print_json(dataclasses.asdict(manifest))
+    else:
+        _print(tables.manifest(manifest), tables.files(manifest))
+
+
+@cli.command()
+@_verb
+def methods(as_json: bool) -> None:
+    """List the pruning methods.
+
+    \b
+    edgeprune methods
+    """
+    from edgeprune import tables
+    from edgeprune.catalog import methods
+
+    entries = methods()
+    if as_json:
+        _print_json([dataclasses.asdict(entry) for entry in entries])
+    else:
+        _print(tables.methods(entries))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_verb
+def targets(name: str | None, as_json: bool) -> None:
+    """List the targets, or show one.
+
+    \b
+    edgeprune targets
+    edgeprune targets jetson-orin
+    """
+    from edgeprune import tables
+    from edgeprune.targets import load, names
+
+    found = [load(one) for one in ([name] if name else names())]
+    if as_json:
+        _print_json([dataclasses.asdict(target) for target in found] if name is None else dataclasses.asdict(found[0]))
+    else:
+        _print(tables.target(found[0]) if name else tables.targets(found))
+
+
+def _print(*what: Any) -> None:
+    console = Console(emoji=False, highlight=False)
+    for one in what:
+        console.print(one, soft_wrap=isinstance(one, str))
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, str], None]]:
+    """A function (done, total, what) that moves a bar on stderr; nothing is drawn where that is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what)

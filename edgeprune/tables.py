@@ -1,0 +1,188 @@
+"""What the command line prints for people. Needs rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.bundle import Manifest
+from edgeprune.catalog import Entry
+from edgeprune.runtime.bench import Ledger
+from edgeprune.runtime.parity import Report
+from edgeprune.runtime.verify import BackendReport
+from edgeprune.targets import Target
+
+__all__ = ["files", "ledger", "manifest", "methods", "parity", "parity_line", "target", "targets"]
+
+
+def manifest(found: Manifest) -> Table:
+    """What a bundle is, and its cost by the formula and by its graph."""
+    model, tensors = found.model, {**found.inputs, **found.outputs}
+    formula, graph, unpruned = (found.cost.get(name, 0) for name in ("formula", "graph", "unpruned_formula"))
+    return _facts(
+        f"{found.method} keeps {found.keep} of {found.patches} tokens ({found.keep / max(found.patches, 1):.0%})",
+        {
+            "model": f"{model.id}, {model.family}, {model.layer} layers",
+            "revision": "" if model.revision == "local" else model.revision,
+            "target": f"{found.target}, {found.dtype}",
+            **{name: f"{list(spec.shape)} {spec.dtype}" for name, spec in tensors.items()},
+            "formula": f"{_count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
+            "graph": f"{_count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
+            "deviations": "\n".join(found.deviations),
+        },
+    )
+
+
+def files(found: Manifest) -> Table:
+    table = _table("Files", "name", "bytes >", "sha256")
+    for name, file in found.files.items():
+        table.add_row(escape(name), f"{file.size:,}", escape(file.sha256[:16]))
+    return table
+
+
+def parity(reports: Iterable[BackendReport]) -> Table:
+    """A row for the worst of each backend, and one for each of its probes below it.
+
+    flips ok, bad: patches that one side keeps and the other does not, which the score error explains or not
+    score error: the largest, over the largest reference score;  token median, max: relative errors at shared indices
+    """
+    measures = ("sets\nequal", "flips\nok", "flips\nbad", "Jaccard", "score\nerror", "token\nmedian", "token\nmax")
+    table = _table("Parity with the reference", "backend\nand probe", *(f"{one} >" for one in measures), "")
+    table.padding = (0, 1, 0, 0)
+    for backend in reports:
+        name = f"{backend.device} {backend.dtype}"
+        if backend.not_run:
+            table.add_row(name, "", "", "", "not run", style="dim", end_section=True)
+            continue
+        table.add_row(name, *_measured(backend.worst), style="bold")
+        for probe, report in backend.probes.items():
+            table.add_row(f"  {escape(probe)}", *_measured(report))
+        table.add_section()
+    return table
+
+
+def _measured(report: Report) -> list[str]:
+    return [
+        f"{report.exact}/{report.images}",
+        str(report.explained),
+        f"[red]{report.unexplained}[/]" if report.unexplained else "0",
+        f"{report.jaccard:.3f}",
+        f"{report.score_error_relative:.1e}",
+        f"{report.token_error_median:.1e}",
+        f"{report.token_error_max:.1e}",
+        "[green]pass[/]" if report.passed else "[red]FAIL[/]",
+    ]
+
+
+def parity_line(reports: Sequence[BackendReport]) -> str:
+    """One line on how every backend compares."""
+    lines = []
+    for report in reports:
+        if report.not_run:
+            lines.append(f"[yellow]not run[/] on {report.device}: {escape(report.not_run)}")
+            continue
+        worst = report.worst
+        verdict = "[green]parity[/]" if worst.passed else "[red]NO PARITY[/]"
+        ties = f" ({worst.explained} flips within the score error)" if worst.explained else ""
+        lines.append(
+            f"{verdict} on {report.device}: {worst.exact} of {worst.images} sets equal{ties}, "
+            f"score error {worst.score_error_relative:.1e}, token error {worst.token_error_max:.1e}"
+        )
+        lines += [f"  {escape(reason)}" for reason in worst.reasons]
+    return "\n".join(lines)
+
+
+def ledger(found: Ledger) -> Table:
+    """The rows of a bench, and in the caption where the pruned encoder's time goes."""
+    table = _table(
+        f"Ledger: {found.device}, {found.rounds} rounds in turns, threads {found.threads or 'default'}",
+        "graph", "median\nms >", "p95\nms >", "p99\nms >", "pruned\n/ this >", "multiply-\nadds >", "of matmul\npeak >",
+    )  # fmt: skip
+    for row in found.rows:
+        table.add_row(
+            escape(row.name),
+            f"{row.median_ms:.2f}",
+            f"{row.p95_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.ratio:.3f}",
+            _count(row.multiply_adds),
+            "" if row.peak_fraction is None else f"{row.peak_fraction:.0%}",
+        )
+    parts = ", ".join(f"{name} {share:.1%}" for name, share in found.parts.items())
+    peak = "" if found.peak_gmacs is None else f"; matmul reaches {found.peak_gmacs:.0f} G/s"
+    table.caption = (
+        f"Time of the pruned graph: {parts}.\nMultiply-adds by the formula: {_count(found.formula)}{peak}.\n"
+        f"{escape(found.versions['machine'])}"
+    )
+    return table
+
+
+def methods(entries: Iterable[Entry]) -> Table:
+    table = _table("Methods", "name", "does", "needs", "paper")
+    for entry in entries:
+        needs, paper = entry.needs.partition(" (")[0], entry.paper.replace("https://arxiv.org/abs/", "arXiv:")
+        table.add_row(entry.name, escape(entry.does), escape(needs or "any encoder"), escape(paper))
+    return table
+
+
+def targets(found: Iterable[Target]) -> Table:
+    table = _table("Targets", "name", "description", "engine", "float", "tier >")
+    for one in found:
+        table.add_row(
+            one.name, escape(one.description), f"{one.engine.kind} {one.engine.version}", one.onnx.float, str(one.tier)
+        )
+    return table
+
+
+def target(found: Target) -> Table:
+    gpu = found.gpu
+    return _facts(
+        found.name,
+        {
+            "description": found.description,
+            "tier": str(found.tier),
+            "GPU": f"SM {', '.join(map(str, gpu.sm))}, {gpu.memory_gib} GiB" if gpu else "none",
+            "ONNX": f"opset {found.onnx.opset}, IR {found.onnx.ir_version}, {found.onnx.float}",
+            "forbidden": ", ".join(found.onnx.forbidden_ops),
+            "engine": f"{found.engine.kind} {found.engine.version}, built {found.engine.build or 'never'}",
+            "sources": "\n".join(found.source),
+        },
+    )
+
+
+def _table(title: str, *headings: str) -> Table:
+    """Headings that end in ` >` stand right; the first column and those are never wrapped."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE, pad_edge=False
+    )
+    for at, heading in enumerate(headings):
+        name = heading.removesuffix(" >")
+        right = name != heading
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right or at == 0)
+    return table
+
+
+def _facts(title: str, facts: dict[str, str]) -> Table:
+    """A row for each fact that is not empty."""
+    table = Table(
+        title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value:
+            table.add_row(escape(name), escape(value))
+    return table
+
+
+def _count(multiply_adds: int) -> str:
+    """Four digits and a unit.
+
+    >>> _count(155_325_696), _count(190_100_000_000)
+    ('155.3 M', '190.1 G')
+    """
+    unit, size = ("G", 1e9) if multiply_adds >= 1e9 else ("M", 1e6)
+    return f"{multiply_adds / size:.4g} {unit}"
