@@ -8,7 +8,7 @@ matrix is recomputed beside it: one row for [CLS].
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +33,12 @@ class Taps:
 
     attention: by layer counted back from the features (-1 is the layer that produces them); only layers it named
     features: [B, N, C], the encoder's output without special tokens
-    project: the projector, [B, N, C] -> [B, N, D]; for methods that rank projected tokens
+    projected: [B, N, D], the same behind the projector; what no method reads is not computed for all N
     """
 
     attention: Mapping[int, Attention]
     features: Tensor
-    project: Callable[[Tensor], Tensor]
+    projected: Tensor
     grid: tuple[int, int]
     prefix: int
 

@@ -62,13 +62,14 @@ class PrunedEncoder(nn.Module):
             hidden = self.encoder(self.pixels(pixel_values), output_hidden_states=True).hidden_states[self._layer]
         features = hidden[:, self._prefix :]
         attention = {layer: found for layer, module in layers.items() if (found := seen[module]) is not None}
-        chosen: Selection = self.selection(features, attention, self.projector)
+        projected = self.projector(features)
+        chosen: Selection = self.selection(attention, features, projected)
         if chosen.merge is not None:
             tokens = self.projector(chosen.merge @ features)
         elif self.selection.method.keep == features.shape[1]:
-            tokens = self.projector(features)  # ascending, distinct and all of them: nothing to take
+            tokens = projected  # ascending, distinct and all of them: nothing to take
         else:
-            tokens = take(self.projector(features), chosen.indices)
+            tokens = take(projected, chosen.indices)
         return tokens, chosen.indices.to(torch.int32), chosen.scores
 
 
@@ -80,8 +81,8 @@ class _Selector(nn.Module):
         self.method = method
         self._grid, self._prefix = encoder.tower.grid, encoder.tower.prefix
 
-    def forward(self, features: Tensor, attention: dict[int, Attention], projector: nn.Module) -> Selection:
-        return self.method.select(Taps(attention, features, projector, self._grid, self._prefix))
+    def forward(self, attention: dict[int, Attention], features: Tensor, projected: Tensor) -> Selection:
+        return self.method.select(Taps(attention, features, projected, self._grid, self._prefix))
 
 
 class RawPixels(nn.Module):

@@ -59,7 +59,7 @@ def test_indices_and_scores_equal_the_official_formula(case: str, keep: int) -> 
     taps = Taps(
         {-1: Attention(torch.tensor(query), torch.tensor(key), 8**-0.5)},
         torch.empty(2, 25, 8),
-        torch.nn.Identity(),
+        torch.empty(0),
         (5, 5),
         1,
     )
@@ -70,9 +70,7 @@ def test_indices_and_scores_equal_the_official_formula(case: str, keep: int) -> 
 
 def test_when_all_patches_tie_exactly_keep_of_them_are_chosen_once_each() -> None:
     flat = torch.zeros(1, 2, 26, 8)
-    chosen = Method(9).select(
-        Taps({-1: Attention(flat, flat, 1.0)}, torch.empty(1, 25, 8), torch.nn.Identity(), (5, 5), 1)
-    )
+    chosen = Method(9).select(Taps({-1: Attention(flat, flat, 1.0)}, torch.empty(1, 25, 8), torch.empty(0), (5, 5), 1))
     assert len(set(chosen.indices[0].tolist())) == 9
 
 
