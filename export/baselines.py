@@ -1,0 +1,58 @@
+"""What a pruned encoder is measured against, as graphs that travel in the bundle.
+
+unpruned   the same layers and projector, fused attention, all N tokens
+naive      the official code traced as it is written: eager attention, everything projected, selection last
+pool       features averaged over K cells, then projected: the plain way to K tokens
+matmul     one large matrix product: the most multiply-adds per second that this machine and backend reach
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+from onnx import TensorProto, helper
+from torch import nn
+
+from edgeprune.encoders import Encoder
+from edgeprune.pruners import Method, none, pool
+from edgeprune.reference import OfficialEncoder
+from edgeprune.trace import PrunedEncoder
+
+__all__ = ["MATMUL_SIDE", "baselines"]
+
+MATMUL_SIDE = 2048
+"""2048^3 multiply-adds: a tenth of a second on two CPU cores, far above any launch overhead on a GPU"""
+
+ToOnnx = Callable[[nn.Module, bool], ir.Model]
+
+
+def baselines(encoder: Encoder, method: Method, pixels: nn.Module, to_onnx: ToOnnx) -> dict[str, ir.Model]:
+    """Name -> graph. `to_onnx(module, hoisted)` exports with the settings of the bundle's own graph."""
+    found = {"naive": to_onnx(OfficialEncoder(encoder, method, pixels), False)}
+    if not isinstance(method, none.Method):
+        found["unpruned"] = to_onnx(PrunedEncoder(encoder, none.Method(encoder.patches), pixels), True)
+        if not isinstance(method, pool.Method):
+            found["pool"] = to_onnx(PrunedEncoder(encoder, pool.Method(method.keep), pixels), True)
+    return found
+
+
+def matmul(dtype: str, opset: int, ir_version: int) -> ir.Model:
+    """product [M, M] = pixel_values [M, M] x weight [M, M]; the weight is a constant that takes no room on disk."""
+    element = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[dtype]
+    side = [MATMUL_SIDE, MATMUL_SIDE]
+    nodes = [
+        helper.make_node(
+            "ConstantOfShape", ["side"], ["weight"], value=helper.make_tensor("value", element, [1], [0.5])
+        ),
+        helper.make_node("MatMul", ["pixel_values", "weight"], ["product"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "matmul",
+        [helper.make_tensor_value_info("pixel_values", element, side)],
+        [helper.make_tensor_value_info("product", element, side)],
+        [helper.make_tensor("side", TensorProto.INT64, [2], side)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    return ir.from_proto(model)

@@ -1,0 +1,292 @@
+"""One export, from the request to the verified bundle: load, run the reference, trace, write, check."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+import edgeprune
+from edgeprune import bundle, encoders, pruners, targets
+from edgeprune.bundle import Manifest, Model, TensorSpec
+from edgeprune.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
+from edgeprune.export import recipe
+from edgeprune.export.baselines import baselines, matmul
+from edgeprune.export.cost import formula, graph_cost
+from edgeprune.export.graph import to_onnx
+from edgeprune.export.storage import save_graphs
+from edgeprune.probes import probes
+from edgeprune.pruners import Method, none
+from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime.preprocess import Preprocessing
+from edgeprune.runtime.verify import REFERENCE, BackendReport, verify
+from edgeprune.targets import Target
+from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation
+
+__all__ = ["STEPS", "Exported", "Request", "export_bundle"]
+
+OUTPUTS = ("tokens", "indices", "scores")
+TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "pillow")
+STEPS = (
+    "read the checkpoint",
+    "run the reference",
+    "trace and export",
+    "export the baselines",
+    "write the graphs",
+    "verify on ONNX Runtime",
+)
+SPARE_NBYTES = 64 << 20
+"""what a bundle needs on disk beside its weights, at most"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `edgeprune export` was asked for."""
+
+    method: str
+    target: str
+    keep: int | None = None
+    model: str | None = None
+    revision: str | None = None
+    output: Path | None = None
+    precision: str | None = None
+    """float32 or float16; None takes the target's"""
+    layer: int | None = None
+    """index into hidden_states; None takes the checkpoint's"""
+    tiles: int = 1
+    dynamic_batch: bool = False
+    uint8: bool = False
+    probes: Path | None = None
+    baselines: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    folder: Path
+    manifest: Manifest
+    reports: list[BackendReport]
+
+
+def export_bundle(request: Request, step: Callable[[str], None] = lambda name: None) -> Exported:
+    """Write the bundle, verified on ONNX Runtime before it appears under its name.
+
+    step: called with each of STEPS as it begins
+
+    Raises RequestError (and its kinds) before anything is written when the request cannot be met, ParityError when the
+    graph and the reference disagree. A failure leaves no bundle, and an existing one as it was.
+    """
+    target = targets.load(request.target)
+    method_type = pruners.get(request.method)
+    _check_flags(request)
+
+    step("read the checkpoint")
+    checkpoint = open_checkpoint(request.model, request.revision)
+    name = f"{checkpoint.id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target.name}"
+    output = request.output or Path(name)
+    bundle.check_output(output, request.force)  # before the weights are read
+    encoder = encoders.load(checkpoint, request.layer)
+    method = build_method(method_type, request.method, encoder, request.keep)
+    preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size)
+    images = probes(encoder.tower.image_size, request.probes)
+
+    with bundle.writing(output, request.force) as folder:
+        precision = request.precision or target.onnx.float
+        _check_space(folder, encoder, precision)
+
+        step("run the reference")
+        example = _write_reference(folder, encoder, method, images, preprocessing, request)
+
+        _set_precision(encoder, preprocessing, precision, request.uint8, checkpoint.id)
+        example = example if request.uint8 else example.to(getattr(torch, precision))
+        models = _trace(encoder, method, example, target, request, checkpoint.id, precision, step)
+        step("write the graphs")
+        graph = models.pop("encoder")
+        save_graphs(folder, graph, models)
+        for path in sorted(folder.glob("*.onnx")):
+            onnx.checker.check_model(str(path), full_check=True)
+
+        cost = {
+            "formula": request.tiles * formula(encoder, method),
+            "graph": graph_cost(graph.graph),
+            "unpruned_formula": request.tiles * formula(encoder, none.Method(encoder.patches)),
+            **{f"{name}_graph": graph_cost(model.graph) for name, model in models.items()},
+        }
+        manifest = _manifest(request, checkpoint, encoder, method, target, preprocessing, precision, graph.graph, cost)
+        del encoder, graph, models
+        gc.collect()  # the weights, before ONNX Runtime holds its own copy
+
+        _write_texts(folder, checkpoint, manifest, target)
+        manifest = replace(manifest, files=bundle.describe_files(folder))
+        (folder / bundle.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+
+        step("verify on ONNX Runtime")
+        reports = verify(folder, device="cpu")
+        failed = [report for report in reports if not report.passed]
+        if failed:
+            raise ParityError(f"the exported graph differs from the reference: {failed[0].worst.reasons[0]}")
+    return Exported(output, manifest, reports)
+
+
+def _check_flags(request: Request) -> None:
+    if request.precision not in (None, "float32", "float16"):
+        raise RequestError(f"--precision must be float32 or float16, got {request.precision}")
+    if request.tiles < 1:
+        raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
+    if request.tiles > 1 and request.dynamic_batch:
+        raise RequestError(f"--tiles {request.tiles} fixes the batch and --dynamic-batch frees it; give one of them")
+
+
+def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
+    parameters = sum(value.numel() for value in (*encoder.tower.module.parameters(), *encoder.projector.parameters()))
+    need, free = parameters * np.dtype(precision).itemsize + SPARE_NBYTES, shutil.disk_usage(folder).free
+    if need > free:
+        raise BundleError(
+            f"the bundle needs up to {need >> 20} MiB, its place has {free >> 20} MiB free; choose another --output"
+        )
+
+
+def _write_reference(
+    folder: Path,
+    encoder: Encoder,
+    method: Method,
+    images: dict[str, Image.Image],
+    preprocessing: Preprocessing,
+    request: Request,
+) -> Tensor:
+    """Run the independent reference on every probe and store inputs and outputs; returns one input as an example.
+
+    With several tiles, a probe fills them with its image and the ones after it, so that mixed-up tiles show.
+    """
+    official, tensors = OfficialEncoder(encoder, method).eval(), {}
+    batch = 2 if request.dynamic_batch else request.tiles
+    everything = list(images.values())
+    for at, name in enumerate(images):
+        tiles = [everything[(at + offset) % len(everything)] for offset in range(batch)]
+        pixel_values = np.stack([preprocessing(image) for image in tiles])
+        with torch.inference_mode():
+            outputs = official(torch.from_numpy(pixel_values))
+        given = np.stack([preprocessing.pixels(image) for image in tiles]) if request.uint8 else pixel_values
+        tensors[f"{name}/pixel_values"] = given
+        tensors |= {f"{name}/{key}": value.contiguous().numpy() for key, value in zip(OUTPUTS, outputs, strict=True)}
+    save_file(tensors, folder / REFERENCE)
+    return torch.from_numpy(given)
+
+
+def _set_precision(encoder: Encoder, preprocessing: Preprocessing, precision: str, uint8: bool, id: str) -> None:
+    """Bring the weights into the form the graph has: raw pixels folded in, float16. In place."""
+    if uint8:
+        fold_normalisation(encoder.tower.patch_embedding, preprocessing.rescale, preprocessing.mean, preprocessing.std)
+    if precision == "float16":
+        for part in (encoder.tower.module, encoder.projector):
+            part.half()
+            for name, value in part.named_parameters():
+                if not torch.isfinite(value).all():
+                    raise ModelError(f"{id}: {name} is beyond the range of float16; export with --precision float32")
+
+
+def _trace(
+    encoder: Encoder,
+    method: Method,
+    example: Tensor,
+    target: Target,
+    request: Request,
+    id: str,
+    precision: str,
+    step: Callable[[str], None],
+) -> dict[str, ir.Model]:
+    """The graphs by name; `encoder` is the pruned one, the others are its baselines."""
+    opset, ir_version = target.onnx.opset, target.onnx.ir_version
+    metadata = {
+        "edgeprune.method": request.method,
+        "edgeprune.keep": str(method.keep),
+        "edgeprune.grid": "x".join(map(str, encoder.tower.grid)),
+        "edgeprune.model": id,
+        "edgeprune.version": edgeprune.__version__,
+    }
+    convert = partial(
+        to_onnx,
+        example=example,
+        outputs=OUTPUTS,
+        opset=opset,
+        ir_version=ir_version,
+        dynamic_batch=request.dynamic_batch,
+    )
+    pixels: nn.Module = RawPixels(getattr(torch, precision)) if request.uint8 else nn.Identity()
+    step("trace and export")
+    models = {"encoder": convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
+    if request.baselines:
+        step("export the baselines")
+        models |= baselines(encoder, method, pixels, lambda module, hoisted: convert(module, hoisted=hoisted))
+        models["matmul"] = matmul(precision, opset, ir_version)
+    return models
+
+
+def _manifest(
+    request: Request,
+    checkpoint: Checkpoint,
+    encoder: Encoder,
+    method: Method,
+    target: Target,
+    preprocessing: Preprocessing,
+    precision: str,
+    graph: ir.Graph,
+    cost: dict[str, int],
+) -> Manifest:
+    return Manifest(
+        method=request.method,
+        options={},
+        keep=method.keep,
+        grid=encoder.tower.grid,
+        tiles=request.tiles,
+        model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer),
+        dtype=precision,
+        inputs=_specs(graph.inputs),
+        outputs=_specs(graph.outputs),
+        preprocessing=preprocessing.to_json(),
+        target=target.name,
+        cost=cost,
+        deviations=method.traits.deviations,
+        versions={
+            "edgeprune": edgeprune.__version__,
+            "python": platform.python_version(),
+            **{tool: version(tool) for tool in TOOLS},
+        },
+    )
+
+
+def _specs(values: Any) -> dict[str, TensorSpec]:
+    return {
+        value.name: TensorSpec(
+            tuple(size if isinstance(size, int) else str(size) for size in value.shape), value.dtype.numpy().name
+        )
+        for value in values
+    }
+
+
+def _write_texts(folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target) -> None:
+    texts = {
+        "preprocessor_config.json": bundle.json_text(checkpoint.processor),
+        "README.md": recipe.readme(manifest, target),
+        "build.sh": recipe.build_script(target),
+    }
+    for name, text in texts.items():
+        if text is not None:
+            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).chmod(0o755 if name.endswith(".sh") else 0o644)

@@ -1,0 +1,87 @@
+"""Multiply-adds: the formula by hand, and the graph against it, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import parser
+
+from edgeprune import encoders
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder, Tower
+from edgeprune.export.cost import formula, graph_cost
+from edgeprune.export.graph import to_onnx
+from edgeprune.pruners import Method, fastervlm, none, pool
+from edgeprune.trace import PrunedEncoder
+
+
+def llava_7b() -> Encoder:
+    """The shape of CLIP ViT-L/14-336 with LLaVA-1.5's projector; no weights."""
+    with torch.device("meta"):
+        projector = torch.nn.Sequential(torch.nn.Linear(1024, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 4096))
+        patches = torch.nn.Conv2d(3, 1024, 14, 14)
+    tower = Tower(torch.nn.Identity(), [], patches, (336, 336), (24, 24), 1, True, 1024, 4096)
+    return Encoder("llava", tower, 23, projector)
+
+
+def test_llava_7b_costs_178_g_at_64_tokens_and_195_g_unpruned() -> None:
+    s, c, k = 577, 1024, 64
+    full = s * c * c * 12 + 2 * s * s * c
+    last = s * c * c * 2 + (k + 1) * c * c + k * c * c * 9 + 2 * (k + 1) * s * c
+    projector = c * 4096 + 4096 * 4096
+    encoder = llava_7b()
+    assert formula(encoder, fastervlm.Method(64)) == 22 * full + last + k * projector == 178_029_115_392
+    assert formula(encoder, none.Method(576)) == 23 * full + 576 * projector == 194_749_708_288
+    assert formula(encoder, fastervlm.Method(64)) / formula(encoder, none.Method(576)) == pytest.approx(0.914, abs=5e-4)
+
+
+def test_a_method_that_chooses_nothing_pays_for_every_layer_in_full() -> None:
+    encoder = llava_7b()
+    projector = 1024 * 4096 + 4096 * 4096
+    assert formula(encoder, pool.Method(64)) == formula(encoder, none.Method(576)) - (576 - 64) * projector
+
+
+@pytest.mark.parametrize("keep", [1, 8, 35])
+def test_the_graph_does_exactly_what_the_formula_says(
+    llava_folder: Callable[..., Path], tmp_path: Path, keep: int
+) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    model = graph(encoder, fastervlm.Method(keep))
+    tower = encoder.tower
+    patch_embedding = encoder.patches * tower.patch_embedding.weight.numel()
+    # The formula counts the [CLS] query as if it met keys and values; for the score it meets keys alone.
+    not_needed = (encoder.patches + 1) * tower.width
+    assert graph_cost(model.graph) == formula(encoder, fastervlm.Method(keep)) + patch_embedding - not_needed
+
+
+def test_the_unpruned_graph_does_exactly_what_the_formula_says(
+    llava_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
+    model = graph(encoder, none.Method(encoder.patches))
+    assert graph_cost(model.graph) == formula(encoder, none.Method(encoder.patches)) + patch_embedding
+
+
+def graph(encoder: Encoder, method: Method) -> ir.Model:
+    module = PrunedEncoder(encoder, method)
+    return to_onnx(module, torch.zeros(1, 3, 48, 48), ("tokens", "indices", "scores"), opset=18, ir_version=10)
+
+
+def test_matmul_gemm_and_convolution_are_counted() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    agraph (float[2, 3, 5] a, float[5, 7] b, float[7, 4] t, float[1, 4, 8, 8] image, float[6, 2, 3, 3] kernel)
+        => (float[2, 3, 7] c, float[4, 5] g, float[1, 6, 6, 6] i)
+    {
+        c = MatMul(a, b)
+        g = Gemm <transA = 1, transB = 1> (t, b)
+        i = Conv <group = 2> (image, kernel)
+    }
+    """
+    model = ir.from_proto(parser.parse_model(text))
+    assert graph_cost(model.graph) == 2 * 3 * 7 * 5 + 4 * 5 * 7 + 6 * 6 * 6 * 2 * 9

@@ -1,0 +1,172 @@
+"""The exported graph: static, at the target's opset, readable, and free of the machine it was made on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from edgeprune import encoders
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.errors import EdgepruneError
+from edgeprune.export.graph import to_onnx
+from edgeprune.pruners import fastervlm
+from edgeprune.reference import OfficialEncoder
+from edgeprune.trace import PrunedEncoder
+
+OUTPUTS = ("tokens", "indices", "scores")
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def encoder(llava_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava")))))
+
+
+def export(encoder: Encoder, batch: int = 1, **options: bool) -> ir.Model:
+    module = PrunedEncoder(encoder, fastervlm.Method(8))
+    example = torch.zeros(batch, 3, 48, 48)
+    return to_onnx(module, example, OUTPUTS, opset=18, ir_version=10, metadata={"edgeprune.keep": "8"}, **options)
+
+
+@pytest.fixture(scope="module")
+def model(encoder: Encoder) -> ir.Model:
+    return export(encoder)
+
+
+def values(model: ir.Model) -> list[ir.Value]:
+    return [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+
+
+def run(model: ir.Model, pixels: torch.Tensor, path: Path) -> list[np.ndarray]:
+    ir.save(model, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs: list[np.ndarray] = session.run(list(OUTPUTS), {"pixel_values": pixels.numpy()})
+    return outputs
+
+
+def test_opset_and_ir_version_are_the_targets(model: ir.Model) -> None:
+    assert model.opset_imports == {"": 18}
+    assert model.ir_version == 10
+
+
+def test_no_dimension_is_dynamic(model: ir.Model) -> None:
+    for value in values(model):
+        assert value.shape is not None
+        assert value.shape.is_static(), value
+
+
+def test_inputs_and_outputs_have_the_names_shapes_and_dtypes_of_the_contract(model: ir.Model) -> None:
+    found = {
+        value.name: (list(value.shape or ()), value.dtype) for value in (*model.graph.inputs, *model.graph.outputs)
+    }
+    assert found == {
+        "pixel_values": ([1, 3, 48, 48], ir.DataType.FLOAT),
+        "tokens": ([1, 8, 48], ir.DataType.FLOAT),
+        "indices": ([1, 8], ir.DataType.INT32),
+        "scores": ([1, 36], ir.DataType.FLOAT),
+    }
+
+
+def test_the_attention_operator_is_never_used(model: ir.Model) -> None:
+    assert "Attention" not in {node.op_type for node in model.graph}
+
+
+def test_nodes_are_named_after_modules_and_values_after_nodes(model: ir.Model) -> None:
+    names = {node.name for node in model.graph}
+    assert "encoder.encoder.layers.2.self_attn.q_proj/MatMul" in names
+    assert "projector.linear_2/MatMul" in names
+    assert "selection/TopK" in names
+    assert len(names) == len(list(model.graph))
+    outputs = set(OUTPUTS)
+    assert all(
+        value.name in outputs or str(value.name).split(":")[0] in names for n in model.graph for value in n.outputs
+    )
+
+
+def test_weights_keep_their_parameters_names(model: ir.Model) -> None:
+    large = [
+        name for name, value in model.graph.initializers.items() if value.const_value and value.const_value.size > 64
+    ]
+    assert "encoder.encoder.layers.2.mlp.fc1.weight.T" in large
+    assert all(name.startswith(("encoder.", "projector.")) for name in large)
+    assert not [name for name in model.graph.initializers if name.startswith("val_")]
+
+
+def test_layers_behind_the_features_are_gone(model: ir.Model) -> None:
+    names = " ".join([*(str(node.name) for node in model.graph), *model.graph.initializers])
+    assert "layers.2." in names
+    assert "layers.3." not in names
+    assert "post_layernorm" not in names
+
+
+def test_metadata_are_ours_and_no_path_or_stack_trace_is_left(model: ir.Model, tmp_path: Path) -> None:
+    assert dict(model.metadata_props) == {"edgeprune.keep": "8"}
+    ir.save(model, tmp_path / "m.onnx")
+    written = (tmp_path / "m.onnx").read_bytes()
+    assert b"site-packages" not in written
+    assert b".py" not in written
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_on_onnx_runtime_it_equals_the_reference(encoder: Encoder, batch: int, tmp_path: Path) -> None:
+    pixels = torch.randn(batch, 3, 48, 48, generator=torch.Generator().manual_seed(3))
+    got = run(export(encoder, batch), pixels, tmp_path / "m.onnx")
+    with torch.inference_mode():
+        expected = OfficialEncoder(encoder, fastervlm.Method(8))(pixels)
+    np.testing.assert_array_equal(got[1], expected[1].numpy())
+    np.testing.assert_allclose(got[2], expected[2].numpy(), rtol=1e-4)
+    np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_with_the_moved_selection_and_without_it_outputs_agree(encoder: Encoder, tmp_path: Path) -> None:
+    pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(4))
+    moved = run(export(encoder), pixels, tmp_path / "on.onnx")
+    plain = run(export(encoder, hoisted=False), pixels, tmp_path / "off.onnx")
+    np.testing.assert_array_equal(moved[1], plain[1])
+    np.testing.assert_allclose(moved[2], plain[2], rtol=1e-5)
+    np.testing.assert_allclose(moved[0], plain[0], rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_batch_is_free_with_a_dynamic_batch(encoder: Encoder, tmp_path: Path) -> None:
+    model = export(encoder, batch=2, dynamic_batch=True)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert [str(size) for size in value.shape or () if not isinstance(size, int)] == ["batch"]
+    for batch in (1, 2, 5):
+        pixels = torch.randn(batch, 3, 48, 48, generator=torch.Generator().manual_seed(batch))
+        with torch.inference_mode():
+            expected = OfficialEncoder(encoder, fastervlm.Method(8))(pixels)
+        got = run(model, pixels, tmp_path / "m.onnx")
+        np.testing.assert_array_equal(got[1], expected[1].numpy())
+        np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_shape_that_depends_on_the_data_is_refused() -> None:
+    class Dynamic(nn.Module):
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return pixel_values[pixel_values > 0]
+
+    with pytest.raises(EdgepruneError, match="every shape must be static"):
+        to_onnx(Dynamic(), torch.randn(4), ("out",), opset=18, ir_version=10)
+
+
+def test_float16_weights_give_a_typed_graph_with_float32_scores(llava_folder: MakeFolder, tmp_path: Path) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    encoder.tower.module.half()
+    encoder.projector.half()
+    module = PrunedEncoder(encoder, fastervlm.Method(8))
+    model = to_onnx(module, torch.zeros(1, 3, 48, 48).half(), OUTPUTS, opset=18, ir_version=10)
+    dtypes = {value.name: value.dtype for value in values(model)}
+    assert dtypes["pixel_values"] == dtypes["tokens"] == ir.DataType.FLOAT16
+    assert dtypes["scores"] == ir.DataType.FLOAT
+    for node in model.graph:
+        if "/MatMul" in str(node.name):
+            expected = ir.DataType.FLOAT if str(node.name).startswith("selection") else ir.DataType.FLOAT16
+            assert node.outputs[0].dtype == expected, node.name
