@@ -1,0 +1,128 @@
+"""The numbers that edgeprune promises, on an encoder of the size people deploy. `make bench`; about ten minutes.
+
+CLIP ViT-L/14-336 with LLaVA-1.5's projector, seeded weights, 64 of 576 tokens, ONNX Runtime, two CPU threads.
+Ratios are of medians of runs that took turns in one process, with equal settings on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from edgeprune import tables
+from edgeprune.bundle import load as load_bundle
+from edgeprune.export import Request, export_bundle
+from edgeprune.runtime import load
+from edgeprune.runtime.bench import Ledger, bench
+from edgeprune.runtime.session import open_session
+from edgeprune.runtime.verify import verify
+
+THREADS = 2
+GIB = 1 << 30
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Measured:
+    folder: Path
+    seconds: float
+    peak_nbytes: int
+
+
+@pytest.fixture(scope="session")
+def exported(llava_7b_folder: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """The whole command, as a process of its own, from a folder without the language model's shards."""
+    model = llava_7b_folder(tmp_path_factory.mktemp("llava-7b") / "model")
+    folder = model.parent / "bundle"
+    command = [sys.executable, "-m", "edgeprune", "export", "--method", "fastervlm", "--keep", "64"]
+    start = time.perf_counter()
+    subprocess.run([*command, "--model", str(model), "--output", str(folder)], check=True)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return Measured(folder, seconds, peak)
+
+
+@pytest.fixture(scope="session")
+def ledger(exported: Measured) -> Ledger:
+    found = bench(exported.folder, threads=THREADS, rounds=ROUNDS)
+    Console().print(tables.ledger(found))
+    return found
+
+
+def test_export_takes_under_90_seconds_and_6_gib(exported: Measured) -> None:
+    print(f"export: {exported.seconds:.1f} s, peak {exported.peak_nbytes / GIB:.2f} GiB")
+    assert exported.seconds < 90
+    assert exported.peak_nbytes < 6e9
+
+
+def test_multiply_adds_are_within_one_per_cent_of_the_formula(exported: Measured) -> None:
+    cost = load_bundle(exported.folder).manifest.cost
+    print(json.dumps(cost))
+    assert cost["graph"] / cost["formula"] == pytest.approx(1, abs=0.01)
+    assert cost["formula"] / cost["unpruned_formula"] == pytest.approx(0.914, abs=1e-3)
+
+
+def test_pruned_is_at_most_0_93_of_unpruned_and_of_naive(ledger: Ledger) -> None:
+    assert ledger.row("unpruned").ratio <= 0.93
+    assert ledger.row("naive").ratio <= 0.93
+
+
+def test_the_selection_takes_at_most_half_a_per_cent_of_the_run(ledger: Ledger) -> None:
+    print({part: f"{share:.2%}" for part, share in ledger.parts.items()})
+    assert ledger.parts["selection"] <= 0.005
+
+
+def test_parity_holds_on_every_probe_in_float32(exported: Measured) -> None:
+    (report,) = verify(exported.folder, device="cpu", threads=THREADS)
+    print(report.worst)
+    assert report.passed
+
+
+def test_parity_holds_on_every_probe_in_float16(exported: Measured) -> None:
+    request = Request(
+        "fastervlm",
+        "cpu",
+        keep=64,
+        model=str(exported.folder.parent / "model"),
+        output=exported.folder.parent / "float16",
+        precision="float16",
+        baselines=False,
+    )
+    (report,) = export_bundle(request).reports
+    print(report.worst)
+    assert report.passed
+
+
+@pytest.mark.parametrize("size", ["tiny", "llava-7b"])
+def test_the_runtime_adds_at_most_one_per_cent_to_a_bare_session(exported: Measured, tmp_path: Path, size: str) -> None:
+    folder, rounds = exported.folder, 9
+    if size == "tiny":
+        folder, rounds = tmp_path / "tiny", 2000
+        export_bundle(Request("fastervlm", "cpu", keep=64, output=folder, baselines=False))
+    encoder = load(folder, threads=THREADS)
+    bare = open_session(folder / "encoder.onnx", threads=THREADS).raw
+    height, width = encoder.preprocessing.size
+    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), dtype=np.float32)
+    names = list(encoder.manifest.outputs)
+    times: dict[str, list[float]] = {"runtime": [], "bare": []}
+    for turn in range(rounds):
+        for which in ("runtime", "bare") if turn % 2 else ("bare", "runtime"):
+            start = time.perf_counter()
+            if which == "runtime":
+                encoder(pixels)
+            else:
+                bare.run(names, {"pixel_values": pixels})
+            times[which].append(time.perf_counter() - start)
+    ratio = float(np.median(times["runtime"]) / np.median(times["bare"]))
+    print(f"{size}: runtime / bare session {ratio:.4f}")
+    assert ratio <= 1.01
