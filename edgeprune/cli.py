@@ -93,6 +93,9 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
 @click.option("--keep", type=int, help="Tokens kept per tile, a number; needed by every method but `none`.")
+@click.option(
+    "--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method (repeat for several)."
+)
 @click.option("--target", default="cpu", show_default=True, help="Name from `edgeprune targets`, or your own .toml.")
 @click.option("--model", help="Hugging Face id or local folder; default the tiny LLaVA that comes along.")
 @click.option("--revision", help="Commit or branch of a Hugging Face id.")
@@ -111,7 +114,7 @@ def cli(context: click.Context) -> None:
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @_verb
-def export(as_json: bool, input_kind: str, **options: Any) -> None:
+def export(as_json: bool, input_kind: str, settings: tuple[str, ...], **options: Any) -> None:
     """Export a pruned encoder as a bundle, and check it.
 
     \b
@@ -126,7 +129,10 @@ def export(as_json: bool, input_kind: str, **options: Any) -> None:
             raise
         raise MissingPackageError(error.name, "export") from None
 
-    request, done = Request(uint8=input_kind == "uint8", **options), iter(range(len(STEPS)))
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
+    own = dict(setting.split("=", 1) for setting in settings)
+    request, done = Request(uint8=input_kind == "uint8", options=own, **options), iter(range(len(STEPS)))
     with _progress() as show:
         exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
     if as_json:

@@ -79,5 +79,7 @@ def unknown_name(kind: str, name: str, have: Iterable[str]) -> str:
     """
     names = sorted(have)
     near = difflib.get_close_matches(name, names, n=1)
+    if not names:
+        return f"no {kind} '{name}'; there are none"
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"no {kind} '{name}'; have {', '.join(names)}.{hint}"

@@ -31,7 +31,8 @@ class Attention:
 class Taps:
     """All that a method sees.
 
-    attention: by layer counted back from the features (-1 is the layer that produces them); only layers it named
+    attention: by layer, from 0; only the layers that the method named
+    depth: layers in front of the features; depth - 1 is the one that produces them
     features: [B, N, C], the encoder's output without special tokens
     projected: [B, N, D], the same behind the projector; what no method reads is not computed for all N
     """
@@ -41,13 +42,14 @@ class Taps:
     projected: Tensor
     grid: tuple[int, int]
     prefix: int
+    depth: int
 
-    def cls_attention(self, layer: int = -1) -> Tensor:
-        """The [CLS] row of a layer's attention over the patches: [B, H, N] float32.
+    def cls_attention(self, layer: int | None = None) -> Tensor:
+        """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.
 
         softmax over all tokens first, special tokens dropped after it and not renormalised, as the official codes do.
         """
-        seen = self.attention[layer]
+        seen = self.attention[self.depth - 1 if layer is None else layer]
         query, key = seen.query[:, :, :1].float(), seen.key.float()
         row = (query @ key.transpose(-1, -2) * seen.scaling).softmax(dim=-1)
         return row[:, :, 0, self.prefix :]

@@ -9,11 +9,15 @@ It is written the plain way, projecting everything and selecting last; `edgeprun
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
-from edgeprune.errors import MethodError, RequestError
+from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import Method, Selection
 from edgeprune.selection import take
 from edgeprune.taps import Attention, Taps, recording
@@ -21,10 +25,15 @@ from edgeprune.taps import Attention, Taps, recording
 __all__ = ["PrunedEncoder", "RawPixels", "build_method", "fold_normalisation"]
 
 
-def build_method(method: type[Method], name: str, encoder: Encoder, keep: int | None) -> Method:
-    """The method with its budget, checked against the encoder.
+def build_method(
+    method: type[Method], name: str, encoder: Encoder, keep: int | None, options: Mapping[str, str] | None = None
+) -> Method:
+    """The method with its budget and options, checked against the encoder.
 
-    Raises RequestError when keep is missing or outside 1..N, MethodError when the encoder lacks what the method reads.
+    options: name -> value as text, as the command line has them
+
+    Raises RequestError when keep is missing or outside 1..N, MethodError when an option is not the method's, or the
+    encoder lacks what the method reads.
     """
     patches = encoder.patches
     if keep is None and name == "none":
@@ -37,7 +46,25 @@ def build_method(method: type[Method], name: str, encoder: Encoder, keep: int | 
         raise RequestError(f"method none keeps all {patches} patches, got keep {keep}; leave --keep out")
     if method.traits.needs_cls and not encoder.tower.has_cls:
         raise MethodError(f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use pool")
-    return method(keep)  # type: ignore[call-arg]  # a Protocol says nothing of constructors
+    built: Method = method(keep, **_typed(method, name, options or {}))  # type: ignore[call-arg]  # a Protocol has none
+    built.layers(encoder.layer)
+    return built
+
+
+def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Options in the types of the method's fields: the type of the field's default, int where that is None."""
+    fields = {field.name: field for field in dataclasses.fields(method) if field.name != "keep"}  # type: ignore[arg-type]
+    found = {}
+    for option, text in options.items():
+        if option not in fields:
+            raise MethodError(unknown_name(f"option of {name}", option, fields))
+        default: Any = fields[option].default
+        kind = int if default is None else type(default)
+        try:
+            found[option] = kind(text)
+        except ValueError:
+            raise MethodError(f"option {option} of {name} must be {kind.__name__}, got {text!r}") from None
+    return found
 
 
 class PrunedEncoder(nn.Module):
@@ -57,7 +84,7 @@ class PrunedEncoder(nn.Module):
         self._prefix = encoder.tower.prefix
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        layers = {layer: self._attention[self._layer + layer] for layer in self.selection.method.traits.layers}
+        layers = {layer: self._attention[layer] for layer in self.selection.method.layers(self._layer)}
         with recording(self.encoder, layers.values()) as seen:
             hidden = self.encoder(self.pixels(pixel_values), output_hidden_states=True).hidden_states[self._layer]
         features = hidden[:, self._prefix :]
@@ -79,10 +106,10 @@ class _Selector(nn.Module):
     def __init__(self, encoder: Encoder, method: Method) -> None:
         super().__init__()
         self.method = method
-        self._grid, self._prefix = encoder.tower.grid, encoder.tower.prefix
+        self._shape = (encoder.tower.grid, encoder.tower.prefix, encoder.layer)
 
     def forward(self, attention: dict[int, Attention], features: Tensor, projected: Tensor) -> Selection:
-        return self.method.select(Taps(attention, features, projected, self._grid, self._prefix))
+        return self.method.select(Taps(attention, features, projected, *self._shape))
 
 
 class RawPixels(nn.Module):

@@ -27,9 +27,10 @@ def formula(encoder: Encoder, method: Method) -> int:
     tokens, width = encoder.patches + tower.prefix, tower.width
     mlp = 2 * width * tower.mlp_width
     full_layer = tokens * (4 * width * width + mlp) + 2 * tokens * tokens * width
-    last_layer, rows = full_layer, method.keep
+    last_layer, rows = full_layer, encoder.patches if method.traits.projects_all else method.keep
     if method.traits.early and method.keep < encoder.patches:
-        queries = method.keep + method.traits.query_rows
+        extra = method.traits.query_rows
+        queries = method.keep + (tokens if extra is None else extra)
         last_layer = 2 * tokens * width * width + queries * width * width + 2 * queries * tokens * width
         last_layer += method.keep * (width * width + mlp)
     projector = sum(part.weight.numel() for part in encoder.projector.modules() if isinstance(part, nn.Linear))

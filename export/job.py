@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import platform
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +62,8 @@ class Request:
     method: str
     target: str
     keep: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    """the method's own, as text"""
     model: str | None = None
     revision: str | None = None
     output: Path | None = None
@@ -102,7 +104,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     output = request.output or Path(name)
     bundle.check_output(output, request.force)  # before the weights are read
     encoder = encoders.load(checkpoint, request.layer)
-    method = build_method(method_type, request.method, encoder, request.keep)
+    method = build_method(method_type, request.method, encoder, request.keep, request.options)
     preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size)
     images = probes(encoder.tower.image_size, request.probes)
 
@@ -251,7 +253,7 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         method=request.method,
-        options={},
+        options={name: value for name, value in vars(method).items() if name != "keep"},
         keep=method.keep,
         grid=encoder.tower.grid,
         tiles=request.tiles,

@@ -87,6 +87,8 @@ def open_session(
         raise RequestError(_no_cuda("this ONNX Runtime was built without CUDA"))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Idle threads would spin into the run of another session: 7.3 ms became 3.2 ms with five of them in turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_profiling = profile is not False
     if not isinstance(profile, bool):
         options.profile_file_prefix = os.fspath(profile)

@@ -21,7 +21,7 @@ def encoder(clip_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 
 
 def taps(attention: Attention, prefix: int = 1) -> Taps:
-    return Taps({-1: attention}, torch.empty(0), torch.empty(0), (2, 3), prefix)
+    return Taps({3: attention}, torch.empty(0), torch.empty(0), (2, 3), prefix, depth=4)
 
 
 def test_cls_attention_is_the_first_softmax_row_without_the_special_columns() -> None:

@@ -36,6 +36,11 @@ def test_method_none_needs_no_budget_and_takes_no_other(tiny: Encoder) -> None:
         build_method(none.Method, "none", tiny, 64)
 
 
+def test_an_option_that_the_method_does_not_have_is_refused(tiny: Encoder) -> None:
+    with pytest.raises(RequestError, match="no option of fastervlm 'alpha'; there are none"):
+        build_method(fastervlm.Method, "fastervlm", tiny, 8, {"alpha": "0.2"})
+
+
 def test_keeping_every_patch_equals_the_unpruned_encoder(tiny: Encoder) -> None:
     pixels = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():

@@ -52,24 +52,33 @@ class Eager:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a method reads, and how it departs from its source."""
+    """What a method needs, what it spends, and how it departs from its source."""
 
-    layers: tuple[int, ...] = ()
-    """layers whose attention it reads, counted back from the features (-1)"""
     needs_cls: bool = False
-    query_rows: int = 0
-    """rows of the last layer's queries that its score needs beside the kept ones: q of the cost formula"""
+    query_rows: int | None = 0
+    """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula; None: all"""
     early: bool = True
     """whether it knows its rows before the last layer's queries, so that the selection moves up to them"""
+    projects_all: bool = False
+    """whether it reads projected features, so that all N are projected"""
     deviations: tuple[str, ...] = ()
     """where the static form departs from the official code"""
 
 
 class Method(Protocol):
+    """A frozen dataclass with the field `keep`; further fields are the method's options and have defaults."""
+
     traits: ClassVar[Traits]
 
     @property
     def keep(self) -> int: ...
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Layers whose attention it reads, from 0, of the `depth` layers in front of the features.
+
+        Raises MethodError when an option names one that is not there.
+        """
+        ...
 
     def select(self, taps: Taps) -> Selection:
         """The static form. No shape may depend on the data."""

@@ -21,11 +21,13 @@ from edgeprune.taps import Taps
 class Method:
     keep: int
     traits: ClassVar[Traits] = Traits(
-        layers=(-1,),
         needs_cls=True,
         query_rows=1,
         deviations=("scores are float32 in every precision; the official code averages heads in the model's dtype",),
     )
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return (depth - 1,)
 
     def select(self, taps: Taps) -> Selection:
         scores = taps.cls_attention().mean(dim=1)

@@ -19,6 +19,9 @@ class Method:
     keep: int
     traits: ClassVar[Traits] = Traits(early=False)
 
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return ()
+
     def select(self, taps: Taps) -> Selection:
         scores = torch.ones_like(taps.features[..., 0], dtype=torch.float32)
         return Selection(torch.arange(self.keep).expand(scores.shape[0], -1), scores)

@@ -40,6 +40,9 @@ class Method:
     keep: int
     traits: ClassVar[Traits] = Traits(early=False)
 
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return ()
+
     def select(self, taps: Taps) -> Selection:
         cell = torch.tensor(cells(taps.grid, self.keep))
         member = (cell == torch.arange(self.keep).unsqueeze(-1)).float()

@@ -206,16 +206,16 @@ class Mistakes:
     @staticmethod
     def wrong_layer(patch: pytest.MonkeyPatch) -> None:
         right = Taps.cls_attention
-        patch.setattr(fastervlm.Method, "traits", replace(fastervlm.Method.traits, layers=(-2,)))
-        patch.setattr(Taps, "cls_attention", lambda taps: right(taps, -2))
+        patch.setattr(fastervlm.Method, "layers", lambda method, depth: (depth - 2,))
+        patch.setattr(Taps, "cls_attention", lambda taps: right(taps, taps.depth - 2))
 
     @staticmethod
     def row_of_a_patch_instead_of_cls(patch: pytest.MonkeyPatch) -> None:
         right = Taps.cls_attention
 
         def second_row(taps: Taps) -> torch.Tensor:
-            seen = taps.attention[-1]
-            return right(replace(taps, attention={-1: replace(seen, query=seen.query[:, :, 1:])}))
+            seen = taps.attention[taps.depth - 1]
+            return right(replace(taps, attention={taps.depth - 1: replace(seen, query=seen.query[:, :, 1:])}))
 
         patch.setattr(Taps, "cls_attention", second_row)
 

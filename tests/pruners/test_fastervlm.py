@@ -57,11 +57,12 @@ def test_indices_and_scores_equal_the_official_formula(case: str, keep: int) -> 
     query = np.random.default_rng(1).normal(size=key.shape)
     indices, scores = golden(softmax(query @ key.swapaxes(-1, -2) * 8**-0.5), keep)
     taps = Taps(
-        {-1: Attention(torch.tensor(query), torch.tensor(key), 8**-0.5)},
+        {0: Attention(torch.tensor(query), torch.tensor(key), 8**-0.5)},
         torch.empty(2, 25, 8),
         torch.empty(0),
         (5, 5),
-        1,
+        prefix=1,
+        depth=1,
     )
     chosen = Method(keep).select(taps)
     np.testing.assert_allclose(chosen.scores.numpy(), scores, rtol=1e-5, atol=1e-7)
@@ -70,7 +71,9 @@ def test_indices_and_scores_equal_the_official_formula(case: str, keep: int) -> 
 
 def test_when_all_patches_tie_exactly_keep_of_them_are_chosen_once_each() -> None:
     flat = torch.zeros(1, 2, 26, 8)
-    chosen = Method(9).select(Taps({-1: Attention(flat, flat, 1.0)}, torch.empty(1, 25, 8), torch.empty(0), (5, 5), 1))
+    chosen = Method(9).select(
+        Taps({0: Attention(flat, flat, 1.0)}, torch.empty(1, 25, 8), torch.empty(0), (5, 5), 1, 1)
+    )
     assert len(set(chosen.indices[0].tolist())) == 9
 
 

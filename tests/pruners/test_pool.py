@@ -40,7 +40,7 @@ def test_cells_are_rectangles_and_as_good_as_equal() -> None:
 
 def test_a_token_is_the_mean_of_its_cell() -> None:
     features = torch.randn(2, 36, 5)
-    taps = Taps({}, features, torch.empty(0), (6, 6), 1)
+    taps = Taps({}, features, torch.empty(0), (6, 6), 1, 1)
     chosen = Method(9).select(taps)
     assert chosen.merge is not None
     by_hand = features.view(2, 3, 2, 3, 2, 5).mean(dim=(2, 4)).flatten(1, 2)
