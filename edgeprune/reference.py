@@ -36,7 +36,10 @@ class OfficialEncoder(nn.Module):
             Eager(out.attentions[: self._layer], features, projected, self._tower.grid, self._tower.prefix)
         )
         if chosen.merge is not None:
-            tokens = self.projector(torch.einsum("kn,bnc->bkc", chosen.merge, features))
+            merged = chosen.merge.expand(features.shape[0], -1, -1)
+            tokens = (
+                torch.bmm(merged, projected) if chosen.merge_projected else self.projector(torch.bmm(merged, features))
+            )
         else:
             tokens = torch.gather(projected, 1, chosen.indices[..., None].expand(-1, -1, projected.shape[-1]))
         return tokens, chosen.indices.to(torch.int32), chosen.scores

@@ -54,6 +54,14 @@ class Taps:
         row = (query @ key.transpose(-1, -2) * seen.scaling).softmax(dim=-1)
         return row[:, :, 0, self.prefix :]
 
+    def column_mean(self, layer: int | None = None) -> Tensor:
+        """Attention that each patch receives in a layer, by default the last one, as a mean over heads and all queries,
+        special tokens among them: [B, N] float32. The whole map is recomputed, beside the layer's own attention.
+        """
+        seen = self.attention[self.depth - 1 if layer is None else layer]
+        weights = (seen.query.float() @ seen.key.float().transpose(-1, -2) * seen.scaling).softmax(dim=-1)
+        return weights.mean(dim=(1, 2))[:, self.prefix :]
+
 
 _seen: ContextVar[dict[nn.Module, Attention | None]] = ContextVar("edgeprune_taps")
 

@@ -46,6 +46,15 @@ def test_cls_attention_is_float32_for_float16_weights() -> None:
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=0)
 
 
+def test_column_mean_is_over_heads_and_all_queries_without_the_special_columns() -> None:
+    rng = np.random.default_rng(3)
+    query, key = rng.normal(size=(2, 3, 7, 4)), rng.normal(size=(2, 3, 7, 4))
+    logits = np.einsum("bhqd,bhkd->bhqk", query, key) * 0.5
+    weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    got = taps(Attention(torch.tensor(query), torch.tensor(key), 0.5)).column_mean()
+    np.testing.assert_allclose(got.numpy(), weights.mean(axis=(1, 2))[:, 1:], rtol=1e-5)
+
+
 def test_only_the_named_layers_are_recorded(encoder: Encoder) -> None:
     wanted = encoder.tower.attention[2]
     with recording(encoder.tower.module, [wanted]) as seen, torch.inference_mode():
