@@ -27,8 +27,8 @@ class Selection:
 
     indices: [B, K] int64, distinct and ascending
     scores: [B, N] float32, what it ranked by, higher is kept
-    merge: [K, N] or [B, K, N], for methods whose tokens are weighted sums instead of K of the N: sums of features, which
-        are projected then, or with `merge_projected` sums of projected features
+    merge: [K, N] or [B, K, N], for methods whose tokens are weighted sums of features instead of K of them
+    merge_projected: sum projected features, instead of projecting the sums
     """
 
     indices: Tensor
