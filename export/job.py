@@ -97,12 +97,14 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     target = targets.load(request.target)
     method_type = pruners.get(request.method)
     _check_flags(request)
+    if request.output is not None:
+        bundle.check_output(request.output, request.force)
 
     step("read the checkpoint")
     checkpoint = open_checkpoint(request.model, request.revision)
     name = f"{checkpoint.id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target.name}"
     output = request.output or Path(name)
-    bundle.check_output(output, request.force)  # before the weights are read
+    bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
     encoder = encoders.load(checkpoint, request.layer)
     method = build_method(method_type, request.method, encoder, request.keep, request.options)
     preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size)
