@@ -37,8 +37,16 @@ _SIGLIP = _CLIP | {
     "image_std": (0.5, 0.5, 0.5),
 }
 _VIT = _SIGLIP | {"default_to_square": True, "resample": 2, "do_convert_rgb": False}
+_DEIT = _VIT | {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True}
+_ONEVISION = _CLIP | {"size": {"height": 384, "width": 384}, "do_center_crop": False}
 _UNKNOWN = {"default_to_square": True, "do_convert_rgb": False, "rescale_factor": 1 / 255}
-_DEFAULTS = {"CLIP": _CLIP, "Llava": _CLIP, "LlavaNext": _CLIP, "Siglip": _SIGLIP, "ViT": _VIT}
+_DEFAULTS = {
+    **dict.fromkeys(("CLIP", "Llava", "LlavaNext", "Bit"), _CLIP),
+    "Siglip": _SIGLIP,
+    "ViT": _VIT,
+    "DeiT": _DEIT,
+    "LlavaOnevision": _ONEVISION,
+}
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
@@ -48,7 +56,7 @@ def steps(config: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(config)
     kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "CLIPImageProcessor")
     name = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind)
-    if name == "LlavaNext":
+    if name in ("LlavaNext", "LlavaOnevision"):
         given.pop("do_pad", None)  # pads the list of tiles, not the pixels
     if others := sorted(key for key in given if key.startswith("do_") and given[key] and key not in _STEPS):
         raise ValueError(f"{kind} does {', '.join(others)}, which changes the pixels in a way edgeprune does not know")

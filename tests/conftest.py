@@ -79,6 +79,31 @@ def llava_folder() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def model_folder() -> Callable[..., Path]:
+    """(folder, class of transformers, image processor=None, **config) -> a checkpoint by save_pretrained.
+
+    The sizes are those of TINY_VISION; of a class with a vision_config, all sizes come from the config given.
+    """
+
+    def make(folder: Path, architecture: str, processor: dict[str, Any] | None = None, **given: Any) -> Path:
+        import transformers
+
+        torch.manual_seed(0)
+        cls: Any = getattr(transformers, architecture)
+        fields = cls.config_class.__dataclass_fields__
+        sizes = {} if "vision_config" in fields else {name: TINY_VISION[name] for name in TINY_VISION if name in fields}
+        model = cls(cls.config_class(**{**sizes, **given}))
+        _spread(model)
+        model.save_pretrained(folder)
+        write_processor(folder, TINY_VISION["image_size"])
+        if processor is not None:
+            (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def llava_7b_folder() -> Callable[[Path], Path]:
     """(folder) -> a checkpoint shaped like LLaVA-1.5-7B whose language model's shards are absent."""
 
@@ -124,10 +149,14 @@ def write_processor(folder: Path, size: int) -> None:
 
 
 def _spread(model: torch.nn.Module) -> None:
-    """Larger weights than the initial ones, so that attention is peaked and patches differ; no bias stays zero."""
+    """Larger weights than the initial ones, so that attention is peaked and patches differ; nothing stays zero, and no
+    special token or position stays small, so that a wrong one shows.
+    """
     with torch.no_grad():
-        for value in model.parameters():
-            if value.dim() > 1:
+        for name, value in model.named_parameters():
+            if name.endswith(("_token", "_tokens", "position_embeddings")) or not value.any():
+                value.normal_()
+            elif value.dim() > 1:
                 value.mul_(4)
             else:
                 value.add_(0.1 * torch.randn_like(value))

@@ -2,6 +2,7 @@
 
 A family's file declares `MODEL_TYPES` and `load(checkpoint, layer) -> Encoder`. A family that can be the vision tower
 of another also declares `tower(checkpoint, config, *prefixes) -> Tower`. Nothing else has to change for a new one.
+The parts that families share are below: `bare` and `connected` encoders, `described` towers.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.errors import ModelError
 
-__all__ = ["Encoder", "Tower", "families", "family_of", "feature_depth", "load", "pretrained"]
+__all__ = ["Encoder", "Tower", "families", "family_of", "feature_depth", "load"]  # the rest is for families
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Tower:
     """A vision tower of transformers and what a trace must know of it."""
 
     module: nn.Module
-    """(pixel_values [B, 3, H, W], output_hidden_states=True) -> .hidden_states, a tuple of [B, prefix + N, C]"""
+    """(pixel_values [B, 3, H, W], output_hidden_states=True) -> .hidden_states, a tuple of [B, prefix + N, C], and
+    .last_hidden_state, the last of them behind the final norm where the family applies one"""
     attention: Sequence[nn.Module]
     """the module of each layer that calls transformers' attention interface, first layer first"""
     patch_embedding: nn.Conv2d
@@ -40,6 +42,7 @@ class Tower:
     width: int
     """C"""
     mlp_width: int
+    """width that a plain two-layer MLP of as many weights has: 1.5 times its own for a gated one"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Encoder:
     """number of layers in front of the features: the index into hidden_states"""
     projector: nn.Module
     """[B, N, C] -> [B, N, D], row by row"""
+    normed: bool = False
+    """whether the features are last_hidden_state, behind the final norm, instead of hidden_states[layer]"""
 
     @property
     def patches(self) -> int:
@@ -95,7 +100,125 @@ def feature_depth(layer: int, layers: int) -> int:
     return depth
 
 
-def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str) -> nn.Module:
+def bare(family: str, tower: Tower, layer: int | None) -> Encoder:
+    """An encoder without projector: tokens are those of last_hidden_state, or of hidden_states[layer] if one is given.
+
+    So None and -1 differ where the family has a final norm: transformers applies it to last_hidden_state only.
+    """
+    depth = feature_depth(-1 if layer is None else layer, len(tower.attention))
+    return Encoder(family, tower, depth, nn.Identity(), normed=layer is None)
+
+
+def connected(family: str, checkpoint: Checkpoint, config: Any, projector: Any, layer: int | None) -> Encoder:
+    """The vision tower and the projector of a vision-language model of the LLaVA kind.
+
+    config: its config in transformers' class; projector: its projector, whose tensors are read here
+
+    Raises ModelError for feature settings that would not give the patches of one layer, no more and no less.
+    """
+    chosen = config.vision_feature_layer if layer is None else layer
+    if not isinstance(chosen, int):
+        raise ModelError(
+            f"{checkpoint.id}: vision_feature_layer must be one layer, got {chosen}; choose one with --layer"
+        )
+    vision = checkpoint.config["vision_config"]
+    tower_family = family_of(vision, f"the vision tower of {checkpoint.id}")
+    if not hasattr(tower_family, "tower"):
+        raise ModelError(f"{checkpoint.id} has a {vision['model_type']} as vision tower, which edgeprune cannot trace")
+    tower: Tower = tower_family.tower(
+        checkpoint,
+        vision,
+        "model.vision_tower.vision_model.",
+        "vision_tower.vision_model.",
+        "model.vision_tower.",
+        "vision_tower.",
+    )
+    # "default" drops the first token whatever it is, "full" drops none
+    strategy, wanted = config.vision_feature_select_strategy, "default" if tower.prefix else "full"
+    if strategy != wanted:
+        what = "patches without [CLS]" if tower.prefix else "all tokens; there is no [CLS] to drop"
+        raise ModelError(
+            f"{checkpoint.id}: vision_feature_select_strategy must be {wanted!r} ({what}), got {strategy!r}"
+        )
+    try:
+        projector.load_state_dict(checkpoint.tensors("model.multi_modal_projector.", "multi_modal_projector."))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{checkpoint.id}: the projector does not fit config.json: {' '.join(str(error).split())}"
+        ) from None
+    depth = feature_depth(chosen, len(tower.attention))
+    return Encoder(family, tower, depth, projector.float().eval().requires_grad_(False))
+
+
+def described(
+    module: nn.Module,
+    attention: Sequence[nn.Module],
+    mlp: nn.Module,
+    patch_embedding: nn.Conv2d,
+    image_size: int | Sequence[int],
+    *,
+    prefix: int,
+    has_cls: bool = True,
+) -> Tower:
+    """The tower around a transformers model; grid and widths are read off its parts.
+
+    attention: the module of each layer; mlp: that of one layer, all have the same
+    """
+    (height, width), (down, right) = pair(image_size), patch_embedding.kernel_size
+    features = patch_embedding.out_channels
+    weights = sum(part.weight.numel() for part in mlp.modules() if isinstance(part, nn.Linear))
+    return Tower(
+        module=module,
+        attention=attention,
+        patch_embedding=patch_embedding,
+        image_size=(height, width),
+        grid=(height // down, width // right),
+        prefix=prefix,
+        has_cls=has_cls,
+        width=features,
+        mlp_width=weights // (2 * features),
+    )
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """
+    >>> pair(224), pair([448, 224])
+    ((224, 224), (448, 224))
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def input_size(checkpoint: Checkpoint, default: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) in which the image processor hands images over, for families that take any size.
+
+    default: of the config; what it was trained at is often not what it is used at
+
+    Raises ModelError when the image processor's size is of no kind that transformers writes.
+    """
+    processor = checkpoint.processor
+    size = processor.get("crop_size") if processor.get("do_center_crop", True) else None
+    size = size or processor.get("size") or default
+    if isinstance(size, Mapping):
+        size = [size["height"], size["width"]] if {"height", "width"} <= set(size) else default
+    try:
+        return pair(size)
+    except (TypeError, ValueError):
+        raise ModelError(f"{checkpoint.id}: its image processor must give height and width, got {size!r}") from None
+
+
+def settings(cls: Any, config: Mapping[str, Any], **changes: Any) -> Any:
+    """The config in transformers' class. It knows its own model_type."""
+    return cls(**{**{name: value for name, value in config.items() if name != "model_type"}, **changes})
+
+
+def without(checkpoint: Checkpoint, *parts: str) -> Checkpoint:
+    """The checkpoint without the tensors that have one of the parts in their dotted name: heads that nobody exports."""
+    shards = {name: file for name, file in checkpoint.shards.items() if not set(parts) & set(name.split("."))}
+    return replace(checkpoint, shards=shards)
+
+
+def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **options: Any) -> nn.Module:
     """A transformers model with these tensors, in float32 and evaluation mode. Raises ModelError for a missing one."""
     from transformers.utils import logging as transformers_logging
 
@@ -104,7 +227,7 @@ def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str) -> nn
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, report = cls.from_pretrained(
-            None, config=config, state_dict=tensors, dtype="float32", output_loading_info=True
+            None, config=config, state_dict=tensors, dtype="float32", output_loading_info=True, **options
         )
     except RuntimeError as error:  # sizes that differ from the config's
         raise ModelError(f"{id}: tensors do not fit config.json: {' '.join(str(error).split())[:200]}") from None

@@ -11,6 +11,7 @@ import torch
 
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError
 from edgeprune.pruners import none
 from edgeprune.reference import OfficialEncoder
@@ -18,6 +19,28 @@ from edgeprune.trace import PrunedEncoder
 
 MakeFolder = Callable[..., Path]
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("path", [PrunedEncoder, OfficialEncoder])
+def test_a_siglip_tower_gives_all_its_tokens(made: Callable[[str], tuple[Path, Encoder]], path: type) -> None:
+    folder, encoder = made("llava siglip")
+    with torch.inference_mode():
+        tokens = path(encoder, none.Method(36))(PIXELS)[0]
+    torch.testing.assert_close(tokens, image_features(folder), rtol=1e-4, atol=1e-4)
+
+
+def test_a_siglip_tower_may_not_lose_its_first_patch(made: Callable[[str], tuple[Path, Encoder]]) -> None:
+    checkpoint = open_checkpoint(str(made("llava siglip")[0]))
+    checkpoint.config["vision_feature_select_strategy"] = "default"
+    with pytest.raises(ModelError, match=r"must be 'full' \(all tokens; there is no \[CLS\] to drop\), got 'default'"):
+        encoders.load(checkpoint)
+
+
+def test_a_family_that_cannot_be_a_tower_is_refused(made: Callable[[str], tuple[Path, Encoder]]) -> None:
+    checkpoint = open_checkpoint(str(made("llava siglip")[0]))
+    checkpoint.config["vision_config"] = {"model_type": "vit"}
+    with pytest.raises(ModelError, match="has a vit as vision tower, which edgeprune cannot trace"):
+        encoders.load(checkpoint)
 
 
 def image_features(folder: Path) -> torch.Tensor:

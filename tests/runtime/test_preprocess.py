@@ -18,6 +18,9 @@ transformers = pytest.importorskip("transformers")
 clip = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
 siglip = pytest.importorskip("transformers.models.siglip.image_processing_pil_siglip")
 vit = pytest.importorskip("transformers.models.vit.image_processing_pil_vit")
+bit = pytest.importorskip("transformers.models.bit.image_processing_pil_bit")
+deit = pytest.importorskip("transformers.models.deit.image_processing_pil_deit")
+onevision = pytest.importorskip("transformers.models.llava_onevision.image_processing_pil_llava_onevision")
 
 CLIP = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
 SQUASH = {"size": {"height": 20, "width": 30}, "do_center_crop": False}
@@ -143,12 +146,35 @@ def test_null_switches_a_step_off_as_in_transformers(nulls: list[str]) -> None:
     np.testing.assert_array_equal(Preprocessing.from_hf(config, (24, 24))(image), theirs(image, config))
 
 
-@pytest.mark.parametrize("name", ["SiglipImageProcessor", "SiglipImageProcessorFast", "ViTImageProcessor"])
-def test_what_a_file_leaves_out_is_the_default_of_its_class(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "processor"),
+    [
+        ("SiglipImageProcessor", siglip.SiglipImageProcessorPil),
+        ("SiglipImageProcessorFast", siglip.SiglipImageProcessorPil),
+        ("ViTImageProcessor", vit.ViTImageProcessorPil),
+        ("BitImageProcessor", bit.BitImageProcessorPil),
+        ("DeiTFeatureExtractor", deit.DeiTImageProcessorPil),
+    ],
+)
+def test_what_a_file_leaves_out_is_the_default_of_its_class(name: str, processor: Any) -> None:
     image = picture(300, 250)
-    processor = vit.ViTImageProcessorPil() if name.startswith("ViT") else siglip.SiglipImageProcessorPil()
-    expected = processor(image, return_tensors="np")["pixel_values"][0]
+    expected = processor()(image, return_tensors="np")["pixel_values"][0]
     np.testing.assert_array_equal(Preprocessing.from_hf({"image_processor_type": name}, (224, 224))(image), expected)
+
+
+def test_a_deit_file_of_the_hubs_first_years_is_read() -> None:
+    config: dict[str, Any] = {"size": 256, "crop_size": 224, "resample": 3, "do_resize": True, "do_center_crop": True}
+    image = picture(300, 250)
+    expected = deit.DeiTImageProcessorPil(**config)(image, return_tensors="np")["pixel_values"][0]
+    config["feature_extractor_type"] = "DeiTFeatureExtractor"
+    np.testing.assert_array_equal(Preprocessing.from_hf(config, (224, 224))(image), expected)
+
+
+def test_llava_onevision_takes_the_steps_of_its_first_tile() -> None:
+    image = picture(300, 250)
+    expected = onevision.LlavaOnevisionImageProcessorPil()(image, return_tensors="np")["pixel_values"][0][0]
+    config = {"image_processor_type": "LlavaOnevisionImageProcessor", "do_pad": True}
+    np.testing.assert_array_equal(Preprocessing.from_hf(config, (384, 384))(image), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+"""DeiT: a ViT with two special tokens, [CLS] and the distillation token (DeiTModel, DeiTForImageClassification...).
+
+Its tokens are the patches of last_hidden_state, which is behind the final layernorm. Pooler and classifiers are neither
+read nor exported. Checkpoints trained without distillation are of model_type vit.
+
+Source  facebookresearch/deit models.py (DistilledVisionTransformer), transformers DeiTModel
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, bare, described, pretrained, settings, without
+
+MODEL_TYPES = ("deit",)
+
+
+def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+    from transformers import DeiTConfig, DeiTModel
+
+    config = settings(DeiTConfig, checkpoint.config)
+    tensors = without(checkpoint, "pooler", "mask_token").tensors("deit.", "")
+    module = cast(Any, pretrained(DeiTModel, config, tensors, checkpoint.id, add_pooling_layer=False))
+    attention, patches = [part.attention for part in module.layers], module.embeddings.patch_embeddings.projection
+    return bare("deit", described(module, attention, module.layers[0].mlp, patches, config.image_size, prefix=2), layer)

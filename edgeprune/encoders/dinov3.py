@@ -1,0 +1,35 @@
+"""DINOv3: [CLS], registers, then patches; rotary positions on the patches, plain or gated MLP (DINOv3ViTModel).
+
+Its tokens are the patches of last_hidden_state, which is behind the final norm. Any image size goes; that of the image
+processor is taken. Queries and keys are recorded behind the rotation, as the attention sees them. The rotation takes
+special tokens and patches apart and joins them again, which the selection does not move across: the last layer computes
+the queries of all tokens, (S - K - q)*C*C multiply-adds more than the formula.
+
+Source  facebookresearch/dinov3 dinov3/models/vision_transformer.py (x_norm_patchtokens), transformers DINOv3ViTModel
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, bare, described, input_size, pretrained, settings
+
+MODEL_TYPES = ("dinov3_vit",)
+
+
+def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    config = settings(DINOv3ViTConfig, checkpoint.config)
+    module = cast(Any, pretrained(DINOv3ViTModel, config, checkpoint.tensors(""), checkpoint.id))
+    layers = module.model.layer
+    tower = described(
+        module,
+        [part.attention for part in layers],
+        layers[0].mlp,
+        module.embeddings.patch_embeddings,
+        input_size(checkpoint, config.image_size),
+        prefix=1 + config.num_register_tokens,
+    )
+    return bare("dinov3", tower, layer)

@@ -1,0 +1,34 @@
+"""SigLIP's vision tower: no [CLS], learned positions, pre-norm layers (SiglipVisionModel, SiglipModel).
+
+A bare SigLIP has no projector: its tokens are last_hidden_state, which is behind post_layernorm. As a tower of LLaVA it
+gives hidden_states, which are in front of it. The attention-pooling head is neither read nor exported.
+SigLIP 2 checkpoints of one fixed size are of this family too; NaFlex ones (model_type siglip2) are not.
+
+Source  google-research/big_vision models/vit.py (posemb learn, pool_type map), transformers SiglipVisionModel
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, Tower, bare, described, pretrained, settings, without
+
+MODEL_TYPES = ("siglip", "siglip_vision_model")
+
+
+def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+    config = checkpoint.config.get("vision_config", checkpoint.config)
+    return bare("siglip", tower(checkpoint, config, "vision_model.", "siglip.vision_model.", ""), layer)
+
+
+def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tower:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    ours = settings(SiglipVisionConfig, config, vision_use_head=False)
+    tensors = without(checkpoint, "head").tensors(*prefixes)
+    module = cast(Any, pretrained(SiglipVisionModel, ours, tensors, checkpoint.id))
+    layers = module.encoder.layers
+    attention = [layer.self_attn for layer in layers]
+    patches = module.embeddings.patch_embedding
+    return described(module, attention, layers[0].mlp, patches, ours.image_size, prefix=0, has_cls=False)

@@ -1,0 +1,32 @@
+"""DINOv3: any size, also one that is not square."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeprune import encoders
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.pruners import fastervlm, none
+from edgeprune.reference import OfficialEncoder
+from edgeprune.trace import PrunedEncoder
+
+PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_wide_image_has_a_wide_grid(made: Callable[[str], tuple[Path, Encoder]], kind: Callable[[str], Any]) -> None:
+    folder = made("dinov3")[0]
+    checkpoint = open_checkpoint(str(folder))
+    checkpoint.processor["size"] = {"height": 32, "width": 48}
+    encoder = encoders.load(checkpoint)
+    assert encoder.tower.grid == (4, 6)
+    with torch.inference_mode():
+        expected = kind("dinov3").own(folder)(PIXELS).last_hidden_state[:, 5:]
+        tokens = PrunedEncoder(encoder, none.Method(24))(PIXELS)[0]
+        pruned = [path(encoder, fastervlm.Method(5))(PIXELS) for path in (PrunedEncoder, OfficialEncoder)]
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(pruned[0][1], pruned[1][1])
