@@ -49,7 +49,7 @@ def to_onnx(
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=dynamic)
         if hoisted:
             hoist(program)
-        program = program.run_decompositions({torch.ops.edgeprune.take.default: lower_take})
+        program = program.run_decompositions(LOWERED)
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -73,6 +73,35 @@ def to_onnx(
     model.metadata_props.update(metadata or {})
     _check(model, opset, dynamic_batch)
     return model
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """scaled_dot_product_attention as two products around a softmax, scaled on both sides before the first: the form
+    that TensorRT fuses. The exporter's own asks for the shape of the keys at run time when the batch is free.
+    """
+    if is_causal or enable_gqa or dropout_p:
+        raise EdgepruneError("attention of a vision encoder must not be causal, grouped or dropped out")
+    factor = (query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
+    weights: Tensor = (query * factor) @ (key * factor).transpose(-1, -2)
+    if attn_mask is not None:
+        weights = weights.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else weights + attn_mask
+    attended: Tensor = weights.softmax(dim=-1) @ value
+    return attended
+
+
+LOWERED = {
+    torch.ops.edgeprune.take.default: lower_take,
+    torch.ops.aten.scaled_dot_product_attention.default: _attention,
+}
 
 
 def _name_batch(graph: ir.Graph) -> None:

@@ -89,6 +89,9 @@ def _normalise(graph: Graph) -> None:
     for node in list(graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
+        elif node.target is aten.detach_.default:  # torch.tensor(...) in traced code; it writes nothing but history
+            node.replace_all_uses_with(_source(node))
+            graph.erase_node(node)
         elif node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
         elif node.target is aten.slice.Tensor and all(map(_same, _shape(node), _shape(_source(node)))):

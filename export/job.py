@@ -185,10 +185,13 @@ def _write_reference(
         tiles = [everything[(at + offset) % len(everything)] for offset in range(batch)]
         pixel_values = np.stack([preprocessing(image) for image in tiles])
         with torch.inference_mode():
-            outputs = official(torch.from_numpy(pixel_values))
+            tokens, chosen = official.choose(torch.from_numpy(pixel_values))
         given = np.stack([preprocessing.pixels(image) for image in tiles]) if request.uint8 else pixel_values
         tensors[f"{name}/pixel_values"] = given
-        tensors |= {f"{name}/{key}": value.contiguous().numpy() for key, value in zip(OUTPUTS, outputs, strict=True)}
+        outputs = dict(zip(OUTPUTS, (tokens, chosen.indices.to(torch.int32), chosen.scores), strict=True))
+        if chosen.order is not None and chosen.margins is not None:  # a greedy method, which parity replays
+            outputs |= {"order": chosen.order.to(torch.int32), "margins": chosen.margins}
+        tensors |= {f"{name}/{key}": value.contiguous().numpy() for key, value in outputs.items()}
     save_file(tensors, folder / REFERENCE)
     return torch.from_numpy(given)
 

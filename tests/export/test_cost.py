@@ -72,6 +72,14 @@ def graph(encoder: Encoder, method: Method) -> ir.Model:
     return to_onnx(module, torch.zeros(1, 3, 48, 48), ("tokens", "indices", "scores"), opset=18, ir_version=10)
 
 
+def test_a_free_batch_counts_as_one_image(llava_folder: Callable[..., Path], tmp_path: Path) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    module, pixels = PrunedEncoder(encoder, fastervlm.Method(8)), torch.zeros(2, 3, 48, 48)
+    outputs = ("tokens", "indices", "scores")
+    free = to_onnx(module, pixels, outputs, opset=18, ir_version=10, dynamic_batch=True)
+    assert graph_cost(free.graph) == graph_cost(graph(encoder, fastervlm.Method(8)).graph)
+
+
 def test_matmul_gemm_and_convolution_are_counted() -> None:
     text = """
     <ir_version: 10, opset_import: ["" : 18]>

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from edgeprune import bundle, encoders, selection, trace
+from edgeprune import bundle, encoders, pruners, selection, targets, trace
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
@@ -157,6 +157,27 @@ def test_another_layer_is_another_graph(folder: Path) -> None:
     names = {str(node.name) for node in ir.load(done.folder / "encoder.onnx").graph}
     assert any("layers.1." in name for name in names)
     assert not any("layers.2." in name for name in names)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("method", pruners.names())
+def test_every_method_becomes_a_graph_that_targets_can_run(
+    method: str, precision: str, llava_folder: MakeFolder, tmp_path: Path
+) -> None:
+    model = llava_folder(tmp_path / "llava")
+    request = Request(
+        method,
+        "jetson-orin",
+        keep=None if method == "none" else 8,
+        model=str(model),
+        output=tmp_path / "out",
+        precision=precision,
+        baselines=False,
+    )
+    done = export_bundle(request)
+    assert done.reports[0].passed
+    used = {node.op_type for node in ir.load(done.folder / "encoder.onnx").graph}
+    assert not used & set(targets.load("jetson-orin").onnx.forbidden_ops)
 
 
 def test_own_probes_are_checked_too(folder: Path, tmp_path: Path) -> None:
