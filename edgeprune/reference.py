@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
-from edgeprune.pruners import Eager, Method
+from edgeprune.pruners import Eager, Method, Selection
 from edgeprune.taps import attending
 
 __all__ = ["OfficialEncoder"]
@@ -26,11 +26,18 @@ class OfficialEncoder(nn.Module):
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
         self._tower, self._layer, self._method = encoder.tower, encoder.layer, method
+        self._normed = encoder.normed
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, chosen = self.choose(pixel_values)
+        return tokens, chosen.indices.to(torch.int32), chosen.scores
+
+    def choose(self, pixel_values: Tensor) -> tuple[Tensor, Selection]:
+        """The tokens, and what the method said of how it chose them."""
         with attending(self.encoder, "eager"):
             out = self.encoder(self.pixels(pixel_values), output_hidden_states=True, output_attentions=True)
-        features = out.hidden_states[self._layer][:, self._tower.prefix :]
+        hidden = out.last_hidden_state if self._normed else out.hidden_states[self._layer]
+        features = hidden[:, self._tower.prefix :]
         projected = self.projector(features)
         chosen = self._method.official(
             Eager(out.attentions[: self._layer], features, projected, self._tower.grid, self._tower.prefix)
@@ -42,4 +49,4 @@ class OfficialEncoder(nn.Module):
             )
         else:
             tokens = torch.gather(projected, 1, chosen.indices[..., None].expand(-1, -1, projected.shape[-1]))
-        return tokens, chosen.indices.to(torch.int32), chosen.scores
+        return tokens, chosen

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeprune import pruners
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import Method, Selection
@@ -45,7 +46,10 @@ def build_method(
     if name == "none" and keep != patches:
         raise RequestError(f"method none keeps all {patches} patches, got keep {keep}; leave --keep out")
     if method.traits.needs_cls and not encoder.tower.has_cls:
-        raise MethodError(f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use pool")
+        others = [one for one in pruners.names() if one != "none" and not pruners.get(one).traits.needs_cls]
+        raise MethodError(
+            f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(others)}"
+        )
     built: Method = method(keep, **_typed(method, name, options or {}))  # type: ignore[call-arg]  # a Protocol has none
     built.layers(encoder.layer)
     return built
@@ -80,13 +84,14 @@ class PrunedEncoder(nn.Module):
         self.projector = encoder.projector
         self.selection = _Selector(encoder, method)
         self._attention = encoder.tower.attention
-        self._layer = encoder.layer
+        self._layer, self._normed = encoder.layer, encoder.normed
         self._prefix = encoder.tower.prefix
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layers = {layer: self._attention[layer] for layer in self.selection.method.layers(self._layer)}
         with recording(self.encoder, layers.values()) as seen:
-            hidden = self.encoder(self.pixels(pixel_values), output_hidden_states=True).hidden_states[self._layer]
+            out = self.encoder(self.pixels(pixel_values), output_hidden_states=True)
+        hidden = out.last_hidden_state if self._normed else out.hidden_states[self._layer]
         features = hidden[:, self._prefix :]
         attention = {layer: found for layer, module in layers.items() if (found := seen[module]) is not None}
         projected = self.projector(features)

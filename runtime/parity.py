@@ -5,7 +5,8 @@
     token     = ||a - b|| / ||b|| at each index that both kept    must stay under bound
 
 A backend that rounds differently may swap patches whose scores are closer than its own error; nothing else is excused,
-and the error itself is bounded, so that wrong scores cannot excuse the flips they cause.
+and the error itself is bounded, so that wrong scores cannot excuse the flips they cause. A greedy method's picks depend
+on each other and are replayed instead (`edgeprune.runtime.greedy_parity`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeprune.runtime.greedy_parity import Replay, Verdict, pattern_defect, replay, replay_defect, telling
 
 __all__ = ["FLOAT16_BOUND", "FLOAT32_BOUND", "Report", "compare", "worst"]
 
@@ -51,13 +54,13 @@ class Report:
     exact: int
     """images whose kept set is the reference's"""
     explained: int
-    """indices in just one of the two sets, within the score error of the K-th"""
+    """indices in just one of the two sets, within the score error of the K-th; or behind a tie of a greedy method"""
     unexplained: int
     """indices in just one of the two sets that the score error does not excuse"""
     jaccard: float
     """shared indices / all indices of both sets"""
     score_error: float
-    """max |score - reference score|"""
+    """max |score - reference score|; of a greedy method, over the picks before the first that differs"""
     score_error_relative: float
     """the same over the largest |reference score|"""
     token_error_median: float
@@ -76,11 +79,12 @@ class Report:
         return {"passed": self.passed, **fields, "reasons": list(self.reasons)}
 
 
-def compare(reference: Outputs, got: Outputs, dtype: str) -> Report:
+def compare(reference: Outputs, got: Outputs, dtype: str, picks: Replay | None = None) -> Report:
     """Compare one run with the reference, image by image.
 
     reference: tokens [B, K, D] float32, indices [B, K] int32, scores [B, N] float32
     got:       the same shapes; tokens in `dtype`, "float32" or "float16", which also sets the bounds
+    picks:     of a greedy method, whose scores are -inf where nothing is kept: how the reference picked
 
     Raises ValueError for another dtype. Malformed outputs are a failed Report, not an exception.
     """
@@ -88,14 +92,21 @@ def compare(reference: Outputs, got: Outputs, dtype: str) -> Report:
         raise ValueError(f"dtype must be one of {', '.join(_BOUND)}, got {dtype}")
     images = len(reference.indices)
     if defects := [
-        *_defects("the reference's ", reference, reference, "float32"),
-        *_defects("", got, reference, dtype),
+        *_defects("the reference's ", reference, reference, "float32", picks),
+        *_defects("", got, reference, dtype, picks),
+        *([f"the reference's {wrong}"] if picks and (wrong := replay_defect(picks, reference.indices)) else []),
     ]:
         return Report(images, 0, 0, 0, 0.0, math.inf, math.inf, math.inf, math.inf, tuple(defects))
     reports = []
     for image in range(images):
         name = f"image {image}: " if images > 1 else ""
-        reports.append(_compare_image(name, _image(reference, image), _image(got, image), dtype))
+        parts = _image(reference, image), _image(got, image)
+        verdict = None
+        if picks:
+            eps = float(np.finfo(dtype).eps)
+            scores = parts[0].scores, parts[1].scores
+            verdict = replay(*scores, picks.order[image], picks.margins[image], _BOUND[dtype], eps)
+        reports.append(_compare_image(name, *parts, dtype, verdict))
     return worst(reports)
 
 
@@ -131,11 +142,15 @@ def _image(outputs: Outputs, image: int) -> _Image:
     return _Image(outputs.tokens[image].astype(np.float64), outputs.indices[image], outputs.scores[image])
 
 
-def _compare_image(name: str, reference: _Image, got: _Image, dtype: str) -> Report:
+def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, verdict: Verdict | None) -> Report:
     bound = _BOUND[dtype]
-    error, relative = _score_error(reference.scores, got.scores)
     flips = np.setxor1d(reference.indices, got.indices)
-    explained = int(_explained(reference.scores, len(reference.indices), flips, error, dtype).sum())
+    if verdict is None:
+        error, relative = _score_error(reference.scores, got.scores)
+        explained = int(_explained(reference.scores, len(reference.indices), flips, error, dtype).sum())
+    else:
+        error, relative = verdict.error, verdict.relative
+        explained = len(flips) if verdict.explained else 0
     shared, at_reference, at_got = np.intersect1d(reference.indices, got.indices, return_indices=True)
     errors = _token_errors(reference.tokens[at_reference], got.tokens[at_got])
     median, largest = (float(np.median(errors)), float(errors.max())) if len(errors) else (0.0, 0.0)
@@ -145,7 +160,8 @@ def _compare_image(name: str, reference: _Image, got: _Image, dtype: str) -> Rep
         reasons.append(
             f"{name}scores differ by {relative:.2g} of the largest reference score, {dtype} allows {bound:g}"
         )
-    if dtype == "float32" and _through_float16(got.scores) and not _through_float16(reference.scores):
+    scores = [part.scores if verdict is None else telling(part.scores) for part in (got, reference)]
+    if dtype == "float32" and _through_float16(scores[0]) and not _through_float16(scores[1]):
         reasons.append(f"{name}every score is a float16 number, so they were rounded; they must be computed in float32")
     if unexplained := len(flips) - explained:
         reasons.append(
@@ -199,7 +215,7 @@ def _through_float16(scores: NDArray[np.float32]) -> bool:
         return bool(np.array_equal(scores.astype(np.float16).astype(np.float32), scores))
 
 
-def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str) -> list[str]:
+def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str, picks: Replay | None) -> list[str]:
     """What is wrong with the outputs themselves, whatever they are compared with."""
     wanted = {
         "tokens": (like.tokens.shape, dtype),
@@ -211,7 +227,7 @@ def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str) -> list[st
         array = getattr(outputs, name)
         if array.shape != shape or array.dtype != kind:
             found.append(f"{whose}{name} must be {kind} {list(shape)}, got {array.dtype} {list(array.shape)}")
-        elif not np.isfinite(array).all():
+        elif not np.isfinite(array).all() and not (picks and name == "scores"):
             found.append(f"{whose}{name} hold {int((~np.isfinite(array)).sum())} values that are not finite")
     if found:
         return found
@@ -222,6 +238,8 @@ def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str) -> list[st
         )
     if (np.diff(outputs.indices, axis=1) <= 0).any():
         found.append(f"{whose}indices must ascend strictly; they repeat or run backwards")
+    if picks and not found and (wrong := pattern_defect(outputs.scores, outputs.indices)):
+        found.append(f"{whose}{wrong}")
     return found
 
 

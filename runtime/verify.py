@@ -7,6 +7,8 @@ the leading batch dimension B:
     scene00/tokens        [B, K, D] float32
     scene00/indices       [B, K] int32
     scene00/scores        [B, N] float32
+
+and for a greedy method how the reference picked: `<probe>/order` [B, K] int32, `<probe>/margins` [B, K] float32.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
 from edgeprune.runtime import Encoder, Output, available_devices
+from edgeprune.runtime.greedy_parity import Replay
 from edgeprune.runtime.parity import Report, compare, worst
 
 __all__ = ["REFERENCE", "BackendReport", "Progress", "verify"]
@@ -105,22 +108,22 @@ def verify(
     return reports
 
 
-def _run(encoder: Encoder, probe: str, values: NDArray[Any], reference: Output) -> Report:
+def _run(encoder: Encoder, probe: str, values: NDArray[Any], reference: Output, picks: Replay | None) -> Report:
     try:
         got = encoder(values)
     except ImageError as error:
         raise BundleError(
             f"{REFERENCE}: probe {probe} does not fit the graph: {error}; export the bundle again"
         ) from None
-    return compare(reference, got, encoder.manifest.dtype)
+    return compare(reference, got, encoder.manifest.dtype, picks)
 
 
-_Read: TypeAlias = "Callable[[str], tuple[NDArray[Any], Output]]"
+_Read: TypeAlias = "Callable[[str], tuple[NDArray[Any], Output, Replay | None]]"
 
 
 @contextlib.contextmanager
 def _probes(bundle: Bundle) -> Iterator[tuple[list[str], _Read]]:
-    """The names of the probes, and a function from name to (input, reference); one probe is in memory at a time."""
+    """The names of the probes, and a function from name to (input, reference, picks); one is in memory at a time."""
     try:
         import safetensors
     except ImportError:
@@ -133,14 +136,17 @@ def _probes(bundle: Bundle) -> Iterator[tuple[list[str], _Read]]:
         have = set(file.keys())
         names = sorted({key.rpartition("/")[0] for key in have})
         fields = (*bundle.manifest.inputs, *Output._fields)
-        missing = [f"{name}/{field}" for name in names for field in fields if f"{name}/{field}" not in have]
+        greedy = any(key.rpartition("/")[2] in Replay._fields for key in have)
+        needed = (*fields, *Replay._fields) if greedy else fields
+        missing = [f"{name}/{field}" for name in names for field in needed if f"{name}/{field}" not in have]
         if missing or not names:
             raise BundleError(
                 f"{bundle.folder}: {REFERENCE} lacks {missing[0] if missing else 'any probe'}; export the bundle again"
             )
 
-        def read(name: str) -> tuple[NDArray[Any], Output]:
+        def read(name: str) -> tuple[NDArray[Any], Output, Replay | None]:
             values, *outputs = (file.get_tensor(f"{name}/{field}") for field in fields)
-            return values, Output(*outputs)
+            picks = Replay(*(file.get_tensor(f"{name}/{field}") for field in Replay._fields)) if greedy else None
+            return values, Output(*outputs), picks
 
         yield names, read

@@ -31,10 +31,11 @@ MAY = {
     "edgeprune.targets": ("targets", "errors"),
     "edgeprune.runtime": ("runtime", "bundle", "targets", "errors"),
     "edgeprune.selection": ("errors",),
+    "edgeprune.greedy": ("selection",),
     "edgeprune.taps": ("selection", "errors"),
     "edgeprune.checkpoint": ("errors",),
     "edgeprune.probes": ("errors",),
-    "edgeprune.pruners": ("pruners.", "selection", "taps", "errors"),
+    "edgeprune.pruners": ("pruners.", "greedy", "selection", "taps", "errors"),
     "edgeprune.encoders": ("encoders", "checkpoint", "selection", "taps", "errors"),
     "edgeprune.trace": ("pruners", "encoders", "checkpoint", "selection", "taps", "errors"),
     "edgeprune.reference": ("pruners.", "encoders", "taps", "errors"),
@@ -125,7 +126,7 @@ def why_not(module: str, found: Import) -> str | None:
         return "only export/ may name onnx"
     if within(name, *HEAVY) and (within(own, *DEVICE) or (found.top and within(own, *WITHOUT_TORCH))):
         return "a device has no torch"
-    if within(name, *HEAVY[1:]) and within(own, "pruners", "selection"):
+    if within(name, *HEAVY[1:]) and within(own, "pruners", "greedy", "selection"):
         return "a method knows no host model"
     if within(name, *BACKENDS) and (found.top or not within(own, "export", "runtime", "cli")):
         return "backends are imported inside functions of export/ and runtime/"

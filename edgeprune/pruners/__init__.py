@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
 
-__all__ = ["Eager", "Method", "Selection", "Traits", "get", "names"]
+__all__ = ["Eager", "Method", "Selection", "Traits", "get", "greedily", "names"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,16 @@ class Selection:
     scores: [B, N] float32, what it ranked by, higher is kept
     merge: [K, N] or [B, K, N], for methods whose tokens are weighted sums of features instead of K of them
     merge_projected: sum projected features, instead of projecting the sums
+    order: [B, K] int64, the indices as a greedy method picked them; only its `official` says so
+    margins: [B, K] float32, how much more each pick gained than the best other candidate of its step; inf without one
     """
 
     indices: Tensor
     scores: Tensor
     merge: Tensor | None = None
     merge_projected: bool = False
+    order: Tensor | None = None
+    margins: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,24 @@ class Method(Protocol):
     def official(self, eager: Eager) -> Selection:
         """The official code's form."""
         ...
+
+
+def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:
+    """The plain greedy loop of the official forms, with what parity needs to replay it.
+
+    gain: [B, t] int64, the picks so far in their order -> [B, N], what each patch would add; asked once per t
+    """
+    order, gained, margins = torch.empty(batch, 0, dtype=torch.int64), [], []
+    for step in range(keep):
+        gains = gain(order)
+        if step:
+            gains = gains.scatter(1, order, -torch.inf)
+        best, pick = gains.max(dim=1, keepdim=True)
+        order = torch.cat((order, pick), dim=1)
+        gained.append(best)
+        margins.append(best - gains.scatter(1, pick, -torch.inf).amax(dim=1, keepdim=True))
+    scores = torch.full_like(gains, -torch.inf).scatter(1, order, torch.cat(gained, dim=1))
+    return Selection(order.sort(dim=1).values, scores, order=order, margins=torch.cat(margins, dim=1))
 
 
 def names() -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeprune.runtime import Output
+from edgeprune.runtime.greedy_parity import Replay
 from edgeprune.runtime.parity import FLOAT16_BOUND, FLOAT32_BOUND, compare, worst
 
 BATCH, PATCHES, KEEP, WIDTH = 2, 24, 8, 16
@@ -229,3 +230,118 @@ def test_a_report_is_json_even_when_errors_are_infinite() -> None:
 
 def test_the_bounds_are_those_of_the_contract() -> None:
     assert (FLOAT32_BOUND, FLOAT16_BOUND) == (1e-4, 1e-2)
+
+
+def furthest(rows: NDArray[Any], first: int = 0, prefer_last: bool = False) -> tuple[Output, Replay]:
+    """A greedy reference, [B, N, W] -> furthest points from `first` on: its outputs and how it picked."""
+    order = np.zeros((len(rows), KEEP), np.int32)
+    margins = np.full((len(rows), KEEP), np.inf, np.float32)
+    scores = np.full(rows.shape[:2], -np.inf, np.float32)
+    for image, points in enumerate(rows.astype(np.float64)):
+        far = np.linalg.norm(points[:, None] - points, axis=-1)
+        gains = np.where(np.arange(len(points)) == first, 9.0, 0.0)
+        for step in range(KEEP):
+            free = gains.copy()
+            free[order[image, :step]] = -np.inf
+            pick = len(free) - 1 - int(free[::-1].argmax()) if prefer_last else int(free.argmax())
+            order[image, step], scores[image, pick] = pick, free[pick]
+            margins[image, step] = free[pick] - np.delete(free, pick).max()
+            gains = far[order[image, : step + 1]].min(axis=0)
+    return output(scores, np.sort(order, axis=1), rows.astype(np.float32)), Replay(order, margins)
+
+
+GREEDY, PICKS = furthest(ROWS)
+
+
+class TestGreedy:
+    def test_the_reference_equals_itself(self) -> None:
+        report = compare(GREEDY, GREEDY, "float32", PICKS)
+        assert (report.passed, report.exact, report.score_error) == (True, 2, 0)
+
+    def test_rounding_is_accepted(self) -> None:
+        noisy = GREEDY._replace(scores=GREEDY.scores * np.float32(1 + 1e-6))
+        report = compare(GREEDY, noisy, "float32", PICKS)
+        assert report.passed
+        assert 0 < report.score_error_relative < FLOAT32_BOUND
+
+    def test_of_two_identical_patches_either_may_be_kept(self) -> None:
+        rows = ROWS.copy()
+        rows[:, 7] = 5 * rows[:, 0]  # far from all, so picked early
+        rows[:, 19] = rows[:, 7]
+        reference, picks = furthest(rows)
+        got = furthest(rows, prefer_last=True)[0]
+        assert set(reference.indices[0]) ^ set(got.indices[0]) == {7, 19}
+        report = compare(reference, got, "float32", picks)
+        assert report.passed
+        assert (report.exact, report.explained, report.unexplained) == (0, 4, 0)
+
+    def test_what_follows_a_tie_is_excused_but_its_tokens_are_not(self) -> None:
+        """Two mirror images of each other: the pick decides which way all later ones go."""
+        reference, picks = furthest(ROWS)
+        got = furthest(ROWS + 0.3 * np.sin(np.arange(PATCHES))[:, None])[0]
+        tied = picks._replace(margins=np.where(np.arange(KEEP) == 1, np.float32(0), picks.margins))
+        rows = np.take_along_axis(ROWS, got.indices[..., None].astype(int), 1)
+        got = got._replace(tokens=rows)
+        assert not compare(reference, got, "float32", picks).passed
+        assert compare(reference, got, "float32", tied).passed
+        assert "tokens differ" in "; ".join(
+            compare(reference, got._replace(tokens=rows[:, ::-1].copy()), "float32", tied).reasons
+        )
+
+    def test_a_swapped_pick_with_a_clear_margin_is_refused(self) -> None:
+        last = PICKS.order[0, -1]
+        other = next(patch for patch in range(PATCHES) if patch not in GREEDY.indices[0])
+        indices, scores = GREEDY.indices.copy(), GREEDY.scores.copy()
+        indices[0] = np.sort(np.where(indices[0] == last, other, indices[0]))
+        scores[0, other], scores[0, last] = scores[0, last], -np.inf
+        report = compare(GREEDY, output(scores, indices), "float32", PICKS)
+        assert (report.explained, report.unexplained) == (0, 2)
+        assert "2 patches are kept by one side only" in report.reasons[0]
+
+    def test_other_gains_of_the_same_patches_are_refused(self) -> None:
+        wrong = GREEDY._replace(scores=GREEDY.scores * np.float32(1.001))
+        report = compare(GREEDY, wrong, "float32", PICKS)
+        assert "scores differ by 0.001" in report.reasons[0]
+
+    def test_gains_of_the_same_patches_in_another_order_are_excused_by_a_tie_only(self) -> None:
+        """Picked the other way round, the two gains change; the set does not."""
+        scores = GREEDY.scores.copy()
+        second, third = PICKS.order[0, 1:3]
+        scores[0, second], scores[0, third] = scores[0, third] * 0.9, scores[0, second]
+        tied = PICKS._replace(margins=np.where(np.arange(KEEP) == 1, np.float32(0), PICKS.margins))
+        assert not compare(GREEDY, output(scores, GREEDY.indices), "float32", PICKS).passed
+        assert compare(GREEDY, output(scores, GREEDY.indices), "float32", tied).passed
+
+    def test_gains_as_small_as_rounding_are_not_held_against_each_other(self) -> None:
+        """All patches alike: the distances are multiples of 2^-24 around 0, here and there others."""
+        kept, eps = np.isfinite(GREEDY.scores), 2**-24
+        tied = PICKS._replace(margins=np.zeros_like(PICKS.margins))
+        reference, got = (
+            GREEDY._replace(scores=np.where(kept, np.float32(step * eps), np.float32(-np.inf))) for step in (0.1, 2)
+        )
+        assert compare(reference, got, "float32", tied).passed
+
+    @pytest.mark.parametrize("value", [0.5, math.nan, math.inf])
+    def test_a_score_where_nothing_is_kept_is_a_defect(self, value: float) -> None:
+        scores = GREEDY.scores.copy()
+        scores[0, next(patch for patch in range(PATCHES) if patch not in GREEDY.indices[0])] = value
+        reasons = compare(GREEDY, GREEDY._replace(scores=scores), "float32", PICKS).reasons
+        assert reasons == ("scores must be finite at the kept patches and -inf elsewhere; 1 are not",)
+
+    def test_no_score_where_a_patch_is_kept_is_a_defect(self) -> None:
+        scores = GREEDY.scores.copy()
+        scores[1, GREEDY.indices[1, 2]] = -np.inf
+        reasons = compare(GREEDY, GREEDY._replace(scores=scores), "float32", PICKS).reasons
+        assert "-inf elsewhere; 1 are not" in reasons[0]
+
+    def test_a_damaged_record_of_the_picks_is_named(self) -> None:
+        for picks, reason in (
+            (PICKS._replace(order=PICKS.order + 1), "the reference's order must hold the kept patches"),
+            (PICKS._replace(margins=-PICKS.margins), "no margin below 0"),
+            (PICKS._replace(margins=PICKS.margins[:, 1:]), r"order and margins must be [2, 8]"),
+        ):
+            assert reason in "; ".join(compare(GREEDY, GREEDY, "float32", picks).reasons)
+
+    def test_scores_rounded_through_float16_fail_in_a_float32_graph(self) -> None:
+        rounded = GREEDY._replace(scores=GREEDY.scores.astype(np.float16).astype(np.float32))
+        assert "float16" in "; ".join(compare(GREEDY, rounded, "float32", PICKS).reasons)
