@@ -1,0 +1,79 @@
+"""DPP: keep the patches that span the most, by the determinant of their cosines. CDPruner without a text.
+
+    L[i, j] = cos(x_i, x_j)                                 x: behind the projector
+    next    = argmax over j of det L[S + j] / det L[S]      S: the chosen
+    score[j] = that ratio, for the patches that were picked
+
+The ratio is what is left of x_j outside the span of the chosen ones, squared: 1 for the first pick, whichever it is.
+
+Paper   https://arxiv.org/abs/2506.10967
+Source  Theia-4869/CDPruner@9541616 llava/model/llava_arch.py, encode_images, with relevance 1 for every patch
+Needs   nothing of the attention; every patch is projected
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from edgeprune.greedy import Pick, State, cosine, greedy
+from edgeprune.pruners import Eager, Selection, Traits, greedily
+from edgeprune.taps import Taps
+
+SMALLEST = 1e-6
+"""what a pick must have left at least to be divided by; copies of chosen patches have nothing, up to rounding"""
+
+
+def leave_out(state: State, pick: Pick) -> State:
+    """Take the pick's direction out of what is left of every patch: one step of an incremental Cholesky.
+
+    state: what is left [B, N]; and the rows of the factor so far [B, K, N], those of later steps 0
+    """
+    left, factor = state
+    along = (factor * pick.here.unsqueeze(1)).sum(dim=-1, keepdim=True)  # the pick's column, [B, K, 1]
+    row = (pick.row - (factor * along).sum(dim=1)) / pick.gain.clamp_min(SMALLEST).sqrt()
+    now = torch.arange(factor.shape[1]).unsqueeze(-1) == pick.step
+    return left - row * row, torch.where(now, row.unsqueeze(1), factor)
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    traits: ClassVar[Traits] = Traits(
+        early=False,
+        projects_all=True,
+        deviations=(
+            "no text: the relevance of every patch is 1",
+            "the cosine of a patch with itself is 1, so that the first of equals is picked first; in the official code "
+            "rounding decides",
+            f"what a pick has left is taken as {SMALLEST:g} at least where it divides; the official code divides by 0",
+        ),
+    )
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return ()
+
+    def select(self, taps: Taps) -> Selection:
+        similarity = cosine(taps.projected)
+        left = torch.ones_like(similarity[..., 0])
+        factor = torch.zeros_like(similarity[:, : self.keep])
+        chosen = greedy(similarity, left, (left, factor), lambda state: state[0], leave_out, self.keep)
+        return Selection(*chosen)
+
+    def official(self, eager: Eager) -> Selection:
+        x = eager.projected / eager.projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        rest = torch.bmm(x, x.mT)  # becomes the Schur complement of the chosen ones
+        rest = rest + torch.diag_embed(1 - rest.diagonal(dim1=1, dim2=2))
+
+        def gain(chosen: Tensor) -> Tensor:
+            nonlocal rest
+            if chosen.shape[1]:
+                row = torch.take_along_dim(rest, chosen[:, -1:, None], dim=1)
+                itself = torch.take_along_dim(row, chosen[:, -1:, None], dim=2).clamp(min=SMALLEST)
+                rest = rest - row.mT * row / itself
+            return rest.diagonal(dim1=1, dim2=2)
+
+        return greedily(gain, x.shape[0], self.keep)

@@ -1,0 +1,75 @@
+"""SCOPE: keep the salient patches that cover what no kept one covers yet (facility location).
+
+    cover[j] = max(0, max over chosen s of cos(x_s, x_j))                            x: behind the projector
+    next     = argmax over i of saliency[i]^alpha * sum over j of max(0, cos(x_i, x_j) - cover[j])
+    score[i] = that value, for the patches that were picked                          saliency: mean [CLS] row
+
+Source  Tencent/AngelSlim@67394ce angelslim/compressor/token_compressor/algorithm/scope.py, SCOPE
+Needs   an encoder with a [CLS] token; every patch is projected
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from edgeprune.errors import MethodError
+from edgeprune.greedy import State, cosine, greedy
+from edgeprune.pruners import Eager, Selection, Traits, greedily
+from edgeprune.taps import Taps
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    alpha: float = 1.0
+    """power of the saliency, 0 or more; 0 leaves coverage alone"""
+    traits: ClassVar[Traits] = Traits(
+        needs_cls=True,
+        early=False,
+        projects_all=True,
+        deviations=(
+            "cosines and gains are float32 in every precision; the official code has them in the model's dtype",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < float("inf"):
+            raise MethodError(f"option alpha of scope must be 0 or more, got {self.alpha}")
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return (depth - 1,)
+
+    def select(self, taps: Taps) -> Selection:
+        saliency = taps.cls_attention().mean(dim=1) ** self.alpha
+        similarity = cosine(taps.projected)
+
+        def gain(state: State) -> Tensor:
+            return (similarity - state[0].unsqueeze(1)).relu().sum(dim=-1) * saliency
+
+        nothing = torch.zeros_like(saliency)
+        chosen = greedy(
+            similarity,
+            gain((nothing,)),
+            (nothing,),
+            gain,
+            update=lambda state, pick: (torch.maximum(state[0], pick.row),),
+            keep=self.keep,
+        )
+        return Selection(*chosen)
+
+    def official(self, eager: Eager) -> Selection:
+        x = eager.projected / eager.projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        likeness = torch.bmm(x, x.mT)
+        salient = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1) ** self.alpha
+
+        def gain(chosen: Tensor) -> Tensor:
+            covered = torch.zeros_like(salient)
+            if chosen.shape[1]:
+                covered = torch.take_along_dim(likeness, chosen.unsqueeze(-1), dim=1).amax(dim=1).clamp(min=0)
+            return torch.clamp(likeness - covered.unsqueeze(1), min=0).sum(dim=2) * salient
+
+        return greedily(gain, x.shape[0], self.keep)
