@@ -35,6 +35,11 @@ def test_every_command_names_a_verb_and_options_that_exist(command: str) -> None
     assert isinstance(cli.commands[verb], click.Command)
 
 
+def test_every_encoder_family_is_in_it() -> None:
+    families = [path.stem for path in (ROOT / "edgeprune" / "encoders").glob("*.py") if path.stem != "__init__"]
+    assert [family for family in families if f"`{family}`" not in README] == []
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) >= 5
 
