@@ -1,0 +1,168 @@
+"""Every greedy method against its formula, written here in numpy float64, each step from scratch.
+
+A new one adds its gains to FORMULAS; the cases, the comparison and the pick order are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edgeprune import pruners
+from edgeprune.errors import MethodError
+from edgeprune.pruners import Eager, Selection, scope
+from edgeprune.runtime import Output
+from edgeprune.runtime.greedy_parity import Replay
+from edgeprune.runtime.parity import compare
+from edgeprune.taps import Attention, Taps
+
+Floats = NDArray[np.float64]
+RANDOM = np.random.default_rng(0).normal(size=(2, 40, 32))
+CASES = {
+    "random": RANDOM,
+    "all equal": np.ones((2, 40, 32)),
+    "two clusters": RANDOM[:, np.arange(40) % 2] + 1e-2 * RANDOM,
+    "one dominant": np.where(np.arange(40)[:, None] == 7, 50 * RANDOM, 1 + 0.1 * RANDOM),
+    "460 of 576 alike": np.random.default_rng(1).normal(size=(1, 576, 8))[:, np.maximum(np.arange(576) - 459, 0)],
+    "huge norms": 1e6 * RANDOM,
+}
+CLEAR = ("random", "one dominant", "huge norms")
+"""where no two gains are as near as rounding"""
+
+
+def unit(x: Floats) -> Floats:
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+def cosines(x: Floats) -> Floats:
+    return np.asarray(unit(x) @ unit(x).T)
+
+
+def divprune(x: Floats, row: Floats, chosen: list[int]) -> Floats:
+    """The distance to the nearest chosen patch; at first, to the nearest other one."""
+    distance = 1 - cosines(x)
+    if not chosen:
+        return np.array([np.delete(distance[:, j], j).min() for j in range(len(x))])
+    return np.asarray(distance[chosen].min(axis=0))
+
+
+def dpp(x: Floats, row: Floats, chosen: list[int]) -> Floats:
+    """What projecting onto the chosen patches leaves of each, squared: its factor in the determinant."""
+    if not chosen:
+        return np.ones(len(x))
+    span = unit(x)[chosen]
+    rest = unit(x) - unit(x) @ np.linalg.pinv(span, rcond=1e-6) @ span
+    return np.asarray((rest**2).sum(axis=1))
+
+
+def todre(x: Floats, row: Floats, chosen: list[int]) -> Floats:
+    """Minus the sum of cosines to the chosen patches; at first, what [CLS] attends to."""
+    return np.asarray(-cosines(x)[chosen].sum(axis=0)) if chosen else row
+
+
+def scoped(x: Floats, row: Floats, chosen: list[int]) -> Floats:
+    """How much better all patches would be covered, times the saliency."""
+    similarity = cosines(x)
+    cover = np.maximum(similarity[chosen].max(axis=0), 0) if chosen else np.zeros(len(x))
+    return np.asarray(np.maximum(similarity - cover, 0).sum(axis=1) * row)
+
+
+Formula = Callable[[Floats, Floats, list[int]], Floats]
+FORMULAS: dict[str, Formula] = {"divprune": divprune, "dpp": dpp, "scope": scoped, "todre": todre}
+"""(x [N, D], mean [CLS] row [N], chosen so far) -> gains [N]"""
+
+
+def attention(case: str) -> tuple[Attention, Floats]:
+    """Queries and keys of a layer, and the attention they make: [B, 2, N + 1, N + 1]."""
+    x = CASES[case]
+    size = (*x.shape[:1], 2, x.shape[1] + 1, 4)
+    query, key = np.random.default_rng(2).normal(size=size), np.random.default_rng(3).normal(size=size)
+    if case == "all equal":
+        key[:] = 1.0
+    logits = query @ key.swapaxes(-1, -2) * 0.5
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return Attention(torch.tensor(query), torch.tensor(key), 0.5), weights / weights.sum(axis=-1, keepdims=True)
+
+
+def golden(formula: Formula, x: Floats, rows: Floats, keep: int) -> tuple[Output, Replay]:
+    """[B, N, D], [CLS] rows [B, N] -> outputs and picks"""
+    order = np.zeros((len(x), keep), np.int32)
+    margins, scores = np.full(order.shape, np.inf, np.float32), np.full(x.shape[:2], -np.inf, np.float32)
+    for image in range(len(x)):
+        for step in range(keep):
+            chosen = order[image, :step].tolist()
+            free = formula(x[image], rows[image], chosen).copy()
+            free[chosen] = -np.inf
+            pick = int(free.argmax())
+            order[image, step], scores[image, pick] = pick, free[pick]
+            margins[image, step] = free[pick] - np.delete(free, pick).max(initial=-np.inf)
+    return as_output(x, np.sort(order, axis=1), scores), Replay(order, margins)
+
+
+def as_output(x: Floats, indices: NDArray[np.int32], scores: NDArray[np.float32]) -> Output:
+    return Output(np.take_along_axis(x, indices[..., None].astype(int), 1).astype(np.float32), indices, scores)
+
+
+def wanted(name: str, case: str, keep: int) -> tuple[Output, Replay]:
+    return golden(FORMULAS[name], CASES[case], attention(case)[1][:, :, 0, 1:].mean(axis=1), keep)
+
+
+def select(method: pruners.Method, case: str) -> Selection:
+    x = torch.tensor(CASES[case]).float()
+    return method.select(Taps({0: attention(case)[0]}, x, x, (1, x.shape[1]), prefix=1, depth=1))
+
+
+def official(method: pruners.Method, case: str) -> Selection:
+    x, maps = torch.tensor(CASES[case]).float(), torch.tensor(attention(case)[1]).float()
+    return method.official(Eager([maps], x, x, (1, x.shape[1]), prefix=1))
+
+
+def build(name: str, keep: int) -> pruners.Method:
+    return pruners.get(name)(keep)  # type: ignore[call-arg]  # a Protocol says nothing of constructors
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("keep", [1, 2, 9, 39])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_both_forms_equal_the_formula_but_for_ties(name: str, case: str, keep: int) -> None:
+    output, picks = wanted(name, case, keep)
+    for chosen in (select(build(name, keep), case), official(build(name, keep), case)):
+        got = as_output(CASES[case], chosen.indices.int().numpy(), chosen.scores.float().numpy())
+        assert not compare(output, got, "float32", picks).reasons
+        if case in CLEAR and keep <= 9:
+            np.testing.assert_array_equal(got.indices, output.indices)
+            np.testing.assert_allclose(got.scores, output.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_reference_says_in_which_order_it_picked(name: str) -> None:
+    picks = wanted(name, "random", 9)[1]
+    chosen = official(build(name, 9), "random")
+    assert chosen.order is not None
+    assert chosen.margins is not None
+    np.testing.assert_array_equal(chosen.order.numpy(), picks.order)
+    np.testing.assert_allclose(chosen.margins.numpy(), picks.margins, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("case", ["all equal", "460 of 576 alike"])
+def test_of_many_copies_exactly_keep_distinct_patches_are_chosen(name: str, case: str) -> None:
+    indices = select(build(name, 39), case).indices
+    assert indices.shape[1] == 39
+    assert bool((indices.diff(dim=1) > 0).all())
+
+
+def test_scope_without_saliency_covers_alone() -> None:
+    everywhere = np.ones(RANDOM.shape[:2])
+    indices = select(scope.Method(5, alpha=0.0), "random").indices
+    np.testing.assert_array_equal(indices.numpy(), golden(scoped, RANDOM, everywhere, 5)[0].indices)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, float("inf"), float("nan")])
+def test_a_negative_power_of_scope_is_refused(alpha: float) -> None:
+    with pytest.raises(MethodError, match="option alpha of scope must be 0 or more, got"):
+        scope.Method(5, alpha)
