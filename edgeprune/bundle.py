@@ -78,6 +78,8 @@ class Model:
     """file name in edgeprune/encoders"""
     layer: int
     """layers of the encoder that are in the graph, up to and including the feature layer"""
+    features: str
+    """what of transformers' output they give: hidden_states[layer], or last_hidden_state, behind a final norm if any"""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def manifest(found: Manifest) -> Table:
     return _facts(
         f"{found.method} keeps {found.keep} of {found.patches} tokens ({found.keep / max(found.patches, 1):.0%})",
         {
-            "model": f"{model.id}, {model.family}, {model.layer} layers",
+            "model": f"{model.id}, {model.family}, {model.layer} layers, {model.features}",
             "revision": "" if model.revision == "local" else model.revision,
             "target": f"{found.target}, {found.dtype}",
             **{name: f"{list(spec.shape)} {spec.dtype}" for name, spec in tensors.items()},

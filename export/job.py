@@ -262,7 +262,7 @@ def _manifest(
         keep=method.keep,
         grid=encoder.tower.grid,
         tiles=request.tiles,
-        model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer),
+        model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
         dtype=precision,
         inputs=_specs(graph.inputs),
         outputs=_specs(graph.outputs),

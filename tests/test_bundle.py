@@ -26,7 +26,7 @@ def manifest(**changes: Any) -> Manifest:
         "keep": 5,
         "grid": (4, 6),
         "tiles": 2,
-        "model": Model(id="owner/name", revision="0123abc", family="clip", layer=3),
+        "model": Model(id="owner/name", revision="0123abc", family="clip", layer=3, features="hidden_states[3]"),
         "dtype": "float16",
         "inputs": {"pixel_values": TensorSpec(("batch", 3, 32, 48), "float16")},
         "outputs": {"tokens": TensorSpec(("batch", 5, 7), "float16"), "scores": TensorSpec(("batch", 24), "float32")},

@@ -62,6 +62,11 @@ class Encoder:
     def patches(self) -> int:
         return self.tower.grid[0] * self.tower.grid[1]
 
+    @property
+    def features(self) -> str:
+        """The name that transformers has for the features."""
+        return "last_hidden_state" if self.normed else f"hidden_states[{self.layer}]"
+
 
 def load(checkpoint: Checkpoint, layer: int | None = None) -> Encoder:
     """The encoder of a checkpoint in float32; `layer` indexes hidden_states as in Hugging Face configs (-2, 23).

@@ -58,7 +58,13 @@ def test_the_bundle_holds_the_files_of_the_contract(exported: Exported) -> None:
 def test_the_manifest_says_what_the_bundle_is(exported: Exported) -> None:
     said = json.loads((exported.folder / "manifest.json").read_text())
     assert (said["method"], said["keep"], said["grid"], said["tiles"]) == ("fastervlm", 64, [12, 12], 1)
-    assert said["model"] == {"id": "edgeprune/tiny", "revision": "local", "family": "llava", "layer": 5}
+    assert said["model"] == {
+        "id": "edgeprune/tiny",
+        "revision": "local",
+        "family": "llava",
+        "layer": 5,
+        "features": "hidden_states[5]",
+    }
     assert said["dtype"] == "float32"
     assert said["outputs"]["tokens"] == {"shape": [1, 64, 128], "dtype": "float32"}
     assert said["deviations"]

@@ -133,7 +133,7 @@ def write_bundle(
         "keep": KEEP,
         "grid": GRID,
         "tiles": tiles,
-        "model": Model(id="none", revision="local", family="none", layer=0),
+        "model": Model(id="none", revision="local", family="none", layer=0, features=""),
         "dtype": floats,
         "inputs": {"pixel_values": TensorSpec((batch, *SIZE, 3) if dtype == "uint8" else (batch, 3, *SIZE), dtype)},
         "outputs": {
