@@ -25,6 +25,10 @@ from numpy.typing import NDArray
 __all__ = ["Replay", "Verdict", "pattern_defect", "replay", "replay_defect", "telling"]
 
 
+COSINE_NOISE = 16 * float(np.finfo(np.float32).eps)
+"""how far two float32 cosines of vectors of 4096 may lie apart: sqrt(4096) / 4 roundings; a gain is 1 - cosine"""
+
+
 class Replay(NamedTuple):
     """How the reference picked.
 
@@ -58,7 +62,7 @@ def replay(
     wanted = reference[order].astype(np.float64)
     scale = float(np.abs(wanted).max())
     errors = np.abs(got[order] - wanted)  # inf where the device did not keep the pick
-    noise = 4 * eps
+    noise = max(4 * eps, COSINE_NOISE)
     apart = np.flatnonzero(errors > max(bound * scale, noise))
     same = int(apart[0]) if len(apart) else len(order)
     error = float(errors[:same].max(initial=0))
