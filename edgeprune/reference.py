@@ -44,9 +44,7 @@ class OfficialEncoder(nn.Module):
         )
         if chosen.merge is not None:
             merged = chosen.merge.expand(features.shape[0], -1, -1)
-            tokens = (
-                torch.bmm(merged, projected) if chosen.merge_projected else self.projector(torch.bmm(merged, features))
-            )
+            tokens = self.projector(torch.bmm(merged, features))
         else:
             tokens = torch.gather(projected, 1, chosen.indices[..., None].expand(-1, -1, projected.shape[-1]))
         return tokens, chosen

@@ -97,7 +97,7 @@ class PrunedEncoder(nn.Module):
         projected = self.projector(features)
         chosen: Selection = self.selection(attention, features, projected)
         if chosen.merge is not None:
-            tokens = chosen.merge @ projected if chosen.merge_projected else self.projector(chosen.merge @ features)
+            tokens = self.projector(chosen.merge @ features)
         elif self.selection.method.keep == features.shape[1]:
             tokens = projected  # ascending, distinct and all of them: nothing to take
         else:

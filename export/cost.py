@@ -29,8 +29,7 @@ def formula(encoder: Encoder, method: Method) -> int:
     full_layer = tokens * (4 * width * width + mlp) + 2 * tokens * tokens * width
     last_layer, rows = full_layer, encoder.patches if method.traits.projects_all else method.keep
     if method.traits.early and method.keep < encoder.patches:
-        extra = method.traits.query_rows
-        queries = method.keep + (tokens if extra is None else extra)
+        queries = method.keep + method.traits.query_rows
         last_layer = 2 * tokens * width * width + queries * width * width + 2 * queries * tokens * width
         last_layer += method.keep * (width * width + mlp)
     projector = sum(part.weight.numel() for part in encoder.projector.modules() if isinstance(part, nn.Linear))

@@ -29,7 +29,6 @@ class Selection:
     indices: [B, K] int64, distinct and ascending
     scores: [B, N] float32, what it ranked by, higher is kept
     merge: [K, N] or [B, K, N], for methods whose tokens are weighted sums of features instead of K of them
-    merge_projected: sum projected features, instead of projecting the sums
     order: [B, K] int64, the indices as a greedy method picked them; only its `official` says so
     margins: [B, K] float32, how much more each pick gained than the best other candidate of its step; inf without one
     """
@@ -37,7 +36,6 @@ class Selection:
     indices: Tensor
     scores: Tensor
     merge: Tensor | None = None
-    merge_projected: bool = False
     order: Tensor | None = None
     margins: Tensor | None = None
 
@@ -62,8 +60,8 @@ class Traits:
     """What a method needs, what it spends, and how it departs from its source."""
 
     needs_cls: bool = False
-    query_rows: int | None = 0
-    """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula; None: all"""
+    query_rows: int = 0
+    """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula"""
     early: bool = True
     """whether it knows its rows before the last layer's queries, so that the selection moves up to them"""
     projects_all: bool = False
