@@ -1,8 +1,9 @@
 """The independent reference: the official codes' way, in eager float32, with every attention map written out.
 
-The whole tower runs, `hidden_states` and `attentions` are read at the select layer, everything is projected, and the
-method's `official` form chooses. Nothing of the traced path is used: not its taps, its recomputed scores, its take or
-the moved selection. Traced as it stands, it is also the naive export that the ledger compares with.
+The whole tower runs with two products around a softmax in every layer, hidden states and attention maps are read at the
+select layer, everything is projected, and the method's `official` form chooses. Nothing of the traced path is used: not
+its recomputed scores, its take or the moved selection. Traced as it stands, it is also the naive export that the ledger
+compares with.
 """
 
 from __future__ import annotations
@@ -10,41 +11,67 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgeprune.attention import recording
 from edgeprune.encoders import Encoder
 from edgeprune.pruners import Eager, Method, Selection
-from edgeprune.taps import attending
 
 __all__ = ["OfficialEncoder"]
 
 
 class OfficialEncoder(nn.Module):
-    """pixel_values [B, 3, H, W] -> tokens [B, K, D], indices [B, K] int32 ascending, scores [B, N] float32."""
+    """pixel_values [B, 3, H, W] -> tokens [B, K, D], indices [B, K] int32 ascending, scores [B, N] float32, and what
+    else the encoder hands out (`edgeprune.trace.outputs`)."""
 
     def __init__(self, encoder: Encoder, method: Method, pixels: nn.Module | None = None) -> None:
         super().__init__()
         self.pixels = pixels or nn.Identity()
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
-        self._tower, self._layer, self._method = encoder.tower, encoder.layer, method
-        self._normed = encoder.normed
+        self._encoder, self._method = encoder, method
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tokens, chosen = self.choose(pixel_values)
-        return tokens, chosen.indices.to(torch.int32), chosen.scores
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        outputs, _ = self.choose(pixel_values)
+        return outputs
 
-    def choose(self, pixel_values: Tensor) -> tuple[Tensor, Selection]:
-        """The tokens, and what the method said of how it chose them."""
-        with attending(self.encoder, "eager"):
-            out = self.encoder(self.pixels(pixel_values), output_hidden_states=True, output_attentions=True)
-        hidden = out.last_hidden_state if self._normed else out.hidden_states[self._layer]
-        features = hidden[:, self._tower.prefix :]
-        projected = self.projector(features)
+    def choose(self, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Selection]:
+        """The outputs, and what the method said of how it chose them."""
+        encoder, tower = self._encoder, self._encoder.tower
+        modules = tower.attention[: encoder.layer]
+        with recording(self.encoder, modules, written_out=True) as seen:
+            out = self.encoder(self.pixels(pixel_values), output_hidden_states=True)
+        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        features = encoder.arrange(hidden[:, tower.prefix :])
+        projected = encoder.project(features)
+        maps = [self._columns(seen.maps[module], dim=3) for module in modules]
+        keys = self._columns(seen.attention[modules[-1]].key, dim=2)
+        if encoder.pooling is not None:
+            features = torch.einsum("np,bpc->bnc", encoder.pooling, features)
+        if self._method.traits.pools_tiles and encoder.tiled:
+            features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
         chosen = self._method.official(
-            Eager(out.attentions[: self._layer], features, projected, self._tower.grid, self._tower.prefix)
+            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector)
         )
-        if chosen.merge is not None:
-            merged = chosen.merge.expand(features.shape[0], -1, -1)
-            tokens = self.projector(torch.bmm(merged, features))
+        if chosen.merge is None:
+            tokens = self._kept(projected, chosen.indices)
         else:
-            tokens = torch.gather(projected, 1, chosen.indices[..., None].expand(-1, -1, projected.shape[-1]))
-        return tokens, chosen
+            merged = chosen.merge.expand(features.shape[0], -1, -1)
+            after = chosen.merges_projected or encoder.pooling is not None
+            tokens = torch.bmm(merged, projected) if after else self.projector(torch.bmm(merged, features))
+        outputs = [tokens, chosen.indices.to(torch.int32), chosen.scores]
+        if encoder.positions is not None:
+            outputs.append(encoder.positions[:, chosen.indices[0]])
+        for layer, projector in encoder.extras.values():
+            everything = projector(encoder.arrange(out.hidden_states[layer][:, tower.prefix :]))
+            outputs.append(self._kept(everything, chosen.indices))
+        return tuple(outputs), chosen
+
+    def _columns(self, x: Tensor, dim: int) -> Tensor:
+        """Tokens in place of patches along a dimension, each the mean of its own."""
+        if (areas := self._encoder.areas) is None:
+            return x
+        last, prefix = x.movedim(dim, -1), self._encoder.tower.prefix
+        return torch.cat((last[..., :prefix], last[..., prefix:] @ areas.mT), dim=-1).movedim(-1, dim)
+
+    @staticmethod
+    def _kept(rows: Tensor, indices: Tensor) -> Tensor:
+        return torch.gather(rows, 1, indices[..., None].expand(-1, -1, rows.shape[-1]))

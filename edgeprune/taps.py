@@ -1,30 +1,19 @@
 """What a method may read of an encoder while it runs: queries and keys of the layers it names, features, grid.
 
-Queries and keys are recorded where transformers hands them to its attention interface, so no layer is re-implemented
-and every layer keeps its fused attention (`output_attentions` would replace it). What a method needs of the attention
-matrix is recomputed beside it: one row for [CLS].
+What a method needs of the attention matrix is recomputed beside the layer's own: one row for [CLS], the whole of it for
+column means.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-__all__ = ["Attention", "Taps", "attending", "recording"]
+from edgeprune.attention import Attention
 
-
-@dataclass(frozen=True)
-class Attention:
-    """What one layer gave its attention: query, key [B, H, S, d], and the factor on their product."""
-
-    query: Tensor
-    key: Tensor
-    scaling: float
+__all__ = ["Taps"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +24,9 @@ class Taps:
     depth: layers in front of the features; depth - 1 is the one that produces them
     features: [B, N, C], the encoder's output without special tokens
     projected: [B, N, D], the same behind the projector; what no method reads is not computed for all N
+    grid: rows and columns of the N tokens
+    areas: [N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same
+    projector: the module from features to projected
     """
 
     attention: Mapping[int, Attention]
@@ -43,6 +35,8 @@ class Taps:
     grid: tuple[int, int]
     prefix: int
     depth: int
+    areas: Tensor | None = None
+    projector: nn.Module = field(default_factory=nn.Identity)
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.
@@ -52,7 +46,7 @@ class Taps:
         seen = self.attention[self.depth - 1 if layer is None else layer]
         query, key = seen.query[:, :, :1].float(), seen.key.float()
         row = (query @ key.transpose(-1, -2) * seen.scaling).softmax(dim=-1)
-        return row[:, :, 0, self.prefix :]
+        return self._by_token(row[:, :, 0, self.prefix :])
 
     def column_mean(self, layer: int | None = None) -> Tensor:
         """Attention that each patch receives in a layer, by default the last one, as a mean over heads and all queries,
@@ -60,46 +54,14 @@ class Taps:
         """
         seen = self.attention[self.depth - 1 if layer is None else layer]
         weights = (seen.query.float() @ seen.key.float().transpose(-1, -2) * seen.scaling).softmax(dim=-1)
-        return weights.mean(dim=(1, 2))[:, self.prefix :]
+        return self._by_token(weights.mean(dim=(1, 2))[:, self.prefix :])
 
+    def keys(self, layer: int | None = None) -> Tensor:
+        """The mean over heads of each token's keys in a layer, by default the last one: [B, N, d] float32."""
+        seen = self.attention[self.depth - 1 if layer is None else layer]
+        keys = seen.key.float().mean(dim=1)[:, self.prefix :]
+        return keys if self.areas is None else self.areas @ keys
 
-_seen: ContextVar[dict[nn.Module, Attention | None]] = ContextVar("edgeprune_taps")
-
-
-@contextlib.contextmanager
-def recording(tower: nn.Module, modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Attention | None]]:
-    """Inside the block the tower attends with PyTorch's fused attention, and what these modules give it is recorded."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register("edgeprune", _attend)
-    seen: dict[nn.Module, Attention | None] = dict.fromkeys(modules)
-    token = _seen.set(seen)
-    try:
-        with attending(tower, "edgeprune"):
-            yield seen
-    finally:
-        _seen.reset(token)
-
-
-@contextlib.contextmanager
-def attending(tower: nn.Module, implementation: str) -> Iterator[None]:
-    """Inside the block the tower uses this implementation of transformers' attention interface ("eager", "sdpa")."""
-    config: Any = tower.config
-    before = config._attn_implementation
-    config._attn_implementation = implementation
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    seen = _seen.get()
-    if module in seen:
-        scaling = options.get("scaling")
-        seen[module] = Attention(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    def _by_token(self, values: Tensor) -> Tensor:
+        """[..., P] of the patches -> [..., N] of the tokens."""
+        return values if self.areas is None else values @ self.areas.transpose(0, 1)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune import pruners
+from edgeprune.attention import WINDOWS, Attention, recording
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import Method, Selection
-from edgeprune.selection import take
-from edgeprune.taps import Attention, Taps, recording
+from edgeprune.selection import lower_take, take
+from edgeprune.taps import Taps
 
-__all__ = ["PrunedEncoder", "RawPixels", "build_method", "fold_normalisation"]
+__all__ = ["PrunedEncoder", "RawPixels", "build_method", "fold_normalisation", "outputs"]
 
 
 def build_method(
@@ -50,8 +51,21 @@ def build_method(
         raise MethodError(
             f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(others)}"
         )
+    linears = [part for part in encoder.projector.modules() if isinstance(part, nn.Linear)]
+    if method.traits.needs_mlp and len(linears) != 2:
+        raise MethodError(
+            f"{name} reads the weights of a two-layer projector; that of {encoder.family} has {len(linears)}; "
+            "use divprune"
+        )
     built: Method = method(keep, **_typed(method, name, options or {}))  # type: ignore[call-arg]  # a Protocol has none
-    built.layers(encoder.layer)
+    windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
+    for layer in built.layers(encoder.layer):
+        if layer in windowed:
+            whole = [at + 1 for at in range(encoder.layer) if at not in windowed]
+            raise MethodError(
+                f"{name} must read a layer that attends to the whole image, layer {layer + 1} attends in windows; "
+                f"whole are {', '.join(map(str, whole))}, counted from 1"
+            )
     return built
 
 
@@ -71,9 +85,16 @@ def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[
     return found
 
 
-class PrunedEncoder(nn.Module):
-    """pixel_values [B, 3, H, W] -> tokens [B, K, D], indices [B, K] int32 ascending, scores [B, N] float32.
+def outputs(encoder: Encoder) -> tuple[str, ...]:
+    """The names of what a pruned encoder returns, in order."""
+    return ("tokens", "indices", "scores", *(["positions"] if encoder.positions is not None else []), *encoder.extras)
 
+
+class PrunedEncoder(nn.Module):
+    """pixel_values [B, 3, H, W] -> tokens [B, K, D], indices [B, K] int32 ascending, scores [B, N] float32; and, of an
+    encoder that has them, positions [3, K] int32 and its extras, [B, K, D] each.
+
+    A method that makes one pool of all tiles returns one image of B * N candidates: [1, K, D], [1, K], [1, B * N].
     pixels: what happens to the input first; RawPixels for a graph that takes images as they are
     """
 
@@ -82,27 +103,48 @@ class PrunedEncoder(nn.Module):
         self.pixels = pixels or nn.Identity()
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
+        self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
         self.selection = _Selector(encoder, method)
-        self._attention = encoder.tower.attention
-        self._layer, self._normed = encoder.layer, encoder.normed
-        self._prefix = encoder.tower.prefix
+        self._encoder, self._method = encoder, method
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        layers = {layer: self._attention[layer] for layer in self.selection.method.layers(self._layer)}
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        encoder, prefix = self._encoder, self._encoder.tower.prefix
+        layers = {layer: encoder.tower.attention[layer] for layer in self._method.layers(encoder.layer)}
         with recording(self.encoder, layers.values()) as seen:
             out = self.encoder(self.pixels(pixel_values), output_hidden_states=True)
-        hidden = out.last_hidden_state if self._normed else out.hidden_states[self._layer]
-        features = hidden[:, self._prefix :]
-        attention = {layer: found for layer, module in layers.items() if (found := seen[module]) is not None}
-        projected = self.projector(features)
+        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        patches = hidden[:, prefix:]
+        features = encoder.arrange(patches)
+        projected = encoder.project(features)
+        if encoder.pooling is not None:
+            features = encoder.pooling.to(features.dtype) @ features
+        if self._method.traits.pools_tiles and encoder.tiled:
+            features, projected = (rows.flatten(0, 1).unsqueeze(0) for rows in (features, projected))
+        attention = {layer: seen.attention[module] for layer, module in layers.items()}
         chosen: Selection = self.selection(attention, features, projected)
         if chosen.merge is not None:
-            tokens = self.projector(chosen.merge @ features)
-        elif self.selection.method.keep == features.shape[1]:
+            after = chosen.merges_projected or encoder.pooling is not None
+            tokens = chosen.merge @ projected if after else self.projector(chosen.merge @ features)
+        elif self._method.keep == features.shape[1]:
             tokens = projected  # ascending, distinct and all of them: nothing to take
-        else:
+        elif self._method.traits.projects_all or encoder.groups is None:
             tokens = take(projected, chosen.indices)
-        return tokens, chosen.indices.to(torch.int32), chosen.scores
+        else:
+            tokens = self.projector(self._grouped(patches, chosen.indices))
+        found = [tokens, chosen.indices.to(torch.int32), chosen.scores]
+        if encoder.positions is not None:
+            found.append(lower_take(encoder.positions.T.contiguous(), chosen.indices[0], 0).T.contiguous())
+        for (layer, _), projector in zip(encoder.extras.values(), self.extras, strict=True):
+            found.append(projector(self._grouped(out.hidden_states[layer][:, prefix:], chosen.indices)))
+        return tuple(found)
+
+    def _grouped(self, patches: Tensor, indices: Tensor) -> Tensor:
+        """`arrange` for the kept tokens alone: [B, P, C], [B, K] -> [B, K, g * C]; their patches are taken one by one,
+        so that the selection can move up through the layers."""
+        if (groups := self._encoder.groups) is None:
+            return take(patches, indices)
+        rows = lower_take(groups, indices, 0)
+        return take(patches, rows.flatten(1)).reshape(*rows.shape[:2], -1)
 
 
 class _Selector(nn.Module):
@@ -110,11 +152,11 @@ class _Selector(nn.Module):
 
     def __init__(self, encoder: Encoder, method: Method) -> None:
         super().__init__()
-        self.method = method
-        self._shape = (encoder.tower.grid, encoder.tower.prefix, encoder.layer)
+        self._method, self._projector = method, [encoder.projector]  # in a list: its weights belong to the projector
+        self._shape = encoder.grid, encoder.tower.prefix, encoder.layer, encoder.areas
 
     def forward(self, attention: dict[int, Attention], features: Tensor, projected: Tensor) -> Selection:
-        return self.method.select(Taps(attention, features, projected, *self._shape))
+        return self._method.select(Taps(attention, features, projected, *self._shape, self._projector[0]))
 
 
 class RawPixels(nn.Module):

@@ -37,11 +37,10 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.preprocess import Preprocessing
 from edgeprune.runtime.verify import REFERENCE, BackendReport, verify
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation
+from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation, outputs
 
 __all__ = ["STEPS", "Exported", "Request", "export_bundle"]
 
-OUTPUTS = ("tokens", "indices", "scores")
 TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "pillow")
 STEPS = (
     "read the checkpoint",
@@ -158,7 +157,8 @@ def _check_flags(request: Request) -> None:
 
 
 def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
-    parameters = sum(value.numel() for value in (*encoder.tower.module.parameters(), *encoder.projector.parameters()))
+    parts = (encoder.tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values()))
+    parameters = sum(value.numel() for part in parts for value in part.parameters())
     need, free = parameters * np.dtype(precision).itemsize + SPARE_NBYTES, shutil.disk_usage(folder).free
     if need > free:
         raise BundleError(
@@ -185,13 +185,13 @@ def _write_reference(
         tiles = [everything[(at + offset) % len(everything)] for offset in range(batch)]
         pixel_values = np.stack([preprocessing(image) for image in tiles])
         with torch.inference_mode():
-            tokens, chosen = official.choose(torch.from_numpy(pixel_values))
+            results, chosen = official.choose(torch.from_numpy(pixel_values))
         given = np.stack([preprocessing.pixels(image) for image in tiles]) if request.uint8 else pixel_values
         tensors[f"{name}/pixel_values"] = given
-        outputs = dict(zip(OUTPUTS, (tokens, chosen.indices.to(torch.int32), chosen.scores), strict=True))
-        if chosen.order is not None and chosen.margins is not None:  # a greedy method, which parity replays
-            outputs |= {"order": chosen.order.to(torch.int32), "margins": chosen.margins}
-        tensors |= {f"{name}/{key}": value.contiguous().numpy() for key, value in outputs.items()}
+        named = dict(zip(outputs(encoder), results, strict=True)) | chosen.doubt.tensors()
+        for key, value in named.items():
+            whole = value.dtype == torch.int64
+            tensors[f"{name}/{key}"] = (value.to(torch.int32) if whole else value).contiguous().numpy()
     save_file(tensors, folder / REFERENCE)
     return torch.from_numpy(given)
 
@@ -201,7 +201,7 @@ def _set_precision(encoder: Encoder, preprocessing: Preprocessing, precision: st
     if uint8:
         fold_normalisation(encoder.tower.patch_embedding, preprocessing.rescale, preprocessing.mean, preprocessing.std)
     if precision == "float16":
-        for part in (encoder.tower.module, encoder.projector):
+        for part in (encoder.tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values())):
             part.half()
             for name, value in part.named_parameters():
                 if not torch.isfinite(value).all():
@@ -223,14 +223,14 @@ def _trace(
     metadata = {
         "edgeprune.method": request.method,
         "edgeprune.keep": str(method.keep),
-        "edgeprune.grid": "x".join(map(str, encoder.tower.grid)),
+        "edgeprune.grid": "x".join(map(str, encoder.grid)),
         "edgeprune.model": id,
         "edgeprune.version": edgeprune.__version__,
     }
     convert = partial(
         to_onnx,
         example=example,
-        outputs=OUTPUTS,
+        outputs=outputs(encoder),
         opset=opset,
         ir_version=ir_version,
         dynamic_batch=request.dynamic_batch,
@@ -260,7 +260,7 @@ def _manifest(
         method=request.method,
         options={name: value for name, value in vars(method).items() if name != "keep"},
         keep=method.keep,
-        grid=encoder.tower.grid,
+        grid=encoder.grid,
         tiles=request.tiles,
         model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
         dtype=precision,

@@ -63,13 +63,14 @@ class Encoder:
         self.grid = self.manifest.grid
         self.keep = self.manifest.keep
         self.preprocessing = Preprocessing.from_json(self.manifest.preprocessing)
-        self.session = open_session(bundle.path("encoder.onnx"), device, threads, outputs=Output._fields)
+        self._outputs = (*Output._fields, *(name for name in self.manifest.outputs if name not in Output._fields))
+        self.session = open_session(bundle.path("encoder.onnx"), device, threads, outputs=self._outputs)
         self._shape = self.session.input_shape
         self._dtype = np.dtype(self._check_tensors(bundle.folder))
         self._run = self.session.run
 
     def __call__(self, images: Images) -> Output:
-        """Encode B images.
+        """Encode B images: their tokens, indices and scores.
 
         images: one image: a file name, a Pillow image of any mode, or RGB as uint8 [H, W, 3]; or
                 a list or tuple of them, or uint8 [B, H, W, 3]: exactly B where the bundle's batch is fixed; or
@@ -81,7 +82,11 @@ class Encoder:
 
         Raises ImageError when an image cannot be read, or does not fit.
         """
-        return Output(*self._run(self.prepare(images)))
+        return Output(*self._run(self.prepare(images))[: len(Output._fields)])
+
+    def outputs(self, images: Images) -> dict[str, NDArray[Any]]:
+        """The same as `__call__` does, with everything that the graph hands out, by name. Raises as that does."""
+        return dict(zip(self._outputs, self._run(self.prepare(images)), strict=True))
 
     def prepare(self, images: Images) -> NDArray[Any]:
         """What the graph is given for these images, as in `__call__`: [B, 3, H, W] float or [B, H, W, 3] uint8."""

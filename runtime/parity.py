@@ -6,21 +6,24 @@
 
 A backend that rounds differently may swap patches whose scores are closer than its own error; nothing else is excused,
 and the error itself is bounded, so that wrong scores cannot excuse the flips they cause. A greedy method's picks depend
-on each other and are replayed instead (`edgeprune.runtime.greedy_parity`).
+on each other and are replayed instead (`edgeprune.runtime.greedy_parity`), and one of stages has its own rule
+(`edgeprune.runtime.staged_parity`). A merged token that was near to being made of other features is not compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.runtime.greedy_parity import Replay, Verdict, pattern_defect, replay, replay_defect, telling
+from edgeprune.runtime import greedy_parity, staged_parity
+from edgeprune.runtime.doubt import NOTHING, Doubt, Verdict
 
 __all__ = ["FLOAT16_BOUND", "FLOAT32_BOUND", "Report", "compare", "worst"]
 
@@ -79,12 +82,22 @@ class Report:
         return {"passed": self.passed, **fields, "reasons": list(self.reasons)}
 
 
-def compare(reference: Outputs, got: Outputs, dtype: str, picks: Replay | None = None) -> Report:
+Rows = Mapping[str, NDArray[Any]]
+
+
+def compare(
+    reference: Outputs,
+    got: Outputs,
+    dtype: str,
+    doubt: Doubt = NOTHING,
+    extras: tuple[Rows, Rows] = ({}, {}),
+) -> Report:
     """Compare one run with the reference, image by image.
 
     reference: tokens [B, K, D] float32, indices [B, K] int32, scores [B, N] float32
     got:       the same shapes; tokens in `dtype`, "float32" or "float16", which also sets the bounds
-    picks:     of a greedy method, whose scores are -inf where nothing is kept: how the reference picked
+    doubt:     where the reference is in doubt; says how the method's scores are to be read
+    extras:    further outputs of both sides by name: [B, K, D], compared like tokens, or integers [3, K]
 
     Raises ValueError for another dtype. Malformed outputs are a failed Report, not an exception.
     """
@@ -92,21 +105,24 @@ def compare(reference: Outputs, got: Outputs, dtype: str, picks: Replay | None =
         raise ValueError(f"dtype must be one of {', '.join(_BOUND)}, got {dtype}")
     images = len(reference.indices)
     if defects := [
-        *_defects("the reference's ", reference, reference, "float32", picks),
-        *_defects("", got, reference, dtype, picks),
-        *([f"the reference's {wrong}"] if picks and (wrong := replay_defect(picks, reference.indices)) else []),
+        *_defects("the reference's ", reference, reference, "float32", doubt),
+        *_defects("", got, reference, dtype, doubt),
+        *([f"the reference's {wrong}"] if (wrong := doubt.defect(reference.indices, reference.scores)) else []),
+        *(
+            f"{name} must be {list(rows.shape)}"
+            for name, rows in extras[0].items()
+            if extras[1][name].shape != rows.shape
+        ),
     ]:
         return Report(images, 0, 0, 0, 0.0, math.inf, math.inf, math.inf, math.inf, tuple(defects))
     reports = []
     for image in range(images):
         name = f"image {image}: " if images > 1 else ""
-        parts = _image(reference, image), _image(got, image)
-        verdict = None
-        if picks:
-            eps = float(np.finfo(dtype).eps)
-            scores = parts[0].scores, parts[1].scores
-            verdict = replay(*scores, picks.order[image], picks.margins[image], _BOUND[dtype], eps)
-        reports.append(_compare_image(name, *parts, dtype, verdict))
+        reports.append(
+            _compare_image(
+                name, _image(reference, extras[0], image), _image(got, extras[1], image), dtype, doubt.image(image)
+            )
+        )
     return worst(reports)
 
 
@@ -136,23 +152,24 @@ class _Image:
     tokens: NDArray[np.float64]
     indices: NDArray[np.int32]
     scores: NDArray[np.float32]
+    extras: Rows
+    """each [K, D], or integers [K, 3]"""
 
 
-def _image(outputs: Outputs, image: int) -> _Image:
-    return _Image(outputs.tokens[image].astype(np.float64), outputs.indices[image], outputs.scores[image])
+def _image(outputs: Outputs, extras: Rows, image: int) -> _Image:
+    rows = {name: value.T if value.dtype.kind == "i" else value[image] for name, value in extras.items()}
+    return _Image(outputs.tokens[image].astype(np.float64), outputs.indices[image], outputs.scores[image], rows)
 
 
-def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, verdict: Verdict | None) -> Report:
-    bound = _BOUND[dtype]
+def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, doubt: Doubt) -> Report:
+    bound, eps = _BOUND[dtype], float(np.finfo(dtype).eps)
     flips = np.setxor1d(reference.indices, got.indices)
-    if verdict is None:
-        error, relative = _score_error(reference.scores, got.scores)
-        explained = int(_explained(reference.scores, len(reference.indices), flips, error, dtype).sum())
-    else:
-        error, relative = verdict.error, verdict.relative
-        explained = len(flips) if verdict.explained else 0
+    judge, told = _judge(doubt, keep=len(reference.indices))
+    error, relative, explained = judge(reference.scores, got.scores, flips, doubt, bound, eps)
     shared, at_reference, at_got = np.intersect1d(reference.indices, got.indices, return_indices=True)
     errors = _token_errors(reference.tokens[at_reference], got.tokens[at_got])
+    if doubt.blend is not None:
+        errors = errors[doubt.blend[at_reference] > max(4 * (relative + eps), 2 * greedy_parity.COSINE_NOISE)]
     median, largest = (float(np.median(errors)), float(errors.max())) if len(errors) else (0.0, 0.0)
 
     reasons = []
@@ -160,7 +177,7 @@ def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, verdic
         reasons.append(
             f"{name}scores differ by {relative:.2g} of the largest reference score, {dtype} allows {bound:g}"
         )
-    scores = [part.scores if verdict is None else telling(part.scores) for part in (got, reference)]
+    scores = [told(part.scores) for part in (got, reference)]
     if dtype == "float32" and _through_float16(scores[0]) and not _through_float16(scores[1]):
         reasons.append(f"{name}every score is a float16 number, so they were rounded; they must be computed in float32")
     if unexplained := len(flips) - explained:
@@ -169,6 +186,12 @@ def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, verdic
         )
     if largest > bound:
         reasons.append(f"{name}tokens differ by up to {largest:.2g} of their length, {dtype} allows {bound:g}")
+    for extra, rows in reference.extras.items():
+        pair = rows[at_reference], got.extras[extra][at_got]
+        if rows.dtype.kind == "i" and not np.array_equal(*pair):
+            reasons.append(f"{name}{extra} must be equal at the patches that both kept; they are not")
+        elif rows.dtype.kind == "f" and (worst_row := _token_errors(*pair).max(initial=0)) > bound:
+            reasons.append(f"{name}{extra} differs by up to {worst_row:.2g} of its length, {dtype} allows {bound:g}")
     return Report(
         images=1,
         exact=int(not len(flips)),
@@ -183,23 +206,32 @@ def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, verdic
     )
 
 
-def _score_error(reference: NDArray[np.float32], got: NDArray[np.float32]) -> tuple[float, float]:
-    """[N], [N] float32 -> the largest difference, and the same over the largest |reference score|."""
+def _judge(
+    doubt: Doubt, keep: int
+) -> tuple[Callable[..., Verdict], Callable[[NDArray[np.float32]], NDArray[np.float32]]]:
+    """The rule for this kind of method, and which of its scores show whether they were rounded."""
+    if doubt.order is not None:
+        return greedy_parity.replay, greedy_parity.telling
+    if doubt.tie is not None:
+        return staged_parity.judge, staged_parity.ranked_by
+    return partial(_ranked, keep), lambda scores: scores
+
+
+def _ranked(
+    keep: int,
+    reference: NDArray[np.float32],
+    got: NDArray[np.float32],
+    flips: NDArray[Any],
+    doubt: Doubt,
+    bound: float,
+    eps: float,
+) -> Verdict:
+    """The score rule of the head of this file. reference, got: [N] float32; flips: [F] indices in one of the sets."""
     error = float(np.abs(got.astype(np.float64) - reference).max())
-    scale = float(np.abs(reference).max())
-    return error, error / scale if scale else (math.inf if error else 0.0)
-
-
-def _explained(
-    scores: NDArray[np.float32], keep: int, flips: NDArray[np.int32], error: float, dtype: str
-) -> NDArray[np.bool_]:
-    """The score rule: which flips a ranking may show when each score is off by up to `error`.
-
-    scores: [N] float32 of the reference; flips: [F] indices in just one of the two sets -> [F] bool
-    """
-    kth = np.sort(scores.astype(np.float64))[-keep]
-    tolerance = 2 * error + float(np.finfo(dtype).eps) * abs(kth)
-    return np.asarray(np.abs(scores[flips] - kth) <= tolerance)
+    scale = float(np.abs(reference).max() if doubt.scale is None else doubt.scale)
+    kth = np.sort(reference.astype(np.float64))[-keep]
+    explained = np.abs(reference[flips] - kth) <= 2 * error + eps * abs(kth)
+    return Verdict(error, error / scale if scale else (math.inf if error else 0.0), int(explained.sum()))
 
 
 def _token_errors(reference: NDArray[np.float64], got: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -215,7 +247,7 @@ def _through_float16(scores: NDArray[np.float32]) -> bool:
         return bool(np.array_equal(scores.astype(np.float16).astype(np.float32), scores))
 
 
-def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str, picks: Replay | None) -> list[str]:
+def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str, doubt: Doubt) -> list[str]:
     """What is wrong with the outputs themselves, whatever they are compared with."""
     wanted = {
         "tokens": (like.tokens.shape, dtype),
@@ -227,7 +259,7 @@ def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str, picks: Rep
         array = getattr(outputs, name)
         if array.shape != shape or array.dtype != kind:
             found.append(f"{whose}{name} must be {kind} {list(shape)}, got {array.dtype} {list(array.shape)}")
-        elif not np.isfinite(array).all() and not (picks and name == "scores"):
+        elif not np.isfinite(array).all() and not (doubt.order is not None and name == "scores"):
             found.append(f"{whose}{name} hold {int((~np.isfinite(array)).sum())} values that are not finite")
     if found:
         return found
@@ -238,7 +270,11 @@ def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str, picks: Rep
         )
     if (np.diff(outputs.indices, axis=1) <= 0).any():
         found.append(f"{whose}indices must ascend strictly; they repeat or run backwards")
-    if picks and not found and (wrong := pattern_defect(outputs.scores, outputs.indices)):
+    if (
+        doubt.order is not None
+        and not found
+        and (wrong := greedy_parity.pattern_defect(outputs.scores, outputs.indices))
+    ):
         found.append(f"{whose}{wrong}")
     return found
 

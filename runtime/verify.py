@@ -8,7 +8,7 @@ the leading batch dimension B:
     scene00/indices       [B, K] int32
     scene00/scores        [B, N] float32
 
-and for a greedy method how the reference picked: `<probe>/order` [B, K] int32, `<probe>/margins` [B, K] float32.
+and what else the graph hands out, and where the reference is in doubt (`edgeprune.runtime.doubt`): `<probe>/order`, ...
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
 from edgeprune.runtime import Encoder, Output, available_devices
-from edgeprune.runtime.greedy_parity import Replay
+from edgeprune.runtime.doubt import DOUBTS, Doubt, doubt_of
 from edgeprune.runtime.parity import Report, compare, worst
 
 __all__ = ["REFERENCE", "BackendReport", "Progress", "verify"]
@@ -100,7 +100,7 @@ def verify(
             for probe in names:
                 if progress:
                     progress(done, total, f"{name} {probe}")
-                results[probe] = _run(encoder, probe, *read(probe))
+                results[probe] = _run(encoder, probe, read(probe))
                 done += 1
             reports.append(BackendReport(name, bundle.manifest.dtype, results))
     if progress:
@@ -108,22 +108,33 @@ def verify(
     return reports
 
 
-def _run(encoder: Encoder, probe: str, values: NDArray[Any], reference: Output, picks: Replay | None) -> Report:
+@dataclass(frozen=True)
+class _Probe:
+    values: NDArray[Any]
+    outputs: Mapping[str, NDArray[Any]]
+    doubt: Doubt
+
+
+def _run(encoder: Encoder, name: str, probe: _Probe) -> Report:
     try:
-        got = encoder(values)
+        got = encoder.outputs(probe.values)
     except ImageError as error:
         raise BundleError(
-            f"{REFERENCE}: probe {probe} does not fit the graph: {error}; export the bundle again"
+            f"{REFERENCE}: probe {name} does not fit the graph: {error}; export the bundle again"
         ) from None
-    return compare(reference, got, encoder.manifest.dtype, picks)
+    (reference, more), (found, others) = _split(probe.outputs), _split(got)
+    return compare(reference, found, encoder.manifest.dtype, probe.doubt, (more, others))
 
 
-_Read: TypeAlias = "Callable[[str], tuple[NDArray[Any], Output, Replay | None]]"
+def _split(outputs: Mapping[str, NDArray[Any]]) -> tuple[Output, dict[str, NDArray[Any]]]:
+    """What every encoder has, and the rest."""
+    rest = {name: value for name, value in outputs.items() if name not in Output._fields}
+    return Output(*(outputs[name] for name in Output._fields)), rest
 
 
 @contextlib.contextmanager
-def _probes(bundle: Bundle) -> Iterator[tuple[list[str], _Read]]:
-    """The names of the probes, and a function from name to (input, reference, picks); one is in memory at a time."""
+def _probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], _Probe]]]:
+    """The names of the probes, and a function that reads one; one is in memory at a time."""
     try:
         import safetensors
     except ImportError:
@@ -133,20 +144,24 @@ def _probes(bundle: Bundle) -> Iterator[tuple[list[str], _Read]]:
     except (safetensors.SafetensorError, OSError) as error:
         raise BundleError(f"{bundle.folder}: {REFERENCE} cannot be read ({error}); export the bundle again") from None
     with opened as file:
-        have = set(file.keys())
-        names = sorted({key.rpartition("/")[0] for key in have})
-        fields = (*bundle.manifest.inputs, *Output._fields)
-        greedy = any(key.rpartition("/")[2] in Replay._fields for key in have)
-        needed = (*fields, *Replay._fields) if greedy else fields
-        missing = [f"{name}/{field}" for name in names for field in needed if f"{name}/{field}" not in have]
-        if missing or not names:
+        have: dict[str, set[str]] = {}
+        for key in file.keys():  # noqa: SIM118 - it is no dict
+            probe, _, field = key.rpartition("/")
+            have.setdefault(probe, set()).add(field)
+        (inputs,), outputs = bundle.manifest.inputs, bundle.manifest.outputs
+        doubts = sorted({field for fields in have.values() for field in fields} & DOUBTS)
+        needed = (inputs, *outputs, *doubts)  # what one probe has, every probe has
+        missing = [f"{name}/{field}" for name in sorted(have) for field in needed if field not in have[name]]
+        if missing or not have:
             raise BundleError(
                 f"{bundle.folder}: {REFERENCE} lacks {missing[0] if missing else 'any probe'}; export the bundle again"
             )
 
-        def read(name: str) -> tuple[NDArray[Any], Output, Replay | None]:
-            values, *outputs = (file.get_tensor(f"{name}/{field}") for field in fields)
-            picks = Replay(*(file.get_tensor(f"{name}/{field}") for field in Replay._fields)) if greedy else None
-            return values, Output(*outputs), picks
+        def read(name: str) -> _Probe:
+            def tensor(field: str) -> NDArray[Any]:
+                found: NDArray[Any] = file.get_tensor(f"{name}/{field}")
+                return found
 
-        yield names, read
+            return _Probe(tensor(inputs), {one: tensor(one) for one in outputs}, doubt_of(doubts, tensor))
+
+        yield sorted(have), read

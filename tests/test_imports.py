@@ -1,7 +1,7 @@
 """Who may import whom (read off the sources, functions included).
 
     cli -> export -> trace -> {pruners, encoders} -> selection, taps -> errors
-                     reference -> {pruners, encoders} -> taps           never selection: it is independent of the trace
+                     reference -> {pruners, encoders} -> attention      never selection, taps: independent of the trace
     runtime -> bundle, targets -> errors
 
 Pruners never import encoders or each other, encoders never pruners: they meet in `trace`. torch stays out of everything
@@ -32,13 +32,14 @@ MAY = {
     "edgeprune.runtime": ("runtime", "bundle", "targets", "errors"),
     "edgeprune.selection": ("errors",),
     "edgeprune.greedy": ("selection",),
-    "edgeprune.taps": ("selection", "errors"),
+    "edgeprune.attention": ("errors",),
+    "edgeprune.taps": ("attention", "selection", "errors"),
     "edgeprune.checkpoint": ("errors",),
     "edgeprune.probes": ("errors",),
     "edgeprune.pruners": ("pruners.", "greedy", "selection", "taps", "errors"),
-    "edgeprune.encoders": ("encoders", "checkpoint", "selection", "taps", "errors"),
-    "edgeprune.trace": ("pruners", "encoders", "checkpoint", "selection", "taps", "errors"),
-    "edgeprune.reference": ("pruners.", "encoders", "taps", "errors"),
+    "edgeprune.encoders": ("encoders", "checkpoint", "attention", "errors"),
+    "edgeprune.trace": ("pruners", "encoders", "checkpoint", "selection", "attention", "taps", "errors"),
+    "edgeprune.reference": ("pruners.", "encoders", "attention", "errors"),
     "edgeprune.export": (
         *("export", "trace", "reference", "pruners", "encoders", "checkpoint", "selection", "taps", "probes"),
         *("runtime", "bundle", "targets", "errors"),
@@ -188,7 +189,7 @@ HARMLESS = [
     ("edgeprune.cli", "def f():\n    import torch\n    from edgeprune.export import graph"),
     ("edgeprune.pruners", "from edgeprune.selection import top_in_order"),
     ("edgeprune.pruners.fastervlm", "import torch\nfrom edgeprune.pruners import Pruner"),
-    ("edgeprune.encoders.clip", "import transformers\nfrom edgeprune.taps import Taps"),
+    ("edgeprune.encoders.clip", "import transformers\nfrom edgeprune.attention import Taps"),
     ("edgeprune.trace", "from edgeprune.pruners import fastervlm\nfrom edgeprune.encoders import clip"),
     ("edgeprune.export.graph", "import onnx\nimport torch\nfrom edgeprune.trace import PrunedEncoder"),
     ("edgeprune.runtime.ort", "import numpy\ndef f():\n    import onnxruntime\nfrom edgeprune import bundle, targets"),

@@ -22,7 +22,7 @@ def test_it_imports_neither_the_selection_nor_the_taps_of_the_traced_path() -> N
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    forbidden = {"edgeprune.taps.Taps", "edgeprune.taps.recording"}
+    forbidden = {"edgeprune.taps.Taps", "edgeprune.selection.take"}
     assert not names & forbidden
     assert not any(name.startswith(("edgeprune.selection", "edgeprune.trace", "edgeprune.export")) for name in names)
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from edgeprune import encoders
+from edgeprune.attention import Attention, attending, recording
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.taps import Attention, Taps, attending, recording
+from edgeprune.taps import Taps
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,8 @@ def test_only_the_named_layers_are_recorded(encoder: Encoder) -> None:
     wanted = encoder.tower.attention[2]
     with recording(encoder.tower.module, [wanted]) as seen, torch.inference_mode():
         encoder.tower.module(torch.randn(1, 3, 48, 48))
-    assert list(seen) == [wanted]
-    found = seen[wanted]
-    assert found is not None
+    assert list(seen.attention) == [wanted]
+    found = seen.attention[wanted]
     assert found.query.shape == found.key.shape == (1, 2, 37, 16)
 
 
@@ -72,8 +72,7 @@ def test_recorded_queries_and_keys_reproduce_the_layers_own_attention_map(encode
             encoder.tower.module(pixels)
         with attending(encoder.tower.module, "eager"):
             own = encoder.tower.module(pixels, output_attentions=True).attentions[1]
-    found = seen[layer]
-    assert found is not None
+    found = seen.attention[layer]
     torch.testing.assert_close(taps(found).cls_attention(), own[:, :, 0, 1:], rtol=1e-4, atol=1e-6)
 
 

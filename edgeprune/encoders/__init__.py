@@ -11,7 +11,7 @@ import importlib
 import logging
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -57,10 +57,51 @@ class Encoder:
     """[B, N, C] -> [B, N, D], row by row"""
     normed: bool = False
     """whether the features are last_hidden_state, behind the final norm, instead of hidden_states[layer]"""
+    groups: Tensor | None = None
+    """[N, g] int64: the g patches, in the tower's order, whose features side by side are one token in front of the
+    projector; None where each patch is a token"""
+    pooling: Tensor | None = None
+    """[N, P] float32: how the projected patches are averaged to tokens; None where they are not"""
+    tiled: bool = False
+    """whether the images of a batch are tiles of one image, which share its budget"""
+    positions: Tensor | None = None
+    """[3, N] int32: the place of each token in the language model's rotary positions (time, row, column)"""
+    extras: Mapping[str, tuple[int, nn.Module]] = field(default_factory=dict)
+    """further outputs by name: those hidden_states, kept and grouped like the features, behind this projector"""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens; each token is of one patch, of a square of them, or of about one."""
+        rows, columns = self.tower.grid
+        matrix = self.groups if self.pooling is None else self.pooling
+        if matrix is None:
+            return rows, columns
+        side = round((rows * columns / len(matrix)) ** 0.5)
+        return -(-rows // side), -(-columns // side)
 
     @property
     def patches(self) -> int:
-        return self.tower.grid[0] * self.tower.grid[1]
+        """N, the tokens without pruning."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def areas(self) -> Tensor | None:
+        """[N, P] float32: the share that each patch of the tower has in each token; None where they are the same."""
+        if self.groups is None:
+            return self.pooling
+        rows, columns = self.tower.grid
+        return nn.functional.one_hot(self.groups, rows * columns).float().mean(dim=1)
+
+    def arrange(self, patches: Tensor) -> Tensor:
+        """Patches to tokens, in front of the projector: [B, P, C] -> [B, N, g * C]."""
+        if self.groups is None:
+            return patches
+        return patches[:, self.groups.flatten()].reshape(-1, len(self.groups), self.groups.shape[1] * patches.shape[2])
+
+    def project(self, features: Tensor) -> Tensor:
+        """[B, N, g * C] or, where projected patches are averaged, [B, P, C] -> [B, N, D]"""
+        projected: Tensor = self.projector(features)
+        return projected if self.pooling is None else self.pooling.to(projected.dtype) @ projected
 
     @property
     def features(self) -> str:

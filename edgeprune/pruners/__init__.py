@@ -10,16 +10,44 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
 
-__all__ = ["Eager", "Method", "Selection", "Traits", "get", "greedily", "names"]
+__all__ = ["Doubt", "Eager", "Method", "Selection", "Traits", "get", "greedily", "names"]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Where a rounding may change what a method decides; only `official` says so, and parity reads it.
+
+    A greedy method, whose scores are -inf where nothing was picked:
+        order: [B, K] int64, the indices as they were picked
+        margins: [B, K] float32, how much more each pick gained than the best other candidate; inf without one
+    A method of stages, whose scores are 2 t + s: the stages put a patch into tier t, s in 0..1 is what it is ranked by:
+        tie: [B] float32, how near the stages were to another outcome, over the largest of what they compared
+        slack: [B, N] float32, how far s of each patch is from turning its own decision, the stages being as they are
+    A method that merges:
+        blend: [B, K] float32, how near each token was to being made of other features, in cosine; inf: never
+    A method that stretches what it measured:
+        scale: [B] float32, the largest measured value in units of the scores, instead of the largest score
+    """
+
+    order: Tensor | None = None
+    margins: Tensor | None = None
+    tie: Tensor | None = None
+    slack: Tensor | None = None
+    blend: Tensor | None = None
+    scale: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are there, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -29,23 +57,24 @@ class Selection:
     indices: [B, K] int64, distinct and ascending
     scores: [B, N] float32, what it ranked by, higher is kept
     merge: [K, N] or [B, K, N], for methods whose tokens are weighted sums of features instead of K of them
-    order: [B, K] int64, the indices as a greedy method picked them; only its `official` says so
-    margins: [B, K] float32, how much more each pick gained than the best other candidate of its step; inf without one
+    merges_projected: whether `merge` sums projected features, and not those in front of the projector
     """
 
     indices: Tensor
     scores: Tensor
     merge: Tensor | None = None
-    order: Tensor | None = None
-    margins: Tensor | None = None
+    merges_projected: bool = False
+    doubt: Doubt = Doubt()
 
 
 @dataclass(frozen=True)
 class Eager:
     """What the official codes read: everything, as `output_attentions=True` gives it.
 
-    attentions: [B, H, S, S] per layer, up to the layer that produces the features
+    attentions: [B, H, S, S] per layer, up to the layer that produces the features. Where a token is made of several
+        patches, its column is the mean of theirs: [B, H, S, prefix + N]
     features: [B, N, C], without special tokens; projected: [B, N, D]
+    keys: [B, H, prefix + N, d] of the layer that produces the features, likewise
     """
 
     attentions: Sequence[Tensor]
@@ -53,6 +82,8 @@ class Eager:
     projected: Tensor
     grid: tuple[int, int]
     prefix: int
+    keys: Tensor = field(default_factory=lambda: torch.empty(0))
+    projector: nn.Module = field(default_factory=nn.Identity)
 
 
 @dataclass(frozen=True)
@@ -60,12 +91,16 @@ class Traits:
     """What a method needs, what it spends, and how it departs from its source."""
 
     needs_cls: bool = False
-    query_rows: int = 0
-    """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula"""
+    needs_mlp: bool = False
+    """whether it reads the weights of a two-layer projector"""
+    query_rows: int | None = 0
+    """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula; None: all"""
     early: bool = True
     """whether it knows its rows before the last layer's queries, so that the selection moves up to them"""
     projects_all: bool = False
     """whether it reads projected features, so that all N are projected"""
+    pools_tiles: bool = False
+    """whether the tiles of one image are one pool of candidates"""
     deviations: tuple[str, ...] = ()
     """where the static form departs from the official code"""
 
@@ -109,7 +144,7 @@ def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selecti
         gained.append(best)
         margins.append(best - gains.scatter(1, pick, -torch.inf).amax(dim=1, keepdim=True))
     scores = torch.full_like(gains, -torch.inf).scatter(1, order, torch.cat(gained, dim=1))
-    return Selection(order.sort(dim=1).values, scores, order=order, margins=torch.cat(margins, dim=1))
+    return Selection(order.sort(dim=1).values, scores, doubt=Doubt(order=order, margins=torch.cat(margins, dim=1)))
 
 
 def names() -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgeprune import encoders
+from edgeprune.attention import attending, recording
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError
@@ -20,7 +21,7 @@ from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.cost import formula
 from edgeprune.pruners import Method, fastervlm, none, pool
 from edgeprune.reference import OfficialEncoder
-from edgeprune.taps import Taps, attending, recording
+from edgeprune.taps import Taps
 from edgeprune.trace import PrunedEncoder, build_method
 
 Made = Callable[[str], tuple[Path, Encoder]]
@@ -74,7 +75,7 @@ def test_recorded_queries_and_keys_reproduce_every_layers_own_attention_map(made
             tower.module(PIXELS)
         with attending(tower.module, "eager"):
             maps = tower.module(PIXELS, output_attentions=True).attentions
-    attention = {at: found for at, module in enumerate(tower.attention) if (found := seen[module]) is not None}
+    attention = {at: seen.attention[module] for at, module in enumerate(tower.attention)}
     assert len(attention) == len(maps)
     read = Taps(attention, torch.empty(0), torch.empty(0), tower.grid, tower.prefix, depth=len(maps))
     for at, own in enumerate(maps):

@@ -15,7 +15,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import Output
-from edgeprune.runtime.greedy_parity import Replay
+from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
 from edgeprune.trace import PrunedEncoder, build_method
 
@@ -93,10 +93,10 @@ def test_the_static_form_equals_the_official_one(encoder: Encoder, name: str, pi
             reference = OfficialEncoder(encoder, method).eval()
             official, chosen = reference(pixels), reference.choose(pixels)[1]
         tokens, indices, scores = run(encoder, name, keep, pixels)
-        if chosen.order is not None and chosen.margins is not None:  # greedy: a near tie decides what comes after it
-            picks = Replay(chosen.order.int().numpy(), chosen.margins.numpy())
+        if doubts := chosen.doubt.tensors():  # a near tie decides what comes after it
+            doubt = doubt_of(doubts, lambda field: doubts[field].numpy())
             wanted, got = (Output(*(part.numpy() for part in each)) for each in (official, (tokens, indices, scores)))
-            assert not compare(wanted, got, "float32", picks).reasons
+            assert not compare(wanted, got, "float32", doubt).reasons
             continue
         assert torch.equal(indices, official[1])
         torch.testing.assert_close(scores, official[2], rtol=1e-4, atol=1e-6)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeprune.runtime import Output
-from edgeprune.runtime.greedy_parity import Replay
+from edgeprune.runtime.doubt import Doubt
 from edgeprune.runtime.parity import FLOAT16_BOUND, FLOAT32_BOUND, compare, worst
 
 BATCH, PATCHES, KEEP, WIDTH = 2, 24, 8, 16
@@ -232,7 +233,7 @@ def test_the_bounds_are_those_of_the_contract() -> None:
     assert (FLOAT32_BOUND, FLOAT16_BOUND) == (1e-4, 1e-2)
 
 
-def furthest(rows: NDArray[Any], first: int = 0, prefer_last: bool = False) -> tuple[Output, Replay]:
+def furthest(rows: NDArray[Any], first: int = 0, prefer_last: bool = False) -> tuple[Output, Doubt]:
     """A greedy reference, [B, N, W] -> furthest points from `first` on: its outputs and how it picked."""
     order = np.zeros((len(rows), KEEP), np.int32)
     margins = np.full((len(rows), KEEP), np.inf, np.float32)
@@ -247,10 +248,11 @@ def furthest(rows: NDArray[Any], first: int = 0, prefer_last: bool = False) -> t
             order[image, step], scores[image, pick] = pick, free[pick]
             margins[image, step] = free[pick] - np.delete(free, pick).max()
             gains = far[order[image, : step + 1]].min(axis=0)
-    return output(scores, np.sort(order, axis=1), rows.astype(np.float32)), Replay(order, margins)
+    return output(scores, np.sort(order, axis=1), rows.astype(np.float32)), Doubt(order=order, margins=margins)
 
 
 GREEDY, PICKS = furthest(ROWS)
+ORDER, MARGINS = PICKS.tensors().values()
 
 
 class TestGreedy:
@@ -279,7 +281,7 @@ class TestGreedy:
         """Two mirror images of each other: the pick decides which way all later ones go."""
         reference, picks = furthest(ROWS)
         got = furthest(ROWS + 0.3 * np.sin(np.arange(PATCHES))[:, None])[0]
-        tied = picks._replace(margins=np.where(np.arange(KEEP) == 1, np.float32(0), picks.margins))
+        tied = replace(picks, margins=np.where(np.arange(KEEP) == 1, np.float32(0), picks.tensors()["margins"]))
         rows = np.take_along_axis(ROWS, got.indices[..., None].astype(int), 1)
         got = got._replace(tokens=rows)
         assert not compare(reference, got, "float32", picks).passed
@@ -289,7 +291,7 @@ class TestGreedy:
         )
 
     def test_a_swapped_pick_with_a_clear_margin_is_refused(self) -> None:
-        last = PICKS.order[0, -1]
+        last = ORDER[0, -1]
         other = next(patch for patch in range(PATCHES) if patch not in GREEDY.indices[0])
         indices, scores = GREEDY.indices.copy(), GREEDY.scores.copy()
         indices[0] = np.sort(np.where(indices[0] == last, other, indices[0]))
@@ -306,16 +308,16 @@ class TestGreedy:
     def test_gains_of_the_same_patches_in_another_order_are_excused_by_a_tie_only(self) -> None:
         """Picked the other way round, the two gains change; the set does not."""
         scores = GREEDY.scores.copy()
-        second, third = PICKS.order[0, 1:3]
+        second, third = ORDER[0, 1:3]
         scores[0, second], scores[0, third] = scores[0, third] * 0.9, scores[0, second]
-        tied = PICKS._replace(margins=np.where(np.arange(KEEP) == 1, np.float32(0), PICKS.margins))
+        tied = replace(PICKS, margins=np.where(np.arange(KEEP) == 1, np.float32(0), MARGINS))
         assert not compare(GREEDY, output(scores, GREEDY.indices), "float32", PICKS).passed
         assert compare(GREEDY, output(scores, GREEDY.indices), "float32", tied).passed
 
     def test_gains_as_small_as_rounding_are_not_held_against_each_other(self) -> None:
         """All patches alike: the distances are multiples of 2^-24 around 0, here and there others."""
         kept, eps = np.isfinite(GREEDY.scores), 2**-24
-        tied = PICKS._replace(margins=np.zeros_like(PICKS.margins))
+        tied = replace(PICKS, margins=np.zeros_like(MARGINS))
         reference, got = (
             GREEDY._replace(scores=np.where(kept, np.float32(step * eps), np.float32(-np.inf))) for step in (0.1, 2)
         )
@@ -336,9 +338,9 @@ class TestGreedy:
 
     def test_a_damaged_record_of_the_picks_is_named(self) -> None:
         for picks, reason in (
-            (PICKS._replace(order=PICKS.order + 1), "the reference's order must hold the kept patches"),
-            (PICKS._replace(margins=-PICKS.margins), "no margin below 0"),
-            (PICKS._replace(margins=PICKS.margins[:, 1:]), r"order and margins must be [2, 8]"),
+            (replace(PICKS, order=ORDER + 1), "the reference's order must hold the kept patches"),
+            (replace(PICKS, margins=-MARGINS), "margins must not be below 0"),
+            (replace(PICKS, margins=MARGINS[:, 1:]), r"margins must be [2, 8], got [2, 7]"),
         ):
             assert reason in "; ".join(compare(GREEDY, GREEDY, "float32", picks).reasons)
 
