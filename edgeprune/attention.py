@@ -7,7 +7,7 @@ Written out instead, as two products around a softmax, it gives the maps that th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -103,8 +103,8 @@ def _attend(
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, windows: list[int], **options: Any) -> Tensor:
     """PyTorch's fused attention, window by window; windows of one size are taken for as many images."""
-    attention: Any
-    attention, parts = nn.functional.scaled_dot_product_attention, (query, key, value)
+    attention: Callable[..., Tensor] = nn.functional.scaled_dot_product_attention
+    parts = (query, key, value)
     if len(windows) == 1:
         return attention(*parts, **options)
     if len(set(windows)) == 1:
@@ -114,5 +114,4 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, windows: list[int], **opti
         attended = attention(*folded, **options).reshape(batch, len(windows), heads, -1, width)
         return attended.transpose(1, 2).flatten(2, 3)
     split = zip(*(torch.split(part, windows, dim=2) for part in parts), strict=True)
-    joined: Tensor = torch.cat([attention(*window, **options) for window in split], dim=2)
-    return joined
+    return torch.cat([attention(*window, **options) for window in split], dim=2)

@@ -92,7 +92,7 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
-@click.option("--keep", type=int, help="Tokens kept per tile, a number; needed by every method but `none`.")
+@click.option("--keep", type=int, help="Tokens kept of an image, a number; needed by every method but `none`.")
 @click.option(
     "--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method (repeat for several)."
 )
@@ -104,7 +104,12 @@ def cli(context: click.Context) -> None:
     "--precision", type=click.Choice(["float32", "float16"]), help="Float of the graph; default the target's."
 )
 @click.option("--layer", type=int, help="Feature layer, an index into hidden_states; default the model's.")
-@click.option("--tiles", type=int, default=1, show_default=True, help="Images per run.")
+@click.option(
+    "--tiles", type=int, default=1, show_default=True,
+    help="Images, frames or tiles of one image per run (LLaVA-NeXT, OneVision: tiles, which share --keep).",
+)  # fmt: skip
+@click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
+@click.option("--video", is_flag=True, help="Frames instead of images, where the model treats them differently.")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open.")
 @click.option(
     "--input", "input_kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,

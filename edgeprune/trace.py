@@ -28,16 +28,22 @@ __all__ = ["PrunedEncoder", "RawPixels", "build_method", "fold_normalisation", "
 
 
 def build_method(
-    method: type[Method], name: str, encoder: Encoder, keep: int | None, options: Mapping[str, str] | None = None
+    method: type[Method],
+    name: str,
+    encoder: Encoder,
+    keep: int | None,
+    options: Mapping[str, str] | None = None,
+    pooled: int = 1,
 ) -> Method:
     """The method with its budget and options, checked against the encoder.
 
     options: name -> value as text, as the command line has them
+    pooled: how many tiles are one pool of candidates
 
     Raises RequestError when keep is missing or outside 1..N, MethodError when an option is not the method's, or the
     encoder lacks what the method reads.
     """
-    patches = encoder.patches
+    patches = pooled * encoder.patches
     if keep is None and name == "none":
         keep = patches
     if keep is None:

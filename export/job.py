@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,9 @@ class Request:
     layer: int | None = None
     """index into hidden_states; None takes the checkpoint's"""
     tiles: int = 1
+    grid: str | None = None
+    """rows x columns of patches, as text, for an encoder that takes any image size"""
+    video: bool = False
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None
@@ -104,8 +108,13 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     name = f"{checkpoint.id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target.name}"
     output = request.output or Path(name)
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
-    encoder = encoders.load(checkpoint, request.layer)
-    method = build_method(method_type, request.method, encoder, request.keep, request.options)
+    encoder = encoders.load(checkpoint, request.layer, grid=_grid(request.grid), video=request.video)
+    _check_batch(request, encoder)
+    pooled = encoder.tiled and method_type.traits.pools_tiles
+    keep = request.keep if pooled else _keep_of_a_tile(request, encoder)
+    method = build_method(
+        method_type, request.method, encoder, keep, request.options, pooled=request.tiles if pooled else 1
+    )
     preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size)
     images = probes(encoder.tower.image_size, request.probes)
 
@@ -154,6 +163,37 @@ def _check_flags(request: Request) -> None:
         raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
     if request.tiles > 1 and request.dynamic_batch:
         raise RequestError(f"--tiles {request.tiles} fixes the batch and --dynamic-batch frees it; give one of them")
+
+
+def _grid(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise RequestError(f"--grid must be rows x columns of patches, such as 32x32, got {text}")
+    return int(found[1]), int(found[2])
+
+
+def _check_batch(request: Request, encoder: Encoder) -> None:
+    if not encoder.tower.batched and (request.tiles > 1 or request.dynamic_batch):
+        given = "--dynamic-batch" if request.dynamic_batch else f"--tiles {request.tiles}"
+        raise RequestError(f"{encoder.family} takes one image at a time, got {given}; leave it out")
+    if encoder.tiled and request.dynamic_batch:
+        raise RequestError(
+            f"the tiles of {encoder.family} share the budget of their image: --tiles must fix their number; "
+            "leave out --dynamic-batch"
+        )
+
+
+def _keep_of_a_tile(request: Request, encoder: Encoder) -> int | None:
+    """The tiles of one image share its budget evenly."""
+    keep, tiles = request.keep, request.tiles
+    if keep is None or not encoder.tiled:
+        return keep
+    if keep % tiles:
+        less = keep - keep % tiles
+        near = " or ".join(str(one) for one in (less, less + tiles) if one)
+        raise RequestError(f"keep must divide over the {tiles} tiles of an image, got {keep}; {near} would")
+    return keep // tiles
 
 
 def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:

@@ -1,7 +1,8 @@
 """Encoder families: one file each, found by the `model_type` of config.json.
 
 A family's file declares `MODEL_TYPES` and `load(checkpoint, layer) -> Encoder`. A family that can be the vision tower
-of another also declares `tower(checkpoint, config, *prefixes) -> Tower`. Nothing else has to change for a new one.
+of another also declares `tower(checkpoint, config, *prefixes) -> Tower`; one whose load takes `grid` or `video` names
+them in `OPTIONS`. Nothing else has to change for a new one.
 The parts that families share are below: `bare` and `connected` encoders, `described` towers.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.errors import ModelError
+from edgeprune.errors import ModelError, RequestError
 
 __all__ = ["Encoder", "Tower", "families", "family_of", "feature_depth", "load"]  # the rest is for families
 
@@ -43,6 +44,8 @@ class Tower:
     """C"""
     mlp_width: int
     """width that a plain two-layer MLP of as many weights has: 1.5 times its own for a gated one"""
+    batched: bool = True
+    """whether it takes several images at a time"""
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,26 @@ class Encoder:
         return "last_hidden_state" if self.normed else f"hidden_states[{self.layer}]"
 
 
-def load(checkpoint: Checkpoint, layer: int | None = None) -> Encoder:
-    """The encoder of a checkpoint in float32; `layer` indexes hidden_states as in Hugging Face configs (-2, 23).
+def load(
+    checkpoint: Checkpoint, layer: int | None = None, *, grid: tuple[int, int] | None = None, video: bool = False
+) -> Encoder:
+    """The encoder of a checkpoint in float32.
 
-    Raises ModelError when no family knows the checkpoint, or a tensor of it is missing.
+    layer: index into hidden_states as in Hugging Face configs (-2, 23)
+    grid: rows and columns of patches, of a family that takes any image size
+    video: the way of a family that treats frames of a video differently
+
+    Raises ModelError when no family knows the checkpoint, or a tensor of it is missing; RequestError when the family
+    takes no grid or makes no difference between images and frames.
     """
-    found: Encoder = family_of(checkpoint.config, checkpoint.id).load(checkpoint, layer)
+    family = family_of(checkpoint.config, checkpoint.id)
+    name, options = family.__name__.rpartition(".")[2], getattr(family, "OPTIONS", ())
+    given: dict[str, Any] = {"grid": grid} if grid else {}
+    given |= {"video": True} if video else {}
+    for option, why in (("grid", "its image size is fixed"), ("video", "it treats frames as it does images")):
+        if option in given and option not in options:
+            raise RequestError(f"{name} takes no --{option}: {why}; leave it out")
+    found: Encoder = family.load(checkpoint, layer, **given)
     return found
 
 
