@@ -3,31 +3,42 @@
     pick  = argmax of the gain over the patches not chosen yet        at first of `first`, then of gain(state)
     state = update(state, the pick's row of the matrix)
 
-The steps are written out (unrolled), or are one `scan` that exports to one ONNX Scan (looped); both give the same.
 Chosen patches are masked, so exactly K distinct ones come out, whatever the data. Everything is float32.
 
-`FORM` is what methods get. It is unrolled: the nodes inside a Scan would keep the stack traces of the exporting
-machine, which `edgeprune.export.graph` takes off the outer graph only, and an operator with a graph of its own stops
-`edgeprune.export.hoist`. Looped has a body of 11 to 26 nodes whatever K is and exports faster; unrolled has 12 to 25
-nodes for each kept patch.
+    form       in the exported graph                                       exports, for K = 64 of 576, in
+    looped     one ONNX Scan with a body of 8 to 23 nodes, whatever K is   1 to 2 s
+    unrolled   the steps written out, 9 to 23 nodes for each kept patch    5 to 12 s
+
+Both compute the same with the same operators. Looped is what methods get, unless `written_as` says otherwise. There is
+no loop where nothing repeats (K = 1) and outside torch.export, where torch's `scan` would compile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from edgeprune.selection import lower_take
-
-__all__ = ["FORM", "Form", "Pick", "cosine", "greedy"]
+__all__ = ["Form", "Pick", "State", "cosine", "greedy", "written_as"]
 
 Form: TypeAlias = Literal["unrolled", "looped"]
-FORM: Form = "unrolled"
-
 State: TypeAlias = "tuple[Tensor, ...]"
+
+_form: ContextVar[Form] = ContextVar("edgeprune_greedy_form", default="looped")
+
+
+@contextlib.contextmanager
+def written_as(form: Form) -> Iterator[None]:
+    """What is exported inside the block has its greedy selections in this form."""
+    token = _form.set(form)
+    try:
+        yield
+    finally:
+        _form.reset(token)
 
 
 class Pick(NamedTuple):
@@ -50,29 +61,35 @@ def greedy(
     gain: Callable[[State], Tensor],
     update: Callable[[State, Pick], State],
     keep: int,
-    form: Form | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose `keep` patches, one after the other.
 
     matrix: [B, N, N] float32, whose rows the updates read; first: [B, N] float32, the gains of the first pick
-    gain: state -> [B, N] float32, those of the later ones, finite; every state keeps its shape and is contiguous
+    gain: state -> [B, N] float32, those of the later ones, finite; every state keeps its shape and dtype
     -> indices [B, keep] int64, ascending and distinct; scores [B, N] float32, the gain of each pick, -inf elsewhere
 
-    Of equal gains the lowest index is taken. Looped works only inside torch.export, where it becomes one Scan.
+    Of equal gains the lowest index is taken. What `gain` and `update` read besides their arguments, a loop captures: no
+    two tensors of it may share memory (clone one), and neither may make one with `torch.tensor` (take the number).
 
     >>> far = torch.tensor([[[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]]])
     >>> least = lambda state, pick: (torch.minimum(state[0], pick.row),)
     >>> greedy(far, far[:, 0], (far[:, 0] + 9,), lambda state: state[0], least, keep=2)
     (tensor([[0, 2]]), tensor([[2., -inf, 2.]]))
     """
-    patches = torch.arange(first.shape[-1])
+    images, size = first.shape
+    patches = torch.arange(size)
+    # One table of the rows of all images, laid out once: a loop captures it, and each step gathers B rows of it. It is
+    # cloned because `gain` may read the matrix too, and a scan must not capture a tensor twice; ONNX keeps no clone.
+    rows, offsets = matrix.flatten(0, 1).clone(), torch.arange(images) * size
+    one_image = isinstance(images, int) and images == 1
 
     def pick(gains: Tensor, scores: Tensor, state: State, step: Tensor) -> tuple[State, Tensor]:
         free = torch.where(scores > -torch.inf, -torch.inf, gains)
-        best = free.argmax(dim=-1, keepdim=True)
-        here = patches == best
-        chosen = Pick(lower_take(matrix, best, 1).squeeze(1), free.amax(dim=-1, keepdim=True), here, step)
-        return (torch.where(here, gains, scores), *update(state, chosen)), best.squeeze(-1)
+        best = free.argmax(dim=-1)
+        row = torch.nn.functional.embedding(best if one_image else best + offsets, rows)
+        here = patches == best.unsqueeze(-1)
+        chosen = Pick(row, free.amax(dim=-1, keepdim=True), here, step)
+        return (torch.where(here, gains, scores), *update(state, chosen)), best
 
     def again(carry: State, step: Tensor) -> tuple[State, Tensor]:
         scores, *rest = carry
@@ -80,7 +97,7 @@ def greedy(
 
     carry, best = pick(first, first * 0 - torch.inf, state, torch.tensor(0))
     picks = [best.unsqueeze(0)]
-    if (form or FORM) == "looped" and keep > 1:
+    if keep > 1 and _form.get() == "looped" and torch.compiler.is_exporting():
         carry, later = _scan(again, carry, torch.arange(1, keep))
         picks.append(later)
     else:
@@ -91,14 +108,26 @@ def greedy(
 
 
 def _scan(step: Callable[[State, Tensor], tuple[State, Tensor]], carry: State, steps: Tensor) -> tuple[State, Tensor]:
+    """step(carry, one of the steps) -> the next carry and [B], over all T steps -> the last carry and [T, B]."""
+    import torch._dynamo
     from torch._higher_order_ops.scan import scan
 
-    found: tuple[State, Tensor] = scan(step, carry, steps)
-    return found
+    def own(carry: State) -> State:  # what scan carries must be contiguous, and not what came in; ONNX has no copy
+        return tuple(part.clone(memory_format=torch.contiguous_format) for part in carry)
+
+    def body(carry: State, at: Tensor) -> tuple[State, Tensor]:
+        after, found = step(carry, at)
+        return own(after), found
+
+    # What an earlier export in this process left in the cache asks for its own sizes, and so would fix a free batch.
+    torch._dynamo.reset()
+    done: tuple[State, Tensor] = scan(body, own(carry), steps)
+    return done
 
 
 def cosine(x: Tensor) -> Tensor:
     """The cosine of every two rows, in float32: [B, N, D] -> [B, N, N]; that of a row with itself is 1, exactly."""
-    rows = torch.nn.functional.normalize(x.float(), dim=-1)
+    x = x.float()
+    rows = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)  # F.normalize expands the lengths
     itself = torch.eye(x.shape[1], dtype=torch.bool)
     return torch.where(itself, 1.0, rows @ rows.transpose(-1, -2))

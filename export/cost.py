@@ -24,20 +24,29 @@ __all__ = ["formula", "graph_cost"]
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
     tower = encoder.tower
-    tokens, width = encoder.patches + tower.prefix, tower.width
+    patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
+    tokens, width = patches + tower.prefix, tower.width
     mlp = 2 * width * tower.mlp_width
     full_layer = tokens * (4 * width * width + mlp) + 2 * tokens * tokens * width
     last_layer, rows = full_layer, encoder.patches if method.traits.projects_all else method.keep
-    if method.traits.early and method.keep < encoder.patches:
-        queries = method.keep + method.traits.query_rows
-        last_layer = 2 * tokens * width * width + queries * width * width + 2 * queries * tokens * width
-        last_layer += method.keep * (width * width + mlp)
+    if encoder.pooling is not None:
+        rows = patches
+    elif method.traits.early and method.keep < encoder.patches:
+        kept, asked = method.keep * each, method.traits.query_rows
+        queries = tokens if asked is None else kept + asked
+        last_layer = 2 * tokens * width * width + queries * width * width
+        last_layer += 2 * (kept + (asked or 0)) * tokens * width + kept * (width * width + mlp)
+        if asked is None:
+            last_layer += tokens * tokens * width  # the map
     projector = sum(part.weight.numel() for part in encoder.projector.modules() if isinstance(part, nn.Linear))
     return (encoder.layer - 1) * full_layer + last_layer + rows * projector
 
 
 def graph_cost(graph: ir.Graph) -> int:
-    """Multiply-adds of the graph's matrix products and convolutions for one run (a free batch counts as 1)."""
+    """Multiply-adds of the graph's matrix products and convolutions for one run (a free batch counts as 1).
+
+    The body of a Scan counts as often as it runs. Raises EdgepruneError when an operator's cost is not known.
+    """
     total = 0
     for node in graph:
         if node.op_type in ("MatMul", "Gemm"):
@@ -46,9 +55,22 @@ def graph_cost(graph: ir.Graph) -> int:
             total += prod(_sizes(node.outputs[0])) * inner
         elif node.op_type == "Conv":
             total += prod(_sizes(node.outputs[0])) * prod(_sizes(node.inputs[1])[1:])
-        elif node.op_type in ("Einsum", "ConvTranspose"):
+        elif node.op_type == "Scan":
+            total += _steps(node) * graph_cost(node.attributes["body"].as_graph())
+        elif node.op_type in ("Einsum", "ConvTranspose", "If", "Loop"):
             raise EdgepruneError(f"the cost of {node.op_type} ({node.name}) is not known")
     return total
+
+
+def _steps(scan: ir.Node) -> int:
+    """How often the body runs: the length of what it runs over, which are the last inputs."""
+    axes = scan.attributes.get_ints("scan_input_axes", [0])
+    first = len(scan.inputs) - scan.attributes["num_scan_inputs"].as_int()
+    shape = None if (value := scan.inputs[first]) is None else value.shape
+    steps = None if shape is None else shape[axes[0]]
+    if not isinstance(steps, int):
+        raise EdgepruneError(f"the cost of Scan ({scan.name}) is not known: it must run over a static dimension")
+    return steps
 
 
 def _sizes(value: ir.Value | None) -> list[int]:

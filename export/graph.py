@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
+from onnx_ir.passes.common import InlinePass
 from torch import Tensor, nn
 
 from edgeprune.errors import EdgepruneError
@@ -61,6 +62,7 @@ def to_onnx(
         )
         assert exported is not None
         model: ir.Model = exported.model
+        InlinePass()(model)  # the body of a Scan comes as a call of a function
         if dynamic_batch:
             _name_batch(model.graph)
         _transpose_weights(model.graph)
@@ -98,10 +100,25 @@ def _attention(
     return attended
 
 
+def _eye(size: int, *, dtype: torch.dtype | None = None, **_: object) -> Tensor:
+    """The unit matrix [size, size]. The exporter's own compares numbers of 16 bits, which TensorRT does not read."""
+    place = torch.arange(size)
+    return (place.unsqueeze(-1) == place).to(dtype or torch.get_default_dtype())
+
+
 LOWERED = {
     torch.ops.edgeprune.take.default: lower_take,
+    torch.ops.aten.eye.default: _eye,
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
 }
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The inputs and all that nodes compute, also inside the bodies of loops."""
+    for part in (graph, *graph.subgraphs()):
+        yield from part.inputs
+    for node in graph.all_nodes():
+        yield from node.outputs
 
 
 def _name_batch(graph: ir.Graph) -> None:
@@ -109,14 +126,14 @@ def _name_batch(graph: ir.Graph) -> None:
     pixel_values = graph.inputs[0]
     assert pixel_values.shape is not None
     symbol = pixel_values.shape[0]
-    for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+    for value in _values(graph):
         if value.shape is not None and any(size == symbol for size in value.shape):
             value.shape = ir.Shape([BATCH if size == symbol else size for size in value.shape])
 
 
 def _transpose_weights(graph: ir.Graph) -> None:
     """Before  MatMul(x, Transpose(w))    After  MatMul(x, w.T)    w.T is written out when the file is."""
-    for node in list(graph):
+    for node in list(graph.all_nodes()):
         weight = node.inputs[0] if node.op_type == "Transpose" else None
         if weight is None or weight.name not in graph.initializers or weight.const_value is None:
             continue
@@ -130,7 +147,8 @@ def _transpose_weights(graph: ir.Graph) -> None:
             )
             graph.register_initializer(turned)
         ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
-        graph.remove(node, safe=True)
+        assert isinstance(node.graph, ir.Graph)
+        node.graph.remove(node, safe=True)
 
 
 def _turned(source: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
@@ -141,45 +159,74 @@ def _use_module_names(graph: ir.Graph, parameters: set[str]) -> None:
     """Name nodes and values after the module they come from: `encoder.layers.22.self_attn.q_proj/MatMul`.
 
     What the top module does itself, outside its parts, is the selection. A constant that is no parameter is named after
-    the node and input that read it first.
+    the node and input that read it first. What stands in the body of a loop is named after the loop, so that no name is
+    there twice: `selection/Scan/ArgMax`; what the body is given is `selection/Scan/in`, `selection/Scan/in:1` and on.
     """
     taken = {value.name for value in (*graph.inputs, *graph.outputs)}
-    for node in graph:
-        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
-        module = (scopes[-2] if len(scopes) > 1 else scopes[-1]) or "selection"
-        base = name = f"{module}/{node.op_type}"
-        count = 1
-        while name in taken:
-            count += 1
-            name = f"{base}_{count}"
-        taken.add(name)
-        node.name = name
-        for at, value in enumerate(node.outputs):
-            if value not in graph.outputs:
-                value.name = name if at == 0 else f"{name}:{at}"
+
+    def name_nodes(part: ir.Graph, loop: str | None) -> None:
+        for node in part:
+            name = _free(f"{loop or _module(node)}/{node.op_type}", taken)
+            node.name = name
+            _name_values(node.outputs, name, graph.outputs)
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH:
+                    body = attribute.as_graph()
+                    body.name = name
+                    _name_values(body.inputs, _free(f"{name}/in", taken))
+                    name_nodes(body, name)
+
+    name_nodes(graph, None)
     for value in list(graph.initializers.values()):
         if str(value.name).removesuffix(".T") not in parameters and value not in graph.outputs and value.uses():
             reader = next(iter(value.uses()))
             value.name = f"{reader.node.name}.input{reader.idx}"
 
 
+def _module(node: ir.Node) -> str:
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+    return (scopes[-2] if len(scopes) > 1 else scopes[-1]) or "selection"
+
+
+def _free(base: str, taken: set[str | None]) -> str:
+    """The name, or with the first number that makes it a new one; it is taken then."""
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}_{count}"
+    taken.add(name)
+    return name
+
+
+def _name_values(values: Sequence[ir.Value], name: str, named: Sequence[ir.Value] = ()) -> None:
+    for at, value in enumerate(values):
+        if value not in named:
+            value.name = name if at == 0 else f"{name}:{at}"
+
+
 def _forget_origin(model: ir.Model) -> None:
     """No stack traces: they hold the paths of the exporting machine."""
     model.doc_string = None
-    for node in model.graph:
+    for part in (model.graph, *model.graph.subgraphs()):
+        part.doc_string = None
+        part.metadata_props.clear()
+        for value in part.initializers.values():
+            value.metadata_props.clear()
+    for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+    for value in _values(model.graph):
         value.metadata_props.clear()
+        value.doc_string = None
 
 
 def _check(model: ir.Model, opset: int, dynamic_batch: bool) -> None:
     if model.opset_imports[""] != opset:
         raise EdgepruneError(f"the graph must have opset {opset}, the exporter wrote {model.opset_imports['']}")
+    if model.functions:
+        raise EdgepruneError(f"the graph must have no functions of its own, the exporter left {len(model.functions)}")
     allowed = {BATCH} if dynamic_batch else set()
-    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+    for value in _values(model.graph):
         if value.shape is None:
             raise EdgepruneError(f"every shape must be known; that of {value.name} is not")
         free = {str(size) for size in value.shape if not isinstance(size, int)}

@@ -374,7 +374,16 @@ def _writes(node: Node) -> bool:
     """Whether the node may change a tensor in place, also inside the graphs it calls."""
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.is_mutable
+    if node.target is torch.ops.higher_order.scan:
+        return any(_writes(inner) for inner in _body(node).graph.nodes)
     return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _body(scan: Node) -> torch.fx.GraphModule:
+    """What a scan runs in every step. Nothing moves into it: scan has no rule, and this graph lacks its nodes."""
+    name, module = cast(Node, scan.args[0]).target, scan.graph.owning_module
+    assert module is not None
+    return cast(torch.fx.GraphModule, module.get_submodule(cast(str, name)))
 
 
 def _source(node: Node) -> Node:

@@ -8,14 +8,16 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import parser
+from onnx import parser, shape_inference
 
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder, Tower
+from edgeprune.errors import EdgepruneError
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
-from edgeprune.pruners import Method, fastervlm, none, pool
+from edgeprune.greedy import written_as
+from edgeprune.pruners import Method, divprune, fastervlm, none, pool
 from edgeprune.trace import PrunedEncoder
 
 
@@ -93,3 +95,68 @@ def test_matmul_gemm_and_convolution_are_counted() -> None:
     """
     model = ir.from_proto(parser.parse_model(text))
     assert graph_cost(model.graph) == 2 * 3 * 7 * 5 + 4 * 5 * 7 + 6 * 6 * 6 * 2 * 9
+
+
+def test_the_body_of_a_loop_counts_as_often_as_it_runs() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    agraph (float[2, 3] start, float[5, 2, 9] rows, float[3, 3] w, float[9, 3] v) => (float[2, 3] last, float[2, 3] c)
+    {
+        last = Scan <num_scan_inputs = 1, body = step (float[2, 3] state, float[2, 9] row) => (float[2, 3] next)
+        {
+            turned = MatMul(state, w)
+            added = MatMul(row, v)
+            next = Add(turned, added)
+        }> (start, rows)
+        c = MatMul(last, w)
+    }
+    """
+    model = ir.from_proto(shape_inference.infer_shapes(parser.parse_model(text)))
+    assert graph_cost(model.graph) == 5 * (2 * 3 * 3 + 2 * 3 * 9) + 2 * 3 * 3
+
+
+def test_a_loop_runs_over_the_axis_that_it_names() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    agraph (float[2, 3] start, float[2, 7] steps, float[3, 3] w) => (float[2, 3] last)
+    {
+        last = Scan <num_scan_inputs = 1, scan_input_axes = [1], body = step (float[2, 3] state, float[2] at)
+            => (float[2, 3] next) { next = MatMul(state, w) }> (start, steps)
+    }
+    """
+    model = ir.from_proto(parser.parse_model(text))
+    assert graph_cost(model.graph) == 7 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "node", "why"),
+    [
+        (
+            "float[2, 3] start, float[n, 2] steps",
+            "last = Scan <num_scan_inputs = 1, body = step (float[2, 3] state, float[2] at) => (float[2, 3] next)"
+            "{ next = Relu(state) }> (start, steps)",
+            "the cost of Scan .* is not known: it must run over a static dimension",
+        ),
+        (
+            "bool often, float[2, 3] start",
+            "last = If <then_branch = a () => (float[2, 3] b) { b = Relu(start) }, "
+            "else_branch = c () => (float[2, 3] d) { d = Relu(start) }> (often)",
+            "the cost of If .* is not known",
+        ),
+    ],
+)
+def test_a_loop_without_a_constant_count_is_refused(inputs: str, node: str, why: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 18]> agraph ({inputs}) => (float[2, 3] last) {{ {node} }}"""
+    with pytest.raises(EdgepruneError, match=why):
+        graph_cost(ir.from_proto(parser.parse_model(text)).graph)
+
+
+def test_an_exported_loop_costs_what_its_steps_cost_written_out(
+    llava_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    looped = graph(encoder, divprune.Method(5))
+    with written_as("unrolled"):
+        unrolled = graph(encoder, divprune.Method(5))
+    assert "Scan" in {node.op_type for node in looped.graph}
+    assert graph_cost(looped.graph) == graph_cost(unrolled.graph)

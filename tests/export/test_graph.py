@@ -6,20 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from edgeprune import encoders
+from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.graph import to_onnx
-from edgeprune.pruners import fastervlm
+from edgeprune.greedy import Form, written_as
+from edgeprune.pruners import divprune, fastervlm
 from edgeprune.reference import OfficialEncoder
-from edgeprune.trace import PrunedEncoder
+from edgeprune.trace import PrunedEncoder, build_method
 
 OUTPUTS = ("tokens", "indices", "scores")
 MakeFolder = Callable[..., Path]
@@ -42,7 +44,9 @@ def model(encoder: Encoder) -> ir.Model:
 
 
 def values(model: ir.Model) -> list[ir.Value]:
-    return [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    """Inputs and what nodes compute, also inside of loops."""
+    graphs = (model.graph, *model.graph.subgraphs())
+    return [value for part in graphs for value in (*part.inputs, *(value for n in part for value in n.outputs))]
 
 
 def run(model: ir.Model, pixels: torch.Tensor, path: Path) -> list[np.ndarray]:
@@ -170,3 +174,127 @@ def test_float16_weights_give_a_typed_graph_with_float32_scores(llava_folder: Ma
         if "/MatMul" in str(node.name):
             expected = ir.DataType.FLOAT if str(node.name).startswith("selection") else ir.DataType.FLOAT16
             assert node.outputs[0].dtype == expected, node.name
+
+
+# Loops
+
+GREEDY = ("divprune", "dpp", "scope", "todre")
+
+
+def greedy_graph(
+    encoder: Encoder,
+    name: str,
+    form: Form,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    dynamic_batch: bool = False,
+) -> ir.Model:
+    module = PrunedEncoder(encoder, build_method(pruners.get(name), name, encoder, 6))
+    with written_as(form):
+        example = torch.zeros(batch, 3, 48, 48, dtype=dtype)
+        return to_onnx(module, example, OUTPUTS, opset=18, ir_version=10, dynamic_batch=dynamic_batch)
+
+
+@pytest.fixture(scope="module")
+def looped(encoder: Encoder) -> ir.Model:
+    return greedy_graph(encoder, "divprune", "looped")
+
+
+def body(model: ir.Model) -> ir.Graph:
+    (scan,) = [node for node in model.graph if node.op_type == "Scan"]
+    return scan.attributes["body"].as_graph()
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_looped_and_unrolled_select_the_same(encoder: Encoder, name: str, tmp_path: Path) -> None:
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(5))
+    once, often = (
+        run(greedy_graph(encoder, name, form, batch=2), pixels, tmp_path / f"{form}.onnx")
+        for form in ("looped", "unrolled")
+    )
+    np.testing.assert_array_equal(once[1], often[1])
+    np.testing.assert_allclose(once[2], often[2], rtol=1e-6)
+    np.testing.assert_allclose(once[0], often[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_loop_takes_a_free_batch(encoder: Encoder, tmp_path: Path) -> None:
+    model = greedy_graph(encoder, "divprune", "looped", batch=2, dynamic_batch=True)
+    assert {str(size) for value in body(model).inputs for size in value.shape or ()} == {"batch", "36"}
+    assert not {"Shape", "Range"} & {node.op_type for node in body(model)}  # asked once, in front of the loop
+    with torch.inference_mode():
+        for batch in (1, 2, 5):
+            pixels = torch.randn(batch, 3, 48, 48, generator=torch.Generator().manual_seed(batch))
+            expected = PrunedEncoder(encoder, divprune.Method(6))(pixels)
+            np.testing.assert_array_equal(run(model, pixels, tmp_path / "m.onnx")[1], expected[1].numpy())
+
+
+def test_a_loop_is_a_valid_model(looped: ir.Model) -> None:
+    assert not looped.functions
+    onnx.checker.check_model(ir.to_proto(looped), full_check=True)
+
+
+def test_no_shape_inside_a_loop_is_unknown_or_dynamic(looped: ir.Model) -> None:
+    test_no_dimension_is_dynamic(looped)
+    assert all(value in values(looped) for value in body(looped).outputs)
+
+
+def test_an_unknown_shape_inside_a_loop_is_refused(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeprune.export import graph
+
+    def forget(model: ir.Model) -> None:
+        body(model).outputs[0].shape = None
+
+    monkeypatch.setattr(graph, "_forget_origin", forget)
+    with pytest.raises(EdgepruneError, match="every shape must be known; that of selection/Scan/Where"):
+        greedy_graph(encoder, "divprune", "looped")
+
+
+def test_nodes_inside_a_loop_are_named_after_it_and_no_name_is_there_twice(looped: ir.Model) -> None:
+    names = [node.name for node in looped.graph.all_nodes()]
+    assert "selection/Scan/ArgMax" in names
+    assert [value.name for value in body(looped).inputs] == [
+        "selection/Scan/in",
+        "selection/Scan/in:1",
+        "selection/Scan/in:2",
+    ]
+    assert len(set(names)) == len(names)
+    all_values = [value.name for value in (*values(looped), *looped.graph.initializers.values())]
+    assert len(set(all_values)) == len(all_values)
+    assert body(looped).name == "selection/Scan"
+
+
+def test_nothing_of_the_machine_is_left_inside_a_loop(looped: ir.Model, tmp_path: Path) -> None:
+    for graph in (looped.graph, *looped.graph.subgraphs()):
+        for part in (graph, *graph, *graph.inputs, *(value for node in graph for value in node.outputs)):
+            assert not part.metadata_props
+            assert not part.doc_string
+    ir.save(looped, tmp_path / "m.onnx")
+    written = (tmp_path / "m.onnx").read_bytes()
+    for trace in (b".py", b"site-packages", b"scan_combine", b"torch"):
+        assert trace not in written
+
+
+@pytest.mark.parametrize("name", ["dpp", "scope"])
+def test_a_loop_in_a_float16_graph_is_float32(name: str, llava_folder: MakeFolder, tmp_path: Path) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    encoder.tower.module.half()
+    encoder.projector.half()
+    model = greedy_graph(encoder, name, "looped", dtype=torch.float16)
+    assert ir.DataType.FLOAT16 not in {value.dtype for value in (*body(model).inputs, *body(model).outputs)}
+    assert ir.DataType.FLOAT16 not in {value.dtype for node in body(model) for value in node.outputs}
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    outputs = run(model, torch.randn(1, 3, 48, 48).half(), tmp_path / "m.onnx")
+    assert len(set(outputs[1][0].tolist())) == 6
+
+
+def test_unit_matrices_compare_numbers_that_tensorrt_reads() -> None:
+    class Unit(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.eye(x.shape[1]) - 3 * torch.eye(x.shape[1], dtype=torch.bool).float()
+
+    model = to_onnx(Unit(), torch.zeros(1, 300, 300), ("out",), opset=18, ir_version=10)
+    small = {ir.DataType.UINT16, ir.DataType.INT16, ir.DataType.UINT8, ir.DataType.INT8}
+    assert not small & {value.dtype for value in (*values(model), *model.graph.initializers.values())}
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"pixel_values": np.zeros((1, 300, 300), np.float32)})[0]
+    np.testing.assert_array_equal(got[0], -2 * np.eye(300))

@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from edgeprune.export.hoist import hoist
+from edgeprune.greedy import Pick, cosine, greedy
 from edgeprune.selection import lower_take, take, top_in_order
 
 B, H, N, C, K = 2, 2, 6, 8, 2
@@ -479,6 +480,94 @@ def test_functional_program_moves_the_same() -> None:
     torch.testing.assert_close(program.module()(X, ROWS), module(X, ROWS), rtol=ROUNDING, atol=ROUNDING)
 
 
+# Loops
+
+
+def far_rows(x: Tensor, offset: float = 0.0, write: bool = False) -> Tensor:
+    """K rows far from each other, chosen greedily in one scan: [B, N, C] -> [B, K]."""
+    distance = 1 - cosine(x)
+    nearest = distance.sum(-1)
+
+    def update(state: tuple[Tensor, ...], pick: Pick) -> tuple[Tensor, ...]:
+        row = pick.row + offset
+        return (torch.minimum(state[0], row.clone().mul_(2) if write else row),)
+
+    return greedy(distance, nearest, (nearest,), lambda state: state[0], update, K)[0]
+
+
+SCAN = torch.ops.higher_order.scan
+
+
+def loops(program: ExportedProgram) -> list[str]:
+    """The code of every loop's body."""
+    bodies = [node.args[0].target for node in program.graph.nodes if node.target is SCAN]
+    return [program.graph_module.get_submodule(body).graph.python_code("self").src for body in bodies]
+
+
+def test_a_selection_moves_up_in_front_of_the_loop_that_chose_it() -> None:
+    function = Function(lambda x: take(F.linear(F.gelu(F.linear(x, WEIGHT)), WEIGHT), far_rows(x)))
+    program = hoisted(function, X, lower=True)
+    assert shapes(program, LINEAR) == [FEW, FEW]
+    assert len(loops(program)) == 1
+
+
+def test_what_the_loop_reads_keeps_all_its_rows_and_what_stands_behind_does_not() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = F.linear(x, WEIGHT)
+        return take(F.linear(y, WEIGHT), far_rows(y))
+
+    assert shapes_of(LINEAR, function, X) == [ALL, FEW]
+
+
+def test_nothing_moves_into_a_loop() -> None:
+    module = Function(lambda x: take(F.linear(x, WEIGHT), far_rows(x)))
+    before, after = exported(module, X), hoisted(module, X)
+    assert loops(before) == loops(after)
+
+
+def test_selections_move_past_a_loop_that_has_nothing_to_do_with_them() -> None:
+    def function(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.linear(x, WEIGHT)
+        others = far_rows(x)
+        return take(y.relu(), rows), others
+
+    assert shapes_of(LINEAR, function, X, ROWS) == [FEW]
+
+
+def test_rows_that_two_loops_chose_move_through_each_other() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = take(F.linear(x, WEIGHT), top_in_order(far_rows(x) * 1.0, K))
+        return take(F.linear(y, WEIGHT), far_rows(y))
+
+    program = hoisted(function, X, lower=True)
+    assert shapes(program, LINEAR) == [FEW, FEW]
+    assert len(loops(program)) == 2
+
+
+def test_nothing_crosses_a_loop_that_writes() -> None:
+    def before(x: Tensor, rows: Tensor) -> Tensor:
+        y = F.linear(x, WEIGHT)
+        rows = rows + far_rows(x, write=True) * 0
+        return take(F.linear(y, WEIGHT), rows)
+
+    def behind(x: Tensor, rows: Tensor) -> Tensor:
+        rows = rows + far_rows(x, write=True) * 0
+        return take(F.linear(F.linear(x, WEIGHT), WEIGHT), rows)
+
+    assert shapes_of(LINEAR, before, X, ROWS) == [ALL, FEW]
+    assert shapes_of(LINEAR, behind, X, ROWS) == [FEW, FEW]
+
+
+def test_a_loop_that_nobody_reads_is_dropped() -> None:
+    def function(x: Tensor, rows: Tensor) -> Tensor:
+        far_rows(x)
+        return take(F.linear(x, WEIGHT), rows)
+
+    program = hoisted(function, X, ROWS)
+    assert loops(program) == []
+    assert shapes(program, LINEAR) == [FEW]
+
+
 # Whole models
 
 
@@ -517,26 +606,31 @@ class Projector(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Ranks the patches by their distance to the [CLS] row in front of the last layer, and keeps K behind it."""
+    """Ranks the patches by their distance to the [CLS] row in front of the last layer, and keeps K behind it. Or keeps
+    K far ones, which a loop chooses.
+    """
 
-    def __init__(self, pre_norm: bool) -> None:
+    def __init__(self, pre_norm: bool, looped: bool = False) -> None:
         super().__init__()
+        self.looped = looped
         self.position = nn.Parameter(random_tensor(1, N, C))
         self.layers = nn.ModuleList([Layer(pre_norm) for _ in range(2)])
         self.projector = Projector()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.layers[0](x + self.position)
-        rows = top_in_order((x[:, :1] * x[:, 1:]).sum(-1), K)
+        rows = far_rows(x[:, 1:]) if self.looped else top_in_order((x[:, :1] * x[:, 1:]).sum(-1), K)
         return take(self.projector(self.layers[1](x)[:, 1:]), rows), rows
 
 
+@pytest.mark.parametrize("looped", [False, True])
 @pytest.mark.parametrize(
     ("pre_norm", "batch", "dynamic"), [(True, 1, False), (True, 3, True), (False, 1, False), (False, 3, False)]
 )
-def test_last_layer_and_projector_work_on_kept_rows(pre_norm: bool, batch: int, dynamic: bool) -> None:
+def test_last_layer_and_projector_work_on_kept_rows(pre_norm: bool, batch: int, dynamic: bool, looped: bool) -> None:
     torch.manual_seed(0)
-    program = hoisted(Transformer(pre_norm), random_tensor(batch, N, C), dynamic=dynamic, lower=True)
+    program = hoisted(Transformer(pre_norm, looped), random_tensor(batch, N, C), dynamic=dynamic, lower=True)
+    assert len(loops(program)) == looped
     assert [shape[1] for shape in shapes(program, LINEAR)].count(N) == 6 + 2  # the first layer; keys and values
     assert [shape[1] for shape in shapes(program, LINEAR)].count(K) == 4 + 3
     assert [shape[-2] for shape in shapes(program, ATTENTION)] == [N, K]
