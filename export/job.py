@@ -32,6 +32,7 @@ from edgeprune.export.baselines import baselines, matmul
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.storage import save_graphs
+from edgeprune.greedy import written_as
 from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
 from edgeprune.reference import OfficialEncoder
@@ -115,7 +116,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     method = build_method(
         method_type, request.method, encoder, keep, request.options, pooled=request.tiles if pooled else 1
     )
-    preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size)
+    tiles = request.tiles if encoder.tiled else None
+    preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size, tiles)
     images = probes(encoder.tower.image_size, request.probes)
 
     with bundle.writing(output, request.force) as folder:
@@ -277,7 +279,8 @@ def _trace(
     )
     pixels: nn.Module = RawPixels(getattr(torch, precision)) if request.uint8 else nn.Identity()
     step("trace and export")
-    models = {"encoder": convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
+    with written_as(target.onnx.greedy):
+        models = {"encoder": convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
     if request.baselines:
         step("export the baselines")
         models |= baselines(encoder, method, pixels, lambda module, hoisted: convert(module, hoisted=hoisted))

@@ -12,6 +12,7 @@
     [onnx]
     opset, ir_version, forbidden_ops
     float        float16 | float32: the dtype that is written into the graph
+    greedy       looped | unrolled: a greedy method's picks as one Scan, which is what is taken, or written out
 
     [engine]
     kind         tensorrt | tensorrt-rtx | onnxruntime
@@ -69,6 +70,7 @@ class Onnx:
     ir_version: int
     float: Literal["float16", "float32"]
     forbidden_ops: tuple[str, ...]
+    greedy: Literal["looped", "unrolled"] = "looped"
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,14 @@ def test_the_orin_takes_no_other_release_of_tensorrt(version: str, accepted: boo
     assert targets.load("jetson-orin").engine.accepts(version) is accepted
 
 
+def test_onnx_runtime_on_a_gpu_gets_no_loop_because_it_cannot_capture_one() -> None:
+    assert {name: targets.load(name).onnx.greedy for name in ("cpu", "ort-cuda", "jetson-orin")} == {
+        "cpu": "looped",
+        "ort-cuda": "unrolled",
+        "jetson-orin": "looped",
+    }
+
+
 def test_an_engine_for_a_jetson_is_built_on_the_jetson() -> None:
     for target in map(targets.load, targets.names()):
         if target.jetson:
