@@ -1,14 +1,23 @@
-"""What methods there are, read from the heads of their files, so that a device without torch can list them too."""
+"""What methods and encoders there are, and which goes with which, read from the heads of their files: no torch.
+
+A method has lines that begin with Reads, Cost, Needs, Paper and Source; an encoder has one that begins with Has for
+each kind of tower. What a method needs and an encoder does not have is why it is refused there; the code that refuses
+is `edgeprune.trace.build_method`, and tests hold both together.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["Entry", "methods"]
+__all__ = ["Entry", "Family", "families", "methods", "refusal"]
+
+FEATURES = ("[CLS]", "two-layer projector")
+"""what some encoders have and some methods need"""
 
 
 @dataclass(frozen=True)
@@ -16,24 +25,63 @@ class Entry:
     name: str
     does: str
     """the first sentence of the file, without the name"""
+    reads: str
+    """what of the encoder it reads"""
     needs: str
     """what the encoder must have; empty when any will do"""
+    training_free: bool
+    multiply_adds: str
+    """of the selection itself for one image, at N = 576 and K = 64 on CLIP ViT-L/14"""
     paper: str
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    tower: str
+    """the kind of tower, where the family has several"""
+    has: tuple[str, ...]
+    """which of FEATURES"""
 
 
 def methods() -> list[Entry]:
     """Every file in edgeprune/pruners, by name."""
-    folder = Path(str(files("edgeprune"))) / "pruners"
-    return [_entry(path) for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+    return [_entry(name, head) for name, head in _heads("pruners")]
 
 
-def _entry(path: Path) -> Entry:
-    head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+def families() -> list[Family]:
+    """Every file in edgeprune/encoders, by name, once for each kind of tower."""
+    found = []
+    for name, head in _heads("encoders"):
+        for line in _fields(head, "Has"):
+            facts, _, tower = line.partition(" with ")
+            found.append(Family(name, tower, tuple(one for one in FEATURES if one in facts)))
+    return found
+
+
+def refusal(method: Entry, family: Family) -> str:
+    """Why the method is refused on the family; empty when it works."""
+    missing = [one for one in FEATURES if one in method.needs and one not in family.has]
+    return f"no {missing[0]}" if missing else ""
+
+
+def _heads(package: str) -> Iterator[tuple[str, str]]:
+    folder = Path(str(files("edgeprune"))) / package
+    for path in sorted(folder.glob("*.py")):
+        if path.stem != "__init__":
+            yield path.stem, ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def _entry(name: str, head: str) -> Entry:
     first = re.split(r"(?<=\.)\s", " ".join(head.partition("\n\n")[0].split()).partition(": ")[2])[0]
-    return Entry(path.stem, first[:1].upper() + first[1:], _field(head, "Needs"), _field(head, "Paper"))
+    reads, cost, needs, weights, paper = (
+        " ".join(_fields(head, field)[:1]) for field in ("Reads", "Cost", "Needs", "Weights", "Paper")
+    )
+    count = cost.partition(" multiply-adds")[0]
+    return Entry(name, first[:1].upper() + first[1:], reads, needs, not weights, count, paper)
 
 
-def _field(head: str, name: str) -> str:
+def _fields(head: str, name: str) -> list[str]:
     """What stands behind the name at the start of a line, with the indented lines that go on with it."""
-    found = re.search(rf"^{name}[ ]+(.+(?:\n[ ]+.+)*)", head, flags=re.MULTILINE)
-    return " ".join(found.group(1).split()) if found else ""
+    found = re.findall(rf"^{name}[ ]+(.+(?:\n[ ]+.+)*)", head, flags=re.MULTILINE)
+    return [" ".join(one.split()) for one in found]

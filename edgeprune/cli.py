@@ -249,21 +249,30 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--matrix", is_flag=True, help="Which method works on which encoder.")
 @_verb
-def methods(as_json: bool) -> None:
-    """List the pruning methods.
+def methods(matrix: bool, as_json: bool) -> None:
+    """List the pruning methods, or which of them works on which encoder.
 
     \b
     edgeprune methods
+    edgeprune methods --matrix
     """
     from edgeprune import tables
-    from edgeprune.catalog import methods
+    from edgeprune.catalog import families, methods, refusal
 
-    entries = methods()
-    if as_json:
+    entries, encoders = methods(), families()
+    if as_json and matrix:
+        cells = [
+            {"encoder": family.name, "tower": family.tower, "method": entry.name, "refused": refusal(entry, family)}
+            for family in encoders
+            for entry in entries
+        ]
+        _print_json(cells)
+    elif as_json:
         _print_json([dataclasses.asdict(entry) for entry in entries])
     else:
-        _print(tables.methods(entries))
+        _print(tables.matrix(entries, encoders) if matrix else tables.methods(entries))
 
 
 @cli.command()

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from edgeprune import catalog, pruners
-from edgeprune.catalog import Entry, methods
+from edgeprune import catalog, encoders, pruners
+from edgeprune.catalog import Entry, Family, families, methods, refusal
 
 
-def entry(tmp_path: Path, head: str) -> Entry:
-    (tmp_path / "shiny.py").write_text(f'"""{head}"""\n')
-    return catalog._entry(tmp_path / "shiny.py")
+def entry(head: str) -> Entry:
+    return catalog._entry("shiny", head.strip())
 
 
 def test_the_catalog_lists_the_methods_that_there_are() -> None:
@@ -33,24 +31,49 @@ def test_a_method_that_needs_cls_says_so(one: Entry) -> None:
 
 
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
+def test_a_method_that_needs_a_projector_of_two_layers_says_so(one: Entry) -> None:
+    assert ("two-layer projector" in one.needs) == pruners.get(one.name).traits.needs_mlp
+
+
+@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
+def test_every_method_says_what_it_reads_and_what_its_selection_costs(one: Entry) -> None:
+    assert one.reads
+    assert re.fullmatch(r"0|[\d.]+ [MG]", one.multiply_adds)
+
+
+@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
 def test_a_paper_is_one_link(one: Entry) -> None:
     assert re.fullmatch(r"(https://\S+)?", one.paper)
 
 
-def test_only_the_first_sentence_is_taken_even_over_two_lines(tmp_path: Path) -> None:
-    found = entry(tmp_path, "Shiny: keep what\nshines. And more.\n\n    score = 1. Or 2.\n")
+def test_only_the_first_sentence_is_taken_even_over_two_lines() -> None:
+    found = entry("Shiny: keep what\nshines. And more.\n\n    score = 1. Or 2.\n")
     assert (found.name, found.does, found.needs, found.paper) == ("shiny", "Keep what shines.", "", "")
 
 
-def test_a_field_goes_on_where_it_is_indented(tmp_path: Path) -> None:
+def test_a_field_goes_on_where_it_is_indented() -> None:
     fields = "Paper   https://arxiv.org/abs/1\nSource  here, and\n        there\nNeeds   a [CLS]\n        token\n"
-    found = entry(tmp_path, f"Shiny: keep.\n\n{fields}")
+    found = entry(f"Shiny: keep.\n\n{fields}")
     assert (found.paper, found.needs) == ("https://arxiv.org/abs/1", "a [CLS] token")
 
 
-def test_a_file_without_a_head_is_listed_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "bare.py").write_text("x = 1\n")
-    assert catalog._entry(tmp_path / "bare.py") == Entry("bare", "", "", "")
+def test_a_file_without_a_head_is_listed_by_its_name() -> None:
+    assert entry("") == Entry("shiny", "", "", "", True, "", "")
+
+
+def test_a_method_with_weights_of_its_own_is_not_training_free() -> None:
+    assert not entry("Shiny: keep.\n\nWeights of a classifier\n").training_free
+
+
+def test_a_method_is_refused_for_what_the_encoder_lacks() -> None:
+    needy = entry("Shiny: keep.\n\nNeeds   a [CLS] token and a two-layer projector\n")
+    assert refusal(needy, Family("clip", "", ("[CLS]",))) == "no two-layer projector"
+    assert refusal(needy, Family("siglip", "", ())) == "no [CLS]"
+    assert refusal(needy, Family("llava", "a CLIP tower", ("[CLS]", "two-layer projector"))) == ""
+
+
+def test_every_family_is_listed_and_says_what_it_has() -> None:
+    assert sorted({family.name for family in families()}) == encoders.families()
 
 
 def test_methods_are_listed_without_torch() -> None:

@@ -4,6 +4,7 @@ Its tokens are the patches of last_hidden_state, which is behind the final layer
 read nor exported. Checkpoints trained without distillation are of model_type vit.
 
 Source  facebookresearch/deit models.py (DistilledVisionTransformer), transformers DeiTModel
+Has     [CLS]
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ processor gives (224 on the hub), so that the graph holds them as a constant. Th
 
 Source  facebookresearch/dinov2 models/vision_transformer.py (interpolate_pos_encoding, x_norm_patchtokens),
         transformers Dinov2Model, Dinov2WithRegistersModel
+Has     [CLS]
 """
 
 from __future__ import annotations

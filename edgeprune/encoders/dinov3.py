@@ -6,6 +6,7 @@ special tokens and patches apart and joins them again, which the selection does 
 the queries of all tokens, (S - K - q)*C*C multiply-adds more than the formula.
 
 Source  facebookresearch/dinov3 dinov3/models/vision_transformer.py (x_norm_patchtokens), transformers DINOv3ViTModel
+Has     [CLS]
 """
 
 from __future__ import annotations

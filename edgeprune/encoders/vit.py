@@ -4,6 +4,7 @@ Its tokens are the patches of last_hidden_state, which is behind the final layer
 read nor exported.
 
 Source  google-research/vision_transformer vit_jax/models_vit.py, transformers ViTModel
+Has     [CLS]
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 Paper   https://arxiv.org/abs/2412.01818
 Source  Theia-4869/FasterVLM@f5d5f12 llava/model/multimodal_encoder/clip_encoder.py, llava/model/llava_arch.py
 Needs   an encoder with a [CLS] token (CLIP has one, SigLIP has none)
+Reads   [CLS] row of the last layer
+Cost    0.59 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations

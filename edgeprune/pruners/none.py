@@ -1,6 +1,9 @@
 """None: keep every patch. The unpruned encoder, with the same layers and projector; what every gain is measured from.
 
 score[j] = 1
+
+Reads   nothing
+Cost    0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
