@@ -18,7 +18,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, RequestError
 from edgeprune.runtime.session import Session, open_session
 
-__all__ = ["Ledger", "Row", "bench"]
+__all__ = ["Ledger", "Row", "bench", "measure", "parts"]
 
 PRUNED, PEAK = "pruned", "matmul"
 WARM_UP = 2
@@ -101,6 +101,32 @@ def bench(
         raise RequestError(f"--rounds must be at least 1, got {rounds}")
     sessions = {name: open_session(path, device, threads) for name, path in graphs.items()}
     inputs = {name: _input(session) for name, session in sessions.items()}
+    names = list(sessions)
+    times = measure(sessions, inputs, rounds, progress)
+    rounds = len(times[PRUNED])
+    if progress:
+        progress(rounds, rounds, "profile")
+    del sessions
+    peak = _macs(bundle, PEAK) / float(np.median(times[PEAK])) if PEAK in times else None
+    return Ledger(
+        rows=tuple(_row(bundle, name, times, peak) for name in names if name != PEAK),
+        parts=parts(graphs[PRUNED], device, threads, inputs[PRUNED]),
+        formula=_cost(bundle, "formula"),
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        peak_gmacs=None if peak is None else peak / 1e9,
+        versions=_versions(),
+    )
+
+
+def measure(
+    sessions: Mapping[str, Session],
+    inputs: Mapping[str, NDArray[Any]],
+    rounds: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, list[float]]:
+    """Name -> seconds of each run. The sessions take turns; each follows each other one equally often."""
     warm = {name: min(_time(sessions[name], inputs[name]) for _ in range(WARM_UP)) for name in sessions}
     if rounds is None:
         rounds = int(np.clip(BUDGET_S / sum(warm.values()), *ROUNDS))
@@ -109,23 +135,10 @@ def bench(
     for turn in range(rounds):
         if progress:
             progress(turn, rounds, "measure")
-        for offset in range(len(names)):  # each graph follows each other one equally often
+        for offset in range(len(names)):
             name = names[(turn + offset) % len(names)]
             times[name].append(_time(sessions[name], inputs[name]))
-    if progress:
-        progress(rounds, rounds, "profile")
-    del sessions
-    peak = _macs(bundle, PEAK) / float(np.median(times[PEAK])) if PEAK in times else None
-    return Ledger(
-        rows=tuple(_row(bundle, name, times, peak) for name in names if name != PEAK),
-        parts=_parts(graphs[PRUNED], device, threads, inputs[PRUNED]),
-        formula=_cost(bundle, "formula"),
-        device=device,
-        threads=threads,
-        rounds=rounds,
-        peak_gmacs=None if peak is None else peak / 1e9,
-        versions=_versions(),
-    )
+    return times
 
 
 def _graphs(bundle: Bundle, against: Iterable[str] | None) -> dict[str, Path]:
@@ -177,17 +190,29 @@ def _cost(bundle: Bundle, key: str) -> int:
     return bundle.manifest.cost[key]
 
 
-def _parts(path: Path, device: str, threads: int | None, values: NDArray[Any]) -> dict[str, float]:
+def parts(path: Path, device: str, threads: int | None, values: NDArray[Any]) -> dict[str, float]:
+    """Share of a graph's kernel time by part of the encoder, by ONNX Runtime's profile."""
     with tempfile.TemporaryDirectory() as scratch:
         session = open_session(path, device, threads, profile=Path(scratch) / "profile")
         for _ in range(PROFILED_RUNS):
             session.run(values)
         events = json.loads(Path(session.raw.end_profiling()).read_text(encoding="utf-8"))
-    return part_shares(
-        (event["name"].removesuffix("_kernel_time"), event["dur"])
-        for event in sorted(events, key=lambda event: event.get("ts", 0))
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    )
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    return part_shares((event["name"].removesuffix("_kernel_time"), event["dur"]) for event in _outermost(kernels))
+
+
+def _outermost(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Without those that ran inside another: the body of a Scan is in the time of the Scan.
+
+    >>> scan, body, behind = {"ts": 0, "dur": 9}, {"ts": 2, "dur": 3}, {"ts": 9, "dur": 1}
+    >>> list(_outermost([scan, body, behind])) == [scan, behind]
+    True
+    """
+    end = -1.0
+    for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
+        if event["ts"] >= end:
+            end = event["ts"] + event["dur"]
+            yield event
 
 
 def part_shares(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
