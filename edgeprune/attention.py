@@ -1,6 +1,6 @@
 """What a tower gives its attention: recorded where transformers hands it to its attention interface.
 
-So no layer is re-implemented, and every layer keeps PyTorch's fused attention (`output_attentions` would replace it).
+So layers are those of transformers, each with PyTorch's fused attention (`output_attentions` would replace it).
 Written out instead, as two products around a softmax, it gives the maps that the official codes read.
 """
 
@@ -47,17 +47,17 @@ def recording(tower: nn.Module, modules: Iterable[nn.Module], written_out: bool 
     """
     from transformers import AttentionInterface
 
-    windows = any(hasattr(module, WINDOWS) for module in tower.modules())
-    name = "edgeprune_flash" if windows else "edgeprune"  # only to flash attention transformers gives windows unsplit
-    AttentionInterface.register(name, _attend)
+    AttentionInterface.register(IMPLEMENTATION, _attend)
     seen = Recorded({}, {})
     token = _seen.set((seen, frozenset(modules), written_out))
     try:
-        with attending(tower, name):
+        with attending(tower, IMPLEMENTATION):
             yield seen
     finally:
         _seen.reset(token)
 
+
+IMPLEMENTATION = "edgeprune"
 
 WINDOWS = "edgeprune_windows"
 """an attribute that families set on attention modules: how many consecutive tokens each window has, in order"""
@@ -90,7 +90,7 @@ def _attend(
         if attention_mask is not None:
             weights = weights + attention_mask
         if len(windows) > 1:
-            window = torch.arange(len(windows)).repeat_interleave(torch.tensor(windows))
+            window = torch.tensor([at for at, size in enumerate(windows) for _ in range(size)])
             weights = weights.masked_fill(window[:, None] != window, -torch.inf)
         weights = weights.softmax(dim=-1)
         if module in modules:

@@ -87,11 +87,11 @@ class Manifest:
     method: str
     options: Mapping[str, Any]
     keep: int
-    """tokens kept per tile, K"""
+    """tokens kept of each image or tile, K; of all tiles where they are one pool of candidates"""
     grid: tuple[int, int]
     """patches (rows, columns); N is their product"""
     tiles: int
-    """images per run, B; the budget of one run is tiles x keep"""
+    """images, frames or tiles of one image per run, B"""
     model: Model
     dtype: str
     """float of tokens and, unless `--input uint8`, of pixel_values"""
@@ -105,7 +105,19 @@ class Manifest:
     """where the graph departs from the official code, and why"""
     versions: Mapping[str, str]
     files: Mapping[str, File] = field(default_factory=dict)
+    layout: str = ""
+    """how a language model is to be given the tokens, where there is more to say than their order"""
     schema_version: str = SCHEMA_VERSION
+
+    @property
+    def budget(self) -> str:
+        """What is kept of what, in words: of an image, or of all tiles of one."""
+        keep, every, how = self.keep, self.patches, ""
+        if "tiles" in self.preprocessing and self.tiles > 1:
+            one_pool = self.outputs["tokens"].shape[0] == 1
+            how = f", one pool of {self.tiles} tiles" if one_pool else f", {keep} of each of {self.tiles} tiles"
+            keep, every = keep if one_pool else keep * self.tiles, every * self.tiles
+        return f"{keep} of {every} tokens ({keep / max(every, 1):.0%}){how}"
 
     @property
     def patches(self) -> int:

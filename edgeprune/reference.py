@@ -45,7 +45,7 @@ class OfficialEncoder(nn.Module):
         maps = [self._columns(seen.maps[module], dim=3) for module in modules]
         keys = self._columns(seen.attention[modules[-1]].key, dim=2)
         if encoder.pooling is not None:
-            features = torch.einsum("np,bpc->bnc", encoder.pooling, features)
+            features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
         if self._method.traits.pools_tiles and encoder.tiled:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
         chosen = self._method.official(
@@ -70,7 +70,7 @@ class OfficialEncoder(nn.Module):
         if (areas := self._encoder.areas) is None:
             return x
         last, prefix = x.movedim(dim, -1), self._encoder.tower.prefix
-        return torch.cat((last[..., :prefix], last[..., prefix:] @ areas.mT), dim=-1).movedim(-1, dim)
+        return torch.cat((last[..., :prefix], last[..., prefix:] @ areas.mT.to(x.dtype)), dim=-1).movedim(-1, dim)
 
     @staticmethod
     def _kept(rows: Tensor, indices: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def manifest(found: Manifest) -> Table:
     model, tensors = found.model, {**found.inputs, **found.outputs}
     formula, graph, unpruned = (found.cost.get(name, 0) for name in ("formula", "graph", "unpruned_formula"))
     return _facts(
-        f"{found.method} keeps {found.keep} of {found.patches} tokens ({found.keep / max(found.patches, 1):.0%})",
+        f"{found.method} keeps {found.budget}",
         {
             "model": f"{model.id}, {model.family}, {model.layer} layers, {model.features}",
             "revision": "" if model.revision == "local" else model.revision,
@@ -31,6 +31,7 @@ def manifest(found: Manifest) -> Table:
             **{name: f"{list(spec.shape)} {spec.dtype}" for name, spec in tensors.items()},
             "formula": f"{_count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
             "graph": f"{_count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
+            "layout": found.layout,
             "deviations": "\n".join(found.deviations),
         },
     )

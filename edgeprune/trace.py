@@ -57,13 +57,15 @@ def build_method(
         raise MethodError(
             f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(others)}"
         )
-    linears = [part for part in encoder.projector.modules() if isinstance(part, nn.Linear)]
-    if method.traits.needs_mlp and len(linears) != 2:
+    weighted = [part for part in encoder.projector.modules() if list(part.parameters(recurse=False))]
+    if method.traits.needs_mlp and [isinstance(part, nn.Linear) for part in weighted] != [True, True]:
+        has = ", ".join(type(part).__name__ for part in weighted) or "nothing"
         raise MethodError(
-            f"{name} reads the weights of a two-layer projector; that of {encoder.family} has {len(linears)}; "
-            "use divprune"
+            f"{name} reads the weights of a two-layer projector; that of {encoder.family} has {has}. Use divprune"
         )
     built: Method = method(keep, **_typed(method, name, options or {}))  # type: ignore[call-arg]  # a Protocol has none
+    if hasattr(built, "prepared"):  # with what it computes of the weights once, and not in the graph
+        built = built.prepared(encoder.projector)
     windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
     for layer in built.layers(encoder.layer):
         if layer in windowed:

@@ -27,13 +27,18 @@ MATMUL_SIDE = 2048
 ToOnnx = Callable[[nn.Module, bool], ir.Model]
 
 
-def baselines(encoder: Encoder, method: Method, pixels: nn.Module, to_onnx: ToOnnx) -> dict[str, ir.Model]:
-    """Name -> graph. `to_onnx(module, hoisted)` exports with the settings of the bundle's own graph."""
+def baselines(
+    encoder: Encoder, method: Method, pixels: nn.Module, to_onnx: ToOnnx, pooled: int = 1
+) -> dict[str, ir.Model]:
+    """Name -> graph. `to_onnx(module, hoisted)` exports with the settings of the bundle's own graph.
+
+    pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
+    """
     found = {"naive": to_onnx(OfficialEncoder(encoder, method, pixels), False)}
     if not isinstance(method, none.Method):
         found["unpruned"] = to_onnx(PrunedEncoder(encoder, none.Method(encoder.patches), pixels), True)
         if not isinstance(method, pool.Method):
-            found["pool"] = to_onnx(PrunedEncoder(encoder, pool.Method(method.keep), pixels), True)
+            found["pool"] = to_onnx(PrunedEncoder(encoder, pool.Method(max(1, method.keep // pooled)), pixels), True)
     return found
 
 

@@ -4,7 +4,9 @@
     last layer, pruned    S*C*C*2 (keys, values) + (K+q)*C*C (queries) + K*C*C*(1 + 2r) + 2*(K+q)*S*C
     projector             rows * (C*D + D*D)
 
-C encoder width, r its MLP ratio, S tokens with the special ones, K kept, q query rows the score needs beside them.
+A layer that attends in windows has the sum of their squares in place of S*S, and is not pruned; a method that reads
+whole maps has S*S*C for each. C encoder width, r its MLP ratio, S tokens with the special ones, K kept, q query rows
+the score needs beside them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from math import prod
 import onnx_ir as ir
 from torch import nn
 
+from edgeprune.attention import WINDOWS
 from edgeprune.encoders import Encoder
 from edgeprune.errors import EdgepruneError
 from edgeprune.pruners import Method
@@ -27,19 +30,25 @@ def formula(encoder: Encoder, method: Method) -> int:
     patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
     tokens, width = patches + tower.prefix, tower.width
     mlp = 2 * width * tower.mlp_width
-    full_layer = tokens * (4 * width * width + mlp) + 2 * tokens * tokens * width
-    last_layer, rows = full_layer, encoder.patches if method.traits.projects_all else method.keep
+    windows = [getattr(module, WINDOWS, [tokens]) for module in tower.attention[: encoder.layer]]
+    layers = [tokens * (4 * width * width + mlp) + 2 * sum(size * size for size in sizes) * width for sizes in windows]
+    rows = encoder.patches if method.traits.projects_all else method.keep
     if encoder.pooling is not None:
         rows = patches
-    elif method.traits.early and method.keep < encoder.patches:
+    elif method.traits.early and method.keep < encoder.patches and len(windows[-1]) == 1:
         kept, asked = method.keep * each, method.traits.query_rows
         queries = tokens if asked is None else kept + asked
-        last_layer = 2 * tokens * width * width + queries * width * width
-        last_layer += 2 * (kept + (asked or 0)) * tokens * width + kept * (width * width + mlp)
-        if asked is None:
-            last_layer += tokens * tokens * width  # the map
-    projector = sum(part.weight.numel() for part in encoder.projector.modules() if isinstance(part, nn.Linear))
-    return (encoder.layer - 1) * full_layer + last_layer + rows * projector
+        layers[-1] = 2 * tokens * width * width + queries * width * width
+        layers[-1] += 2 * (kept + (asked or 0)) * tokens * width + kept * (width * width + mlp)
+    if method.traits.query_rows is None:
+        layers += [tokens * tokens * width for _ in method.layers(encoder.layer)]  # the maps that it reads
+    extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
+    return sum(layers) + rows * _weights(encoder.projector) + extras
+
+
+def _weights(projector: nn.Module) -> int:
+    """Multiply-adds of one row."""
+    return sum(part.weight.numel() for part in projector.modules() if isinstance(part, nn.Linear))
 
 
 def graph_cost(graph: ir.Graph) -> int:

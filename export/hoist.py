@@ -239,7 +239,7 @@ def _pointwise(node: Node, dim: int) -> Operands:
     return _broadcast(node, dim, sources) if all(isinstance(_value(source), Tensor) for source in sources) else None
 
 
-@_rule(aten.contiguous.default, aten.to.dtype, aten.to.device, aten._to_copy.default)
+@_rule(aten.alias.default, aten.contiguous.default, aten.to.dtype, aten.to.device, aten._to_copy.default)
 def _same_place(node: Node, dim: int) -> Operands:
     return [(_source(node), dim)]
 

@@ -111,11 +111,9 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
     encoder = encoders.load(checkpoint, request.layer, grid=_grid(request.grid), video=request.video)
     _check_batch(request, encoder)
-    pooled = encoder.tiled and method_type.traits.pools_tiles
-    keep = request.keep if pooled else _keep_of_a_tile(request, encoder)
-    method = build_method(
-        method_type, request.method, encoder, keep, request.options, pooled=request.tiles if pooled else 1
-    )
+    pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
+    keep = request.keep if pooled > 1 else _keep_of_a_tile(request, encoder)
+    method = build_method(method_type, request.method, encoder, keep, request.options, pooled)
     tiles = request.tiles if encoder.tiled else None
     preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size, tiles)
     images = probes(encoder.tower.image_size, request.probes)
@@ -129,7 +127,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
 
         _set_precision(encoder, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))
-        models = _trace(encoder, method, example, target, request, checkpoint.id, precision, step)
+        models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
         graph = models.pop("encoder")
         save_graphs(folder, graph, models)
@@ -258,6 +256,7 @@ def _trace(
     request: Request,
     id: str,
     precision: str,
+    pooled: int,
     step: Callable[[str], None],
 ) -> dict[str, ir.Model]:
     """The graphs by name; `encoder` is the pruned one, the others are its baselines."""
@@ -283,7 +282,7 @@ def _trace(
         models = {"encoder": convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
     if request.baselines:
         step("export the baselines")
-        models |= baselines(encoder, method, pixels, lambda module, hoisted: convert(module, hoisted=hoisted))
+        models |= baselines(encoder, method, pixels, lambda module, hoisted: convert(module, hoisted=hoisted), pooled)
         models["matmul"] = matmul(precision, opset, ir_version)
     return models
 
@@ -305,6 +304,7 @@ def _manifest(
         keep=method.keep,
         grid=encoder.grid,
         tiles=request.tiles,
+        layout=encoder.layout,
         model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
         dtype=precision,
         inputs=_specs(graph.inputs),

@@ -30,9 +30,9 @@ echo "  $trtexec --loadEngine={plan} {bench_flags}"
 """
 
 _README = """\
-# {model} with {method}, {keep} of {patches} tokens
+# {model} with {method}, {budget}
 
-`encoder.onnx` is a vision encoder that emits {keep} of its {patches} tokens per image, chosen inside the graph by
+`encoder.onnx` is a vision encoder that emits {budget}, chosen inside the graph by
 `{method}`; no shape is dynamic{batch}. Made by edgeprune {version} for the target `{target}`: {description}.
 
 | tensor | shape | dtype |
@@ -83,11 +83,11 @@ def readme(manifest: Manifest, target: Target) -> str:
     first = "bash build.sh" if build_script(target) else "edgeprune inspect ."
     commands = [first, f"edgeprune verify .{on}", f"edgeprune bench .{on}"]
     deviations = "".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations)
+    layout = f"\nLayout of the tokens: {manifest.layout}.\n" if manifest.layout else ""
     return _README.format(
         model=manifest.model.id,
         method=manifest.method,
-        keep=manifest.keep,
-        patches=manifest.patches,
+        budget=manifest.budget,
         batch=" except the batch" if manifest.dynamic_batch else "",
         version=manifest.versions["edgeprune"],
         target=target.name,
@@ -95,7 +95,7 @@ def readme(manifest: Manifest, target: Target) -> str:
         tensors="\n".join(f"| `{n}` | {list(t.shape)} | {t.dtype} |" for n, t in tensors.items()),
         graph=manifest.cost["graph"] / 1e9,
         unpruned=manifest.cost["unpruned_formula"] / 1e9,
-        deviations=deviations,
+        deviations=layout + deviations,
         install=f" and install edgeprune (`{target.jetson.install}`)" if target.jetson else "",
         commands="\n".join(commands),
     )

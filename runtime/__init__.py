@@ -70,13 +70,15 @@ class Encoder:
         self._run = self.session.run
 
     def __call__(self, images: Images) -> Output:
-        """Encode B images: their tokens, indices and scores.
+        """Encode B images, or the tiles of one: their tokens, indices and scores.
 
         images: one image: a file name, a Pillow image of any mode, or RGB as uint8 [H, W, 3]; or
                 a list or tuple of them, or uint8 [B, H, W, 3]: exactly B where the bundle's batch is fixed; or
                 pixel_values, float32 or the graph's own dtype, of exactly the graph's shape [B, 3, H, W]; they pass
                 unchanged, except that float32 is cast to float16 for a float16 graph.
 
+        An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, the whole image first;
+        as a list, it holds that one image. `edgeprune.runtime.tiles.packed` puts what is kept of them in order.
         A graph with uint8 input [B, H, W, 3] takes no pixel_values. uint8 arrays of exactly its H and W pass to it
         unchanged; any other image is resized and cropped.
 
@@ -101,12 +103,16 @@ class Encoder:
             chosen = list(images)
         else:
             chosen = [images]
-        batch = self._shape[0]
+        cut = self.preprocessing.tiles is not None
+        batch = 1 if cut else self._shape[0]
         if not chosen or (isinstance(batch, int) and len(chosen) != batch):
             wanted = batch if isinstance(batch, int) else "at least 1"
-            raise ImageError(
-                f"this encoder takes {wanted} images at a time, got {len(chosen)}; give a list of that length"
-            )
+            remedy = "give one, which it cuts into tiles" if cut else "give a list of that length"
+            raise ImageError(f"this encoder takes {wanted} images at a time, got {len(chosen)}; {remedy}")
+        if cut and self._dtype == np.uint8:
+            return self.preprocessing.tiled_pixels(chosen[0])
+        if cut:
+            return self.preprocessing.tiled(chosen[0]).astype(self._dtype, copy=False)
         return np.stack([self._prepared(image) for image in chosen])
 
     def _prepared(self, image: ImageLike) -> NDArray[Any]:

@@ -6,8 +6,8 @@
     err       = max |gain - reference gain| over the picks before that one           must stay under the bound
     explained = margin of that pick <= 2 err + eps x the largest |reference gain|    margin: over the best other
 
-Gains are made of cosines, which are not known better than to a few roundings of 1: an error within 4 eps is none, also
-where all gains are as small, as when all patches are alike.
+Gains are made of cosines, which are not known better than to a few roundings of 1: an error within 4 eps is none, and a
+margin of two such roundings is no margin, also where all gains are as small, as when all patches are alike.
 
 One tie decides all that comes after it, so behind an explained pick nothing is compared but tokens both kept; where no
 pick differs, all gains are. Gains behind a pick that is not explained are not excused.
@@ -48,7 +48,7 @@ def replay(
     apart = np.flatnonzero(errors > max(bound * scale, noise))
     same = int(apart[0]) if len(apart) else len(order)
     error = float(errors[:same].max(initial=0))
-    explained = same == len(order) or bool(margins[same] <= 2 * error + eps * scale)
+    explained = same == len(order) or bool(margins[same] <= 2 * error + max(eps * scale, 2 * COSINE_NOISE))
     if not explained and np.isfinite(errors[same]):  # the same pick at another gain: the gains themselves are wrong
         error = float(errors[same])
     relative = 0.0 if error <= noise else error / scale if scale else math.inf

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["steps"]
+__all__ = ["pinpoints", "steps"]
 
 _CLIP: dict[str, Any] = {
     "do_resize": True,
@@ -38,24 +38,37 @@ _SIGLIP = _CLIP | {
 }
 _VIT = _SIGLIP | {"default_to_square": True, "resample": 2, "do_convert_rgb": False}
 _DEIT = _VIT | {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True}
-_ONEVISION = _CLIP | {"size": {"height": 384, "width": 384}, "do_center_crop": False}
+_NEXT = _CLIP | {"image_grid_pinpoints": [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]}
+_ONEVISION = _CLIP | {
+    "size": {"height": 384, "width": 384},
+    "do_center_crop": False,
+    "image_grid_pinpoints": [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)],
+}
+_QWEN = _CLIP | {"do_center_crop": False}
+_SIGLIP2 = _SIGLIP | {"resample": 2, "do_convert_rgb": False}
+_GOT = _CLIP | {"size": {"height": 384, "width": 384}, "do_center_crop": False}
+_ANY_SIZE = ("Qwen2VL", "Siglip2")
+"""classes that choose the size by the image; a graph has one size, to which its images are resized"""
 _UNKNOWN = {"default_to_square": True, "do_convert_rgb": False, "rescale_factor": 1 / 255}
 _DEFAULTS = {
-    **dict.fromkeys(("CLIP", "Llava", "LlavaNext", "Bit"), _CLIP),
+    **dict.fromkeys(("CLIP", "Llava", "VideoLlava", "Bit"), _CLIP),
+    "LlavaNext": _NEXT,
     "Siglip": _SIGLIP,
     "ViT": _VIT,
     "DeiT": _DEIT,
+    "Qwen2VL": _QWEN,
+    "Siglip2": _SIGLIP2,
+    "GotOcr2": _GOT,
     "LlavaOnevision": _ONEVISION,
 }
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
-def steps(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `Preprocessing` except size. Raises ValueError, TypeError or KeyError."""
-    config = config.get("image_processor") or config
-    given = dict(config)
-    kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "CLIPImageProcessor")
-    name = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind)
+def steps(config: Mapping[str, Any], size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The keyword arguments of `Preprocessing` except size and tiles. Raises ValueError, TypeError or KeyError."""
+    kind, name, given = _read(config)
+    if name in _ANY_SIZE and size is not None:
+        given["size"] = {"height": size[0], "width": size[1]}
     if name in ("LlavaNext", "LlavaOnevision"):
         given.pop("do_pad", None)  # pads the list of tiles, not the pixels
     if others := sorted(key for key in given if key.startswith("do_") and given[key] and key not in _STEPS):
@@ -78,6 +91,22 @@ def steps(config: Mapping[str, Any]) -> dict[str, Any]:
         "std": _triple(setting("image_std")) if setting("do_normalize") else (1.0, 1.0, 1.0),
         "convert_rgb": bool(settings["do_convert_rgb"]),
     }
+
+
+def pinpoints(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(height, width) of the sizes that an image may be scaled to before it is cut into tiles. Raises as `steps`."""
+    kind, name, given = _read(config)
+    found = (_DEFAULTS.get(name, _UNKNOWN) | given).get("image_grid_pinpoints")
+    if found is None:
+        raise ValueError(f"{kind} cuts no tiles: its file does not say image_grid_pinpoints")
+    return [(int(height), int(width)) for height, width in found]
+
+
+def _read(config: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """The class as the file has it, its name without endings, and what the file says."""
+    given = dict(config.get("image_processor") or config)
+    kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "CLIPImageProcessor")
+    return kind, re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind), given
 
 
 def _resize(size: Any, default_to_square: bool) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """An image to pixel_values, as the CLIP image processor of transformers 5 (PIL backend) makes them. No torch.
 
     RGB -> resize -> centre crop (zeros around what is too small) -> x * rescale -> (x - mean) / std
+    RGB -> tiles   -> x * rescale -> (x - mean) / std                      of one image (`edgeprune.runtime.tiles`)
 
 The result is bit for bit that of `CLIPImageProcessorPil`: the resize is Pillow's, on uint8, and the arithmetic that
 follows has only 256 inputs per channel, so it is done once, into a table.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ from PIL import Image, ImageOps
 
 from edgeprune.errors import BundleError, ImageError, ModelError
 from edgeprune.runtime import hf
+from edgeprune.runtime.tiles import Tiles
 
 __all__ = ["ImageLike", "Preprocessing"]
 
@@ -50,6 +52,8 @@ class Preprocessing:
     std: tuple[float, float, float]
     convert_rgb: bool
     """whether Pillow images of another mode become RGB; files always do"""
+    tiles: Tiles | None = None
+    """how an image is cut up, of an encoder that takes the tiles of one image; the steps above are those of one tile"""
 
     def __post_init__(self) -> None:
         if self.resize is not None and set(self.resize) not in ({"shortest_edge"}, {"height", "width"}):
@@ -70,16 +74,24 @@ class Preprocessing:
             raise ValueError(
                 f"images come out at {result[0]}x{result[1]}, but the encoder takes {self.size[0]}x{self.size[1]}"
             )
+        if self.tiles is not None and {*self.size, *(self.resize or {"": 0}).values()} != {self.tiles.side}:
+            raise ValueError("tiles must be squares of the size that their processor resizes to and the encoder takes")
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
+    def from_hf(cls, config: Mapping[str, Any], size: tuple[int, int], tiles: int | None = None) -> Preprocessing:
         """From the content of `preprocessor_config.json`, or of `processor_config.json` (transformers 5).
 
-        size: (height, width) that the encoder takes. Raises ModelError when the steps do not end there, or when one of
-        them is not of the kind above. LLaVA-NeXT: these are the steps of one tile; cutting tiles is the caller's work.
+        size: (height, width) that the encoder takes
+        tiles: how many tiles it takes of one image, the whole image among them; None where images are not cut up
+
+        Raises ModelError when the steps do not end at that size, when one of them is not of the kind above, or when
+        the processor never makes that many tiles.
         """
         try:
-            return cls(size=size, **hf.steps(config))
+            whole = cls(size=size, **hf.steps(config, size))
+            if tiles is None:
+                return whole
+            return replace(whole, tiles=Tiles.among(tiles, size[0], hf.pinpoints(config) if tiles > 1 else ()))
         except (ValueError, TypeError, KeyError) as error:
             raise ModelError(f"the image processor cannot be used: {error}; use a checkpoint like CLIP's") from None
 
@@ -87,8 +99,9 @@ class Preprocessing:
     def from_json(cls, given: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `to_json`; unknown fields are ignored. Raises BundleError when a field is missing or wrong."""
         try:
+            size, tiles = _pair(given["size"]), given.get("tiles")
             return cls(
-                size=_pair(given["size"]),
+                size=size,
                 resize=None if given["resize"] is None else dict(given["resize"]),
                 resample=given["resample"],
                 crop=None if given["crop"] is None else _pair(given["crop"]),
@@ -96,22 +109,41 @@ class Preprocessing:
                 mean=_triple(given["mean"]),
                 std=_triple(given["std"]),
                 convert_rgb=bool(given["convert_rgb"]),
+                tiles=None if tiles is None else Tiles.from_json(tiles, size[0]),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise BundleError(f"the manifest's preprocessing is wrong ({error}); export the bundle again") from None
 
     def to_json(self) -> dict[str, Any]:
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """`tiles` is there only where images are cut up."""
+        fields = asdict(replace(self, tiles=None))
+        if self.tiles is None:
+            del fields["tiles"]
+        else:
+            fields["tiles"] = self.tiles.to_json()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     def __call__(self, image: ImageLike) -> NDArray[np.float32]:
         """-> [3, H, W] float32, normalised. Raises ImageError."""
-        pixels = self.pixels(image)
-        levels = (np.arange(256, dtype=np.float64) * self.rescale).astype(np.float32)
-        values = np.empty((3, *self.size), np.float32)
-        for channel in range(3):
-            table = (levels - np.float32(self.mean[channel])) / np.float32(self.std[channel])
-            np.take(table, pixels[:, :, channel], out=values[channel], mode="clip")
+        values: NDArray[np.float32] = self._normalised(self.pixels(image)[None])[0]
         return values
+
+    def tiled(self, image: ImageLike) -> NDArray[np.float32]:
+        """One image -> [T, 3, H, W] float32, its tiles, normalised. Raises ImageError."""
+        return self._normalised(self.tiled_pixels(image))
+
+    def tiled_pixels(self, image: ImageLike) -> NDArray[np.uint8]:
+        """One image -> [T, H, W, 3] uint8, RGB: its tiles before rescale and normalisation. Raises ImageError."""
+        assert self.tiles is not None, "the encoder takes no tiles"
+        tiles = self.tiles.cut(_rgb(image, self.convert_rgb), Image.Resampling(self.resample))
+        return np.stack([np.asarray(tile) for tile in tiles])
+
+    def tile_shape(self, image: ImageLike) -> tuple[int, int]:
+        """Rows and columns of the tiles that an image is cut into, (0, 0) where it stays whole. Raises ImageError."""
+        if self.tiles is None:
+            return 0, 0
+        rgb = _rgb(image, self.convert_rgb)
+        return self.tiles.shape((rgb.height, rgb.width))
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """-> [H, W, 3] uint8, RGB: resized and cropped, before rescale and normalisation. Raises ImageError."""
@@ -128,6 +160,15 @@ class Preprocessing:
                 f"got {rgb.height}x{rgb.width}; resize it first"
             )
         return np.array(rgb)
+
+    def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """[B, H, W, 3] -> [B, 3, H, W]"""
+        levels = (np.arange(256, dtype=np.float64) * self.rescale).astype(np.float32)
+        values = np.empty((len(pixels), 3, *self.size), np.float32)
+        for channel in range(3):
+            table = (levels - np.float32(self.mean[channel])) / np.float32(self.std[channel])
+            values[:, channel] = np.take(table, pixels[..., channel], mode="clip")
+        return values
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
         assert self.resize is not None

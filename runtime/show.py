@@ -32,7 +32,8 @@ _SHADE = np.array((6, 7, 12), np.float32)
 def draw(bundle: str | os.PathLike[str] | Encoder, image: ImageLike, output: Path | None = None) -> Image.Image:
     """Left the preprocessed image, right its kept patches in colour and the dropped ones dimmed, below a caption.
 
-    A bundle that takes several images at a time is shown the same one in every place.
+    A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
+    which is the whole image.
 
     Raises ImageError when the image cannot be read, RequestError when `output` is not a PNG or cannot be written (it is
     then as it was), and what `load` raises.
@@ -42,19 +43,20 @@ def draw(bundle: str | os.PathLike[str] | Encoder, image: ImageLike, output: Pat
     encoder = bundle if isinstance(bundle, Encoder) else load(bundle)
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         raise ImageError(f"show needs an image, as a file or uint8 [height, width, 3]; got an array of {image.dtype}")
-    pixels = encoder.preprocessing.pixels(image)
-    batch = encoder.manifest.tiles
-    kept = encoder([image] * batch).indices[0]
-
-    picture = _picture(pixels, kept, encoder.grid, _caption(encoder))
+    steps, manifest = encoder.preprocessing, encoder.manifest
+    if steps.tiles is None:
+        pixels, kept = steps.pixels(image), encoder([image] * manifest.tiles).indices[0]
+    else:  # the first tile is the whole image
+        pixels, kept = steps.tiled_pixels(image)[0], encoder(image).indices[0]
+        kept = kept[kept < manifest.patches]
+    picture = _picture(pixels, kept, encoder.grid, (manifest.method, _share(len(kept), manifest.patches)))
     if output is not None:
         _save(picture, output)
     return picture
 
 
-def _caption(encoder: Encoder) -> tuple[str, str]:
-    keep, patches = encoder.keep, encoder.manifest.patches
-    return encoder.manifest.method, f"keeps {keep} of {patches} patches ({keep / patches:.0%})"
+def _share(kept: int, patches: int) -> str:
+    return f"keeps {kept} of {patches} patches ({kept / patches:.0%})"
 
 
 def _picture(

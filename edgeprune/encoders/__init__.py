@@ -67,6 +67,8 @@ class Encoder:
     """[N, P] float32: how the projected patches are averaged to tokens; None where they are not"""
     tiled: bool = False
     """whether the images of a batch are tiles of one image, which share its budget"""
+    layout: str = ""
+    """how the tokens of tiles or frames are ordered for the language model, and what of the model's own is left out"""
     positions: Tensor | None = None
     """[3, N] int32: the place of each token in the language model's rotary positions (time, row, column)"""
     extras: Mapping[str, tuple[int, nn.Module]] = field(default_factory=dict)
@@ -99,7 +101,9 @@ class Encoder:
         """Patches to tokens, in front of the projector: [B, P, C] -> [B, N, g * C]."""
         if self.groups is None:
             return patches
-        return patches[:, self.groups.flatten()].reshape(-1, len(self.groups), self.groups.shape[1] * patches.shape[2])
+        return patches.index_select(1, self.groups.flatten()).reshape(
+            -1, len(self.groups), self.groups.shape[1] * patches.shape[2]
+        )
 
     def project(self, features: Tensor) -> Tensor:
         """[B, N, g * C] or, where projected patches are averaged, [B, P, C] -> [B, N, D]"""
@@ -172,10 +176,18 @@ def bare(family: str, tower: Tower, layer: int | None) -> Encoder:
     return Encoder(family, tower, depth, nn.Identity(), normed=layer is None)
 
 
-def connected(family: str, checkpoint: Checkpoint, config: Any, projector: Any, layer: int | None) -> Encoder:
+def connected(
+    family: str,
+    checkpoint: Checkpoint,
+    config: Any,
+    projector: Any,
+    layer: int | None,
+    tower_name: str = "vision_tower",
+) -> Encoder:
     """The vision tower and the projector of a vision-language model of the LLaVA kind.
 
     config: its config in transformers' class; projector: its projector, whose tensors are read here
+    tower_name: what the model calls its tower
 
     Raises ModelError for feature settings that would not give the patches of one layer, no more and no less.
     """
@@ -191,10 +203,10 @@ def connected(family: str, checkpoint: Checkpoint, config: Any, projector: Any, 
     tower: Tower = tower_family.tower(
         checkpoint,
         vision,
-        "model.vision_tower.vision_model.",
-        "vision_tower.vision_model.",
-        "model.vision_tower.",
-        "vision_tower.",
+        f"model.{tower_name}.vision_model.",
+        f"{tower_name}.vision_model.",
+        f"model.{tower_name}.",
+        f"{tower_name}.",
     )
     # "default" drops the first token whatever it is, "full" drops none
     strategy, wanted = config.vision_feature_select_strategy, "default" if tower.prefix else "full"

@@ -1,23 +1,46 @@
-"""LLaVA-OneVision: a SigLIP tower, the features of its last layer, and a two-layer projector; one tile at a time.
+"""LLaVA-OneVision: a SigLIP tower, the features of its last layer, and a two-layer projector, on tiles or frames.
 
-The tokens are those of one tile, as the projector gives them. Cutting an image into tiles (AnyRes), unpadding, the 2x2
-pooling of video frames and the image_newline token, with which transformers packs the tiles, stay with the caller.
+    tiles   tokens = projector(features)                               as LLaVA-NeXT's
+    --video tokens = pooling @ projector(features), of each frame      pooling [N, P]: bilinear, to half the sides
 
-Source  LLaVA-VL/LLaVA-NeXT llava/model/llava_arch.py (encode_images), whose conventions transformers
-        LlavaOnevisionModel.get_image_features keeps
+The tokens are those of get_image_features in front of its packing, of get_video_features in front of the image_newline
+at its end. Frames take the steps of the image processor.
+
+Source  LLaVA-VL/LLaVA-NeXT llava/model/llava_arch.py (encode_images, get_2dPool), whose conventions transformers
+        LlavaOnevisionModel keeps
+Has     two-layer projector
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, connected
+from edgeprune.encoders import Encoder, connected, llava_next
 
 MODEL_TYPES = ("llava_onevision",)
+OPTIONS = ("video",)
+TILES = f"{llava_next.LAYOUT}; many tiles are not shrunk to fewer tokens"
+FRAMES = "frames: one after the other; no image_newline"
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Encoder:
     from transformers import LlavaOnevisionConfig
     from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionMultiModalProjector
 
     config = LlavaOnevisionConfig(**checkpoint.config)
-    return connected("llava_onevision", checkpoint, config, LlavaOnevisionMultiModalProjector(config), layer)
+    encoder = connected("llava_onevision", checkpoint, config, LlavaOnevisionMultiModalProjector(config), layer)
+    if video:
+        return replace(encoder, pooling=_halved(encoder.tower.grid), layout=FRAMES)
+    return replace(encoder, tiled=True, layout=TILES)
+
+
+def _halved(grid: tuple[int, int]) -> Tensor:
+    """[N, P] float32: what each patch has in each token; read off by pooling one patch at a time."""
+    rows, columns = grid
+    basis = torch.eye(rows * columns).reshape(-1, 1, rows, columns)
+    pooled = nn.functional.interpolate(basis, size=(-(-rows // 2), -(-columns // 2)), mode="bilinear")
+    return pooled.flatten(1).T.contiguous()

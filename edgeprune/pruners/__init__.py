@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
 
-__all__ = ["Doubt", "Eager", "Method", "Selection", "Traits", "get", "greedily", "names"]
+__all__ = ["Doubt", "Eager", "Method", "Selection", "Traits", "get", "greedily", "names", "wavering"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Traits:
 
     needs_cls: bool = False
     needs_mlp: bool = False
-    """whether it reads the weights of a two-layer projector"""
+    """whether it reads the weights of a projector of two linear layers and nothing else that has any"""
     query_rows: int | None = 0
     """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula; None: all"""
     early: bool = True
@@ -106,7 +106,11 @@ class Traits:
 
 
 class Method(Protocol):
-    """A frozen dataclass with the field `keep`; further fields are the method's options and have defaults."""
+    """A frozen dataclass with the field `keep`; further fields are the method's options and have defaults.
+
+    One that computes something of the projector's weights, once and not in every run, also has
+    `prepared(projector) -> Method`, which is traced in its place.
+    """
 
     traits: ClassVar[Traits]
 
@@ -145,6 +149,20 @@ def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selecti
         margins.append(best - gains.scatter(1, pick, -torch.inf).amax(dim=1, keepdim=True))
     scores = torch.full_like(gains, -torch.inf).scatter(1, order, torch.cat(gained, dim=1))
     return Selection(order.sort(dim=1).values, scores, doubt=Doubt(order=order, margins=torch.cat(margins, dim=1)))
+
+
+def wavering(similarity: Tensor) -> Tensor:
+    """How near each row is to joining or leaving each column, when it joins the one it is most similar to.
+
+    similarity: [..., I, J] -> [..., I, J], what the best has over the others; of the best, over the second; inf where
+    there is no second
+
+    >>> wavering(torch.tensor([[0.5, 0.25, -0.5]]))
+    tensor([[0.2500, 0.2500, 1.0000]])
+    """
+    none = torch.full_like(similarity[..., :1], -torch.inf)
+    best, second = torch.cat((similarity, none), dim=-1).topk(2, dim=-1).values.split(1, dim=-1)
+    return best - torch.where(similarity < best, similarity, second)
 
 
 def names() -> list[str]:

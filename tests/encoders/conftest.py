@@ -52,6 +52,21 @@ DINOV3 = processor(
 )
 
 
+QWEN = processor(
+    "Qwen2VL",
+    min_pixels=3136,
+    max_pixels=12845056,
+    patch_size=4,
+    temporal_patch_size=2,
+    merge_size=2,
+    image_mean=[0.48145466, 0.4578275, 0.40821073],
+    image_std=[0.26862954, 0.26130258, 0.27577711],
+)
+"""as the hub has it: no size, it goes by the image"""
+QWEN_VISION: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
+QWEN_WIDTHS: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 48}
+
+
 @dataclass(frozen=True)
 class Kind:
     """What to make, and the part of the whole model that an encoder of ours should equal."""
@@ -61,6 +76,8 @@ class Kind:
     part: str = ""
     prefix: int = 1
     config: dict[str, Any] = field(default_factory=dict)
+    grid: tuple[int, int] | None = None
+    """the grid that it is loaded at, of a family that takes any"""
 
     def own(self, folder: Path) -> nn.Module:
         import transformers
@@ -70,7 +87,16 @@ class Kind:
 
 
 BOTH = {"vision_config": SIGLIP, "text_config": TEXT}
+CLIP: dict[str, Any] = {
+    "vision_config": {**SIGLIP, "model_type": "clip_vision_model"},
+    "text_config": {"model_type": "llama", **LANGUAGE},
+    "image_token_index": 3,
+    "vision_feature_layer": -1,
+}
+CROPPED: dict[str, Any] = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+TILES: dict[str, Any] = {"image_grid_pinpoints": [[48, 96], [96, 48]]}
 KINDS = {
+    "clip": Kind("CLIPVisionModel", processor("CLIP", **CROPPED)),
     "siglip vision": Kind("SiglipVisionModel", processor("Siglip", **SQUARE), prefix=0),
     "siglip": Kind("SiglipModel", processor("Siglip", **SQUARE), "vision_model", 0, BOTH),
     "vit": Kind("ViTModel", processor("ViT", **SQUARE)),
@@ -88,6 +114,21 @@ KINDS = {
 """the encoders without a projector"""
 
 CONNECTED = {
+    "llava clip": Kind("LlavaForConditionalGeneration", processor("CLIP", **CROPPED), config=CLIP),
+    "llava next": Kind(
+        "LlavaNextForConditionalGeneration", processor("LlavaNext", **CROPPED, **TILES), config={**CLIP, **TILES}
+    ),
+    "llava next siglip": Kind(
+        "LlavaNextForConditionalGeneration",
+        processor("LlavaNext", **CROPPED, **TILES),
+        prefix=0,
+        config={**LLAVA, **TILES},
+    ),
+    "video llava": Kind(
+        "VideoLlavaForConditionalGeneration",
+        processor("VideoLlava", **CROPPED),
+        config={**CLIP, "video_token_index": 4},
+    ),
     "llava siglip": Kind("LlavaForConditionalGeneration", processor("Siglip", **SQUARE), prefix=0, config=LLAVA),
     "llava onevision": Kind(
         "LlavaOnevisionForConditionalGeneration",
@@ -101,19 +142,54 @@ CONNECTED = {
             "video_token_index": 4,
         },
     ),
+    "internvl": Kind(
+        "InternVLForConditionalGeneration",
+        processor("GotOcr2", **SQUARE, crop_to_patches=False),
+        config={
+            "vision_config": {**SIZES, "num_hidden_layers": 2, "image_size": 48, "patch_size": 4},
+            "text_config": {"model_type": "qwen2", **LANGUAGE},
+            "image_token_id": 3,
+        },
+    ),
 }
 
 
+def qwen(stem: str, **vision: Any) -> Kind:
+    """12x12 patches, 6x6 tokens"""
+    tokens = {name: at for at, name in enumerate(("image_token_id", "video_token_id", "vision_start_token_id"), 3)}
+    text = {**LANGUAGE, "head_dim": 24, "bos_token_id": None, "eos_token_id": None}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4]}
+    config = {"vision_config": {**QWEN_VISION, **vision}, "text_config": text, **tokens}
+    return Kind(f"{stem}ForConditionalGeneration", QWEN, prefix=0, config=config, grid=(12, 12))
+
+
+GRIDDED = {
+    "siglip2": Kind(
+        "Siglip2VisionModel", processor("Siglip2", patch_size=8), prefix=0, config={"num_patches": 25}, grid=(6, 6)
+    ),
+    "qwen2 vl": qwen("Qwen2VL", embed_dim=32, hidden_size=48, mlp_ratio=2),
+    "qwen2.5 vl": qwen(
+        "Qwen2_5_VL", **QWEN_WIDTHS, intermediate_size=48, window_size=24, fullatt_block_indexes=[1]
+    ),  # windows of 3x3 tokens
+    "qwen3 vl": qwen(
+        "Qwen3VL", **QWEN_WIDTHS, intermediate_size=64, num_position_embeddings=25, deepstack_visual_indexes=[0, 1]
+    ),
+}
+"""the encoders whose tower is ours, around the layers of transformers"""
+ALL = KINDS | CONNECTED | GRIDDED
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `bare` runs on every encoder without projector, `every` on all."""
-    for name, values in {"bare": list(KINDS), "every": [*KINDS, *CONNECTED]}.items():
+    """A test that asks for `bare` runs on every encoder without projector whose tower is transformers' own, `own` on
+    every such tower, `every` on all."""
+    for name, values in {"bare": [*KINDS], "own": [*KINDS, *CONNECTED], "every": [*ALL]}.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values)
 
 
 @pytest.fixture(scope="session")
 def kind() -> Callable[[str], Kind]:
-    return lambda name: (KINDS | CONNECTED)[name]
+    return lambda name: ALL[name]
 
 
 @pytest.fixture(scope="session")
@@ -125,10 +201,10 @@ def made(
 
     def make(name: str) -> tuple[Path, Encoder]:
         if name not in found:
-            one = (KINDS | CONNECTED)[name]
+            one = ALL[name]
             config = one.config if "vision_config" in one.config else {"num_hidden_layers": 2, **one.config}
             folder = model_folder(tmp_path_factory.mktemp("kind"), one.architecture, one.processor, **config)
-            found[name] = folder, encoders.load(open_checkpoint(str(folder)))
+            found[name] = folder, encoders.load(open_checkpoint(str(folder)), grid=one.grid)
         return found[name]
 
     return make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ def test_both_paths_agree(made: Made, every: str) -> None:
             torch.testing.assert_close(one, other, **CLOSE)
 
 
-def test_recorded_queries_and_keys_reproduce_every_layers_own_attention_map(made: Made, every: str) -> None:
-    tower = made(every)[1].tower
+def test_recorded_queries_and_keys_reproduce_every_layers_own_attention_map(made: Made, own: str) -> None:
+    tower = made(own)[1].tower
     with torch.inference_mode():
         with recording(tower.module, tower.attention) as seen:
             tower.module(PIXELS)
@@ -78,10 +79,10 @@ def test_recorded_queries_and_keys_reproduce_every_layers_own_attention_map(made
     attention = {at: seen.attention[module] for at, module in enumerate(tower.attention)}
     assert len(attention) == len(maps)
     read = Taps(attention, torch.empty(0), torch.empty(0), tower.grid, tower.prefix, depth=len(maps))
-    for at, own in enumerate(maps):
-        expected = own.mean(dim=(1, 2))[:, tower.prefix :]
+    for at, layer in enumerate(maps):
+        expected = layer.mean(dim=(1, 2))[:, tower.prefix :]
         torch.testing.assert_close(read.column_mean(at), expected, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(read.cls_attention(at), own[:, :, 0, tower.prefix :], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(read.cls_attention(at), layer[:, :, 0, tower.prefix :], rtol=1e-3, atol=1e-6)
 
 
 def test_every_layer_keeps_its_fused_attention(made: Made, every: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +98,7 @@ def test_every_layer_keeps_its_fused_attention(made: Made, every: str, monkeypat
     assert len(calls) == len(encoder.tower.attention)
 
 
+LANGUAGE = ("language_model.", "model.language_model.", "lm_head.")
 HEADS = {
     "siglip vision": ("head.",),
     "siglip": ("text_model.", "logit_", "vision_model.head."),
@@ -105,13 +107,18 @@ HEADS = {
     "deit": ("pooler.",),
     "deit with teacher": ("cls_classifier.", "distillation_classifier."),
     "dinov2 giant": ("classifier.",),
-    "llava siglip": ("language_model.", "model.language_model.", "lm_head."),
-    "llava onevision": ("language_model.", "model.language_model.", "lm_head.", "image_newline", "model.image_newline"),
+    "siglip2": ("head.",),
+    "llava siglip": LANGUAGE,
+    "llava onevision": (*LANGUAGE, "image_newline", "model.image_newline"),
+    "internvl": LANGUAGE,
+    "qwen2 vl": ("model.embed_tokens.", "model.layers.", "model.norm.", *LANGUAGE),
+    "qwen2.5 vl": ("model.embed_tokens.", "model.layers.", "model.norm.", *LANGUAGE),
+    "qwen3 vl": LANGUAGE,
 }
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_what_is_not_exported_is_never_read(made: Made, name: str, tmp_path: Path) -> None:
+def test_what_is_not_exported_is_never_read(made: Made, kind: Callable[..., Any], name: str, tmp_path: Path) -> None:
     folder, expected = made(name)
     for path in folder.glob("*.json"):
         (tmp_path / path.name).write_text(path.read_text())
@@ -122,7 +129,7 @@ def test_what_is_not_exported_is_never_read(made: Made, name: str, tmp_path: Pat
     (tmp_path / "b.safetensors").write_bytes(b"garbage")
     names = {key: "b.safetensors" if key in heads else "a.safetensors" for key in tensors}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    encoder = encoders.load(open_checkpoint(str(tmp_path)))
+    encoder = encoders.load(open_checkpoint(str(tmp_path)), grid=kind(name).grid)
     with torch.inference_mode():
         tokens, wanted = (PrunedEncoder(one, none.Method(36))(PIXELS)[0] for one in (encoder, expected))
     assert torch.equal(tokens, wanted)
@@ -138,15 +145,20 @@ def test_a_method_that_reads_cls_is_refused_with_a_way_out(made: Made, name: str
     scope="module",
     params=[
         *("siglip vision", "vit", "deit", "dinov2 giant", "dinov2 registers", "dinov3 gated"),
-        *("llava siglip", "llava onevision"),
+        *("siglip2", "llava siglip", "llava onevision", "internvl"),
     ],
 )
-def exported(made: Made, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(encoder, method, bundle of two tiles)"""
-    folder, encoder = made(request.param)
+def exported(
+    made: Made, kind: Callable[..., Any], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """(encoder, method, bundle of two images or tiles)"""
+    (folder, encoder), grid = made(request.param), kind(request.param).grid
     name = "fastervlm" if encoder.tower.has_cls else "pool"
     output = tmp_path_factory.mktemp("bundles") / "bundle"
-    bundle = export_bundle(Request(name, "cpu", keep=KEEP, model=str(folder), output=output, tiles=2, baselines=False))
+    keep, text = 2 * KEEP if encoder.tiled else KEEP, grid and f"{grid[0]}x{grid[1]}"
+    bundle = export_bundle(
+        Request(name, "cpu", keep=keep, model=str(folder), output=output, tiles=2, grid=text, baselines=False)
+    )
     return encoder, fastervlm.Method(KEEP) if encoder.tower.has_cls else pool.Method(KEEP), bundle
 
 
@@ -155,18 +167,21 @@ def test_the_graph_equals_the_reference_on_onnx_runtime(exported: tuple[Encoder,
     assert bundle.reports
     assert all(report.passed for report in bundle.reports)
     assert bundle.manifest.model.family == encoder.family
-    assert bundle.manifest.outputs["tokens"].shape == (2, KEEP, 48 if encoder.family.startswith("llava") else 32)
+    projected = encoder.family.startswith(("llava", "internvl"))
+    assert bundle.manifest.outputs["tokens"].shape == (2, KEEP, 48 if projected else 32)
 
 
 def test_the_graph_costs_what_the_formula_says(exported: tuple[Encoder, Method, Exported]) -> None:
     encoder, method, bundle = exported
-    patches, width = encoder.patches, encoder.tower.width
+    patches, width = prod(encoder.tower.grid), encoder.tower.width
     tokens = patches + encoder.tower.prefix
     expected = formula(encoder, method) + patches * encoder.tower.patch_embedding.weight.numel()
     if not encoder.tower.has_cls:
         expected += KEEP * patches * width  # pool's own product
     else:
         expected -= tokens * width  # the [CLS] query meets keys alone, see tests/export/test_cost.py
+    if encoder.areas is not None:
+        expected += 2 * patches * encoder.patches  # the [CLS] row of two heads, patches averaged to tokens
     if encoder.family == "dinov3":
         expected += (tokens - (KEEP + 1)) * width * width  # see the family's docstring
     assert bundle.manifest.cost["graph"] == 2 * expected

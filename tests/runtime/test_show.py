@@ -78,8 +78,8 @@ def test_every_kind_of_bundle_can_be_shown(make_bundle: MakeBundle, photo: NDArr
     assert picture.tobytes() == draw(load(folder), photo).tobytes()
 
 
-def test_the_caption_says_method_keep_and_share(make_bundle: MakeBundle) -> None:
-    assert show._caption(load(make_bundle())) == ("brightest", "keeps 5 of 24 patches (21%)")
+def test_the_caption_says_how_many_are_kept_and_their_share() -> None:
+    assert show._share(5, 24) == "keeps 5 of 24 patches (21%)"
 
 
 def test_the_picture_is_written_as_png(make_bundle: MakeBundle, photo: NDArray[np.uint8], tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""InternVL: [CLS] first, learned positions, scaled residuals; every 2x2 patches are one token (pixel shuffle).
+
+    token[r, c] = projector(patches [2r, 2c], [2r, 2c + 1], [2r + 1, 2c], [2r + 1, 2c + 1] side by side)
+
+The features are last_hidden_state for vision_feature_layer -1, as get_image_features reads it, else hidden_states. The
+images of a batch are images: where a caller cuts one into crops and a thumbnail, each of them has its own budget.
+
+Source  OpenGVLab/InternVL (pixel_shuffle, ps_version v2), transformers InternVLModel.get_image_features
+Has     [CLS]
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, Tower, bare, connected, described, pretrained, settings
+from edgeprune.errors import ModelError
+
+MODEL_TYPES = ("internvl", "internvl_vision")
+
+
+def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+    """Raises ModelError when the patches cannot be shuffled to tokens."""
+    from transformers import InternVLConfig
+    from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
+
+    if "vision_config" not in checkpoint.config:
+        return bare("internvl", tower(checkpoint, checkpoint.config, ""), layer)
+    config = InternVLConfig(**checkpoint.config)
+    encoder = connected("internvl", checkpoint, config, InternVLMultiModalProjector(config), layer)
+    side = round(1 / config.downsample_ratio)
+    rows, columns = encoder.tower.grid
+    if rows != columns or rows % side:
+        raise ModelError(
+            f"{checkpoint.id}: the grid of patches must be square and its side a multiple of {side}, got "
+            f"{rows}x{columns}; check image_size and downsample_ratio of its config.json"
+        )
+    chosen = config.vision_feature_layer if layer is None else layer
+    return replace(encoder, groups=_squares(rows, side), normed=chosen == -1)
+
+
+def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tower:
+    from transformers import InternVLVisionConfig, InternVLVisionModel
+
+    ours = settings(InternVLVisionConfig, config)
+    module = cast(Any, pretrained(InternVLVisionModel, ours, checkpoint.tensors(*prefixes), checkpoint.id))
+    layers = module.encoder.layer
+    attention, patches = [layer.attention for layer in layers], module.embeddings.patch_embeddings.projection
+    return described(module, attention, layers[0].mlp, patches, ours.image_size, prefix=1)
+
+
+def _squares(rows: int, side: int) -> Tensor:
+    """[N, side * side] int64: the places in the raster of the patches of each square, squares in raster order.
+
+    >>> _squares(4, 2).tolist()
+    [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    """
+    squares = torch.arange(rows * rows).reshape(rows // side, side, rows // side, side).transpose(1, 2)
+    return squares.reshape(-1, side * side)

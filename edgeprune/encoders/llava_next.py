@@ -1,0 +1,31 @@
+"""LLaVA-NeXT (LLaVA-1.6): the tower and the projector of LLaVA-1.5, on the tiles of one image.
+
+    tiles  = [the whole image, tile (0, 0), tile (0, 1), ...]          runtime/tiles.py cuts them
+    tokens = projector(hidden_states[vision_feature_layer])            of each tile, without [CLS] if it has one
+
+The tokens are those of get_image_features in front of its packing. How a language model is given them is the layout of
+the official pruning codes ('spatial'): rows of padding stay in, and there is no image_newline.
+
+Source  haotian-liu/LLaVA llava/model/llava_arch.py (anyres), transformers LlavaNextModel.get_image_features
+Has     [CLS], two-layer projector with a CLIP tower
+Has     two-layer projector with a SigLIP tower
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, connected
+
+MODEL_TYPES = ("llava_next",)
+LAYOUT = "tiles: the whole image first, then its tiles row by row; no image_newline, padding is not cut off"
+
+
+def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+    from transformers import LlavaNextConfig
+    from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
+
+    config = LlavaNextConfig(**checkpoint.config)
+    encoder = connected("llava_next", checkpoint, config, LlavaNextMultiModalProjector(config), layer)
+    return replace(encoder, tiled=True, layout=LAYOUT)

@@ -1,0 +1,30 @@
+"""Qwen2-VL's vision tower: no [CLS], rotated positions, every 2x2 patches merged to one token; at one grid (`--grid`).
+
+The grid counts patches before they are merged: 32x32 is 448x448 pixels and 256 tokens. `positions` are the places of
+the tokens in the image (time, row, column) from 0, for the rotary positions of the language model; the caller adds the
+place of the image in the text. Text goes on behind the whole grid, whatever was kept.
+
+Source  QwenLM/Qwen2-VL, transformers Qwen2VisionTransformerPretrainedModel, Qwen2VLModel.get_image_features
+Has     nothing that a method needs
+"""
+
+from __future__ import annotations
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, settings
+from edgeprune.fixed_grid import Merger, checked, merged, visual
+
+MODEL_TYPES = ("qwen2_vl",)
+OPTIONS = ("grid",)
+
+
+def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:
+    """Raises RequestError when the grid is missing or no multiple of 2x2."""
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as modeling
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+
+    config = settings(Qwen2VLVisionConfig, checkpoint.config["vision_config"])
+    merge = config.spatial_merge_size
+    grid = checked(checkpoint.id, grid, config.patch_size, merge)
+    own = visual(checkpoint, modeling.Qwen2VisionTransformerPretrainedModel, config)
+    return merged("qwen2_vl", modeling, own, grid, layer, Merger(own.merger.ln_q, own.merger.mlp, merge * merge))

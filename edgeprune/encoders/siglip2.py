@@ -1,0 +1,71 @@
+"""SigLIP 2 NaFlex: no [CLS], learned positions resampled to any grid, pre-norm layers; at one grid (`--grid`).
+
+A bare encoder: its tokens are last_hidden_state, which is behind post_layernorm. All patches are of the image, so that
+nothing is masked. transformers cuts the patches in the image processor and embeds them with a Linear over (row, column,
+channel); here that is the convolution it equals. The positions are resampled once, with the family's own code
+(antialiased). The pooling head is neither read nor exported. SigLIP 2 checkpoints of one fixed size are `siglip`.
+
+Source  google-research/big_vision models/proj/image_text/naflex_vit.py, transformers Siglip2VisionModel
+Has     nothing that a method needs
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, bare, described, pretrained, settings, without
+from edgeprune.fixed_grid import checked
+
+MODEL_TYPES = ("siglip2", "siglip2_vision_model")
+OPTIONS = ("grid",)
+
+
+def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:
+    """Raises RequestError when the grid is missing."""
+    from transformers import Siglip2VisionConfig, Siglip2VisionModel
+
+    given = checkpoint.config.get("vision_config", checkpoint.config)
+    config = settings(Siglip2VisionConfig, given, vision_use_head=False)
+    rows, columns = checked(checkpoint.id, grid, config.patch_size)
+    tensors = without(checkpoint, "head").tensors("vision_model.", "siglip2.vision_model.", "")
+    own = cast(Any, pretrained(Siglip2VisionModel, config, tensors, checkpoint.id))
+    tower = _Tower(own, (rows, columns))
+    attention = [block.self_attn for block in tower.layers]
+    size = rows * config.patch_size, columns * config.patch_size
+    mlp = own.encoder.layers[0].mlp
+    return bare(
+        "siglip2", described(tower, attention, mlp, tower.patch_embedding, size, prefix=0, has_cls=False), layer
+    )
+
+
+class _Tower(nn.Module):
+    """pixel_values [B, 3, H, W] -> .hidden_states, .last_hidden_state, [B, P, C] in raster order"""
+
+    def __init__(self, own: Any, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.config = own.config
+        self.patch_embedding = _convolution(own.embeddings.patch_embedding, own.config.patch_size)
+        side, patches = own.embeddings.position_embedding_size, grid[0] * grid[1]
+        learned = own.embeddings.position_embedding.weight.reshape(side, side, -1)
+        resampled = own.embeddings.resize_positional_embeddings(learned, torch.tensor([grid]), patches)
+        self.position_embedding = nn.Parameter(resampled, requires_grad=False)
+        self.layers, self.post_layernorm = own.encoder.layers, own.post_layernorm
+
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool = True) -> SimpleNamespace:
+        hidden = [self.patch_embedding(pixel_values).flatten(2).transpose(1, 2) + self.position_embedding]
+        for layer in self.layers:
+            hidden.append(layer(hidden[-1], None))
+        return SimpleNamespace(hidden_states=tuple(hidden), last_hidden_state=self.post_layernorm(hidden[-1]))
+
+
+def _convolution(own: nn.Linear, size: int) -> nn.Conv2d:
+    """The Linear over flattened patches, (row, column, channel), as a convolution over the image."""
+    convolution = nn.Conv2d(own.in_features // size**2, own.out_features, size, size, device="meta")
+    weight = own.weight.reshape(-1, size, size, convolution.in_channels).permute(0, 3, 1, 2).contiguous()
+    convolution.weight, convolution.bias = nn.Parameter(weight, requires_grad=False), own.bias
+    return convolution

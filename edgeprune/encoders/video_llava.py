@@ -1,0 +1,32 @@
+"""Video-LLaVA: one tower for images, one for the frames of videos (--video), and one two-layer projector for both.
+
+    tokens = projector(hidden_states[vision_feature_layer]), patches of each image or frame
+
+transformers gives the language model [CLS] of every frame, too; here the tokens are patches, which can be pruned.
+Frames take the steps of the image processor. Only the tensors of the chosen tower are read.
+
+Source  PKU-YuanGroup/Video-LLaVA llava/model/llava_arch.py, transformers VideoLlavaModel.get_image_features and
+        get_video_features
+Has     [CLS], two-layer projector
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, connected
+
+MODEL_TYPES = ("video_llava",)
+OPTIONS = ("video",)
+FRAMES = "frames: one after the other; [CLS] of each is left out"
+
+
+def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Encoder:
+    from transformers import VideoLlavaConfig
+    from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
+
+    config = VideoLlavaConfig(**checkpoint.config)
+    projector, tower = VideoLlavaMultiModalProjector(config), "video_tower" if video else "image_tower"
+    encoder = connected("video_llava", checkpoint, config, projector, layer, tower)
+    return replace(encoder, layout=FRAMES) if video else encoder

@@ -1,0 +1,131 @@
+"""Tiles of one image (AnyRes): the image whole, then cut up in more detail; and the order of what is kept of them.
+
+    scale    = min(W / width, H / height)                        of each pinpoint (H, W) that has as many tiles as asked
+    best     : min(scaled, given) pixels as many, W * H - that as few as can be; the first of equals
+    tiles    = [image squeezed into one tile, tile (0, 0), tile (0, 1), ... of the image scaled to fit, zeros around it]
+    order    = the tokens of the whole image, then those of the tiles by (tile row, row, tile column, column)
+
+Tiles are the bits that LlavaNextImageProcessorPil and LlavaOnevisionImageProcessorPil make where these choose as many.
+
+Paper   https://llava-vl.github.io/blog/2024-01-30-llava-next/
+Source  huggingface/transformers@v5.23 image_processing_utils.py (select_best_resolution, get_patch_output_size);
+        Theia-4869/FasterVLM llava/model/llava_arch.py for the order
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeprune.errors import ModelError, RequestError
+
+__all__ = ["Tiles", "packed"]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How many tiles there are, and the sizes that a whole image is scaled to fit into for them."""
+
+    count: int
+    """T, the whole image among them"""
+    side: int
+    """of a tile, pixels"""
+    pinpoints: tuple[tuple[int, int], ...]
+    """(height, width) each, T - 1 tiles in area; none where the whole image is the only tile"""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or (self.count == 1) == bool(self.pinpoints):
+            raise ValueError(f"{self.count} tiles do not go with {len(self.pinpoints)} pinpoints")
+        if any(_tiles(one, self.side) != self.count - 1 for one in self.pinpoints):
+            raise ValueError(f"pinpoints must have {self.count - 1} tiles of {self.side} pixels, got {self.pinpoints}")
+
+    @classmethod
+    def among(cls, count: int, side: int, pinpoints: Iterable[tuple[int, int]]) -> Tiles:
+        """With those of the pinpoints that have as many tiles. Raises ModelError when none has."""
+        by_count: dict[int, list[tuple[int, int]]] = {1: []}
+        for one in pinpoints:
+            if whole := _tiles(one, side):
+                by_count.setdefault(whole + 1, []).append(one)
+        if count not in by_count:
+            have = ", ".join(str(one) for one in sorted(by_count))
+            raise ModelError(f"--tiles must be how many its image processor can make ({have}), got {count}")
+        return cls(count, side, tuple(by_count[count]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"count": self.count, "pinpoints": [list(one) for one in self.pinpoints]}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any], side: int) -> Tiles:
+        """Raises ValueError, TypeError or KeyError."""
+        return cls(int(given["count"]), side, tuple((int(height), int(width)) for height, width in given["pinpoints"]))
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """size: (height, width) of an image -> rows and columns of its tiles, (0, 0) where it stays whole."""
+        height, width = self._best(*size)
+        return height // self.side, width // self.side
+
+    def cut(self, image: Image.Image, resample: Image.Resampling) -> list[Image.Image]:
+        """An RGB image -> its T tiles, the whole one first."""
+        side = self.side
+        tiles = [image.resize((side, side), resample=resample)]
+        if self.count == 1:
+            return tiles
+        height, width = self._best(image.height, image.width)
+        down, across = height / image.height, width / image.width
+        if across < down:
+            fitted = (width, min(math.ceil(image.height * across), height))
+        else:
+            fitted = (min(math.ceil(image.width * down), width), height)
+        padded = Image.new("RGB", (width, height))
+        padded.paste(image.resize(fitted, resample=resample), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+        corners = [(left, top) for top in range(0, height, side) for left in range(0, width, side)]
+        return tiles + [padded.crop((left, top, left + side, top + side)) for left, top in corners]
+
+    def _best(self, height: int, width: int) -> tuple[int, int]:
+        def fit(pinpoint: tuple[int, int]) -> tuple[int, int]:
+            scale = min(pinpoint[1] / width, pinpoint[0] / height)
+            used = min(int(width * scale) * int(height * scale), width * height)
+            return used, used - pinpoint[0] * pinpoint[1]
+
+        return max(self.pinpoints, key=fit, default=(0, 0))
+
+
+def packed(
+    tokens: NDArray[Any], indices: NDArray[np.int32], grid: tuple[int, int], shape: tuple[int, int]
+) -> NDArray[Any]:
+    """What is kept of an image's tiles, in the order in which a language model reads it: -> [T * K, D].
+
+    tokens: [T, K, D], indices: [T, K], as an encoder of tiles returns them; or [1, K, D] and [1, K] with indices into
+        all T * N patches, tile after tile, of a method that makes one pool of them
+    grid: rows and columns of the patches of a tile
+    shape: rows and columns of the tiles (`Preprocessing.tile_shape`)
+
+    Raises RequestError when these do not fit each other.
+    """
+    (rows, columns), (down, across) = grid, shape
+    tiles, each = down * across + 1, rows * columns
+    where = indices.astype(np.int64)
+    if len(where) == tiles:
+        where = where + each * np.arange(tiles)[:, None]
+    if tokens.shape[:2] != where.shape or len(where) not in (1, tiles) or where.max() >= tiles * each:
+        raise RequestError(
+            f"tokens and indices must be those of {tiles} tiles of {rows}x{columns} patches, got {list(tokens.shape)} "
+            f"and {list(indices.shape)}; give the tile shape of the same image"
+        )
+    tile, cell = np.divmod(where.ravel(), each)
+    (tile_row, tile_column), (row, column) = np.divmod(tile - 1, max(across, 1)), np.divmod(cell, columns)
+    in_grid = (tile_row * rows + row) * across * columns + tile_column * columns + column
+    place = np.where(tile == 0, cell, each + in_grid)
+    ordered: NDArray[Any] = tokens.reshape(-1, tokens.shape[2])[np.argsort(place)]
+    return ordered
+
+
+def _tiles(size: tuple[int, int], side: int) -> int:
+    """How many tiles a size is made of; 0 where some would not be whole."""
+    return (size[0] // side) * (size[1] // side) if size[0] % side == size[1] % side == 0 else 0

@@ -1,0 +1,74 @@
+"""Every method on every kind of encoder: exported, run by ONNX Runtime and verified, or refused for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeprune.catalog import Entry, Family, families, methods, refusal
+from edgeprune.encoders import Encoder
+from edgeprune.errors import MethodError
+from edgeprune.export import Request, export_bundle
+from edgeprune.pruners import get
+from edgeprune.trace import build_method
+
+Made = Callable[[str], tuple[Path, Encoder]]
+
+CHECKPOINTS = {
+    ("clip", ""): "clip",
+    ("deit", ""): "deit",
+    ("dinov2", ""): "dinov2 registers",
+    ("dinov3", ""): "dinov3",
+    ("internvl", ""): "internvl",
+    ("llava", "a CLIP tower"): "llava clip",
+    ("llava", "a SigLIP tower"): "llava siglip",
+    ("llava_next", "a CLIP tower"): "llava next",
+    ("llava_next", "a SigLIP tower"): "llava next siglip",
+    ("llava_onevision", ""): "llava onevision",
+    ("qwen2_5_vl", ""): "qwen2.5 vl",
+    ("qwen2_vl", ""): "qwen2 vl",
+    ("qwen3_vl", ""): "qwen3 vl",
+    ("siglip", ""): "siglip vision",
+    ("siglip2", ""): "siglip2",
+    ("video_llava", ""): "video llava",
+    ("vit", ""): "vit",
+}
+"""(family, tower) -> the tiny checkpoint that stands for it"""
+OPTIONS = {"hiprune": {"alpha": "0.5"}}
+"""so that a budget as small has anchors"""
+KEEP = 12
+CELLS = [
+    pytest.param(family, method, id=f"{CHECKPOINTS.get((family.name, family.tower))}-{method.name}")
+    for family in families()
+    for method in methods()
+]
+
+
+def test_every_kind_of_encoder_has_a_checkpoint() -> None:
+    assert {(family.name, family.tower) for family in families()} == set(CHECKPOINTS)
+
+
+@pytest.mark.parametrize(("family", "method"), CELLS)
+def test_the_method_works_or_is_refused_as_the_matrix_says(
+    made: Made, tmp_path: Path, family: Family, method: Entry
+) -> None:
+    folder, encoder = made(CHECKPOINTS[family.name, family.tower])
+    keep, options = None if method.name == "none" else KEEP, OPTIONS.get(method.name, {})
+    if reason := refusal(method, family):
+        with pytest.raises(MethodError, match=r"no \[CLS\] token" if "[CLS]" in reason else "two-layer projector"):
+            build_method(get(method.name), method.name, encoder, keep, options)
+        return
+    request = Request(
+        method.name,
+        "cpu",
+        keep=keep,
+        options=options,
+        model=str(folder),
+        output=tmp_path / "bundle",
+        baselines=False,
+        grid="x".join(map(str, encoder.tower.grid)) if not encoder.tower.batched or family.name == "siglip2" else None,
+    )
+    exported = export_bundle(request)  # raises when the graph and the reference disagree
+    assert exported.manifest.outputs["indices"].shape == (1, keep or encoder.patches)
