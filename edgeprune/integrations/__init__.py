@@ -1,0 +1,1 @@
+"""Ways into other libraries, one file each; nothing else of edgeprune imports them."""

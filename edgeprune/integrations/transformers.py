@@ -1,0 +1,110 @@
+"""The kept tokens of a bundle as inputs of an unmodified transformers model.
+
+    model.generate(**generation_inputs(model, encoder, image, input_ids), max_new_tokens=20)
+
+    prompt     text <image> text            one placeholder for each image, or as many as the processor writes
+    becomes    text <image> x K text        and the tokens travel as mm_encoder_outputs, in place of pixel_values
+
+Positions: LLaVA's are compact, 0, 1, 2, ... over what is there, as in the official codes. A model with rotary positions
+of three axes (Qwen-VL) keeps the place that each token has in the whole image, and the text behind it goes on where it
+would without pruning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeprune.errors import RequestError
+from edgeprune.runtime import Encoder
+from edgeprune.runtime.preprocess import ImageLike
+from edgeprune.runtime.tiles import packed
+
+__all__ = ["generation_inputs"]
+
+
+def generation_inputs(
+    model: Any, encoder: Encoder, images: ImageLike | list[ImageLike], input_ids: Tensor
+) -> dict[str, Any]:
+    """What `model.generate` is given instead of pixel_values.
+
+    model: the transformers model that the bundle's encoder was taken from, a ...ForConditionalGeneration
+    images: one image, or as many as the prompt has placeholders
+    input_ids: [1, L] int64, the prompt; a run of the model's image token stands for one image
+
+    Returns input_ids [1, L'] with exactly as many image tokens as are kept of each image, attention_mask [1, L'],
+    mm_encoder_outputs, and position_ids [4, 1, L'] where the model has rotary positions of three axes.
+
+    Raises RequestError when the prompt has not one placeholder for each image, and ImageError as the encoder does.
+    """
+    each = images if isinstance(images, list) else [images]
+    text = _split(input_ids, model.config.image_token_id)
+    if len(text) - 1 != len(each):
+        raise RequestError(
+            f"the prompt must have one image placeholder (token {model.config.image_token_id}) for each image, "
+            f"got {len(text) - 1} for {len(each)}"
+        )
+    encoded = [{name: torch.from_numpy(array) for name, array in _outputs(encoder, one).items()} for one in each]
+    prompt = text[0]
+    for found, behind in zip(encoded, text[1:], strict=True):
+        prompt = prompt + [model.config.image_token_id] * len(found["tokens"]) + behind
+    expanded = torch.tensor([prompt], device=input_ids.device)
+    inputs: dict[str, Any] = {"input_ids": expanded, "attention_mask": torch.ones_like(expanded)}
+    if "positions" in encoded[0]:
+        places = [found["positions"] for found in encoded]
+        inputs["position_ids"] = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+    return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model.device, model.dtype)}}
+
+
+def _outputs(encoder: Encoder, image: ImageLike) -> dict[str, NDArray[Any]]:
+    """What the encoder hands out for one image; its tokens as one sequence [L, D]."""
+    found = encoder.outputs(image)
+    if encoder.preprocessing.tiles is None:
+        return found | {"tokens": found["tokens"][0]}
+    shape = encoder.preprocessing.tile_shape(image)
+    return found | {"tokens": packed(found["tokens"], found["indices"], encoder.grid, shape)}
+
+
+def _encoder_outputs(encoded: list[dict[str, Tensor]], device: Any, dtype: Any) -> Any:
+    """As get_image_features of the model returns them: the tokens of each image, and what goes into deeper layers."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+    tokens: Any = [found["tokens"].to(device, dtype) for found in encoded]
+    deeper: Any = [name for name in encoded[0] if name.startswith("deepstack_")]
+    if not deeper:
+        return BaseModelOutputWithPooling(pooler_output=tokens)
+    deeper = [[found[name][0].to(device, dtype) for found in encoded] for name in deeper]
+    return BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=deeper)
+
+
+def _positions(text: list[list[int]], places: list[Tensor], side: int) -> Tensor:
+    """[4, 1, L']: the place in the prompt, then time, row and column.
+
+    places: [3, K] of each image, from 0; side: the longer one of the whole image's grid, where the text goes on
+    """
+    start, parts = 0, []
+    for at, words in enumerate(text):
+        parts.append((start + torch.arange(len(words))).expand(3, -1))
+        start += len(words)
+        if at < len(places):
+            parts.append(places[at] + start)
+            start += side
+    axes = torch.cat(parts, dim=1)
+    return torch.cat((torch.arange(axes.shape[1])[None], axes))[:, None]
+
+
+def _split(input_ids: Tensor, image_token: int) -> list[list[int]]:
+    """The text before the first image, and the text behind each."""
+    pieces: list[list[int]] = [[]]
+    previous = None
+    for token in input_ids[0].tolist():
+        if token != image_token:
+            pieces[-1].append(token)
+        elif previous != image_token:
+            pieces.append([])
+        previous = token
+    return pieces
