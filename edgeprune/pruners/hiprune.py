@@ -1,0 +1,143 @@
+"""HiPrune: keep what a middle layer attends to, its surroundings, and what the last layer attends to.
+
+    deep[j]    = mean over heads and all queries of A[., j]        A: attention of the layer that produces the features
+    shallow[j] = the same in the object layer
+    anchors    = the round(K alpha / 5) patches with the highest shallow; buffers: the four neighbours of each
+    score[j]   = deep[j] + 2 where j is an anchor or a buffer; the K highest are kept
+
+Neighbours are `flat`, as in the official code: j - 1, j + 1, j - W, j + W, clamped to 0..N-1, so they wrap from one
+row to the next, and patch 0 or N-1 stands in for what is beyond the border. `grid` takes only those that touch.
+
+Paper   https://arxiv.org/abs/2508.00553
+Source  Danielement321/HiPrune@6e83a12 LLaVA/llava/model/llava_arch.py, encode_images
+Needs   two layers that attend to the whole image
+Reads   attention maps of two layers
+Cost    682 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from edgeprune.errors import MethodError, unknown_name
+from edgeprune.pruners import Doubt, Eager, Selection, Traits
+from edgeprune.selection import top_in_order
+from edgeprune.taps import Taps
+
+FIRST = 2.0
+"""what the first tier is above the other; a mean of attention is at most 1"""
+PUBLISHED_LAYERS = {23: 9, 24: 9, 31: 16, 32: 16}
+"""layers in front of the features -> the published object layer: CLIP ViT-L has 24 layers, LLaVA reads the 23rd"""
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    alpha: float = 0.1
+    """how much of the budget anchors and buffers take, 0..1"""
+    object_layer: int = 0
+    """counted from 1; 0 for the published one"""
+    neighbours: str = "flat"
+    traits: ClassVar[Traits] = Traits(
+        query_rows=None,
+        deviations=(
+            "scores are float32 in every precision; the official code averages in the model's dtype",
+            "keep is the budget of each tile; the official code divides one budget by the tiles and the batch",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise MethodError(f"option alpha of hiprune must be in 0..1, got {self.alpha:g}")
+        if self.neighbours not in ("flat", "grid"):
+            raise MethodError(unknown_name("neighbours", self.neighbours, ("flat", "grid")))
+        if 5 * self._anchors > self.keep:
+            raise MethodError(
+                f"{self._anchors} anchors with 4 buffers each must fit into keep {self.keep}; lower option alpha, "
+                f"{self.alpha:g}"
+            )
+
+    @property
+    def _anchors(self) -> int:
+        return round(self.keep * self.alpha / 5)  # halves to the even number, as in the official code
+
+    def _object_layer(self, depth: int) -> int:
+        """The object layer, from 0; by default the published one, or half way up the encoder and one more."""
+        layer = self.object_layer or PUBLISHED_LAYERS.get(depth, min((depth + 1) // 2 + 1, depth))
+        if not 1 <= layer <= depth:
+            raise MethodError(f"option object_layer of hiprune must be in 1..{depth} on this encoder, got {layer}")
+        return layer - 1
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        middle, last = self._object_layer(depth), depth - 1
+        return (middle, last) if self._anchors and middle != last else (last,)
+
+    def select(self, taps: Taps) -> Selection:
+        scores = taps.column_mean()
+        if self._anchors:
+            anchors = taps.column_mean(self._object_layer(taps.depth)).topk(self._anchors, dim=1).indices
+            around = torch.tensor(_surroundings(taps.grid, self.neighbours))
+            marked = torch.nn.functional.embedding(anchors, around).flatten(1)
+            chosen = (marked.unsqueeze(-1) == torch.arange(scores.shape[1])).any(dim=1)
+            scores = scores + FIRST * chosen.float()
+        return Selection(top_in_order(scores, self.keep), scores)
+
+    def official(self, eager: Eager) -> Selection:
+        rows, columns = eager.grid
+        deep = eager.attentions[-1].mean(dim=1).mean(dim=1)[:, eager.prefix :]
+        shallow = eager.attentions[self._object_layer(len(eager.attentions))].mean(dim=1).mean(dim=1)[:, eager.prefix :]
+        count = round(self.keep * self.alpha / 5)
+        highest = shallow.topk(count + 1, dim=1)  # count < N: five times as many fit into the budget
+        a = highest.indices[:, :count]
+        if self.neighbours == "flat":
+            around = torch.cat([a, a - 1, a + 1, a - columns, a + columns], dim=1).clamp(0, rows * columns - 1)
+        else:
+            row, column = a // columns, a % columns
+            beside = [row * columns + (column + step).clamp(0, columns - 1) for step in (-1, 1)]
+            above = [(row + step).clamp(0, rows - 1) * columns + column for step in (-1, 1)]
+            around = torch.cat([a, *beside, *above], dim=1)
+        first = torch.zeros_like(deep).scatter(1, around, 1.0)  # the union of the two
+        rest = self.keep - first.sum(dim=1, keepdim=True)
+        place = torch.argsort(torch.argsort(deep - first, dim=1, descending=True), dim=1)  # they come last: deep <= 1
+        keep = torch.where(first > 0, torch.ones_like(first), (place < rest).to(first.dtype))
+        indices = torch.topk(keep, self.keep, dim=1).indices.sort(dim=1).values
+        return Selection(indices, deep + 2 * first, doubt=_doubt(highest.values, deep, first > 0, keep > 0))
+
+
+def _doubt(highest: Tensor, deep: Tensor, first: Tensor, kept: Tensor) -> Doubt:
+    """highest: [B, anchors + 1] of shallow, falling; deep: [B, N]; first, kept: [B, N] bool, tier 1 and the set."""
+    if highest.shape[1] > 1:
+        tie = (highest[:, -2] - highest[:, -1]) / highest[:, 0]
+    else:
+        tie = torch.full_like(highest[:, 0], torch.inf)
+    worst = deep.masked_fill(first | ~kept, torch.inf).amin(dim=1, keepdim=True)
+    best = deep.masked_fill(kept, -torch.inf).amax(dim=1, keepdim=True)
+    slack = torch.where(kept, deep - best, worst - deep).masked_fill(first, torch.inf)
+    return Doubt(tie=tie, slack=slack)
+
+
+def _surroundings(grid: tuple[int, int], neighbours: str) -> list[list[int]]:
+    """Each patch and its four neighbours; a neighbour that is not there is replaced by what the rule says.
+
+    neighbours: "flat" or "grid" -> [N, 5] patches
+
+    >>> _surroundings((2, 3), "flat")[3]
+    [3, 2, 4, 0, 5]
+    >>> _surroundings((2, 3), "grid")[3]
+    [3, 3, 4, 0, 3]
+    """
+    rows, columns = grid
+    last, steps = rows * columns - 1, (-1, 1, -columns, columns)
+    found = []
+    for at in range(rows * columns):
+        row, column = divmod(at, columns)
+        inside = (column > 0, column < columns - 1, row > 0, row < rows - 1)
+        if neighbours == "flat":
+            found.append([at, *(min(max(at + step, 0), last) for step in steps)])
+        else:
+            found.append([at, *(at + step if there else at for step, there in zip(steps, inside, strict=True))])
+    return found

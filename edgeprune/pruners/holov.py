@@ -1,0 +1,165 @@
+"""HoloV: share the budget among 16 chunks of the image, and keep what [CLS] attends to in each.
+
+    a[j]     = mean over heads of A[cls, j]        A: attention of the layer that produces the features
+    chunks   = 16 runs of patches in raster order; what does not divide makes the first ones longer by one
+    weight   = mean over the chunk of 1000 a + 0.09 v mean(1000 a) / (mean(v) + 1e-6)
+    v[i]     = variance of cos(x_i, x_j) over the chunk, with 0 for j = i        x: projected features
+    share    = floor(K weight / (sum of weights + 1e-6)), and 1 more for the heaviest chunks until the sum is K
+    score[j] = a[j] + 2 where j is among the `share` highest a of its chunk; the K highest are kept
+
+Since a and v are not negative, weight = mean(1000 a) (1 + 0.09 m / (m + 1e-6)), m = mean(v): unless the tokens of a
+chunk are all alike, the variance raises every chunk by the same 9 % and decides nothing.
+
+Source  obananas/HoloV@1d2e65e llava/model/utils.py
+Needs   an encoder with a [CLS] token; every patch is projected
+Reads   [CLS] row of the last layer, projected features
+Cost    85.5 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from edgeprune.pruners import Doubt, Eager, Selection, Traits
+from edgeprune.selection import top_in_order
+from edgeprune.taps import Taps
+
+CHUNKS = 16
+BETA = 0.09
+EPSILON = 1e-6
+FIRST = 2.0
+"""what the first tier is above the other; attention is at most 1"""
+
+
+def sizes(patches: int) -> list[int]:
+    """Patches in each chunk.
+
+    >>> sizes(36)
+    [3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    """
+    chunks = min(CHUNKS, patches)
+    return [patches // chunks + (chunk < patches % chunks) for chunk in range(chunks)]
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    traits: ClassVar[Traits] = Traits(
+        needs_cls=True,
+        early=False,
+        projects_all=True,
+        deviations=(
+            "scores are float32 in every precision; the official code computes in the model's dtype",
+            "tokens stay in raster order; the official code orders them by attention within a chunk",
+            "a chunk with a larger share than patches leaves the rest to the highest attention of the others; the "
+            "official code fills up with zero vectors",
+        ),
+    )
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return (depth - 1,)
+
+    def select(self, taps: Taps) -> Selection:
+        attention = taps.cls_attention().mean(dim=1)
+        size = sizes(attention.shape[1])
+        starts = [sum(size[:chunk]) for chunk in range(len(size))]
+        # Chunks as rows of equal length; the place that a shorter one has too many shows its last patch and is masked.
+        slots = [
+            [start + min(at, count - 1) for at in range(size[0])] for start, count in zip(starts, size, strict=True)
+        ]
+        at = torch.tensor(slots).flatten()
+        there = torch.arange(size[0]) < torch.tensor(size).unsqueeze(-1)  # [chunks, slots]
+
+        inside = attention.index_select(1, at).reshape(-1, *there.shape)
+        share = self._shares(inside * there.float(), taps.projected.float().index_select(1, at), there, size)
+        rank = (_above(inside) & there.unsqueeze(-2)).sum(dim=-1)
+        within = (rank < share.unsqueeze(-1)).flatten(1)
+        back = [chunk * size[0] + place for chunk, count in enumerate(size) for place in range(count)]
+        scores = attention + FIRST * within.index_select(1, torch.tensor(back)).float()
+        return Selection(top_in_order(scores, self.keep), scores)
+
+    def _shares(self, attention: Tensor, tokens: Tensor, there: Tensor, size: list[int]) -> Tensor:
+        """attention: [B, chunks, slots], tokens: [B, chunks * slots, D] -> [B, chunks], how many each chunk keeps"""
+        unit = tokens / (tokens.norm(dim=-1, keepdim=True) + EPSILON)
+        unit = unit.reshape(-1, *there.shape, unit.shape[-1])
+        pair = (there.unsqueeze(-1) & there.unsqueeze(-2)).float()
+        other = pair * (1 - torch.eye(size[0]))
+        cosine = (unit @ unit.transpose(-1, -2)) * other
+        count = torch.tensor(size, dtype=torch.float32)
+        others = (count - 1).clamp(min=1)
+        mean = cosine.sum(dim=-1) / others.unsqueeze(-1)
+        variance = (((cosine - mean.unsqueeze(-1)) ** 2 * pair).sum(dim=-1) / others.unsqueeze(-1)).sum(dim=-1) / count
+        weight = 1e3 * attention.sum(dim=-1) / count * (1 + BETA * variance / (variance + EPSILON))
+        weight = torch.where(count > 1, weight, attention.sum(dim=-1))  # official: a chunk of one is not scaled
+        share = (self.keep * (weight / (weight.sum(dim=-1, keepdim=True) + EPSILON))).floor()
+        left = self.keep - share.sum(dim=-1, keepdim=True)
+        return share + (_above(weight).sum(dim=-1) < left).float()
+
+    def official(self, eager: Eager) -> Selection:
+        cls_attention = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1)
+        tokens, patches = eager.projected, eager.projected.shape[1]
+        each, extra = patches // CHUNKS, patches % CHUNKS
+        lengths = [length for chunk in range(CHUNKS) if (length := each + int(chunk < extra))]
+        weights = []
+        for x, attention in zip(torch.split(tokens, lengths, 1), torch.split(cls_attention, lengths, 1), strict=True):
+            n = x.shape[1]
+            if n == 1:
+                weights.append(attention.mean(dim=1))
+                continue
+            normal = x / (x.norm(dim=2, keepdim=True) + 1e-6)
+            similar = torch.bmm(normal, normal.mT) * (1 - torch.eye(n))
+            mean = similar.sum(dim=2) / (n - 1)
+            variance = ((similar - mean[:, :, None]) ** 2).sum(dim=2) / (n - 1)
+            scaled = attention * 1e3
+            factor = scaled.abs().mean(dim=1, keepdim=True) / (variance.abs().mean(dim=1, keepdim=True) + 1e-6)
+            weights.append((scaled + 0.09 * (variance * factor)).mean(dim=1))
+        weight = torch.stack(weights, dim=1)
+        part = weight / (weight.sum(dim=1, keepdim=True) + 1e-6) * self.keep
+        share = part.floor()
+        left = self.keep - share.sum(dim=1, keepdim=True)
+        falling = weight.sort(dim=1, descending=True)
+        place = torch.argsort(falling.indices, dim=1)
+        share = share + (place < left).to(share.dtype)
+        tie = torch.minimum(_to_an_integer(part), _to_the_next(falling.values, left.long()))
+        within, slack = [], []
+        for chunk, attention in enumerate(torch.split(cls_attention, lengths, 1)):
+            order = torch.argsort(attention, dim=1, descending=True)
+            allowed = torch.arange(lengths[chunk]) < share[:, chunk : chunk + 1]
+            within.append(torch.zeros_like(attention).scatter(1, order, allowed.to(attention.dtype)))
+            slack.append(_apart(attention, within[-1] > 0))
+        first = torch.cat(within, dim=1)
+        scores = cls_attention + 2 * first
+        indices = scores.topk(self.keep, dim=1).indices.sort(dim=1).values
+        # Those that fill up where shares are larger than their chunks have another limit: that of the whole image.
+        kept = torch.zeros_like(first).scatter(1, indices, 1.0) > 0
+        filling = _apart(cls_attention.masked_fill(first > 0, torch.inf), kept)
+        return Selection(indices, scores, doubt=Doubt(tie=tie, slack=torch.minimum(torch.cat(slack, dim=1), filling)))
+
+
+def _to_an_integer(part: Tensor) -> Tensor:
+    """How near the nearest of K weight / (sum of weights) is to where its floor changes, over itself: [B, C] -> [B]."""
+    return ((part - part.round()).abs() / part.clamp_min(EPSILON)).amin(dim=1)
+
+
+def _to_the_next(falling: Tensor, left: Tensor) -> Tensor:
+    """The gap behind the `left` heaviest chunks, over the heaviest: [B, C], [B, 1] -> [B]; inf where there is none."""
+    gaps = torch.nn.functional.pad(falling[:, :-1] - falling[:, 1:], (1, 1), value=torch.inf)
+    return (torch.take_along_dim(gaps, left, dim=1) / falling[:, :1]).squeeze(1)
+
+
+def _apart(values: Tensor, inside: Tensor) -> Tensor:
+    """How far each value is from the other side's nearest: [B, n], [B, n] bool -> [B, n], inf where there is none."""
+    best = values.masked_fill(inside, -torch.inf).amax(dim=1, keepdim=True)
+    worst = values.masked_fill(~inside, torch.inf).amin(dim=1, keepdim=True)
+    return torch.where(inside, values - best, worst - values)
+
+
+def _above(values: Tensor) -> Tensor:
+    """Whether place j stands before place i when the values fall; of equal ones the first: [..., n] -> [..., i, j]."""
+    one, other = values.unsqueeze(-1), values.unsqueeze(-2)
+    place = torch.arange(values.shape[-1])
+    return (other > one) | ((other == one) & (place < place.unsqueeze(-1)))

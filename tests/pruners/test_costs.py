@@ -1,0 +1,64 @@
+"""What a method's head says of its cost, held against the graph: its selection alone, on the sizes of CLIP ViT-L/14."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeprune import pruners
+from edgeprune.attention import Attention
+from edgeprune.export.cost import graph_cost
+from edgeprune.export.graph import to_onnx
+from edgeprune.pruners import Method
+from edgeprune.taps import Taps
+
+HEADS, WIDTH, GRID, FEATURES, PROJECTED = 16, 64, (24, 24), 1024, 4096
+PATCHES, DEPTH, KEEP = 576, 23, 64
+COST = re.compile(r"^Cost    (\d+(?:\.(\d+))?) M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14$", re.MULTILINE)
+
+
+class Selecting(nn.Module):
+    """A method's `select`, and its merge, on taps that are made of one input without a product.
+
+    [1, N, 1] -> indices, scores, and what is merged where something is
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        first, second = (nn.Linear(width, PROJECTED, device="meta") for width in (FEATURES, PROJECTED))
+        self.projector = nn.Sequential(first, nn.GELU(), second).to_empty(device="cpu")  # nobody runs it
+        self._method = method
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        tokens = nn.functional.pad(pixel_values, (0, 0, 1, 0)).unsqueeze(1)
+        rows = {layer: (tokens + layer).repeat(1, HEADS, 1, WIDTH) for layer in self._method.layers(DEPTH)}
+        attention = {layer: Attention(query, query + 1, WIDTH**-0.5) for layer, query in rows.items()}
+        features, projected = (pixel_values.repeat(1, 1, width) for width in (FEATURES, PROJECTED))
+        chosen = self._method.select(Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector))
+        merged = chosen.scores
+        if chosen.merge is not None:
+            merged = chosen.merge @ (projected if chosen.merges_projected else features)
+        return chosen.indices, chosen.scores, merged
+
+
+@pytest.fixture(scope="module")
+def example() -> Tensor:
+    return torch.zeros(1, PATCHES, 1)
+
+
+@pytest.mark.parametrize("name", pruners.names())
+def test_the_head_says_what_the_selection_costs(name: str, example: Tensor) -> None:
+    said = COST.search(importlib.import_module(f"edgeprune.pruners.{name}").__doc__ or "")
+    assert said, "the head must have a line Cost"
+    method = pruners.get(name)(PATCHES if name == "none" else KEEP)  # type: ignore[call-arg]  # a Protocol has none
+    model = to_onnx(Selecting(method), example, ("indices", "scores", "merged"), opset=18, ir_version=10, hoisted=False)
+    assert f"{graph_cost(model.graph) / 1e6:.{len(said[2] or '')}f}" == said[1]
+
+
+@pytest.mark.parametrize("name", pruners.names())
+def test_the_head_says_what_the_method_reads(name: str) -> None:
+    assert re.search(r"^Reads   \S", importlib.import_module(f"edgeprune.pruners.{name}").__doc__ or "", re.MULTILINE)
