@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/edgeprune show demo/bundle edgeprune/models/tiny/scenes/scene00.png --output demo/kept.png
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check

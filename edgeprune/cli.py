@@ -252,7 +252,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
 @click.option("--matrix", is_flag=True, help="Which method works on which encoder.")
 @_verb
 def methods(matrix: bool, as_json: bool) -> None:
-    """List the pruning methods, or which of them works on which encoder.
+    """List the pruning methods, or where each works.
 
     \b
     edgeprune methods

@@ -88,9 +88,10 @@ def parity_line(reports: Sequence[BackendReport]) -> str:
         worst = report.worst
         verdict = "[green]parity[/]" if worst.passed else "[red]NO PARITY[/]"
         ties = f" ({worst.explained} flips within the score error)" if worst.explained else ""
+        tokens = f"token error {worst.token_error_max:.1e}" if worst.compared else "no token to compare behind ties"
         lines.append(
             f"{verdict} on {report.device}: {worst.exact} of {worst.images} sets equal{ties}, "
-            f"score error {worst.score_error_relative:.1e}, token error {worst.token_error_max:.1e}"
+            f"score error {worst.score_error_relative:.1e}, {tokens}"
         )
         lines += [f"  {escape(reason)}" for reason in worst.reasons]
     return "\n".join(lines)

@@ -43,7 +43,8 @@ def formula(encoder: Encoder, method: Method) -> int:
     if method.traits.query_rows is None:
         layers += [tokens * tokens * width for _ in method.layers(encoder.layer)]  # the maps that it reads
     extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
-    return sum(layers) + rows * _weights(encoder.projector) + extras
+    total: int = sum(layers) + rows * _weights(encoder.projector) + extras
+    return total
 
 
 def _weights(projector: nn.Module) -> int:

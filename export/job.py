@@ -52,8 +52,8 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
-SPARE_NBYTES = 64 << 20
-"""what a bundle needs on disk beside its weights, at most"""
+SPARE_NBYTES = 160 << 20
+"""what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 
 
 @dataclass(frozen=True)

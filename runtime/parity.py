@@ -70,8 +70,10 @@ class Report:
     score_error_relative: float
     """the same over the largest |reference score|"""
     token_error_median: float
-    """||a - b|| / ||b|| over the tokens at shared indices; 0 when none is shared"""
+    """||a - b|| / ||b|| over the tokens at shared indices; 0 when none is compared"""
     token_error_max: float
+    compared: int = 0
+    """tokens at shared indices, without merged ones that were near to being made of others"""
     reasons: tuple[str, ...] = ()
     """why it failed, each in one line; empty when it passed"""
 
@@ -117,7 +119,7 @@ def compare(
             if extras[1][name].shape != rows.shape
         ),
     ]:
-        return Report(images, 0, 0, 0, 0.0, math.inf, math.inf, math.inf, math.inf, tuple(defects))
+        return Report(images, 0, 0, 0, 0.0, math.inf, math.inf, math.inf, math.inf, reasons=tuple(defects))
     reports = []
     for image in range(images):
         name = f"image {image}: " if images > 1 else ""
@@ -146,6 +148,7 @@ def worst(reports: Iterable[Report]) -> Report:
         score_error_relative=largest("score_error_relative"),
         token_error_median=largest("token_error_median"),
         token_error_max=largest("token_error_max"),
+        compared=sum(part.compared for part in parts),
         reasons=tuple(reason for part in parts for reason in part.reasons),
     )
 
@@ -205,6 +208,7 @@ def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, doubt:
         score_error_relative=relative,
         token_error_median=median,
         token_error_max=largest,
+        compared=len(errors),
         reasons=tuple(reasons),
     )
 

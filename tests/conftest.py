@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
+    torch.set_num_threads(1)
 
 TINY_VISION: dict[str, Any] = {
     "hidden_size": 32,

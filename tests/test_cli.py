@@ -208,7 +208,9 @@ def test_json_goes_to_stdout_alone_and_parses(run: Run, exported: tuple[Path, Do
         done = run(*verb, "--json")
         assert (done.code, done.err) == (0, ""), verb
         assert wanted <= json.loads(done.out).keys(), verb
-    assert {"name", "does", "needs", "paper"} == json.loads(run("methods", "--json").out)[0].keys()
+    assert {"name", "does", "reads", "needs", "paper"} <= json.loads(run("methods", "--json").out)[0].keys()
+    cells = json.loads(run("methods", "--matrix", "--json").out)
+    assert {"encoder": "siglip", "tower": "", "method": "fastervlm", "refused": "no [CLS]"} in cells
     assert {"cpu", "jetson-orin"} <= {target["name"] for target in json.loads(run("targets", "--json").out)}
 
 
@@ -289,8 +291,8 @@ def test_a_method_that_needs_cls_is_refused_without_it(run: Run, desk: Path, mon
 
     load = encoders.load
 
-    def without_cls(*arguments: Any) -> encoders.Encoder:
-        encoder = load(*arguments)
+    def without_cls(*arguments: Any, **options: Any) -> encoders.Encoder:
+        encoder = load(*arguments, **options)
         return replace(encoder, tower=replace(encoder.tower, has_cls=False))
 
     monkeypatch.setattr(encoders, "load", without_cls)

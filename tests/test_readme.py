@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
 
-from edgeprune import catalog
+from edgeprune import catalog, tables
 from edgeprune.cli import cli
 
 ROOT = Path(__file__).parent.parent
@@ -17,14 +18,27 @@ COMMANDS = re.findall(r"^edgeprune (.+?)(?:\s+#.*)?$", README, flags=re.MULTILIN
 
 
 def methods_table() -> str:
-    rows = ["| name | does | needs | paper |", "|---|---|---|---|"]
+    rows = ["| name | does | reads | multiply-adds | paper |", "|---|---|---|---:|---|"]
     for entry in catalog.methods():
-        rows.append(f"| `{entry.name}` | {entry.does} | {entry.needs or 'any encoder'} | {entry.paper or '-'} |")
+        paper = f"[{entry.paper.rpartition('/')[2]}]({entry.paper})" if entry.paper else "-"
+        rows.append(f"| `{entry.name}` | {entry.does} | {entry.reads} | {entry.multiply_adds} | {paper} |")
     return "\n".join(rows)
 
 
-def test_the_table_of_methods_is_the_catalogs() -> None:
-    assert methods_table() in README, f"paste this into README.md:\n{methods_table()}"
+def matrix() -> str:
+    rows = ["| encoders | works | refused |", "|---|---|---|"]
+    rows += [" | ".join(("", *row, "")).strip() for row in tables.fits(catalog.methods(), catalog.families())]
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("table", [methods_table, matrix])
+def test_the_tables_of_methods_are_the_catalogs(table: Callable[[], str]) -> None:
+    assert table() in README, f"paste this into README.md:\n{table()}"
+
+
+def test_every_method_needs_no_training_as_it_says() -> None:
+    assert all(entry.training_free for entry in catalog.methods())
+    assert "None of them needs training" in README
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -161,8 +161,10 @@ def wavering(similarity: Tensor) -> Tensor:
     tensor([[0.2500, 0.2500, 1.0000]])
     """
     none = torch.full_like(similarity[..., :1], -torch.inf)
-    best, second = torch.cat((similarity, none), dim=-1).topk(2, dim=-1).values.split(1, dim=-1)
-    return best - torch.where(similarity < best, similarity, second)
+    highest = torch.cat((similarity, none), dim=-1).topk(2, dim=-1).values
+    best, second = highest[..., :1], highest[..., 1:]
+    found: Tensor = best - torch.where(similarity < best, similarity, second)
+    return found
 
 
 def names() -> list[str]:

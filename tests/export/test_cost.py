@@ -26,7 +26,7 @@ def llava_7b() -> Encoder:
     with torch.device("meta"):
         projector = torch.nn.Sequential(torch.nn.Linear(1024, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 4096))
         patches = torch.nn.Conv2d(3, 1024, 14, 14)
-    tower = Tower(torch.nn.Identity(), [], patches, (336, 336), (24, 24), 1, True, 1024, 4096)
+    tower = Tower(torch.nn.Identity(), [torch.nn.Identity()] * 24, patches, (336, 336), (24, 24), 1, True, 1024, 4096)
     return Encoder("llava", tower, 23, projector)
 
 

@@ -290,8 +290,8 @@ def test_parity_accepts_an_exact_tie_on_a_flat_image(tmp_path: Path, monkeypatch
 
 
 def without_positions(load: Callable[..., Encoder]) -> Callable[..., Encoder]:
-    def loaded(*given: Any) -> Encoder:
-        encoder = load(*given)
+    def loaded(*given: Any, **options: Any) -> Encoder:
+        encoder = load(*given, **options)
         encoder.tower.module.embeddings.position_embedding.weight.data[1:] = 0  # type: ignore[union-attr, operator]
         return encoder
 

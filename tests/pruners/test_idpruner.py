@@ -67,7 +67,7 @@ def golden(case: str, keep: int, importance: str = "column_mean", balance: float
             margins[image, step] = gains[pick] - np.delete(gains, pick).max(initial=-np.inf)
     high, low = scorer.max(axis=1), scorer.min(axis=1)
     largest = np.abs(np.where(np.isfinite(scores), scores, 0)).max(axis=1)
-    scale = np.maximum(balance * high / (high - low + 1e-6), largest).astype(np.float32)
+    scale = np.maximum(2 * balance * high / (high - low + 1e-6), largest).astype(np.float32)
     return as_output(case, np.sort(order, axis=1), scores), Doubt(order=order, margins=margins, scale=scale)
 
 

@@ -1,0 +1,172 @@
+"""AIM: merge every other token into the one most like it, halving their number in each round. Its first half.
+
+    a, b    = the tokens at even and at odd places                               x: behind the projector
+    nearest = argmax over b of cos(x_a, x_b), for each of a
+    the r of a with the highest cosine join their b, which becomes the mean of itself and all that join it; what is
+    left of a comes first, then b        r = as many as there are in b, in the last round as many as leave K
+
+    score[j] = 2 t + (1 - c_j) / 2        t: rounds that patch j came through as a token that others joined or that
+                                          joined none; c: its highest cosine in the first round
+
+A later round compares tokens that are merged already: there a near tie turns everything behind it.
+
+Paper   https://arxiv.org/abs/2412.03248
+Source  LaVi-Lab/AIM@edc24e9 llava/model/token_merge.py
+Needs   nothing of the attention; every patch is projected
+Reads   projected features
+Cost    1111.6 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from edgeprune.pruners import Doubt, Eager, Selection, Traits, wavering
+from edgeprune.selection import lower_take
+from edgeprune.taps import Taps
+
+
+def rounds(patches: int, keep: int) -> list[int]:
+    """How many tokens each round merges.
+
+    >>> rounds(576, 144), rounds(576, 128), rounds(9, 2)
+    ([288, 144], [288, 144, 16], [4, 2, 1])
+    """
+    merged: list[int] = []
+    while patches > keep:
+        merged.append(min(patches // 2, patches - keep))
+        patches -= merged[-1]
+    return merged
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    traits: ClassVar[Traits] = Traits(
+        early=False,
+        projects_all=True,
+        deviations=(
+            "any K, by a last round that merges fewer; the official code has two rounds of one half",
+            "tokens stay in raster order of the patch that others joined; the official code puts those that joined "
+            "nothing first, by similarity",
+            "cosines are float32 in every precision; the official code has them in the model's dtype",
+            "the second half, inside the language model, is left out",
+        ),
+    )
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return ()
+
+    def select(self, taps: Taps) -> Selection:
+        tokens = taps.projected.float()
+        batch, patches, _ = tokens.shape
+        number = torch.arange(patches)
+        similarity = _even_by_odd(tokens)
+        highest = torch.cat((similarity.amax(dim=2), similarity.amax(dim=1)), dim=1)
+        raster = [at // 2 + at % 2 * ((patches + 1) // 2) for at in range(patches)]  # even and odd in turns again
+        scores = ((1 - highest.index_select(1, torch.tensor(raster))) / 2).clamp(0, 1)
+        names, merge = number.expand(batch, -1), torch.eye(patches).expand(batch, -1, -1)
+        if self.keep == patches:
+            return Selection(names, scores)
+        for turn, count in enumerate(rounds(patches, self.keep)):
+            if turn:
+                similarity = _even_by_odd(tokens)
+            even, odd = similarity.shape[1:]
+            best, near = similarity.max(dim=-1)
+            joins = near.unsqueeze(1) == torch.arange(odd).unsqueeze(-1)  # [B, odd, even]
+            alone = None
+            if count < even:
+                alone = best.topk(even - count, dim=-1, largest=False).indices
+                joins = joins & (alone.unsqueeze(-1) != torch.arange(even)).all(dim=1, keepdim=True)
+            weight = joins.float()
+            tokens, merge = _merged(tokens, weight, alone), _merged(merge, weight, alone)
+            others = names[:, 1::2]
+            names = others if alone is None else torch.cat((names[:, 0::2].gather(1, alone), others), dim=1)
+            scores = scores + 2 * (names.unsqueeze(-1) == number).any(dim=1)
+        indices, order = names.sort(dim=1)
+        return Selection(indices, scores, lower_take(merge, order, 1).to(taps.projected.dtype), merges_projected=True)
+
+    def official(self, eager: Eager) -> Selection:
+        x = eager.projected
+        batch, patches = x.shape[:2]
+        names = torch.arange(patches).repeat(batch, 1)
+        total = torch.eye(patches, dtype=x.dtype).repeat(batch, 1, 1)
+        alike = _likeness(x)
+        highest = torch.zeros_like(x[:, :, 0]).scatter(1, names[:, ::2], alike.amax(dim=2))
+        scores = (1 - highest.scatter(1, names[:, 1::2], alike.amax(dim=1))).clamp(0, 2) / 2
+        slack = blend = torch.full_like(scores, torch.inf)
+        before = now = blend[:, 0]  # the smallest margin of any decision, in the rounds before and in this one
+        while (n := x.shape[1]) > self.keep:
+            r = min(n // 2, n - self.keep)
+            alike = _likeness(x)
+            highest, nearest = alike.max(dim=2)
+            ranked, order = highest.sort(dim=1, descending=True)
+            source, lonely = order[:, :r], order[:, r:]
+            own = torch.full_like(highest, torch.inf)  # how near each of a is to being merged, or not
+            if r < order.shape[1]:
+                own = torch.maximum(highest - ranked[:, r : r + 1], ranked[:, r - 1 : r] - highest)
+            before = torch.minimum(before, now)
+            joined = torch.zeros_like(highest).scatter(1, source, 1.0)[:, :, None] > 0
+            blend = _turning(alike, joined, own[:, :, None]).amin(dim=1)
+            now = torch.minimum(blend.amin(dim=1), own.amin(dim=1))
+            blend = torch.cat((torch.full_like(blend, torch.inf)[:, : lonely.shape[1]], blend), dim=1)
+            slack = torch.full_like(scores, torch.inf).scatter(1, names[:, ::2], own / 2)
+
+            into = one_hot(nearest.gather(1, source), n // 2).to(x.dtype)
+            size = 1 + into.sum(dim=1)[:, :, None]
+            x, total = (
+                torch.cat((_rows(y, 2 * lonely), (y[:, 1::2] + torch.bmm(into.mT, _rows(y, 2 * source))) / size), dim=1)
+                for y in (x, total)
+            )
+            names = torch.cat((names.gather(1, 2 * lonely), names[:, 1::2]), dim=1)
+            scores = scores + torch.zeros_like(scores).scatter(1, names, 2.0)
+        indices, raster = names.sort(dim=1)
+        return Selection(
+            indices,
+            scores,
+            _rows(total, raster),
+            merges_projected=True,
+            doubt=Doubt(
+                tie=before,
+                slack=slack,
+                blend=torch.minimum(blend, before[:, None]).gather(1, raster),
+                scale=torch.full_like(before, 0.5),  # what is measured is a cosine; a score has half of it
+            ),
+        )
+
+
+def _even_by_odd(x: Tensor) -> Tensor:
+    """Cosines of the tokens at even places with those at odd ones: [B, n, D] -> [B, n - n // 2, n // 2]"""
+    unit: Tensor = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+    return unit[:, 0::2] @ unit[:, 1::2].transpose(1, 2)
+
+
+def _merged(x: Tensor, weight: Tensor, alone: Tensor | None) -> Tensor:
+    """The rows of the next round: [B, n, C], weight [B, odd, even] of 0 and 1, alone [B, m] -> [B, m + odd, C]"""
+    mean = (x[:, 1::2] + weight @ x[:, 0::2]) / (1 + weight.sum(dim=-1, keepdim=True))
+    return mean if alone is None else torch.cat((lower_take(x[:, 0::2], alone, 1), mean), dim=1)
+
+
+def _likeness(x: Tensor) -> Tensor:
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    return torch.bmm(unit[:, ::2], unit[:, 1::2].mT)
+
+
+def _rows(x: Tensor, rows: Tensor) -> Tensor:
+    """[B, N, C], [B, K] -> [B, K, C]"""
+    return x.gather(1, rows[:, :, None].expand(-1, -1, x.shape[2]))
+
+
+def _turning(alike: Tensor, joined: Tensor, own: Tensor) -> Tensor:
+    """How near each of a is to joining or leaving each of b, in cosine: [B, a, b]. It joins the nearest, if any.
+
+    alike: [B, a, b]; joined: [B, a, 1], whether it joins; own: [B, a, 1], how near it is to the opposite of that
+    """
+    away, nearest = wavering(alike), alike == alike.amax(dim=2, keepdim=True)
+    outside = torch.maximum(torch.where(nearest, 0.0, away), torch.where(joined, 0.0, own))
+    return torch.where(nearest & joined, torch.minimum(away, own), outside)

@@ -1,0 +1,136 @@
+"""LRCP against its formula, written here in numpy float64 with LAPACK's QR and SVD."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.errors import MethodError
+from edgeprune.pruners import Eager, Selection
+from edgeprune.pruners.lrcp import ITERATIONS, Method
+from edgeprune.runtime import Output
+from edgeprune.runtime.doubt import doubt_of
+from edgeprune.runtime.parity import compare
+from edgeprune.taps import Taps
+
+Floats = NDArray[np.float64]
+PATCHES = 30
+RANDOM = np.random.default_rng(0).normal(size=(2, PATCHES, 24))
+CASES = {
+    "random": RANDOM,
+    "one dominant": np.where(np.arange(PATCHES)[:, None] == 7, 50 * RANDOM, 1 + 0.1 * RANDOM),
+    "two clusters": RANDOM[:, np.arange(PATCHES) % 2] + 1e-2 * RANDOM,
+    "huge norms": 1e6 * RANDOM,
+    "three directions": RANDOM[:, :, :3] @ RANDOM[:, :3],
+    "all equal": np.ones_like(RANDOM),
+}
+CLEAR = ("random", "one dominant", "two clusters", "huge norms")
+"""where something is left beside the main directions"""
+
+
+def left(x: Floats, basis: Floats) -> Floats:
+    """What projecting onto the columns of the basis leaves of each row, squared."""
+    return np.asarray(((x - x @ basis @ basis.T) ** 2).sum(axis=1))
+
+
+def golden(x: Floats, keep: int, rank: int) -> tuple[list[int], Floats, Floats]:
+    """One image [N, D] -> indices, scores, tokens."""
+    centred = x - x.mean(axis=0)
+    along = np.array(Method(keep, rank).start(len(x)))
+    for _ in range(ITERATIONS):
+        basis = np.linalg.qr(centred.T @ along)[0]
+        along = centred @ basis
+    scores = left(centred, basis)
+    kept = sorted(np.argsort(-scores, kind="stable")[:keep].tolist())
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    groups = {j: [x[j]] for j in kept}
+    for i in set(range(len(x))) - set(kept):
+        groups[max(kept, key=lambda j: unit[i] @ unit[j])].append(x[i])
+    return kept, scores, np.stack([np.mean(groups[j], axis=0) for j in kept])
+
+
+def both(x: Floats, method: Method) -> tuple[Selection, Selection]:
+    """The static form and the official one, in float32."""
+    projected, nothing, grid = torch.tensor(x).float(), torch.empty(0), (1, x.shape[1])
+    static = method.select(Taps({}, nothing, projected, grid, prefix=1, depth=1))
+    return static, method.official(Eager([], nothing, projected, grid, prefix=1))
+
+
+def output(chosen: Selection, x: Floats) -> Output:
+    projected = torch.tensor(x).float()
+    tokens = projected if chosen.merge is None else chosen.merge @ projected
+    return Output(tokens.numpy(), chosen.indices.int().numpy(), chosen.scores.numpy())
+
+
+@pytest.mark.parametrize("case", CLEAR)
+@pytest.mark.parametrize(("keep", "rank"), [(1, 4), (9, 1), (9, 4), (29, 8), (30, 4)])
+def test_both_forms_equal_the_formula(case: str, keep: int, rank: int) -> None:
+    x = CASES[case]
+    for got in (output(chosen, x) for chosen in both(x, Method(keep, rank))):
+        for image in range(2):
+            indices, scores, tokens = golden(x[image], keep, rank)
+            assert got.indices[image].tolist() == indices
+            np.testing.assert_allclose(got.scores[image], scores, rtol=2e-3, atol=1e-5 * scores.max())
+            np.testing.assert_allclose(got.tokens[image], tokens, rtol=1e-4, atol=1e-5 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("keep", [1, 2, 9, 29])
+def test_the_forms_differ_only_behind_ties(case: str, keep: int) -> None:
+    static, official = both(CASES[case], Method(keep))
+    fields = official.doubt.tensors()
+    report = compare(
+        output(official, CASES[case]),
+        output(static, CASES[case]),
+        "float32",
+        doubt_of(fields, lambda name: fields[name].numpy()),
+    )
+    assert not report.reasons
+
+
+def test_with_a_gap_behind_the_main_directions_it_is_the_singular_value_decomposition() -> None:
+    strength = np.array([40.0, 30, 25, 20] + 20 * [1.0])
+    x = (np.linalg.qr(RANDOM)[0] * strength) @ np.linalg.qr(RANDOM[:, :24])[0]
+    scores = both(x, Method(9))[0].scores.numpy()
+    for image in range(2):
+        centred = x[image] - x[image].mean(axis=0)
+        exact = left(centred, np.linalg.svd(centred)[2][:4].T)
+        np.testing.assert_allclose(scores[image], exact, rtol=1e-3, atol=1e-3 * exact.max())
+
+
+def test_a_token_that_nothing_joins_is_itself() -> None:
+    merge = both(RANDOM, Method(29))[0].merge
+    assert merge is not None
+    torch.testing.assert_close(merge.sum(dim=-1), torch.ones(2, 29))
+    assert ((merge > 0).sum(dim=-1) == 1).sum(dim=1).tolist() == [28, 28]
+
+
+def test_of_equal_patches_nothing_is_left_but_rounding() -> None:
+    static, official = both(CASES["all equal"], Method(9))
+    assert float(static.scores.abs().max()) < 1e-9
+    assert bool((static.indices.diff(dim=1) > 0).all())
+    assert bool((official.doubt.tensors()["blend"] == 0).any())
+
+
+def test_noise_within_the_doubt_changes_no_token_and_noise_beyond_it_does() -> None:
+    x = RANDOM[0]
+    doubt = both(RANDOM, Method(9))[1].doubt.tensors()["blend"][0].numpy()
+    indices, _, tokens = golden(x, 9, 4)
+    unsure = dict(zip(indices, doubt < 0.03, strict=True))
+    changed = {False: 0, True: 0}
+    for noise in np.random.default_rng(2).normal(size=(40, *x.shape)):
+        found = dict(zip(*golden(x + 0.02 * noise, 9, 4)[::2], strict=True))  # cosines move by some 0.01
+        for index, token in zip(indices, tokens, strict=True):
+            if index in found:
+                changed[bool(unsure[index])] += bool(np.abs(found[index] - token).max() > 0.2)
+    assert changed[False] == 0
+    assert changed[True] > 0
+    assert 0 < sum(unsure.values()) < 9
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_no_direction_at_all_is_refused(rank: int) -> None:
+    with pytest.raises(MethodError, match=f"option rank of lrcp must be 1 or more, got {rank}"):
+        Method(4, rank)
