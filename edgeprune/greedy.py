@@ -126,8 +126,17 @@ def _scan(step: Callable[[State, Tensor], tuple[State, Tensor]], carry: State, s
 
 
 def cosine(x: Tensor) -> Tensor:
-    """The cosine of every two rows, in float32: [B, N, D] -> [B, N, N]; that of a row with itself is 1, exactly."""
+    """The cosine of every two rows, in float32: [B, N, D] -> [B, N, N]; that of a row with itself is 1, exactly.
+
+    A quarter of the products is left out: what stands below the first half of the rows mirrors what is beside it.
+    """
     x = x.float()
     rows = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)  # F.normalize expands the lengths
-    itself = torch.eye(x.shape[1], dtype=torch.bool)
-    return torch.where(itself, 1.0, rows @ rows.transpose(-1, -2))
+    size = x.shape[1]
+    if half := size // 2:
+        behind = rows[:, half:]
+        first, last = rows[:, :half] @ rows.transpose(-1, -2), behind @ behind.transpose(-1, -2)
+        product = torch.cat((first, torch.cat((first[:, :, half:].transpose(-1, -2), last), dim=-1)), dim=1)
+    else:
+        product = rows @ rows.transpose(-1, -2)
+    return torch.where(torch.eye(size, dtype=torch.bool), 1.0, product)

@@ -51,12 +51,14 @@ class OfficialEncoder(nn.Module):
         chosen = self._method.official(
             Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector)
         )
-        if chosen.merge is None:
+        if chosen.merged is not None:
+            tokens = chosen.merged
+        elif chosen.merge is None:
             tokens = self._kept(projected, chosen.indices)
         else:
-            merged = chosen.merge.expand(features.shape[0], -1, -1)
-            after = chosen.merges_projected or encoder.pooling is not None
-            tokens = torch.bmm(merged, projected) if after else self.projector(torch.bmm(merged, features))
+            merge = chosen.merge.expand(features.shape[0], -1, -1)
+            averaged = encoder.pooling is not None
+            tokens = torch.bmm(merge, projected) if averaged else self.projector(torch.bmm(merge, features))
         outputs = [tokens, chosen.indices.to(torch.int32), chosen.scores]
         if encoder.positions is not None:
             outputs.append(encoder.positions[:, chosen.indices[0]])

@@ -130,9 +130,11 @@ class PrunedEncoder(nn.Module):
             features, projected = (rows.flatten(0, 1).unsqueeze(0) for rows in (features, projected))
         attention = {layer: seen.attention[module] for layer, module in layers.items()}
         chosen: Selection = self.selection(attention, features, projected)
-        if chosen.merge is not None:
-            after = chosen.merges_projected or encoder.pooling is not None
-            tokens = chosen.merge @ projected if after else self.projector(chosen.merge @ features)
+        if chosen.merged is not None:
+            tokens = chosen.merged
+        elif chosen.merge is not None:
+            averaged = encoder.pooling is not None
+            tokens = chosen.merge @ projected if averaged else self.projector(chosen.merge @ features)
         elif self._method.keep == features.shape[1]:
             tokens = projected  # ascending, distinct and all of them: nothing to take
         elif self._method.traits.projects_all or encoder.groups is None:

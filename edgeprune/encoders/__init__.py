@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.errors import ModelError, RequestError
+from edgeprune.errors import ModelError, RequestError, unknown_name
 
 __all__ = ["Encoder", "Tower", "families", "family_of", "feature_depth", "load"]  # the rest is for families
 
@@ -152,7 +152,10 @@ def family_of(config: dict[str, Any], id: str) -> ModuleType:
         if model_type in module.MODEL_TYPES:
             return module
         known += module.MODEL_TYPES
-    raise ModelError(f"{id} has model_type {model_type!r}; edgeprune knows {', '.join(sorted(known))}")
+    raise ModelError(
+        f"{id} has a model_type that no family knows: {unknown_name('model_type', str(model_type), known)} "
+        "A new family is one file in edgeprune/encoders with MODEL_TYPES and load"
+    )
 
 
 def feature_depth(layer: int, layers: int) -> int:

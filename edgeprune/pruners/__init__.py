@@ -57,13 +57,13 @@ class Selection:
     indices: [B, K] int64, distinct and ascending
     scores: [B, N] float32, what it ranked by, higher is kept
     merge: [K, N] or [B, K, N], for methods whose tokens are weighted sums of features instead of K of them
-    merges_projected: whether `merge` sums projected features, and not those in front of the projector
+    merged: [B, K, D], for methods that merge projected features: their tokens themselves
     """
 
     indices: Tensor
     scores: Tensor
     merge: Tensor | None = None
-    merges_projected: bool = False
+    merged: Tensor | None = None
     doubt: Doubt = Doubt()
 
 

@@ -9,7 +9,7 @@ Paper   https://arxiv.org/abs/2602.13315
 Source  Tencent/AngelSlim@67394ce angelslim/compressor/token_compressor/algorithm/idpruner.py
 Needs   a last layer that attends to the whole image; every patch is projected
 Reads   attention map of the last layer, projected features
-Cost    1700 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+Cost    1360 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations

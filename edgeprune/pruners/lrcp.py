@@ -85,7 +85,7 @@ class Method:
         joins = (near == torch.arange(self.keep).unsqueeze(-1)) & ~here.any(dim=1, keepdim=True)
         member = (here | joins).float()
         merge = member / member.sum(dim=-1, keepdim=True)
-        return Selection(indices, scores, merge.to(taps.projected.dtype), merges_projected=True)
+        return Selection(indices, scores, merged=merge.to(taps.projected.dtype) @ taps.projected)
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected.float()
@@ -116,8 +116,7 @@ class Method:
         return Selection(
             chosen,
             scores,
-            merge.to(eager.projected.dtype),
-            merges_projected=True,
+            merged=torch.bmm(merge, x).to(eager.projected.dtype),
             doubt=Doubt(blend=blend, scale=scale),
         )
 

@@ -7,7 +7,7 @@
 Source  Tencent/AngelSlim@67394ce angelslim/compressor/token_compressor/algorithm/scope.py, SCOPE
 Needs   an encoder with a [CLS] token; every patch is projected
 Reads   [CLS] row of the last layer, projected features
-Cost    1360 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+Cost    1020 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations

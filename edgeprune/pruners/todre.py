@@ -8,7 +8,7 @@ Paper   https://arxiv.org/abs/2505.18757
 Source  the paper's text; its code was not read
 Needs   an encoder with a [CLS] token
 Reads   [CLS] row of the last layer, features
-Cost    340 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+Cost    255 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Paper   https://arxiv.org/abs/2509.24837
 Source  the formula of the paper; its repository, AIM-SKKU/ZOO-Prune@13096a4, has no code
 Needs   a two-layer projector; every patch is projected
 Reads   features, projected features and the projector's weights
-Cost    9210.7 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+Cost    8871.0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def both(x: Floats, keep: int) -> tuple[Selection, Selection]:
 
 def output(chosen: Selection, x: Floats) -> Output:
     projected = torch.tensor(x).float()
-    tokens = projected if chosen.merge is None else chosen.merge @ projected
+    tokens = projected if chosen.merged is None else chosen.merged
     return Output(tokens.numpy(), chosen.indices.int().numpy(), chosen.scores.numpy())
 
 
@@ -93,13 +93,6 @@ def test_the_forms_differ_only_behind_ties(case: str, keep: int) -> None:
         doubt_of(fields, lambda name: fields[name].numpy()),
     )
     assert not report.reasons
-
-
-def test_a_merged_token_is_the_mean_of_what_joined_it() -> None:
-    merge = both(RANDOM, 13)[0].merge
-    assert merge is not None
-    torch.testing.assert_close(merge.sum(dim=-1), torch.ones(2, 13))
-    assert bool(((merge > 0).sum(dim=1) == 1).all())  # every patch is in exactly one token
 
 
 def test_rounds_of_one_half_keep_the_same_patches_of_every_image() -> None:

@@ -19,13 +19,13 @@ from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
 from edgeprune.trace import PrunedEncoder, build_method
 
-PATCHES, WIDTH = 36, 48
-BUDGETS = (1, 2, 29, PATCHES - 1, PATCHES)
+PATCHES, WIDTH, SIDE = 81, 48, 72
+BUDGETS = (1, 2, 29, 64, PATCHES - 1, PATCHES)
 
 
 @pytest.fixture(scope="module")
 def encoder(llava_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava")))))
+    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava"), image_size=SIDE))))
 
 
 @pytest.fixture(params=pruners.names())
@@ -42,7 +42,7 @@ def run(encoder: Encoder, name: str, keep: int, pixels: Tensor) -> tuple[Tensor,
 
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    return torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    return torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
 def budgets(name: str) -> tuple[int, ...]:

@@ -39,9 +39,9 @@ class Selecting(nn.Module):
         attention = {layer: Attention(query, query + 1, WIDTH**-0.5) for layer, query in rows.items()}
         features, projected = (pixel_values.repeat(1, 1, width) for width in (FEATURES, PROJECTED))
         chosen = self._method.select(Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector))
-        merged = chosen.scores
+        merged = chosen.scores if chosen.merged is None else chosen.merged
         if chosen.merge is not None:
-            merged = chosen.merge @ (projected if chosen.merges_projected else features)
+            merged = chosen.merge @ features
         return chosen.indices, chosen.scores, merged
 
 
