@@ -8,11 +8,17 @@
     [gpu]        left out: runs on the CPU
     sm           compute capability without the dot; an array when one plan serves several
     memory_gib   of the smallest board of the family
+    and, where they are known, of that same board, for estimates:
+    bandwidth_gb_s   to its memory, 1e9 bytes per second
+    tflops_fp16      of its tensor cores: dense, 1e12 float16 operations per second, two in a multiply-add
 
     [onnx]
     opset, ir_version, forbidden_ops
     float        float16 | float32: the dtype that is written into the graph
     greedy       looped | unrolled: a greedy method's picks as one Scan, which is what is taken, or written out
+    topk_limit   the largest K of a TopK; left out: any
+    index_float  true: TopK takes floats only, so indices are sorted as float32, which is exact below 2^24
+    float32_matmul  false: MatMul and Gemm take float16 only; left out: true
 
     [engine]
     kind         tensorrt | tensorrt-rtx | onnxruntime
@@ -62,6 +68,8 @@ __all__ = ["Bench", "Engine", "Gpu", "Jetson", "Onnx", "Target", "check", "load"
 class Gpu:
     sm: tuple[int, ...]
     memory_gib: int
+    bandwidth_gb_s: float | None = None
+    tflops_fp16: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,9 @@ class Onnx:
     float: Literal["float16", "float32"]
     forbidden_ops: tuple[str, ...]
     greedy: Literal["looped", "unrolled"] = "looped"
+    topk_limit: int | None = None
+    index_float: bool = False
+    float32_matmul: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ def parse(given: Mapping[str, Any], where: str) -> Target:
 
 def check(target: Target, where: str = "") -> None:
     """Raises TargetError when fields that are right alone contradict each other; `where` names the file."""
-    for rules in (_head_rules, _gpu_rules, _onnx_rules, _engine_rules, _trtexec_rules):
+    for rules in (_head_rules, _gpu_rules, _onnx_rules, _engine_rules, _parser_rules, _trtexec_rules):
         for holds, field, rule, value in rules(target):
             if not holds:
                 got = "" if value is None else f", got {value!r}"
@@ -193,12 +204,15 @@ def _gpu_rules(target: Target) -> Rules:
     yield gpu.sm, "gpu.sm", "name at least one compute capability", list(gpu.sm)
     for sm in gpu.sm:
         yield 50 <= sm < 200, "gpu.sm", "be a compute capability without the dot, such as 87", sm
-        no_rtx = engine.kind == "tensorrt-rtx" and sm in (*_JETSON, 90)
+        no_rtx = engine.kind == "tensorrt-rtx" and sm in _NO_RTX
         yield not no_rtx, "gpu.sm", "be one that TensorRT-RTX builds for", sm
         yield target.jetson is None or sm in _JETSON, "gpu.sm", f"be one of {_JETSON} for a Jetson", sm
         needs_jetson = sm in _JETSON and engine.kind == "tensorrt"
         yield target.jetson or not needs_jetson, "jetson", f"be given for SM {sm}", None
     yield gpu.memory_gib > 0, "gpu.memory_gib", "be positive", gpu.memory_gib
+    for name in ("bandwidth_gb_s", "tflops_fp16"):
+        figure = getattr(gpu, name)
+        yield figure is None or 0 < figure < float("inf"), f"gpu.{name}", "be a positive number", figure
     if engine.workspace_mib is not None:
         fits = 0 < engine.workspace_mib <= gpu.memory_gib * 1024 // 2
         yield fits, "engine.workspace_mib", f"be at most half of {gpu.memory_gib} GiB", engine.workspace_mib
@@ -212,6 +226,9 @@ def _onnx_rules(target: Target) -> Rules:
     yield "Attention" in onnx.forbidden_ops, "onnx.forbidden_ops", "name Attention", list(onnx.forbidden_ops)
     distinct = len(set(onnx.forbidden_ops)) == len(onnx.forbidden_ops)
     yield distinct, "onnx.forbidden_ops", "name each operator once", list(onnx.forbidden_ops)
+    limit, ort = onnx.topk_limit, target.engine.kind == "onnxruntime"
+    yield limit is None or limit > 0, "onnx.topk_limit", "be positive", limit
+    yield limit is None or ort or limit <= _TOPK_LIMIT, "onnx.topk_limit", f"be at most {_TOPK_LIMIT}", limit
 
 
 def _engine_rules(target: Target) -> Rules:
@@ -228,6 +245,26 @@ def _engine_rules(target: Target) -> Rules:
         yield target.onnx.float == "float32", "onnx.float", "be float32 under weak_fp16", target.onnx.float
 
 
+def _parser_rules(target: Target) -> Rules:
+    """What the ONNX parsers of TensorRT 8 and of TensorRT-RTX do not take."""
+    onnx, engine, gpu = target.onnx, target.engine, target.gpu
+    if engine.kind == "tensorrt-rtx" and gpu and 75 in gpu.sm:  # "FP32 GEMM is not supported", says its builder
+        yield onnx.float == "float16", "onnx.float", "be float16 for TensorRT-RTX on SM 75", onnx.float
+        refused = not onnx.float32_matmul
+        yield refused, "onnx.float32_matmul", "be false for TensorRT-RTX on SM 75", onnx.float32_matmul
+    if engine.kind != "tensorrt":
+        return
+    oldest, _ = _span(engine.version)
+    # https://github.com/onnx/onnx-tensorrt/blob/release/8.5-GA/docs/operators.md
+    if oldest < (9,):
+        yield onnx.opset <= 17, "onnx.opset", "be at most 17 for TensorRT 8", onnx.opset
+        yield onnx.ir_version <= 8, "onnx.ir_version", "be at most 8 for TensorRT 8", onnx.ir_version
+    if oldest < (8, 6):
+        refused = "LayerNormalization" in onnx.forbidden_ops
+        yield refused, "onnx.forbidden_ops", "name LayerNormalization before TensorRT 8.6", list(onnx.forbidden_ops)
+        yield onnx.index_float, "onnx.index_float", "be true before TensorRT 8.6", onnx.index_float
+
+
 def _trtexec_rules(target: Target) -> Rules:
     engine, bench = target.engine, target.bench
     if engine.kind != "tensorrt":
@@ -242,8 +279,6 @@ def _trtexec_rules(target: Target) -> Rules:
     for flag in bench.flags:
         yield flag.startswith("--"), "bench.flags", "start with --", flag
     oldest, newest = _span(engine.version)
-    opset = target.onnx.opset
-    yield oldest >= (9,) or opset <= 17, "onnx.opset", "be at most 17 for TensorRT 8", opset
     # Strong typing came with TensorRT 9, weak typing went with 11:
     # https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/api/migration/tensorrt-10x-to-11x-jetson.html
     if engine.typing == "weak_fp16":
@@ -257,6 +292,8 @@ def _trtexec_rules(target: Target) -> Rules:
 
 
 _JETSON = (72, 87, 110)
+_NO_RTX = (*_JETSON, 90, 100, 103)
+_TOPK_LIMIT = 3840  # of ITopKLayer, in every release from 8.5 to 11.1 and in TensorRT-RTX
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _LINK = re.compile(r"https://\S+")
 _VERSION = re.compile(r"(>=|==)[1-9]\d*(\.\d+)*(,<=?[1-9]\d*(\.\d+)*)?")
@@ -294,8 +331,10 @@ def _value(hint: Any, given: Any, where: str, path: str) -> Any:
     if origin is tuple:
         items = given if isinstance(given, (list, tuple)) else [given]  # `sm = 87` is `sm = [87]`
         return tuple(_value(args[0], item, where, path) for item in items)
-    if not isinstance(given, hint) or isinstance(given, bool):
-        what = {int: "an integer", str: "a string"}[hint]
+    if hint is float and type(given) is int:  # TOML writes the number 34 as an integer
+        return float(given)
+    if not isinstance(given, hint) or (isinstance(given, bool) and hint is not bool):
+        what = {bool: "true or false", float: "a number", int: "an integer", str: "a string"}[hint]
         raise TargetError(f"{where}: {path} must be {what}, got {given!r}")
     return given
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
+import re
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from edgeprune import targets
+from edgeprune.cli import cli
 from edgeprune.errors import TargetError
 
 FOLDER = Path(__file__).parent.parent / "targets"
@@ -52,7 +57,11 @@ def test_a_target_file_says_where_its_values_come_from(name: str) -> None:
 
 def test_the_names_are_those_of_the_files() -> None:
     assert targets.names() == sorted(path.stem for path in FOLDER.glob("*.toml"))
-    assert {"cpu", "jetson-orin", "ort-cuda"} <= set(targets.names())
+    assert set(targets.names()) >= {
+        *("cpu", "ort-cuda"),
+        *("rtx-desktop", "rtx-turing", "dgx-spark", "datacenter"),
+        *("jetson-orin", "jetson-orin-jp51", "jetson-orin-jp60", "jetson-orin-jp72", "jetson-thor"),
+    }
 
 
 def test_an_unknown_target_gets_the_nearest_one() -> None:
@@ -101,10 +110,18 @@ FORM = [  # what a single field gets wrong
     (("onnx.opset", "18"), "onnx.opset must be an integer, got '18'"),
     (("onnx.opset", True), "onnx.opset must be an integer, got True"),
     (("onnx.forbidden_ops", [1]), "onnx.forbidden_ops must be a string, got 1"),
+    (("onnx.topk_limit", 3840.0), "onnx.topk_limit must be an integer, got 3840.0"),
+    (("onnx.index_float", 1), "onnx.index_float must be true or false, got 1"),
+    (("onnx.float32_matmul", "no"), "onnx.float32_matmul must be true or false, got 'no'"),
     (("onnx.ir", 10), "onnx.ir: no field 'ir'; have "),
     (("onnx", 18), "onnx must be a table, got 18"),
     (("onnx", ...), "onnx must be given"),
-    (("gpu.memory", 4), "gpu.memory: no field 'memory'; have memory_gib, sm. Did you mean 'memory_gib'?"),
+    (
+        ("gpu.memory", 4),
+        "gpu.memory: no field 'memory'; have bandwidth_gb_s, memory_gib, sm, tflops_fp16. Did you mean",
+    ),
+    (("gpu.bandwidth_gb_s", "34 GB/s"), "gpu.bandwidth_gb_s must be a number, got '34 GB/s'"),
+    (("gpu.tflops_fp16", True), "gpu.tflops_fp16 must be a number, got True"),
     (("gpu.sm", "87"), "gpu.sm must be an integer, got '87'"),
     (("tensorrt", {}), "tensorrt: no field 'tensorrt'; have "),
     (("name", ...), "name must be given"),
@@ -112,7 +129,11 @@ FORM = [  # what a single field gets wrong
     (("jetson.l4t", ...), "jetson.l4t must be given"),
 ]
 
-CONTRADICTIONS = [  # what only the whole file gets wrong
+EIGHT = [("engine.version", ">=8.6,<9"), ("onnx.opset", 17), ("onnx.ir_version", 8)]
+RTX = [("engine.kind", "tensorrt-rtx"), ("engine.build", "here"), ("engine.build_flags", []), ("bench.flags", [])]
+DESKTOP = [("jetson", None), ("gpu.sm", 89), *RTX]
+
+CONTRADICTIONS: list[tuple[list[tuple[str, Any]], str]] = [  # what only the whole file gets wrong
     ([("name", "Jetson Orin")], "name must consist of a-z, 0-9, '.' and '-', got 'Jetson Orin'"),
     ([("name", "../orin")], "name must consist of"),
     ([("description", "")], "description must be one line"),
@@ -129,6 +150,12 @@ CONTRADICTIONS = [  # what only the whole file gets wrong
     ([("gpu.sm", 8)], "gpu.sm must be a compute capability without the dot, such as 87, got 8"),
     ([("gpu.sm", 86)], "gpu.sm must be one of (72, 87, 110) for a Jetson, got 86"),
     ([("gpu.memory_gib", 0)], "gpu.memory_gib must be positive, got 0"),
+    ([("gpu.bandwidth_gb_s", 0)], "gpu.bandwidth_gb_s must be a positive number, got 0"),
+    ([("gpu.bandwidth_gb_s", math.nan)], "gpu.bandwidth_gb_s must be a positive number, got nan"),
+    ([("gpu.tflops_fp16", -5.0)], "gpu.tflops_fp16 must be a positive number, got -5.0"),
+    ([("gpu.tflops_fp16", math.inf)], "gpu.tflops_fp16 must be a positive number, got inf"),
+    ([("onnx.topk_limit", 0)], "onnx.topk_limit must be positive, got 0"),
+    ([("onnx.topk_limit", 3841)], "onnx.topk_limit must be at most 3840, got 3841"),
     ([("jetson", None)], "jetson must be given for SM 87"),
     ([("engine.version", "10.3")], "engine.version must be a range such as '>=10.3,<10.4', got '10.3'"),
     ([("engine.version", ">=10.3,<10.1")], "engine.version must hold at least one version"),
@@ -144,19 +171,30 @@ CONTRADICTIONS = [  # what only the whole file gets wrong
         [("engine.typing", "weak_fp16"), ("onnx.float", "float32"), ("engine.version", ">=11.4")],
         "engine.typing must be 'strong' from TensorRT 11 on",
     ),
-    ([("engine.version", ">=8.6,<9"), ("onnx.opset", 17)], "engine.typing must be 'weak_fp16' before TensorRT 9"),
     ([("engine.version", ">=8.6,<9")], "onnx.opset must be at most 17 for TensorRT 8, got 18"),
+    ([*EIGHT, ("onnx.ir_version", 10)], "onnx.ir_version must be at most 8 for TensorRT 8, got 10"),
+    (EIGHT, "engine.typing must be 'weak_fp16' before TensorRT 9"),
+    ([*EIGHT, ("engine.version", ">=8.5,<8.6")], "onnx.forbidden_ops must name LayerNormalization before TensorRT 8.6"),
+    (
+        [*EIGHT, ("engine.version", ">=8.5,<8.6"), ("onnx.forbidden_ops", ["Attention", "LayerNormalization"])],
+        "onnx.index_float must be true before TensorRT 8.6, got False",
+    ),
     ([("engine.build_flags", [])], "engine.build_flags must have --stronglyTyped before TensorRT 11"),
     ([("engine.build_flags", ["--stronglyTyped", "--fp16"])], "engine.build_flags must not have --fp16"),
     ([("engine.build_flags", ["stronglyTyped"])], "engine.build_flags must start with --, got 'stronglyTyped'"),
     ([("bench.flags", [])], "bench.flags must be given for tensorrt"),
     ([("bench.flags", ["useCudaGraph"])], "bench.flags must start with --, got 'useCudaGraph'"),
+    (RTX, "gpu.sm must be one that TensorRT-RTX builds for, got 87"),
+    ([*DESKTOP, ("gpu.sm", [89, 90])], "gpu.sm must be one that TensorRT-RTX builds for, got 90"),
+    ([*DESKTOP, ("gpu.sm", 100)], "gpu.sm must be one that TensorRT-RTX builds for, got 100"),
     (
-        [("engine.kind", "tensorrt-rtx"), ("engine.build", "here"), ("bench.flags", [])],
-        "gpu.sm must be one that TensorRT-RTX builds for, got 87",
+        [*DESKTOP, ("gpu.sm", [75, 86]), ("onnx.float", "float32")],
+        "onnx.float must be float16 for TensorRT-RTX on SM 75, got 'float32'",
     ),
+    ([*DESKTOP, ("gpu.sm", 75)], "onnx.float32_matmul must be false for TensorRT-RTX on SM 75, got True"),
+    ([*DESKTOP, ("onnx.topk_limit", 3841)], "onnx.topk_limit must be at most 3840, got 3841"),
     (
-        [("engine.kind", "tensorrt-rtx"), ("engine.typing", "weak_fp16"), ("gpu.sm", 89), ("jetson", None)],
+        [*DESKTOP, ("engine.typing", "weak_fp16")],
         "engine.typing must be 'strong' for tensorrt-rtx, got 'weak_fp16'",
     ),
 ]
@@ -167,6 +205,7 @@ CONTRADICTIONS_WITHOUT_ENGINE = [
     ([("engine.build_flags", ["--fp16"])], "engine.build_flags must be left out: they are trtexec's"),
     ([("bench.flags", ["--useCudaGraph"])], "bench.flags must be left out: they are trtexec's"),
     ([("jetson", ORIN["jetson"])], "gpu must be given for a Jetson"),
+    ([("onnx.topk_limit", 0)], "onnx.topk_limit must be positive, got 0"),
 ]
 
 
@@ -195,10 +234,8 @@ def refused(given: dict[str, Any], message: str) -> None:
 def test_weak_typing_is_right_for_tensorrt_8() -> None:
     given = changed(
         ORIN,
-        ("onnx.opset", 17),
-        ("onnx.ir_version", 8),
+        *EIGHT,
         ("onnx.float", "float32"),
-        ("engine.version", ">=8.5,<8.6"),
         ("engine.typing", "weak_fp16"),
         ("engine.build_flags", ["--fp16"]),
     )
@@ -213,15 +250,22 @@ def test_strong_typing_needs_no_flag_from_tensorrt_11_on() -> None:
 def test_one_plan_may_serve_several_gpus() -> None:
     given = changed(
         ORIN,
+        *DESKTOP,
         ("gpu.sm", [86, 89, 120]),
-        ("jetson", None),
-        ("bench.flags", []),
-        ("engine", {"kind": "tensorrt-rtx", "version": ">=1.7,<2", "typing": "strong", "build": "here"}),
-        ("engine.workspace_mib", 1024),
     )
     target = targets.parse(given, "")
     assert target.gpu is not None
     assert target.gpu.sm == (86, 89, 120)
+
+
+def test_a_figure_may_be_an_integer_and_may_be_left_out() -> None:
+    gpu = targets.parse(changed(ORIN, ("gpu.bandwidth_gb_s", 51), ("gpu.tflops_fp16", ...)), "").gpu
+    assert gpu is not None
+    assert (gpu.bandwidth_gb_s, gpu.tflops_fp16) == (51.0, None)
+
+
+def test_onnx_runtime_has_no_limit_of_its_own_for_topk() -> None:
+    assert targets.parse(changed(CPU, ("onnx.topk_limit", 4000)), "").onnx.topk_limit == 4000
 
 
 def test_onnx_runtime_takes_the_provider_of_the_gpu_where_there_is_one() -> None:
@@ -229,20 +273,125 @@ def test_onnx_runtime_takes_the_provider_of_the_gpu_where_there_is_one() -> None
     assert providers == {"cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "jetson-orin": None}
 
 
+# The targets that come along: what surprises about each.
+
+SURPRISES: list[tuple[str, str, object, str]] = [
+    ("rtx-desktop", "gpu.sm", (86, 89, 120), "one plan serves three generations"),
+    ("rtx-desktop", "engine.build", "here", "the builder needs no GPU"),
+    ("rtx-desktop", "engine.version", ">=1.7,<1.8", "releases do not take each other's plans"),
+    ("rtx-turing", "gpu.sm", (75,), "a plan for Turing stands alone"),
+    ("rtx-turing", "onnx.float", "float16", "TensorRT-RTX has no float32 GEMM for Turing"),
+    ("rtx-turing", "onnx.float32_matmul", False, "that of the scores is none either"),
+    ("dgx-spark", "gpu.sm", (121,), "not the 120 of the RTX 50 cards"),
+    ("dgx-spark", "engine.kind", "tensorrt-rtx", "it is no Jetson: a plan can be built elsewhere"),
+    ("dgx-spark", "gpu.tflops_fp16", None, "NVIDIA gives sparse float4 only"),
+    ("jetson-orin", "gpu.memory_gib", 4, "the smallest board, shared with the CPU"),
+    ("jetson-orin-jp72", "engine.version", ">=10.16,<10.17", "TensorRT 11 is not for Orin NX and Nano"),
+    ("jetson-orin-jp72", "jetson.python", "3.12", "Ubuntu 24.04"),
+    ("jetson-orin-jp60", "onnx.opset", 17, "the last that TensorRT 8 reads"),
+    ("jetson-orin-jp60", "onnx.ir_version", 8, "that of opset 17's time"),
+    ("jetson-orin-jp60", "onnx.float", "float32", "the builder chooses float16 by itself"),
+    ("jetson-orin-jp60", "engine.typing", "weak_fp16", "no strong typing before TensorRT 9"),
+    ("jetson-orin-jp60", "onnx.greedy", "unrolled", "integers in a Scan are doubtful in TensorRT 8"),
+    ("jetson-orin-jp60", "onnx.index_float", False, "TopK takes integers from 8.6 on"),
+    ("jetson-orin-jp51", "onnx.opset", 17, "the last that TensorRT 8 reads"),
+    ("jetson-orin-jp51", "onnx.ir_version", 8, "that of opset 17's time"),
+    ("jetson-orin-jp51", "onnx.float", "float32", "the builder chooses float16 by itself"),
+    ("jetson-orin-jp51", "engine.typing", "weak_fp16", "no strong typing before TensorRT 9"),
+    ("jetson-orin-jp51", "onnx.greedy", "unrolled", "its Scan takes floats only"),
+    ("jetson-orin-jp51", "onnx.index_float", True, "its TopK takes floats only"),
+    ("jetson-orin-jp51", "jetson.python", "3.8", "older than edgeprune supports: uv brings another"),
+    ("jetson-thor", "gpu.sm", (110,), "101 before CUDA 13"),
+    ("jetson-thor", "gpu.memory_gib", 64, "the T4000"),
+    ("jetson-thor", "engine.kind", "tensorrt", "TensorRT-RTX does not build for SM 110"),
+    ("jetson-thor", "engine.version", ">=10.13,<10.17", "JetPack 7.0 to 7.2"),
+    ("datacenter", "gpu.sm", (80, 86, 89, 90), "A100, A10, L4, H100 and H200"),
+    ("datacenter", "engine.kind", "tensorrt", "TensorRT-RTX does not build for SM 90"),
+    ("datacenter", "engine.version", ">=10.1,<12", "the flags of 10 are taken by 11"),
+    ("datacenter", "gpu.tflops_fp16", 121.0, "242 are with sparsity"),
+    ("ort-cuda", "onnx.greedy", "unrolled", "ONNX Runtime cannot capture a loop as a CUDA graph"),
+    ("cpu", "onnx.greedy", "looped", "what is taken unless something speaks against it"),
+]
+
+
 @pytest.mark.parametrize(
-    ("version", "accepted"),
-    [("10.3", True), ("10.3.0.30", True), ("10.4.0", False), ("10.13.3.9.post1", False), ("8.6.2", False), ("", False)],
+    ("name", "field", "value"), [case[:3] for case in SURPRISES], ids=[f"{c[0]}: {c[1]}, {c[3]}" for c in SURPRISES]
 )
-def test_the_orin_takes_no_other_release_of_tensorrt(version: str, accepted: bool) -> None:
-    assert targets.load("jetson-orin").engine.accepts(version) is accepted
+def test_what_surprises(name: str, field: str, value: object) -> None:
+    assert reduce(getattr, field.split("."), targets.load(name)) == value
 
 
-def test_onnx_runtime_on_a_gpu_gets_no_loop_because_it_cannot_capture_one() -> None:
-    assert {name: targets.load(name).onnx.greedy for name in ("cpu", "ort-cuda", "jetson-orin")} == {
-        "cpu": "looped",
-        "ort-cuda": "unrolled",
-        "jetson-orin": "looped",
-    }
+@pytest.mark.parametrize(
+    ("version", "taken_by"),
+    [
+        ("8.5.2", "jetson-orin-jp51"),
+        ("8.6.2", "jetson-orin-jp60"),
+        ("10.3", "jetson-orin"),
+        ("10.3.0.30", "jetson-orin"),
+        ("10.16.2.10", "jetson-orin-jp72"),
+        ("10.4.0", None),
+        ("10.13.3.9.post1", None),
+        ("11.4.1", None),
+        ("", None),
+    ],
+)
+def test_each_release_of_tensorrt_belongs_to_one_orin_target(version: str, taken_by: str | None) -> None:
+    orins = [target for target in map(targets.load, targets.names()) if target.gpu and target.gpu.sm == (87,)]
+    assert [one.name for one in orins if one.engine.accepts(version)] == ([taken_by] if taken_by else [])
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"), [("10.12", False), ("10.13.2", True), ("10.16.2", True), ("11.4", False)]
+)
+def test_thor_takes_the_releases_of_jetpack_7(version: str, accepted: bool) -> None:
+    assert targets.load("jetson-thor").engine.accepts(version) is accepted
+
+
+@pytest.mark.parametrize(("version", "accepted"), [("1.6", False), ("1.7.1.116", True), ("1.8", False)])
+def test_a_plan_for_rtx_runs_on_its_own_release(version: str, accepted: bool) -> None:
+    assert targets.load("rtx-desktop").engine.accepts(version) is accepted
+
+
+def of_kind(*kinds: str) -> list[targets.Target]:
+    return [target for target in map(targets.load, targets.names()) if target.engine.kind in kinds]
+
+
+def test_every_tensorrt_has_the_limit_of_its_topk() -> None:
+    assert {target.onnx.topk_limit for target in of_kind("tensorrt", "tensorrt-rtx")} == {3840}
+    assert {target.onnx.topk_limit for target in of_kind("onnxruntime")} == {None}
+
+
+def test_trtexec_is_asked_for_the_typing_of_its_release() -> None:
+    for target in of_kind("tensorrt"):
+        typing = "--stronglyTyped" if target.engine.typing == "strong" else "--fp16"
+        assert target.engine.build_flags == (typing, "--profilingVerbosity=detailed"), target.name
+
+
+def test_trtexec_measures_the_same_on_every_release() -> None:
+    """Before TensorRT 11 the first three have to be asked for; 11 takes them and does so anyway."""
+    for target in of_kind("tensorrt"):
+        assert target.bench.flags == (
+            *("--useCudaGraph", "--useSpinWait", "--noDataTransfers"),
+            *("--warmUp=500", "--duration=10", "--iterations=200", "--percentile=50,90,95,99"),
+        ), target.name
+
+
+def test_every_figure_says_where_it_is_from() -> None:
+    """For an estimate, a number of an unknown source is worse than none."""
+    for name in targets.names():
+        text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+        figures = re.findall(r"^(?:bandwidth_gb_s|tflops_fp16) .*$", text, flags=re.MULTILINE)
+        assert [line for line in figures if "#" not in line] == [], name
+
+
+def test_the_boards_of_one_family_have_the_same_figures() -> None:
+    orins = {target.gpu for target in map(targets.load, targets.names()) if target.gpu and target.gpu.sm == (87,)}
+    assert len(orins) == 1
+
+
+def test_layer_normalization_is_refused_by_the_oldest_parser_alone() -> None:
+    refusing = [t.name for t in map(targets.load, targets.names()) if "LayerNormalization" in t.onnx.forbidden_ops]
+    assert refusing == ["jetson-orin-jp51"]
 
 
 def test_an_engine_for_a_jetson_is_built_on_the_jetson() -> None:
@@ -254,3 +403,58 @@ def test_an_engine_for_a_jetson_is_built_on_the_jetson() -> None:
 def test_no_target_lets_an_operator_pass_whose_output_shape_depends_on_the_data() -> None:
     for target in map(targets.load, targets.names()):
         assert {"NonZero", "Unique", "Compress"} <= set(target.onnx.forbidden_ops), target.name
+
+
+# How they are shown.
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def listing(*arguments: str) -> str:
+        done = CliRunner().invoke(cli, ["targets", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return listing
+
+
+def test_the_listing_has_a_row_for_every_target(run: Any) -> None:
+    out = run()
+    assert [name for name in targets.names() if not re.search(rf"^ {re.escape(name)} ", out, re.MULTILINE)] == []
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_a_target_is_shown_within_80_columns(name: str, run: Any) -> None:
+    out = run(name)
+    assert out.splitlines()[0].strip() == name
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_what_json_prints_is_the_target_again(name: str, run: Any) -> None:
+    assert targets.parse(json.loads(run(name, "--json")), name) == targets.load(name)
+
+
+def test_what_a_graph_and_an_engine_must_be_is_shown(run: Any) -> None:
+    out = run("jetson-orin-jp51")
+    for line in (
+        r"GPU +SM 87, 4 GiB, 34 GB/s, 5 TFLOPS in float16",
+        r"ONNX +opset 17, IR 8, float32",
+        r"TopK +K up to 3840, floats only: indices are sorted as float32",
+        r"greedy methods +unrolled",
+        r"engine +tensorrt >=8\.5,<8\.6, built on-device, weak_fp16 typing",
+        r"build flags +--fp16 --profilingVerbosity=detailed",
+        r"Jetson +JetPack 5\.1-5\.1\.6, L4T 35\.2\.1-35\.6\.4, Python 3\.8",
+    ):
+        assert re.search(rf"^{line}", out, flags=re.MULTILINE), line
+
+
+def test_a_file_of_the_user_is_shown_like_any_other(tmp_path: Path, run: Any) -> None:
+    file = tmp_path / "my-card.toml"
+    text = (FOLDER / "rtx-desktop.toml").read_text(encoding="utf-8")
+    file.write_text(text.replace('"rtx-desktop"', '"my-card"').replace("[86, 89, 120]", "89"), encoding="utf-8")
+    assert re.search(r"^GPU +SM 89, 6 GiB", run(str(file)), flags=re.MULTILINE)
