@@ -3,6 +3,7 @@
     out/
       manifest.json             what the bundle is, and the size and sha256 of every other file
       encoder.onnx (+ .data)    the pruned encoder
+      encoder.<target>.plan     an engine, where one was built: the builder's bytes and nothing else
       baseline.<name>.onnx      what it is measured against (unpruned, naive, pool, matmul); sharing encoder.onnx.data
       reference.safetensors     probe inputs and the outputs of the independent reference
       preprocessor_config.json  the image processor, as Hugging Face writes it
@@ -13,7 +14,8 @@
 stay inside the folder.
 
 Writing is atomic: everything goes to a hidden folder beside the output, which takes its name at the very end. A
-failure leaves nothing, not even the parent folders that were made for it.
+failure leaves nothing, not even the parent folders that were made for it. An engine comes later (`add_engine`): its
+plan takes its name, then a manifest that lists it takes the place of the old one.
 """
 
 from __future__ import annotations
@@ -39,10 +41,12 @@ __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "Bundle",
+    "Engine",
     "File",
     "Manifest",
     "Model",
     "TensorSpec",
+    "add_engine",
     "check_output",
     "describe_files",
     "load",
@@ -83,6 +87,25 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """A plan of the bundle, what it fits, and how it was built."""
+
+    plan: str
+    """file name; its size and sha256 stand with those of the other files"""
+    kind: str
+    """tensorrt or tensorrt-rtx"""
+    version: str
+    """of the builder; a plan of TensorRT runs on this one only"""
+    sm: tuple[int, ...]
+    """compute capabilities without the dot, each of which can run it"""
+    system: str
+    """what built it, such as `Linux x86_64`"""
+    flags: tuple[str, ...]
+    """of the builder, by NVIDIA's names"""
+    build_ms: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     method: str
     options: Mapping[str, Any]
@@ -105,6 +128,8 @@ class Manifest:
     """where the graph departs from the official code, and why"""
     versions: Mapping[str, str]
     files: Mapping[str, File] = field(default_factory=dict)
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    """target -> what was built for it; a manifest from before the first build has no such field"""
     layout: str = ""
     """how a language model is to be given the tokens, where there is more to say than their order"""
     schema_version: str = SCHEMA_VERSION
@@ -128,7 +153,8 @@ class Manifest:
         return any(isinstance(size, str) for tensor in self.inputs.values() for size in tensor.shape)
 
     def to_json(self) -> str:
-        return json_text(dataclasses.asdict(self))
+        given = dataclasses.asdict(self)
+        return json_text(given if self.engines else {name: value for name, value in given.items() if name != "engines"})
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -145,7 +171,7 @@ class Manifest:
                 f"{MANIFEST} has schema {version!r:.40}, this one reads {SCHEMA_VERSION}; upgrade edgeprune"
             )
         try:
-            manifest: Manifest = _typed(cls, given, "")
+            manifest: Manifest = _typed(cls, {"engines": {}, **given}, "")
         except ValueError as error:
             raise BundleError(f"{MANIFEST}: {error}; export the bundle again") from None
         return manifest
@@ -188,6 +214,9 @@ def load(folder: str | Path) -> Bundle:
         _check_inside(folder, MANIFEST)
         for name, expected in manifest.files.items():
             _check_file(folder, name, expected)
+        for name, engine in manifest.engines.items():
+            if engine.plan not in manifest.files:
+                raise BundleError(f"{MANIFEST} lists no {engine.plan}, the plan for {name}; export the bundle again")
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from None
     return Bundle(folder, manifest)
@@ -230,6 +259,42 @@ def writing(folder: Path, force: bool = False) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the first that is not empty, which after a success is the nearest one
             for parent in made:
                 parent.rmdir()
+
+
+def add_engine(found: Bundle, target: str, engine: Engine, plan: bytes | memoryview) -> Manifest:
+    """Write a plan into its bundle and list it; an engine of that target is replaced. Returns the new manifest.
+
+    A failure leaves the bundle as it was. Raises BundleError when it cannot be written.
+    """
+    token = secrets.token_hex(4)
+    place, listing = found.folder / engine.plan, found.folder / MANIFEST
+    fresh, old, listed = (found.folder / f".{token}.{name}" for name in ("plan", "old", "json"))
+    try:
+        with fresh.open("xb") as file:
+            file.write(plan)
+        files = {**found.manifest.files, engine.plan: File(fresh.stat().st_size, _sha256(fresh))}
+        engines = {**found.manifest.engines, target: engine}
+        manifest = dataclasses.replace(found.manifest, files=dict(sorted(files.items())), engines=engines)
+        listed.write_text(manifest.to_json(), encoding="utf-8")
+        if os.path.lexists(place):
+            place.rename(old)
+        try:
+            fresh.rename(place)
+            listed.replace(listing)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
+    except BaseException as error:
+        if os.path.lexists(old):
+            old.replace(place)
+        if not isinstance(error, OSError):
+            raise
+        failed = f"{engine.plan} cannot be written to {found.folder}: {error.strerror or error}"
+        raise BundleError(f"{failed}; make room there, or copy the bundle elsewhere") from error
+    finally:
+        for path in (fresh, old, listed):
+            path.unlink(missing_ok=True)
+    return manifest
 
 
 def json_text(value: Any) -> str:

@@ -12,13 +12,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
 
 from edgeprune import __version__
 from edgeprune.errors import EdgepruneError, MissingPackageError, ParityError
+
+if TYPE_CHECKING:
+    from edgeprune.bundle import Manifest
+    from edgeprune.export.audit import Report
+    from edgeprune.runtime.bound import Bound
+    from edgeprune.runtime.language_model import LanguageModel
 
 __all__ = ["cli", "main"]
 
@@ -72,7 +78,12 @@ def _verb(function: Verb) -> Verb:
 _devices = click.Choice(["cpu", "cuda"])
 _path = click.Path(path_type=Path)
 _bundle = click.argument("bundle", type=_path)
+_target = click.option("--target", help="Name, or your own .toml; default the bundle's.")
 _threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default ONNX Runtime's choice.")
+_language_model = click.option(
+    "--language-model", metavar="CONFIG",
+    help="Estimate what pruning gains in front of it: config.json, its folder, or a Hugging Face id in the cache.",
+)  # fmt: skip
 
 
 @click.group(cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -118,37 +129,104 @@ def cli(context: click.Context) -> None:
 @click.option("--probes", type=_path, help="Folder with images of yours to check parity on, too.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@_language_model
 @_verb
-def export(as_json: bool, input_kind: str, settings: tuple[str, ...], **options: Any) -> None:
+def export(
+    as_json: bool, input_kind: str, settings: tuple[str, ...], language_model: str | None, **options: Any
+) -> None:
     """Export a pruned encoder as a bundle, and check it.
 
     \b
     edgeprune export --method fastervlm --keep 64
     edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf
     """
-    try:
+    with _export_packages():
         from edgeprune.export import Request, export_bundle
         from edgeprune.export.job import STEPS
-    except ModuleNotFoundError as error:
-        if error.name not in EXPORT_PACKAGES:
-            raise
-        raise MissingPackageError(error.name, "export") from None
 
     if wrong := [setting for setting in settings if "=" not in setting]:
         raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
     own = dict(setting.split("=", 1) for setting in settings)
+    model = _read_language_model(language_model)
     request, done = Request(uint8=input_kind == "uint8", options=own, **options), iter(range(len(STEPS)))
     with _progress() as show:
         exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
+    bound = None if model is None else _bound(model, exported.manifest, options["target"])
     if as_json:
         reports = [report.to_json() for report in exported.reports]
         manifest = dataclasses.asdict(exported.manifest)
-        _print_json({"bundle": str(exported.folder), "manifest": manifest, "parity": reports})
+        found = {"bundle": str(exported.folder), "manifest": manifest, "parity": reports}
+        _print_json(found if bound is None else {**found, "bound": bound.to_json()})
         return
     from edgeprune import tables
 
     _print(tables.manifest(exported.manifest), tables.parity_line(exported.reports))
+    if bound is not None:
+        _print(tables.bound(bound))
     click.echo(f"wrote {exported.folder}")
+
+
+@cli.command()
+@_bundle
+@_target
+@click.option("--sm", "sms", type=int, multiple=True, help="GPU to build for, as 86 (repeat); default the target's.")
+@click.option("--audit", "audited", is_flag=True, help="See whether attention is fused, too, as `audit` does.")
+@click.option("--force", is_flag=True, help="Replace the engine that is there.")
+@_verb
+def build(bundle: Path, target: str | None, sms: tuple[int, ...], audited: bool, force: bool, as_json: bool) -> None:
+    """Build the TensorRT engine of a bundle, and add it.
+
+    For RTX GPUs on any machine, without a GPU; for others on the device itself.
+
+    \b
+    edgeprune build my-bundle
+    edgeprune build my-bundle --sm 86 --sm 89 --audit
+    """
+    with _export_packages():
+        from edgeprune.export.audit import audit_bundle
+        from edgeprune.export.engine import build_engine
+
+    report = None
+    if audited:  # first: it says something even where the engine cannot be built
+        with _progress() as show:
+            report = audit_bundle(bundle, target, sms[0] if sms else None, show)
+        _print_audit(report, as_json)
+    with _progress() as show:
+        engine, file = build_engine(bundle, target, sms, force, show)
+    if as_json:
+        entry = {**dataclasses.asdict(engine), **dataclasses.asdict(file)}
+        _print_json({"engine": entry, "audit": report and report.to_json()})
+    else:
+        fits, seconds = ", ".join(map(str, engine.sm)), engine.build_ms / 1000
+        click.echo(f"built {bundle / engine.plan} for SM {fits}: {file.size / 1e6:,.1f} MB in {seconds:.1f} s")
+    if report is not None:
+        report.check()
+
+
+@cli.command()
+@_bundle
+@_target
+@click.option("--sm", type=int, help="GPU to compile for, as 86; default one of the target's.")
+@_verb
+def audit(bundle: Path, target: str | None, sm: int | None, as_json: bool) -> None:
+    """See whether attention is still fused, as in the unpruned graph.
+
+    Compiles with TensorRT-RTX, on any machine, without a GPU; for Jetson that is a proxy.
+    Exit code 1 when a layer is not fused that is fused there.
+
+    \b
+    edgeprune audit my-bundle
+    edgeprune audit my-bundle --target jetson-orin --json
+    """
+    with _export_packages():
+        from edgeprune.export.audit import audit_bundle
+
+    with _progress() as show:
+        report = audit_bundle(bundle, target, sm, show)
+    if as_json:
+        _print_json(report.to_json())
+    _print_audit(report, as_json)
+    report.check()
 
 
 @cli.command()
@@ -186,9 +264,16 @@ def verify(bundle: Path, device: str | None, threads: int | None, as_json: bool)
 @_threads
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 seconds' worth.")
 @click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
+@_language_model
 @_verb
 def bench(
-    bundle: Path, device: str, threads: int | None, rounds: int | None, against: tuple[str, ...], as_json: bool
+    bundle: Path,
+    device: str,
+    threads: int | None,
+    rounds: int | None,
+    against: tuple[str, ...],
+    language_model: str | None,
+    as_json: bool,
 ) -> None:
     """Measure the encoder against its baselines, in turns.
 
@@ -199,14 +284,17 @@ def bench(
     edgeprune bench my-bundle --against unpruned --threads 2 --json
     """
     from edgeprune import tables
+    from edgeprune.bundle import load
     from edgeprune.runtime.bench import bench
 
+    model = _read_language_model(language_model)
+    bound = None if model is None else _bound(model, load(bundle).manifest)
     with _progress() as show:
         ledger = bench(bundle, device, threads, rounds, against or None, show)
     if as_json:
-        _print_json(ledger.to_json())
+        _print_json(ledger.to_json() if bound is None else {**ledger.to_json(), "bound": bound.to_json()})
     else:
-        _print(tables.ledger(ledger))
+        _print(tables.ledger(ledger), *([] if bound is None else [tables.bound(bound)]))
 
 
 @cli.command()
@@ -293,6 +381,42 @@ def targets(name: str | None, as_json: bool) -> None:
         _print_json([dataclasses.asdict(target) for target in found] if name is None else dataclasses.asdict(found[0]))
     else:
         _print(tables.target(found[0]) if name else tables.targets(found))
+
+
+def _print_audit(report: Report, as_json: bool) -> None:
+    from edgeprune import tables
+
+    if not as_json:
+        _print(tables.audit(report.rows()))
+        for line in report.lines():
+            click.echo(line)
+
+
+def _read_language_model(given: str | None) -> LanguageModel | None:
+    from edgeprune.runtime.language_model import read_language_model
+
+    return None if given is None else read_language_model(given)
+
+
+def _bound(model: LanguageModel, manifest: Manifest, target: str | None = None) -> Bound:
+    """target: name or path; None for the manifest's, of which no more than the name may be known here."""
+    from edgeprune import targets
+    from edgeprune.runtime.bound import bound
+
+    if target is None and manifest.target in targets.names():
+        target = manifest.target
+    return bound(manifest, model, None if target is None else targets.load(target))
+
+
+@contextmanager
+def _export_packages() -> Iterator[None]:
+    """Around imports of edgeprune.export: says what a missing package belongs to."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in EXPORT_PACKAGES:
+            raise
+        raise MissingPackageError(error.name, "export") from None
 
 
 def _print(*what: Any) -> None:

@@ -11,11 +11,25 @@ from rich.table import Table
 from edgeprune.bundle import Manifest
 from edgeprune.catalog import Entry, Family, refusal
 from edgeprune.runtime.bench import Ledger
+from edgeprune.runtime.bound import Bound
 from edgeprune.runtime.parity import Report
 from edgeprune.runtime.verify import BackendReport
 from edgeprune.targets import Target
 
-__all__ = ["files", "fits", "ledger", "manifest", "matrix", "methods", "parity", "parity_line", "target", "targets"]
+__all__ = [
+    "audit",
+    "bound",
+    "files",
+    "fits",
+    "ledger",
+    "manifest",
+    "matrix",
+    "methods",
+    "parity",
+    "parity_line",
+    "target",
+    "targets",
+]
 
 
 def manifest(found: Manifest) -> Table:
@@ -28,6 +42,10 @@ def manifest(found: Manifest) -> Table:
             "model": f"{model.id}, {model.family}, {model.layer} layers, {model.features}",
             "revision": "" if model.revision == "local" else model.revision,
             "target": f"{found.target}, {found.dtype}",
+            "engines": "\n".join(
+                f"{one.plan}: {one.kind} {one.version}, SM {', '.join(map(str, one.sm))}"
+                for one in found.engines.values()
+            ),
             **{name: f"{list(spec.shape)} {spec.dtype}" for name, spec in tensors.items()},
             "formula": f"{_count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
             "graph": f"{_count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
@@ -97,6 +115,14 @@ def parity_line(reports: Sequence[BackendReport]) -> str:
     return "\n".join(lines)
 
 
+def audit(rows: Iterable[tuple[str, int, int, int]]) -> Table:
+    """rows: (graph, kernels, fused attention layers, attention layers)"""
+    table = _table("Fusion audit", "graph", "kernels >", "fused attention >")
+    for name, kernels, fused, layers in rows:
+        table.add_row(escape(name), str(kernels), f"{fused} of {layers} layers")
+    return table
+
+
 def ledger(found: Ledger) -> Table:
     """The rows of a bench, and in the caption where the pruned encoder's time goes."""
     table = _table(
@@ -120,6 +146,47 @@ def ledger(found: Ledger) -> Table:
         f"{escape(found.versions['machine'])}"
     )
     return table
+
+
+def bound(found: Bound) -> Table:
+    """What pruning gains at most in front of a language model, all of it an estimate."""
+    table = _table(
+        f"Estimate: {escape(found.language_model)} behind the encoder, on {escape(found.target)}",
+        "", "unpruned >", "pruned >", "pruned /\nunpruned >",
+    )  # fmt: skip
+    sides = (found.unpruned, found.pruned)
+    table.add_row("image tokens", *(str(side.image_tokens) for side in sides), _ratio(*(s.image_tokens for s in sides)))
+    for name in ("encoder", "prefill"):
+        counts = [getattr(side, name) for side in sides]
+        table.add_row(f"{name}, multiply-adds", *map(_count, counts), _ratio(*counts))
+    cache = [side.kv_nbytes for side in sides]
+    table.add_row("KV cache, MiB", *(f"{nbytes / (1 << 20):.2f}" for nbytes in cache), _ratio(*cache))
+    if not found.missing:
+        for name in ("encoder", "prefill", "first_token", "decode"):
+            times = [getattr(side, f"{name}_ms") for side in sides]
+            what = {"first_token": "until the first token", "decode": "each next token"}.get(name, name)
+            table.add_row(f"{what}, ms", *(f"{time:.2f}" for time in times), _ratio(*times))
+    what = "multiply-adds" if found.missing else "time"
+    before, after = (f"{side.encoder_share:.0%}" for side in sides)
+    lines = [
+        f"At best, the first token takes {found.ratio:.3f} of the {what};",
+        f"with no image token at all, {found.floor_ratio:.3f}.",
+        f"The encoder is {before} of it unpruned, {after} pruned.",
+        f"The prompt has {found.text_tokens} text tokens.",
+        f"The model has {_count(found.parameters)} parameters, {found.weights_gib:.1f} GiB in float16.",
+    ]
+    if not found.fits:
+        lines.append(f"It does not fit into the {found.memory_gib} GiB of {escape(found.target)}.")
+    if found.missing:
+        lines.append(f"No times: {escape(found.target)} lacks {escape(', '.join(found.missing))}.")
+    else:
+        lines.append("Times are at the target's peaks: on the device, longer.")
+    table.caption = "\n".join(lines)
+    return table
+
+
+def _ratio(before: float, after: float) -> str:
+    return f"{after / before:.3f}" if before else ""
 
 
 def methods(entries: Iterable[Entry]) -> Table:
@@ -172,17 +239,32 @@ def targets(found: Iterable[Target]) -> Table:
 
 
 def target(found: Target) -> Table:
-    gpu = found.gpu
+    gpu, onnx, engine, jetson = found.gpu, found.onnx, found.engine, found.jetson
+    figures = [f"SM {', '.join(map(str, gpu.sm))}", f"{gpu.memory_gib} GiB"] if gpu else ["none"]
+    if gpu and gpu.bandwidth_gb_s:
+        figures.append(f"{gpu.bandwidth_gb_s:g} GB/s")
+    if gpu and gpu.tflops_fp16:
+        figures.append(f"{gpu.tflops_fp16:g} TFLOPS in float16")
+    topk = [f"K up to {onnx.topk_limit}"] if onnx.topk_limit else []
+    topk += ["floats only: indices are sorted as float32"] if onnx.index_float else []
+    built = [f"{engine.kind} {engine.version}", f"built {engine.build or 'never'}"]
+    built += [f"{engine.typing} typing", f"workspace {engine.workspace_mib} MiB"] if engine.typing else []
     return _facts(
         found.name,
         {
             "description": found.description,
             "tier": str(found.tier),
-            "GPU": f"SM {', '.join(map(str, gpu.sm))}, {gpu.memory_gib} GiB" if gpu else "none",
-            "ONNX": f"opset {found.onnx.opset}, IR {found.onnx.ir_version}, {found.onnx.float}",
-            "greedy methods": found.onnx.greedy,
-            "forbidden": ", ".join(found.onnx.forbidden_ops),
-            "engine": f"{found.engine.kind} {found.engine.version}, built {found.engine.build or 'never'}",
+            "GPU": ", ".join(figures),
+            "ONNX": f"opset {onnx.opset}, IR {onnx.ir_version}, {onnx.float}",
+            "MatMul": "" if onnx.float32_matmul else "float16 only",
+            "TopK": ", ".join(topk),
+            "greedy methods": onnx.greedy,
+            "forbidden": ", ".join(onnx.forbidden_ops),
+            "engine": ", ".join(built),
+            "build flags": " ".join(engine.build_flags),
+            "bench flags": " ".join(found.bench.flags),
+            "Jetson": f"JetPack {jetson.jetpack}, L4T {jetson.l4t}, Python {jetson.python}" if jetson else "",
+            "install": jetson.install if jetson else "",
             "sources": "\n".join(found.source),
         },
     )

@@ -18,7 +18,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 trtexec=${{TRTEXEC:-{trtexec}}}
-[ -x "$trtexec" ] || {{ echo "build.sh: no trtexec at $trtexec; set TRTEXEC to its path" >&2; exit 2; }}
+command -v "$trtexec" >/dev/null || {{ echo "build.sh: no trtexec at $trtexec; set TRTEXEC to its path" >&2; exit 2; }}
 
 # Written under another name first: an interrupted build leaves no half engine.
 "$trtexec" --onnx=encoder.onnx --saveEngine={plan}.partial \\
@@ -80,7 +80,8 @@ def build_script(target: Target) -> str | None:
 def readme(manifest: Manifest, target: Target) -> str:
     tensors = {**manifest.inputs, **manifest.outputs}
     on = " --device cuda" if target.provider == "CUDAExecutionProvider" else ""
-    first = "bash build.sh" if build_script(target) else "edgeprune inspect ."
+    builds = "edgeprune build ." if target.engine.kind == "tensorrt-rtx" else "edgeprune inspect ."
+    first = "bash build.sh" if build_script(target) else builds
     commands = [first, f"edgeprune verify .{on}", f"edgeprune bench .{on}"]
     deviations = "".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations)
     layout = f"\nLayout of the tokens: {manifest.layout}.\n" if manifest.layout else ""

@@ -26,7 +26,7 @@ from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden" / "help.txt"
 SCENE = Path(__file__).parent.parent / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
-VERBS = ("export", "verify", "bench", "show", "inspect", "methods", "targets")
+VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets")
 EXPORT = ("export", "--method", "fastervlm")
 START_S = 1.0
 """measured 0.12 s; what a user takes for at once"""
@@ -261,7 +261,7 @@ WRONG: dict[tuple[object, ...], str] = {
     ("show", ".", SCENE): r"\. is not a bundle",
     ("verify", ".", "--threads", 0): r"'--threads': 0 is not in the range x>=1",
     ("verify", ".", "--device", "tpu"): r"'tpu' is not one of 'cpu', 'cuda'",
-    ("targets", "jetson"): r"no target 'jetson'; have .*Did you mean 'jetson-orin'\?",
+    ("targets", "jetson"): r"no target 'jetson'; have .*Did you mean 'jetson-",
     ("targets", "nowhere.toml"): r"nowhere\.toml cannot be read",
 }
 

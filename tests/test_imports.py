@@ -46,6 +46,7 @@ MAY = {
         *("taps", "probes", "runtime", "bundle", "targets", "errors"),
     ),
     "edgeprune.integrations": ("runtime", "errors"),
+    "edgeprune.integrations.optimum": ("cli", "errors"),
     "edgeprune.catalog": (),
     "edgeprune.tables": ("bundle", "catalog", "runtime", "targets"),
     "edgeprune.cli": ("",),  # everything, inside its functions

@@ -1,0 +1,328 @@
+"""The graph of a bundle -> a TensorRT plan beside it.
+
+tensorrt-rtx   built on any machine, without a GPU, for several SMs in one plan
+tensorrt       built on the device itself, by its own package: the builder times kernels on the GPU that it builds for
+
+The plan is what the builder gave, byte for byte; what it fits stands in the manifest. Needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgeprune import bundle, targets
+from edgeprune.bundle import Bundle, Engine, File
+from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
+from edgeprune.targets import Target
+
+__all__ = ["TIMING_CACHE", "Compiler", "build_engine", "check_batch", "choose_sm", "find_target", "load_rtx"]
+
+TIMING_CACHE = "timing.cache"
+"""beside the graph, as build.sh has it: what the builder of TensorRT measured, so that the next build is a fast one"""
+MESSAGE_CHARS = 300
+ERROR, WARNING, VERBOSE = 1, 2, 4
+"""severities of a builder's messages; smaller is worse"""
+
+Show = Callable[[int, int, str], None]
+
+
+def build_engine(
+    folder: Path,
+    target: str | None = None,
+    sm: Sequence[int] = (),
+    force: bool = False,
+    show: Show = lambda done, total, what: None,
+) -> tuple[Engine, File]:
+    """Build the engine of a bundle and add it: `encoder.<target>.plan`, and the entries in the manifest, returned here.
+
+    target: name or path of a .toml; None takes the bundle's
+    sm: compute capabilities instead of the target's; only for tensorrt-rtx
+    show: called with (done, total, what) as the build goes on
+
+    Raises RequestError (and its kinds) when this machine cannot build it, EdgepruneError with the builder's first error
+    when it fails. The bundle is then as it was.
+    """
+    found = bundle.load(folder)
+    device = find_target(found, target)
+    plan = f"encoder.{device.name}.plan"
+    if device.engine.kind == "onnxruntime":
+        raise RequestError(f"{device.name} runs encoder.onnx with ONNX Runtime as it is: there is nothing to build")
+    if os.path.lexists(found.folder / plan) and not force:
+        raise RequestError(f"{found.folder} has {plan}; replace it with --force")
+    check_batch(found)
+    rtx = device.engine.kind == "tensorrt-rtx"
+    if sm and not rtx:
+        raise RequestError(f"--sm goes with tensorrt-rtx; for {device.name}, TensorRT builds for the GPU it runs on")
+    trt = load_rtx() if rtx else _load_tensorrt(device, found.manifest.target)
+    if not device.engine.accepts(trt.__version__):
+        raise RequestError(
+            f"{device.name} needs {device.engine.kind} {device.engine.version}, here is {trt.__version__}; "
+            "install one of these, or choose another --target"
+        )
+    sms = choose_sm(trt, sm or _sm(device)) if rtx else _gpu(device)
+
+    start = time.perf_counter()
+    compiler = Compiler(trt, found.folder / "encoder.onnx", strong=device.engine.typing == "strong")
+    flags = _configure(compiler, device, sms if rtx else ())
+    timings = None if rtx else _open_timing_cache(compiler, found.folder)
+    content = compiler.build(show)
+    engine = Engine(
+        plan=plan,
+        kind=device.engine.kind,
+        version=trt.__version__,
+        sm=tuple(sms),
+        system=f"{platform.system()} {platform.machine()}",
+        flags=flags,
+        build_ms=round(1000 * (time.perf_counter() - start)),
+    )
+    manifest = bundle.add_engine(found, device.name, engine, memoryview(content))
+    if timings is not None:
+        _keep_timing_cache(compiler, found.folder)
+    return engine, manifest.files[plan]
+
+
+def find_target(found: Bundle, given: str | None) -> Target:
+    """The target of a bundle, or the one given in its place. Raises TargetError or RequestError when there is none."""
+    name = given or found.manifest.target
+    if given is None and name not in targets.names():
+        raise RequestError(f"{found.folder} is for the target {name}, a file of yours; give it as --target {name}.toml")
+    return targets.load(name)
+
+
+def check_batch(found: Bundle) -> None:
+    """Raises RequestError for a bundle with a free batch."""
+    if found.manifest.dynamic_batch:
+        raise RequestError(f"{found.folder} leaves its batch open, a plan must not; export it without --dynamic-batch")
+
+
+def load_rtx() -> Any:
+    """The package tensorrt_rtx. Raises MissingPackageError without it."""
+    try:
+        import tensorrt_rtx
+    except ModuleNotFoundError:
+        raise MissingPackageError("tensorrt-rtx-cu13", "rtx") from None
+    return tensorrt_rtx
+
+
+def choose_sm(trt: Any, wanted: Sequence[int]) -> tuple[int, ...]:
+    """What is wanted, each once. Raises RequestError when the builder of TensorRT-RTX does not know one of them."""
+    known = sorted(int(name[2:]) for name in trt.ComputeCapability.__members__ if name[2:].isdigit())
+    for sm in wanted:
+        if sm not in known:
+            have = ", ".join(map(str, known))
+            raise RequestError(
+                f"--sm must be one that TensorRT-RTX {trt.__version__} knows ({have}), got {sm}; "
+                "an engine for another one is built on the device, with TensorRT"
+            )
+    return tuple(dict.fromkeys(wanted))
+
+
+class Compiler:
+    """One graph in the builder of TensorRT or TensorRT-RTX, whose Python interfaces are alike.
+
+    graph: path of the .onnx; weights beside it are found
+    strong: take the types of the graph as they are
+    keep: the least severe of the builder's messages that are wanted in `messages`
+
+    Raises EdgepruneError when the parser refuses the graph.
+    """
+
+    def __init__(self, trt: Any, graph: Path, strong: bool = True, keep: int = WARNING) -> None:
+        self.trt, self.graph, self._log = trt, graph, _log(trt)
+        self._log.begin(keep)
+        builder = trt.Builder(self._log)
+        self._builder = builder
+        self.network = builder.create_network(_network_flags(trt, strong))
+        parser = trt.OnnxParser(self.network, self._log)
+        if not parser.parse_from_file(os.fspath(graph)):
+            raise EdgepruneError(f"{_name(trt)} cannot read {graph}: {_parser_error(parser)}")
+        self.config = builder.create_builder_config()
+        self.strong = strong
+
+    @property
+    def messages(self) -> list[str]:
+        """What the builder said so far, as far as it was kept."""
+        return [text for _, text in self._log.messages]
+
+    def target_sm(self, sms: Sequence[int]) -> None:
+        """TensorRT-RTX only: the GPUs that the plan is for."""
+        self.config.num_compute_capabilities = len(sms)  # before the next lines, which it makes room for
+        for at, sm in enumerate(sms):
+            self.config.set_compute_capability(getattr(self.trt.ComputeCapability, f"SM{sm}"), at)
+
+    def build(self, show: Show = lambda done, total, what: None) -> Any:
+        """The plan, as a buffer. Raises EdgepruneError with the builder's first error when there is none.
+
+        The builder runs in a thread of its own: it swallows what is raised in its callbacks, Ctrl-C too.
+        """
+        stop = threading.Event()
+        if hasattr(self.trt, "IProgressMonitor"):  # since TensorRT 10
+            self.config.progress_monitor = _monitor(self.trt)(show, stop)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            built = pool.submit(self._builder.build_serialized_network, self.network, self.config)
+            try:
+                plan = built.result()
+            except BaseException:
+                stop.set()
+                raise
+        if plan is None:
+            errors = [text for severity, text in self._log.messages if severity <= ERROR]
+            raise EdgepruneError(
+                f"{_name(self.trt)} cannot build {self.graph}: {_line(errors[0]) if errors else 'it does not say why'}"
+            )
+        return plan
+
+
+def _configure(compiler: Compiler, target: Target, sms: Sequence[int]) -> tuple[str, ...]:
+    """Set what the target asks for; returns it by NVIDIA's names. Names that came and went are looked up."""
+    trt, config, engine, flags = compiler.trt, compiler.config, target.engine, []
+    if compiler.strong:
+        flags.append("STRONGLY_TYPED")
+    else:
+        config.set_flag(_named(trt.BuilderFlag, "FP16", f"{target.name} is weakly typed, which TensorRT 11 ended"))
+        flags.append("FP16")
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names in the plan: no cost when it runs
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, (engine.workspace_mib or 0) << 20)
+    if sms:
+        compiler.target_sm(sms)
+    return (*flags, "PROFILING_DETAILED", f"WORKSPACE={engine.workspace_mib}MiB")
+
+
+def _network_flags(trt: Any, strong: bool) -> int:
+    have, flags = trt.NetworkDefinitionCreationFlag, 0
+    if strong:
+        flags |= 1 << int(_named(have, "STRONGLY_TYPED", "a strongly typed graph needs TensorRT 9 or later"))
+    explicit = getattr(have, "EXPLICIT_BATCH", None)  # needed by TensorRT 8, idle in 10, gone in 11
+    return flags if explicit is None or strong else flags | 1 << int(explicit)
+
+
+def _named(enum: Any, name: str, otherwise: str) -> Any:
+    found = getattr(enum, name, None)
+    if found is None:
+        raise RequestError(f"{otherwise}; choose another --target")
+    return found
+
+
+def _sm(target: Target) -> tuple[int, ...]:
+    assert target.gpu is not None  # targets.check: every target of this kind has one
+    return target.gpu.sm
+
+
+def _load_tensorrt(target: Target, exported: str) -> Any:
+    try:
+        import tensorrt
+    except ModuleNotFoundError:
+        board = f" (JetPack {target.jetson.jetpack})" if target.jetson else ""
+        again = "" if exported == target.name else f"export with --target {target.name}, "
+        raise RequestError(
+            f"{target.name} is built on the device: {again}copy the bundle there{board} and run `bash build.sh`; "
+            "the package tensorrt, which would do it here, is not installed"
+        ) from None
+    return tensorrt
+
+
+def _gpu(target: Target) -> tuple[int, ...]:
+    """The compute capability of the first GPU here, which TensorRT builds for; the target's where the driver is mute.
+
+    Raises RequestError when it is none of the target's.
+    """
+    wanted, found = _sm(target), ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return wanted
+    number, failed = 0, driver.cuInit(0)
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(found), attribute, 0)
+        number = 10 * number + found.value
+    if failed:
+        return wanted
+    if number not in wanted:
+        raise RequestError(f"{target.name} is for SM {', '.join(map(str, wanted))}, the GPU here has SM {number}")
+    return (number,)
+
+
+def _open_timing_cache(compiler: Compiler, folder: Path) -> Any:
+    path = folder / TIMING_CACHE
+    cache = compiler.config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    compiler.config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _keep_timing_cache(compiler: Compiler, folder: Path) -> None:
+    cache, fresh = compiler.config.get_timing_cache(), folder / f".{TIMING_CACHE}"
+    if cache is not None:
+        fresh.write_bytes(bytes(cache.serialize()))
+        fresh.replace(folder / TIMING_CACHE)
+
+
+def _name(trt: Any) -> str:
+    product = "TensorRT-RTX" if trt.__name__ == "tensorrt_rtx" else "TensorRT"
+    return f"{product} {trt.__version__}"
+
+
+def _parser_error(parser: Any) -> str:
+    if not parser.num_errors:
+        return "it does not say why"
+    error = parser.get_error(0)
+    named = [getattr(error, part)() for part in ("node_name", "node_operator") if hasattr(error, part)]  # TensorRT 10
+    return _line(": ".join([*filter(None, [" ".join(filter(None, named))]), error.desc()]))
+
+
+def _line(text: str) -> str:
+    return text.strip().splitlines()[0][:MESSAGE_CHARS] if text.strip() else "it does not say why"
+
+
+@cache
+def _log(trt: Any) -> Any:
+    """One for all builders of a package: it keeps the first that it is given, for as long as any of them lives."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.begin(WARNING)
+
+        def begin(self, keep: int) -> None:
+            self.keep = keep
+            self.messages: list[tuple[int, str]] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if int(severity) <= self.keep:
+                self.messages.append((int(severity), text))
+
+    return Log()
+
+
+@cache
+def _monitor(trt: Any) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Shows the outermost phase; the builder gives up at its next step once it is to stop."""
+
+        def __init__(self, show: Show, stop: threading.Event) -> None:
+            super().__init__()
+            self.show, self.stop = show, stop
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if not parent:
+                self.steps[phase] = steps
+                self.show(0, steps, phase)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.steps:
+                self.show(step, self.steps[phase], phase)
+            return not self.stop.is_set()
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor
