@@ -177,7 +177,7 @@ class RawPixels(nn.Module):
         self._dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.permute(0, 3, 1, 2).to(self._dtype)
+        return images.to(self._dtype).permute(0, 3, 1, 2)  # TensorRT moves no bytes, it casts them
 
 
 def fold_normalisation(

@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,9 @@ from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
 from edgeprune.export import recipe
 from edgeprune.export.baselines import baselines, matmul
 from edgeprune.export.cost import formula, graph_cost
+from edgeprune.export.downgrade import TRACED_OPSET, downgrade
 from edgeprune.export.graph import to_onnx
+from edgeprune.export.lint import lint, parse, refuse
 from edgeprune.export.storage import save_graphs
 from edgeprune.greedy import written_as
 from edgeprune.probes import probes
@@ -100,7 +101,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     """
     target = targets.load(request.target)
     method_type = pruners.get(request.method)
-    _check_flags(request)
+    _check_flags(request, target)
     if request.output is not None:
         bundle.check_output(request.output, request.force)
 
@@ -133,6 +134,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         save_graphs(folder, graph, models)
         for path in sorted(folder.glob("*.onnx")):
             onnx.checker.check_model(str(path), full_check=True)
+        if target.engine.kind == "tensorrt-rtx":
+            refuse(parse(folder / "encoder.onnx"), target)
 
         cost = {
             "formula": request.tiles * formula(encoder, method),
@@ -156,9 +159,11 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     return Exported(output, manifest, reports)
 
 
-def _check_flags(request: Request) -> None:
+def _check_flags(request: Request, target: Target) -> None:
     if request.precision not in (None, "float32", "float16"):
         raise RequestError(f"--precision must be float32 or float16, got {request.precision}")
+    if request.precision == "float32" and not target.onnx.float32_matmul:
+        raise RequestError(f"{target.name} computes products in float16 alone, got --precision float32; leave it out")
     if request.tiles < 1:
         raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
     if request.tiles > 1 and request.dynamic_batch:
@@ -268,21 +273,28 @@ def _trace(
         "edgeprune.model": id,
         "edgeprune.version": edgeprune.__version__,
     }
-    convert = partial(
-        to_onnx,
-        example=example,
-        outputs=outputs(encoder),
-        opset=opset,
-        ir_version=ir_version,
-        dynamic_batch=request.dynamic_batch,
-    )
+
+    def convert(module: nn.Module, hoisted: bool = True, metadata: Mapping[str, str] | None = None) -> ir.Model:
+        model = to_onnx(
+            module,
+            example,
+            outputs(encoder),
+            opset=max(opset, TRACED_OPSET),
+            ir_version=ir_version,
+            dynamic_batch=request.dynamic_batch,
+            hoisted=hoisted,
+            metadata=metadata,
+        )
+        return downgrade(model, target)
+
     pixels: nn.Module = RawPixels(getattr(torch, precision)) if request.uint8 else nn.Identity()
     step("trace and export")
     with written_as(target.onnx.greedy):
         models = {"encoder": convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
+    refuse(lint(models["encoder"], target), target)
     if request.baselines:
         step("export the baselines")
-        models |= baselines(encoder, method, pixels, lambda module, hoisted: convert(module, hoisted=hoisted), pooled)
+        models |= baselines(encoder, method, pixels, convert, pooled)
         models["matmul"] = matmul(precision, opset, ir_version)
     return models
 

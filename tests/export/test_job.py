@@ -186,6 +186,13 @@ def test_every_method_becomes_a_graph_that_targets_can_run(
     assert not used & set(targets.load("jetson-orin").onnx.forbidden_ops)
 
 
+def test_float32_is_refused_on_a_target_that_multiplies_in_float16_alone(tmp_path: Path) -> None:
+    request = Request("fastervlm", "rtx-turing", keep=16, precision="float32", output=tmp_path / "out")
+    with pytest.raises(RequestError, match="rtx-turing computes products in float16 alone, got --precision float32"):
+        export_bundle(request)
+    assert not (tmp_path / "out").exists()
+
+
 def test_own_probes_are_checked_too(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (31, 200), (200, 30, 90)).save(tmp_path / "mine.png")
     done = export_bundle(Request("fastervlm", "cpu", keep=16, probes=tmp_path, output=folder / "own", baselines=False))

@@ -1,0 +1,264 @@
+"""The graph against its target: what is exported fits, and each thing that does not is found with its node's name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from edgeprune import encoders, pruners, targets
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.errors import TargetError
+from edgeprune.export import Request, export_bundle
+from edgeprune.export.downgrade import downgrade
+from edgeprune.export.graph import to_onnx
+from edgeprune.export.lint import Finding, lint, parse, refuse
+from edgeprune.greedy import Form, written_as
+from edgeprune.targets import Target
+from edgeprune.trace import PrunedEncoder, build_method
+
+MakeFolder = Callable[..., Path]
+
+CPU = targets.load("cpu")
+ORIN = targets.load("jetson-orin")
+JP60 = targets.load("jetson-orin-jp60")
+JP51 = targets.load("jetson-orin-jp51")
+RTX = targets.load("rtx-desktop")
+
+
+def changed(target: Target, **onnx: Any) -> Target:
+    return replace(target, onnx=replace(target.onnx, **onnx))
+
+
+def small(text: str, opset: int = 17) -> ir.Model:
+    """The graph of onnx's text form, its nodes named after their operators, with shapes and dtypes."""
+    parsed = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]> small {text}')
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(parsed))
+    for node in model.graph.all_nodes():
+        node.name = node.op_type
+    return model
+
+
+# What is exported
+
+
+@pytest.fixture(scope="module")
+def graph(llava_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, Form], ir.Model]:
+    """(method, precision, form of greedy selections) -> the graph of a tiny encoder at opset 18, each made once."""
+    folder = llava_folder(tmp_path_factory.mktemp("llava"))
+
+    @cache
+    def make(name: str, precision: str, form: Form) -> ir.Model:
+        encoder, dtype = encoders.load(open_checkpoint(str(folder))), getattr(torch, precision)
+        encoder.tower.module.to(dtype)
+        encoder.projector.to(dtype)
+        method = build_method(pruners.get(name), name, encoder, 6)
+        with written_as(form):
+            example = torch.zeros(1, 3, 48, 48, dtype=dtype)
+            outputs = ("tokens", "indices", "scores")
+            return to_onnx(PrunedEncoder(encoder, method), example, outputs, opset=18, ir_version=8)
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["divprune", "hiprune"])
+@pytest.mark.parametrize("name", targets.names())
+def test_what_is_exported_for_a_target_fits_it(
+    name: str, method: str, graph: Callable[[str, str, Form], ir.Model]
+) -> None:
+    target = targets.load(name)
+    model = downgrade(graph(method, target.onnx.float, target.onnx.greedy).clone(), target)
+    assert lint(model, target) == []
+
+
+@pytest.mark.parametrize("target", [CPU, JP51], ids=["cpu", "jetson-orin-jp51"])
+def test_a_free_batch_fits(target: Target, llava_folder: MakeFolder, tmp_path: Path) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    module = PrunedEncoder(encoder, build_method(pruners.get("divprune"), "divprune", encoder, 6))
+    example, outputs = torch.zeros(2, 3, 48, 48), ("tokens", "indices", "scores")
+    with written_as(target.onnx.greedy):
+        model = to_onnx(module, example, outputs, opset=18, ir_version=8, dynamic_batch=True)
+    assert lint(downgrade(model, target), target) == []
+
+
+# What does not fit
+
+LOOP = """(float[1, 8] x) => (float[1, 8] y) <int64 count = {3}, bool go = {1}>
+{ y = Loop (count, go, x) <body = b (int64 at, bool on, float[1, 8] seen) => (bool off, float[1, 8] next)
+  { off = Identity (on) next = Det (seen) }> }"""
+
+CASES: list[tuple[str, Target, str]] = [
+    (
+        "(float[1, 8] x) => (float[1, 8] y) { y = LayerNormalization (x, x) }",
+        JP51,
+        "LayerNormalization is LayerNormalization, which the target forbids; choose another --method or --target",
+    ),
+    (
+        "(float[1, 8] x) => (float[1, 8] y) { y = com.microsoft.Gelu (x) }",
+        JP60,
+        "com.microsoft.Gelu, a plugin that TensorRT lacks",
+    ),
+    (
+        '(float[1, 8] x, int64[1, 8] i) => (float[1, 8] y) { y = ScatterElements <reduction = "add"> (x, i, x) }',
+        RTX,
+        "ScatterElements is ScatterElements with reduction add, which TensorRT lacks",
+    ),
+    (
+        "(float[1, 8] x) => (float[1, 2] y, int64[1, 2] i) <int64[1] k = {2}> { y, i = TopK <sorted = 0> (x, k) }",
+        JP60,
+        "TopK is TopK with sorted = 0, which TensorRT lacks",
+    ),
+    ("(double[1, 8] x) => (double[1, 8] y) { y = Relu (x) }", JP60, "x has float64, the target computes bool, float32"),
+    (
+        "(float16[1, 8] x) => (float16[1, 8] y) { y = Relu (x) }",
+        JP60,
+        "x has float16, the target computes bool, float32",
+    ),
+    (
+        "(uint8[1, 8] x) => (float[8, 1] y) { t = Transpose (x) y = Cast <to = 1> (t) }",
+        ORIN,
+        "Transpose has uint8, the target computes bfloat16, bool, float16, float32, int32, int64; leave out --input",
+    ),
+    ("(float[8] x) => (int64[1] y) { y = ArgMax (x) }", RTX, "ArgMax is ArgMax of one dimension, TensorRT wants two"),
+    (
+        "(float[8] x) => (float[1, 1, 1, 1, 1, 1, 1, 1, 8] y) <int64[9] s = {1, 1, 1, 1, 1, 1, 1, 1, 8}>"
+        "{ y = Reshape (x, s) }",
+        ORIN,
+        "Reshape has 9 dimensions, TensorRT takes up to 8",
+    ),
+    (
+        "(float[1, 4000] x) => (float[1, 3841] y, int64[1, 3841] i) <int64[1] k = {3841}> { y, i = TopK (x, k) }",
+        ORIN,
+        "TopK is TopK of the largest 3841, the target takes up to 3840; choose a --keep and a --grid of at most 3840",
+    ),
+    (
+        "(int64[1, 8] x) => (int64[1, 2] y, int64[1, 2] i) <int64[1] k = {2}> { y, i = TopK (x, k) }",
+        JP51,
+        "TopK is TopK of int64, which the target computes for floats alone; export it for this --target",
+    ),
+    (
+        "(float[1, 8] x, int64[1] k) => (float[1, n] y, int64[1, n] i) { y, i = TopK (x, k) }",
+        ORIN,
+        "TopK is TopK with computed k, TensorRT wants a constant",
+    ),
+    (
+        "(float[1, n] x) => (float[1, n] y) { y = Relu (x) }",
+        CPU,
+        "x has the dynamic dimension n, only the batch may be",
+    ),
+    (LOOP, ORIN, "Det is Det, which the target forbids"),
+    (LOOP, JP60, "Loop is Loop, which the target wants unrolled"),
+    (
+        "(float[1, 40000, 30000] x) => (float[1, 40000, 30000] y) { y = Relu (x) }",
+        ORIN,
+        "x needs about 8.9 GiB with the weights, 0.0 GiB; the smallest board of the target has 4 GiB; choose",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "target", "said"), CASES, ids=[said for _, _, said in CASES])
+def test_what_does_not_fit_is_found_by_name(text: str, target: Target, said: str) -> None:
+    findings = [str(one) for one in lint(small(text), target)]
+    assert any(said in one for one in findings), findings
+    assert all("\n" not in one for one in findings)
+
+
+def test_the_same_is_no_finding_where_the_target_takes_it() -> None:
+    sort = small("(int64[1, 8] x) => (int64[1, 2] y, int64[1, 2] i) <int64[1] k = {2}> { y, i = TopK (x, k) }")
+    assert lint(sort, JP60) == lint(sort, CPU) == []
+    pixels = small("(uint8[1, 8] x) => (float[1, 8] y) { y = Cast <to = 1> (x) }")
+    assert lint(pixels, ORIN) == []
+    assert lint(small("(float[batch, 8] x) => (float[batch, 8] y) { y = Relu (x) }"), ORIN) == []
+
+
+def test_a_newer_opset_or_file_is_found() -> None:
+    model = small("(float[1, 8] x) => (float[1, 8] y) { y = Relu (x) }", opset=18)
+    model.ir_version = 10
+    assert [str(one) for one in lint(model, JP60)] == [
+        "the graph has opset 18, the target reads up to 17; export it for this --target",
+        "the file has IR 10, the target reads up to 8; export it for this --target",
+    ]
+    assert lint(model, ORIN) == []
+
+
+def test_findings_are_one_line_that_names_the_first_and_counts_the_others() -> None:
+    refuse([], ORIN)
+    one, two = (Finding(name, "is odd", "drop it") for name in ("first", "second"))
+    with pytest.raises(TargetError, match=r"^the graph must be fit for jetson-orin: first is odd; drop it$"):
+        refuse([one], ORIN)
+    with pytest.raises(TargetError, match=r"first is odd; drop it \(and 1 more\)$"):
+        refuse([one, two], ORIN)
+
+
+# In an export
+
+
+def own_target(folder: Path, base: str, **fields: str) -> str:
+    """A target of the user: that of a name, with lines of its file replaced."""
+    lines = (Path(__file__).parents[2] / "targets" / f"{base}.toml").read_text(encoding="utf-8").splitlines()
+    for field, value in fields.items():
+        lines = [f"{field} = {value}" if line.split("=")[0].strip() == field else line for line in lines]
+    (folder / "mine.toml").write_text("\n".join(lines), encoding="utf-8")
+    return str(folder / "mine.toml")
+
+
+def test_a_budget_beyond_what_the_target_sorts_leaves_nothing(tmp_path: Path) -> None:
+    target = own_target(tmp_path, "jetson-orin", topk_limit="32")
+    with pytest.raises(TargetError) as caught:
+        export_bundle(Request("fastervlm", target, keep=33, output=tmp_path / "out"))
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == (
+        "the graph must be fit for jetson-orin: selection/TopK is TopK of the largest 33, the target takes up to 32; "
+        "choose a --keep and a --grid of at most 32 patches (and 1 more)"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.toml"]
+
+
+def test_a_graph_of_a_dtype_that_the_target_lacks_leaves_nothing(llava_folder: MakeFolder, tmp_path: Path) -> None:
+    model, output = str(llava_folder(tmp_path / "llava")), tmp_path / "out"
+    request = Request("fastervlm", "jetson-orin-jp60", keep=8, model=model, output=output, precision="float16")
+    with pytest.raises(
+        TargetError, match=r"pixel_values has float16, .*; export with --precision float32 \(and \d+ more"
+    ):
+        export_bundle(request)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llava"]
+
+
+@pytest.mark.parametrize("name", ["jetson-orin-jp51", "jetson-orin-jp60"])
+def test_old_tensorrt_gets_a_bundle_in_opset_17(name: str, llava_folder: MakeFolder, tmp_path: Path) -> None:
+    model = str(llava_folder(tmp_path / "llava"))
+    done = export_bundle(Request("divprune", name, keep=4, model=model, output=tmp_path / "out"))
+    assert done.reports[0].passed
+    for path in sorted(done.folder.glob("*.onnx")):
+        written = onnx.load(path)
+        assert written.ir_version == 8
+        assert [one.version for one in written.opset_import] == [17], path.name
+
+
+# The parser itself
+
+
+def test_without_the_package_the_parser_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert parse(b"") == []
+
+
+def test_the_parser_names_the_node_that_it_refuses(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    fits = small("(float[1, 8] x) => (float[1, 8] y) { y = Relu (x) }")
+    odd = small("(float[1, 8, 8] x) => (float[1] y) { r = Relu (x) y = Det (r) }")
+    assert parse(ir.to_proto(fits).SerializeToString()) == []
+    ir.save(odd, tmp_path / "odd.onnx")
+    (finding, *_) = parse(tmp_path / "odd.onnx")
+    assert finding.node == "Det"
+    assert finding.problem.startswith("is Det, which the parser of TensorRT-RTX refuses: ")
+    (finding,) = parse(b"not a model")
+    assert str(finding).startswith("the graph is what the parser of TensorRT-RTX refuses: ")
