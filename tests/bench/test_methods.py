@@ -23,10 +23,10 @@ from edgeprune.export.graph import to_onnx
 from edgeprune.export.storage import save_graphs
 from edgeprune.pruners import none
 from edgeprune.runtime.bench import measure, parts
-from edgeprune.runtime.session import Session, open_session
+from edgeprune.runtime.session import open_session
 from edgeprune.trace import PrunedEncoder, build_method
 
-THREADS, ROUNDS, KEEP = 2, 15, 64
+THREADS, PAIRS, ROUNDS, KEEP = 2, 3, 5, 64
 PIXELS = np.random.default_rng(0).standard_normal((1, 3, 336, 336), dtype=np.float32)
 MOST = {"fastervlm": 0.95, "hiprune": 0.95, **dict.fromkeys(("divprune", "dart", "holov", "visionzip", "aim"), 1.01)}
 """pruned / unpruned; of any other method 1.05"""
@@ -51,10 +51,10 @@ def exported(encoder: Encoder, name: str, folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def unpruned(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, int]:
+def unpruned(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     folder = tmp_path_factory.mktemp("unpruned")
     cost = exported(encoder, "none", folder)
-    return open_session(folder / "encoder.onnx", threads=THREADS), cost
+    return folder / "encoder.onnx", cost
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,18 @@ def table() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_costs_no_more_than_it_may(
-    encoder: Encoder, unpruned: tuple[Session, int], table: list[str], tmp_path: Path, name: str
+    encoder: Encoder, unpruned: tuple[Path, int], table: list[str], tmp_path: Path, name: str
 ) -> None:
     whole, whole_cost = unpruned
+    times: dict[str, list[float]] = {"pruned": [], "unpruned": []}
     cost = exported(encoder, name, tmp_path)
     gc.collect()
     path = tmp_path / "encoder.onnx"
-    sessions = {"pruned": open_session(path, threads=THREADS), "unpruned": whole}
-    times = measure(sessions, dict.fromkeys(sessions, PIXELS), ROUNDS)
+    for _ in range(PAIRS):  # two sessions of one graph differ by a per cent, so several are opened
+        sessions = {"pruned": open_session(path, threads=THREADS), "unpruned": open_session(whole, threads=THREADS)}
+        for which, seconds in measure(sessions, dict.fromkeys(sessions, PIXELS), ROUNDS).items():
+            times[which] += seconds
+        del sessions
     ratio = float(np.median(times["pruned"]) / np.median(times["unpruned"]))
     selection = parts(path, "cpu", THREADS, PIXELS)["selection"]
     table.append(f"| `{name}` | {ratio:.3f} | {cost / whole_cost:.3f} | {selection:.1%} |")
