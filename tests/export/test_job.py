@@ -40,6 +40,11 @@ def exported(folder: Path) -> Exported:
     return export_bundle(Request("fastervlm", "cpu", keep=64, output=folder / "default"))
 
 
+@pytest.fixture(scope="module")
+def tiled(folder: Path) -> Exported:
+    return export_bundle(Request("fastervlm", "cpu", keep=16, tiles=3, output=folder / "tiles", baselines=False))
+
+
 def test_the_bundle_holds_the_files_of_the_contract(exported: Exported) -> None:
     assert sorted(path.name for path in exported.folder.iterdir()) == [
         "README.md",
@@ -136,11 +141,10 @@ def test_images_as_bytes_with_the_normalisation_in_the_graph(folder: Path, preci
     np.testing.assert_array_equal(load(output)(np.asarray(image)).indices, load(output)(image).indices)
 
 
-def test_several_tiles_per_run(folder: Path) -> None:
-    done = export_bundle(Request("fastervlm", "cpu", keep=16, tiles=3, output=folder / "tiles", baselines=False))
-    assert done.manifest.outputs["tokens"].shape == (3, 16, 128)
-    assert done.reports[0].passed
-    together = load(done.folder)([*scenes()[:3]])
+def test_several_tiles_per_run(tiled: Exported) -> None:
+    assert tiled.manifest.outputs["tokens"].shape == (3, 16, 128)
+    assert tiled.reports[0].passed
+    together = load(tiled.folder)([*scenes()[:3]])
     assert together.tokens.shape == (3, 16, 128)
 
 
@@ -364,7 +368,7 @@ def test_a_request_that_cannot_be_met_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_probes_of_tiles_differ_so_that_mixed_up_tiles_show(folder: Path) -> None:
-    reference = load_file(folder / "tiles" / "reference.safetensors")
+def test_the_probes_of_tiles_differ_so_that_mixed_up_tiles_show(tiled: Exported) -> None:
+    reference = load_file(tiled.folder / "reference.safetensors")
     tiles = reference["scene00/pixel_values"]
     assert not torch.equal(tiles[0], tiles[1])
