@@ -138,11 +138,20 @@ class Manifest:
     def budget(self) -> str:
         """What is kept of what, in words: of an image, or of all tiles of one."""
         keep, every, how = self.keep, self.patches, ""
-        if "tiles" in self.preprocessing and self.tiles > 1:
-            one_pool = self.outputs["tokens"].shape[0] == 1
-            how = f", one pool of {self.tiles} tiles" if one_pool else f", {keep} of each of {self.tiles} tiles"
-            keep, every = keep if one_pool else keep * self.tiles, every * self.tiles
+        if self.tiled:
+            how = f", one pool of {self.tiles} tiles" if self.pooled else f", {keep} of each of {self.tiles} tiles"
+            keep, every = keep if self.pooled else keep * self.tiles, every * self.tiles
         return f"{keep} of {every} tokens ({keep / max(every, 1):.0%}){how}"
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the images of a run are tiles of one."""
+        return "tiles" in self.preprocessing and self.tiles > 1
+
+    @property
+    def pooled(self) -> bool:
+        """Whether these tiles are one pool of candidates."""
+        return self.tiled and self.outputs["tokens"].shape[0] == 1
 
     @property
     def patches(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgeprune.attention import recording
 from edgeprune.encoders import Encoder
-from edgeprune.pruners import Eager, Method, Selection
+from edgeprune.pruners import Eager, Method, Selection, rows_of
 
 __all__ = ["OfficialEncoder"]
 
@@ -27,7 +27,7 @@ class OfficialEncoder(nn.Module):
         self.pixels = pixels or nn.Identity()
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
-        self._encoder, self._method = encoder, method
+        self._encoder, self._method, self._areas = encoder, method, encoder.areas
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         outputs, _ = self.choose(pixel_values)
@@ -54,7 +54,7 @@ class OfficialEncoder(nn.Module):
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is None:
-            tokens = self._kept(projected, chosen.indices)
+            tokens = rows_of(projected, chosen.indices)
         else:
             merge = chosen.merge.expand(features.shape[0], -1, -1)
             averaged = encoder.pooling is not None
@@ -64,16 +64,12 @@ class OfficialEncoder(nn.Module):
             outputs.append(encoder.positions[:, chosen.indices[0]])
         for layer, projector in encoder.extras.values():
             everything = projector(encoder.arrange(out.hidden_states[layer][:, tower.prefix :]))
-            outputs.append(self._kept(everything, chosen.indices))
+            outputs.append(rows_of(everything, chosen.indices))
         return tuple(outputs), chosen
 
     def _columns(self, x: Tensor, dim: int) -> Tensor:
         """Tokens in place of patches along a dimension, each the mean of its own."""
-        if (areas := self._encoder.areas) is None:
+        if (areas := self._areas) is None:
             return x
         last, prefix = x.movedim(dim, -1), self._encoder.tower.prefix
         return torch.cat((last[..., :prefix], last[..., prefix:] @ areas.mT.to(x.dtype)), dim=-1).movedim(-1, dim)
-
-    @staticmethod
-    def _kept(rows: Tensor, indices: Tensor) -> Tensor:
-        return torch.gather(rows, 1, indices[..., None].expand(-1, -1, rows.shape[-1]))

@@ -24,7 +24,16 @@ from edgeprune.bundle import Bundle, Engine, File
 from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
 from edgeprune.targets import Target
 
-__all__ = ["TIMING_CACHE", "Compiler", "build_engine", "check_batch", "choose_sm", "find_target", "load_rtx"]
+__all__ = [
+    "TIMING_CACHE",
+    "Compiler",
+    "build_engine",
+    "check_batch",
+    "choose_sm",
+    "find_target",
+    "load_rtx",
+    "open_parser",
+]
 
 TIMING_CACHE = "timing.cache"
 """beside the graph, as build.sh has it: what the builder of TensorRT measured, so that the next build is a fast one"""
@@ -138,11 +147,8 @@ class Compiler:
 
     def __init__(self, trt: Any, graph: Path, strong: bool = True, keep: int = WARNING) -> None:
         self.trt, self.graph, self._log = trt, graph, _log(trt)
-        self._log.begin(keep)
-        builder = trt.Builder(self._log)
+        builder, self.network, parser = open_parser(trt, strong, keep)
         self._builder = builder
-        self.network = builder.create_network(_network_flags(trt, strong))
-        parser = trt.OnnxParser(self.network, self._log)
         if not parser.parse_from_file(os.fspath(graph)):
             raise EdgepruneError(f"{_name(trt)} cannot read {graph}: {_parser_error(parser)}")
         self.config = builder.create_builder_config()
@@ -180,6 +186,15 @@ class Compiler:
                 f"{_name(self.trt)} cannot build {self.graph}: {_line(errors[0]) if errors else 'it does not say why'}"
             )
         return plan
+
+
+def open_parser(trt: Any, strong: bool = True, keep: int = WARNING) -> tuple[Any, Any, Any]:
+    """A builder, its network, and the parser that fills it. What they say goes to the log of the package."""
+    log = _log(trt)
+    log.begin(keep)
+    builder = trt.Builder(log)
+    network = builder.create_network(_network_flags(trt, strong))
+    return builder, network, trt.OnnxParser(network, log)
 
 
 def _configure(compiler: Compiler, target: Target, sms: Sequence[int]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from edgeprune.errors import TargetError
 from edgeprune.export.downgrade import REDUCTIONS, floats_only, integers
+from edgeprune.export.engine import open_parser
 from edgeprune.targets import Target
 
 __all__ = ["Finding", "lint", "parse", "refuse"]
@@ -69,17 +70,7 @@ def parse(model: Path | bytes) -> list[Finding]:
     except (ImportError, OSError):  # absent, or its libraries do not load on this machine
         return []
 
-    class Silent(trt.ILogger):  # type: ignore[misc]  # it prints what it finds otherwise, which is returned here
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, text: str) -> None:
-            pass
-
-    logger = Silent()
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
+    _builder, _network, parser = open_parser(trt)  # the parser lives as long as they do
     parsed = parser.parse_from_file(str(model)) if isinstance(model, Path) else parser.parse(model)
     errors = [parser.get_error(at) for at in range(parser.num_errors)]
     if not parsed and not errors:

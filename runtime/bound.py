@@ -142,8 +142,7 @@ def bound(manifest: Manifest, model: LanguageModel, target: Target | None, text_
 def _image_tokens(manifest: Manifest) -> tuple[int, int]:
     """(all, kept) of one run; the tiles of an image may be one pool of candidates."""
     tiles = manifest.tiles
-    one_pool = "tiles" in manifest.preprocessing and tiles > 1 and manifest.outputs["tokens"].shape[0] == 1
-    return manifest.patches * tiles, manifest.keep if one_pool else manifest.keep * tiles
+    return manifest.patches * tiles, manifest.keep if manifest.pooled else manifest.keep * tiles
 
 
 def _peaks(manifest: Manifest, target: Target | None) -> tuple[tuple[float, float] | None, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
 
-__all__ = ["Doubt", "Eager", "Method", "Selection", "Traits", "get", "greedily", "names", "wavering"]
+__all__ = ["Doubt", "Eager", "Method", "Selection", "Traits", "get", "greedily", "names", "rows_of", "wavering"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,11 @@ def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selecti
         margins.append(best - gains.scatter(1, pick, -torch.inf).amax(dim=1, keepdim=True))
     scores = torch.full_like(gains, -torch.inf).scatter(1, order, torch.cat(gained, dim=1))
     return Selection(order.sort(dim=1).values, scores, doubt=Doubt(order=order, margins=torch.cat(margins, dim=1)))
+
+
+def rows_of(x: Tensor, rows: Tensor) -> Tensor:
+    """The rows that an official form takes of each image: [B, N, C], [B, K] int64 -> [B, K, C]"""
+    return x.gather(1, rows[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def wavering(similarity: Tensor) -> Tensor:

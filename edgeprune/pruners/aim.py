@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from edgeprune.pruners import Doubt, Eager, Selection, Traits, wavering
+from edgeprune.pruners import Doubt, Eager, Selection, Traits, rows_of, wavering
 from edgeprune.selection import lower_take
 from edgeprune.taps import Taps
 
@@ -118,15 +118,15 @@ class Method:
 
             into = one_hot(nearest.gather(1, source), n // 2).to(x.dtype)
             size = 1 + into.sum(dim=1)[:, :, None]
-            joined_by = (x[:, 1::2] + torch.bmm(into.mT, _rows(x, 2 * source))) / size
-            x = torch.cat((_rows(x, 2 * lonely), joined_by), dim=1)
+            joined_by = (x[:, 1::2] + torch.bmm(into.mT, rows_of(x, 2 * source))) / size
+            x = torch.cat((rows_of(x, 2 * lonely), joined_by), dim=1)
             names = torch.cat((names.gather(1, 2 * lonely), names[:, 1::2]), dim=1)
             scores = scores + torch.zeros_like(scores).scatter(1, names, 2.0)
         indices, raster = names.sort(dim=1)
         return Selection(
             indices,
             scores,
-            merged=_rows(x, raster),
+            merged=rows_of(x, raster),
             doubt=Doubt(
                 tie=before,
                 slack=slack,
@@ -153,11 +153,6 @@ def _merged(x: Tensor, weight: Tensor, alone: Tensor | None) -> Tensor:
 def _likeness(x: Tensor) -> Tensor:
     unit = torch.nn.functional.normalize(x, dim=-1)
     return torch.bmm(unit[:, ::2], unit[:, 1::2].mT)
-
-
-def _rows(x: Tensor, rows: Tensor) -> Tensor:
-    """[B, N, C], [B, K] -> [B, K, C]"""
-    return x.gather(1, rows[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def _turning(alike: Tensor, joined: Tensor, own: Tensor) -> Tensor:

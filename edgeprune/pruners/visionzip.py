@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 from torch.nn.functional import one_hot
 
 from edgeprune.errors import MethodError
-from edgeprune.pruners import Doubt, Eager, Selection, Traits, wavering
+from edgeprune.pruners import Doubt, Eager, Selection, Traits, rows_of, wavering
 from edgeprune.selection import lower_take, top_in_order
 from edgeprune.taps import Taps
 
@@ -109,7 +108,7 @@ class Method:
         at = list(range(0, patches - dominant, max(1, (patches - dominant) // max(contextual, 1))))[:contextual]
         others = [place for place in range(patches - dominant) if place not in at]
         target, other = rest[:, at], rest[:, others]
-        similarity = torch.bmm(_rows(keys, other), _rows(keys, target).mT)
+        similarity = torch.bmm(rows_of(keys, other), rows_of(keys, target).mT)
         if contextual and others:
             joins = one_hot(similarity.argmax(dim=2), contextual).to(keys.dtype)
             mean = (joins / joins.sum(dim=1, keepdim=True).clamp(min=1)).mT
@@ -120,7 +119,7 @@ class Method:
         merged = one_hot(target, patches).to(keys.dtype) + into
 
         indices, raster = torch.cat((lead, target), dim=1).sort(dim=1)
-        merge = _rows(torch.cat((one_hot(lead, patches).to(keys.dtype), merged), dim=1), raster)
+        merge = rows_of(torch.cat((one_hot(lead, patches).to(keys.dtype), merged), dim=1), raster)
         tiers = torch.zeros_like(attended).scatter(1, target, 2.0).scatter(1, lead, 4.0)
         return Selection(
             indices,
@@ -132,8 +131,3 @@ class Method:
                 blend=torch.cat((over, doubt), dim=1).gather(1, raster),
             ),
         )
-
-
-def _rows(x: Tensor, rows: Tensor) -> Tensor:
-    """[B, N, C], [B, K] -> [B, K, C]"""
-    return x.gather(1, rows[:, :, None].expand(-1, -1, x.shape[2]))
