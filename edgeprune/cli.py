@@ -6,18 +6,17 @@ Exit codes: 0 done, 1 failed, 2 the request cannot be met. Errors are one line o
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from rich.console import Console
 
 from edgeprune import __version__
+from edgeprune.console import display, leave, print_json, progress, verb
 from edgeprune.errors import EdgepruneError, MissingPackageError, ParityError
 
 if TYPE_CHECKING:
@@ -28,31 +27,25 @@ if TYPE_CHECKING:
 
 __all__ = ["cli", "main"]
 
-Verb = TypeVar("Verb", bound=Callable[..., Any])
 EXPORT_PACKAGES = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub"}
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     debug = "--debug" in sys.argv[1:]
-    signal.signal(signal.SIGTERM, lambda *_: _leave("terminated; nothing was written", 143))
+    signal.signal(signal.SIGTERM, lambda *_: leave("terminated; nothing was written", 143))
     try:
         sys.exit(cli.main(prog_name="edgeprune", standalone_mode=False) or 0)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         help = f"{context.command_path if context else 'edgeprune'} --help"
-        _leave(f"{error.format_message().rstrip('.')} (see {help})", 2)
+        leave(f"{error.format_message().rstrip('.')} (see {help})", 2)
     except Exception as error:
         if debug:
             raise
         if isinstance(error, EdgepruneError):
-            _leave(str(error), error.exit_code)
-        _leave(f"unexpected {type(error).__name__}: {str(error)[:200]}; run it again with --debug and report it", 1)
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    click.echo(f"edgeprune: {' '.join(message.splitlines())}", err=True)
-    sys.exit(code)
+            leave(str(error), error.exit_code)
+        leave(f"unexpected {type(error).__name__}: {str(error)[:200]}; run it again with --debug and report it", 1)
 
 
 class _Verbs(click.Group):
@@ -65,14 +58,7 @@ class _Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _leave("interrupted; nothing was written", 130)
-
-
-def _verb(function: Verb) -> Verb:
-    """The options that every verb has."""
-    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
-    function = debug(function)
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(function)
+            leave("interrupted; nothing was written", 130)
 
 
 _devices = click.Choice(["cpu", "cuda"])
@@ -130,7 +116,7 @@ def cli(context: click.Context) -> None:
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @_language_model
-@_verb
+@verb
 def export(
     as_json: bool, input_kind: str, settings: tuple[str, ...], language_model: str | None, **options: Any
 ) -> None:
@@ -149,20 +135,20 @@ def export(
     own = dict(setting.split("=", 1) for setting in settings)
     model = _read_language_model(language_model)
     request, done = Request(uint8=input_kind == "uint8", options=own, **options), iter(range(len(STEPS)))
-    with _progress() as show:
+    with progress() as show:
         exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
     bound = None if model is None else _bound(model, exported.manifest, options["target"])
     if as_json:
         reports = [report.to_json() for report in exported.reports]
         manifest = dataclasses.asdict(exported.manifest)
         found = {"bundle": str(exported.folder), "manifest": manifest, "parity": reports}
-        _print_json(found if bound is None else {**found, "bound": bound.to_json()})
+        print_json(found if bound is None else {**found, "bound": bound.to_json()})
         return
     from edgeprune import tables
 
-    _print(tables.manifest(exported.manifest), tables.parity_line(exported.reports))
+    display(tables.manifest(exported.manifest), tables.parity_line(exported.reports))
     if bound is not None:
-        _print(tables.bound(bound))
+        display(tables.bound(bound))
     click.echo(f"wrote {exported.folder}")
 
 
@@ -172,7 +158,7 @@ def export(
 @click.option("--sm", "sms", type=int, multiple=True, help="GPU to build for, as 86 (repeat); default the target's.")
 @click.option("--audit", "audited", is_flag=True, help="See whether attention is fused, too, as `audit` does.")
 @click.option("--force", is_flag=True, help="Replace the engine that is there.")
-@_verb
+@verb
 def build(bundle: Path, target: str | None, sms: tuple[int, ...], audited: bool, force: bool, as_json: bool) -> None:
     """Build the TensorRT engine of a bundle, and add it.
 
@@ -188,14 +174,14 @@ def build(bundle: Path, target: str | None, sms: tuple[int, ...], audited: bool,
 
     report = None
     if audited:  # first: it says something even where the engine cannot be built
-        with _progress() as show:
+        with progress() as show:
             report = audit_bundle(bundle, target, sms[0] if sms else None, show)
         _print_audit(report, as_json)
-    with _progress() as show:
+    with progress() as show:
         engine, file = build_engine(bundle, target, sms, force, show)
     if as_json:
         entry = {**dataclasses.asdict(engine), **dataclasses.asdict(file)}
-        _print_json({"engine": entry, "audit": report and report.to_json()})
+        print_json({"engine": entry, "audit": report and report.to_json()})
     else:
         fits, seconds = ", ".join(map(str, engine.sm)), engine.build_ms / 1000
         click.echo(f"built {bundle / engine.plan} for SM {fits}: {file.size / 1e6:,.1f} MB in {seconds:.1f} s")
@@ -207,7 +193,7 @@ def build(bundle: Path, target: str | None, sms: tuple[int, ...], audited: bool,
 @_bundle
 @_target
 @click.option("--sm", type=int, help="GPU to compile for, as 86; default one of the target's.")
-@_verb
+@verb
 def audit(bundle: Path, target: str | None, sm: int | None, as_json: bool) -> None:
     """See whether attention is still fused, as in the unpruned graph.
 
@@ -221,10 +207,10 @@ def audit(bundle: Path, target: str | None, sm: int | None, as_json: bool) -> No
     with _export_packages():
         from edgeprune.export.audit import audit_bundle
 
-    with _progress() as show:
+    with progress() as show:
         report = audit_bundle(bundle, target, sm, show)
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     _print_audit(report, as_json)
     report.check()
 
@@ -233,7 +219,7 @@ def audit(bundle: Path, target: str | None, sm: int | None, as_json: bool) -> No
 @_bundle
 @click.option("--device", type=_devices, help="Only this one; default every one that is here.")
 @_threads
-@_verb
+@verb
 def verify(bundle: Path, device: str | None, threads: int | None, as_json: bool) -> None:
     """Compare every backend that is here with the bundle's reference.
 
@@ -247,12 +233,12 @@ def verify(bundle: Path, device: str | None, threads: int | None, as_json: bool)
     from edgeprune import tables
     from edgeprune.runtime.verify import verify
 
-    with _progress() as show:
+    with progress() as show:
         reports = verify(bundle, device, threads, show)
     if as_json:
-        _print_json({"passed": all(r.passed for r in reports), "backends": [report.to_json() for report in reports]})
+        print_json({"passed": all(r.passed for r in reports), "backends": [report.to_json() for report in reports]})
     else:
-        _print(tables.parity(reports), tables.parity_line(reports))
+        display(tables.parity(reports), tables.parity_line(reports))
     for report in reports:
         if not report.passed:
             raise ParityError(f"{bundle} differs from its reference on {report.device}: {report.worst.reasons[0]}")
@@ -265,7 +251,7 @@ def verify(bundle: Path, device: str | None, threads: int | None, as_json: bool)
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 seconds' worth.")
 @click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
 @_language_model
-@_verb
+@verb
 def bench(
     bundle: Path,
     device: str,
@@ -289,19 +275,19 @@ def bench(
 
     model = _read_language_model(language_model)
     bound = None if model is None else _bound(model, load(bundle).manifest)
-    with _progress() as show:
+    with progress() as show:
         ledger = bench(bundle, device, threads, rounds, against or None, show)
     if as_json:
-        _print_json(ledger.to_json() if bound is None else {**ledger.to_json(), "bound": bound.to_json()})
+        print_json(ledger.to_json() if bound is None else {**ledger.to_json(), "bound": bound.to_json()})
     else:
-        _print(tables.ledger(ledger), *([] if bound is None else [tables.bound(bound)]))
+        display(tables.ledger(ledger), *([] if bound is None else [tables.bound(bound)]))
 
 
 @cli.command()
 @_bundle
 @click.argument("image", type=_path)
 @click.option("--output", type=_path, default=Path("kept.png"), show_default=True, help="A .png.")
-@_verb
+@verb
 def show(bundle: Path, image: Path, output: Path, as_json: bool) -> None:
     """Draw an image with the patches that are kept.
 
@@ -312,14 +298,14 @@ def show(bundle: Path, image: Path, output: Path, as_json: bool) -> None:
 
     picture = draw(bundle, image, output)
     if as_json:
-        _print_json({"picture": str(output), "size": list(picture.size)})
+        print_json({"picture": str(output), "size": list(picture.size)})
     else:
         click.echo(f"wrote {output}")
 
 
 @cli.command()
 @_bundle
-@_verb
+@verb
 def inspect(bundle: Path, as_json: bool) -> None:
     """Say what a bundle is, and what it costs.
 
@@ -331,14 +317,14 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
     manifest = load(bundle).manifest
     if as_json:
-        _print_json(dataclasses.asdict(manifest))
+        print_json(dataclasses.asdict(manifest))
     else:
-        _print(tables.manifest(manifest), tables.files(manifest))
+        display(tables.manifest(manifest), tables.files(manifest))
 
 
 @cli.command()
 @click.option("--matrix", is_flag=True, help="Which method works on which encoder.")
-@_verb
+@verb
 def methods(matrix: bool, as_json: bool) -> None:
     """List the pruning methods, or where each works.
 
@@ -356,16 +342,16 @@ def methods(matrix: bool, as_json: bool) -> None:
             for family in encoders
             for entry in entries
         ]
-        _print_json(cells)
+        print_json(cells)
     elif as_json:
-        _print_json([dataclasses.asdict(entry) for entry in entries])
+        print_json([dataclasses.asdict(entry) for entry in entries])
     else:
-        _print(tables.matrix(entries, encoders) if matrix else tables.methods(entries))
+        display(tables.matrix(entries, encoders) if matrix else tables.methods(entries))
 
 
 @cli.command()
 @click.argument("name", required=False)
-@_verb
+@verb
 def targets(name: str | None, as_json: bool) -> None:
     """List the targets, or show one.
 
@@ -378,16 +364,16 @@ def targets(name: str | None, as_json: bool) -> None:
 
     found = [load(one) for one in ([name] if name else names())]
     if as_json:
-        _print_json([dataclasses.asdict(target) for target in found] if name is None else dataclasses.asdict(found[0]))
+        print_json([dataclasses.asdict(target) for target in found] if name is None else dataclasses.asdict(found[0]))
     else:
-        _print(tables.target(found[0]) if name else tables.targets(found))
+        display(tables.target(found[0]) if name else tables.targets(found))
 
 
 def _print_audit(report: Report, as_json: bool) -> None:
     from edgeprune import tables
 
     if not as_json:
-        _print(tables.audit(report.rows()))
+        display(tables.audit(report.rows()))
         for line in report.lines():
             click.echo(line)
 
@@ -417,25 +403,3 @@ def _export_packages() -> Iterator[None]:
         if error.name not in EXPORT_PACKAGES:
             raise
         raise MissingPackageError(error.name, "export") from None
-
-
-def _print(*what: Any) -> None:
-    console = Console(emoji=False, highlight=False)
-    for one in what:
-        console.print(one, soft_wrap=isinstance(one, str))
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A function (done, total, what) that moves a bar on stderr; nothing is drawn where that is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what)

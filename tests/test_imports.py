@@ -27,12 +27,15 @@ MAY = {
     "edgeprune": (),
     "edgeprune.__main__": ("cli",),
     "edgeprune.errors": (),
+    "edgeprune.console": (),
     "edgeprune.bundle": ("errors",),
     "edgeprune.targets": ("targets", "errors"),
     "edgeprune.runtime": ("runtime", "bundle", "targets", "errors"),
     "edgeprune.selection": ("errors",),
     "edgeprune.greedy": ("selection",),
     "edgeprune.attention": ("errors",),
+    "edgeprune.scorer": ("errors",),
+    "edgeprune.bavit": ("",),  # a tool beside the others: it trains and measures with what they have
     "edgeprune.fixed_grid": ("encoders.", "checkpoint", "attention", "errors"),
     "edgeprune.taps": ("attention", "selection", "errors"),
     "edgeprune.checkpoint": ("errors",),
@@ -46,13 +49,13 @@ MAY = {
         *("taps", "probes", "runtime", "bundle", "targets", "errors"),
     ),
     "edgeprune.integrations": ("runtime", "errors"),
-    "edgeprune.integrations.optimum": ("cli", "errors"),
+    "edgeprune.integrations.optimum": ("cli", "console", "errors"),
     "edgeprune.catalog": (),
     "edgeprune.tables": ("bundle", "catalog", "runtime", "targets"),
     "edgeprune.cli": ("",),  # everything, inside its functions
 }
 
-WITHOUT_TORCH = ("__main__", "cli", "bundle", "errors", "runtime", "targets")
+WITHOUT_TORCH = ("__main__", "bavit.commands", "cli", "console", "bundle", "errors", "runtime", "targets")
 DEVICE = ("bundle", "errors", "runtime", "targets")
 HEAVY = ("torch", "transformers")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
