@@ -7,10 +7,10 @@ Written out instead, as two products around a softmax, it gives the maps that th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -36,20 +36,27 @@ class Recorded:
     """[B, H, S, S]"""
 
 
-_seen: ContextVar[tuple[Recorded, frozenset[nn.Module], bool]] = ContextVar("edgeprune_taps")
+Settings: TypeAlias = "tuple[Recorded, frozenset[nn.Module], bool, Mapping[nn.Module, Tensor]]"
+_seen: ContextVar[Settings] = ContextVar("edgeprune_taps")
 
 
 @contextlib.contextmanager
-def recording(tower: nn.Module, modules: Iterable[nn.Module], written_out: bool = False) -> Iterator[Recorded]:
+def recording(
+    tower: nn.Module,
+    modules: Iterable[nn.Module],
+    written_out: bool = False,
+    visible: Mapping[nn.Module, Tensor] | None = None,
+) -> Iterator[Recorded]:
     """Inside the block the tower attends as this project does, and what these modules give their attention is recorded.
 
     written_out: with two products around a softmax, whose maps are recorded too, instead of PyTorch's fused attention
+    visible: [B, S] bool by module, the tokens that it attends to; only where written out
     """
     from transformers import AttentionInterface
 
     AttentionInterface.register(IMPLEMENTATION, _attend)
     seen = Recorded({}, {})
-    token = _seen.set((seen, frozenset(modules), written_out))
+    token = _seen.set((seen, frozenset(modules), written_out, visible or {}))
     try:
         with attending(tower, IMPLEMENTATION):
             yield seen
@@ -79,7 +86,7 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """query, key, value [B, H, S, d] -> [B, S, H, d]"""
-    seen, modules, written_out = _seen.get()
+    seen, modules, written_out, visible = _seen.get()
     given = options.get("scaling")
     scaling = query.shape[-1] ** -0.5 if given is None else given
     windows: list[int] = getattr(module, WINDOWS, [query.shape[2]])
@@ -92,6 +99,8 @@ def _attend(
         if len(windows) > 1:
             window = torch.tensor([at for at, size in enumerate(windows) for _ in range(size)])
             weights = weights.masked_fill(window[:, None] != window, -torch.inf)
+        if module in visible:
+            weights = weights.masked_fill(~visible[module][:, None, None], -torch.inf)
         weights = weights.softmax(dim=-1)
         if module in modules:
             seen.maps[module] = weights

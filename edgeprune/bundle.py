@@ -132,6 +132,8 @@ class Manifest:
     """target -> what was built for it; a manifest from before the first build has no such field"""
     layout: str = ""
     """how a language model is to be given the tokens, where there is more to say than their order"""
+    labels: tuple[str, ...] = ()
+    """the classes of a detector, in the order of its logits, whose last one is "no object" """
     schema_version: str = SCHEMA_VERSION
 
     @property
@@ -147,6 +149,11 @@ class Manifest:
     def tiled(self) -> bool:
         """Whether the images of a run are tiles of one."""
         return "tiles" in self.preprocessing and self.tiles > 1
+
+    @property
+    def detects(self) -> bool:
+        """Whether it gives logits and pred_boxes instead of tokens."""
+        return "pred_boxes" in self.outputs
 
     @property
     def pooled(self) -> bool:

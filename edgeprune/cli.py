@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from edgeprune import __version__
-from edgeprune.console import display, leave, print_json, progress, verb
+from edgeprune.console import display, leave, print_json, progress, verb, warn
 from edgeprune.errors import EdgepruneError, MissingPackageError, ParityError
 
 if TYPE_CHECKING:
@@ -61,7 +61,21 @@ class _Verbs(click.Group):
             leave("interrupted; nothing was written", 130)
 
 
-_devices = click.Choice(["cpu", "cuda"])
+class _Keep(click.ParamType[Any]):
+    """A number of tokens, or with a point in it their share."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        try:
+            return float(value) if "." in str(value) else int(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a number of tokens, such as 64, nor a share of them, such as 0.6", param, ctx
+            )
+
+
+_devices = click.Choice(["cpu", "cuda", "tensorrt"])
 _path = click.Path(path_type=Path)
 _bundle = click.argument("bundle", type=_path)
 _target = click.option("--target", help="Name, or your own .toml; default the bundle's.")
@@ -89,7 +103,8 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
-@click.option("--keep", type=int, help="Tokens kept of an image, a number; needed by every method but `none`.")
+@click.option("--keep", type=_Keep(), help="Tokens kept of an image, or their share (0.6); only `none` needs none.")
+@click.option("--scorer", type=_path, help="Trained weights, for `bavit`: a .safetensors file of `bavit train`.")
 @click.option(
     "--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method (repeat for several)."
 )
@@ -106,6 +121,7 @@ def cli(context: click.Context) -> None:
     help="Images, frames or tiles of one image per run (LLaVA-NeXT, OneVision: tiles, which share --keep).",
 )  # fmt: skip
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
+@click.option("--size", metavar="HxW", help="Pixels of an image, for detectors (YOLOS); default the model's.")
 @click.option("--video", is_flag=True, help="Frames instead of images, where the model treats them differently.")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open.")
 @click.option(
@@ -137,6 +153,8 @@ def export(
     request, done = Request(uint8=input_kind == "uint8", options=own, **options), iter(range(len(STEPS)))
     with progress() as show:
         exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
+    for warning in exported.warnings:
+        warn(warning)
     bound = None if model is None else _bound(model, exported.manifest, options["target"])
     if as_json:
         reports = [report.to_json() for report in exported.reports]
@@ -219,8 +237,9 @@ def audit(bundle: Path, target: str | None, sm: int | None, as_json: bool) -> No
 @_bundle
 @click.option("--device", type=_devices, help="Only this one; default every one that is here.")
 @_threads
+@click.option("--polygraphy", is_flag=True, help="Run it by Polygraphy's runners, compared in the same way.")
 @verb
-def verify(bundle: Path, device: str | None, threads: int | None, as_json: bool) -> None:
+def verify(bundle: Path, device: str | None, threads: int | None, polygraphy: bool, as_json: bool) -> None:
     """Compare every backend that is here with the bundle's reference.
 
     Kept sets are compared, not positions; a difference counts only where the score margin exceeds the score error.
@@ -231,10 +250,12 @@ def verify(bundle: Path, device: str | None, threads: int | None, as_json: bool)
     edgeprune verify my-bundle --device cuda --json
     """
     from edgeprune import tables
+    from edgeprune.runtime import polygraphy_verify
     from edgeprune.runtime.verify import verify
 
+    run = polygraphy_verify.verify if polygraphy else verify
     with progress() as show:
-        reports = verify(bundle, device, threads, show)
+        reports = run(bundle, device, threads, show)
     if as_json:
         print_json({"passed": all(r.passed for r in reports), "backends": [report.to_json() for report in reports]})
     else:
@@ -264,9 +285,11 @@ def bench(
     """Measure the encoder against its baselines, in turns.
 
     Medians of one run, next to the unpruned encoder, the official code exported as it is, and plain pooling.
+    A plan (tensorrt) is measured alone, by trtexec where it is there.
 
     \b
     edgeprune bench my-bundle
+    edgeprune bench my-bundle --device tensorrt
     edgeprune bench my-bundle --against unpruned --threads 2 --json
     """
     from edgeprune import tables

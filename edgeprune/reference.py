@@ -4,16 +4,21 @@ The whole tower runs with two products around a softmax in every layer, hidden s
 select layer, everything is projected, and the method's `official` form chooses. Nothing of the traced path is used: not
 its recomputed scores, its take or the moved selection. Traced as it stands, it is also the naive export that the ledger
 compares with.
+
+Where a method drops tokens inside the encoder, none is dropped here: the whole tower runs once more, and from that
+place on nothing attends to the patches that are not kept.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.attention import recording
 from edgeprune.encoders import Encoder
-from edgeprune.pruners import Eager, Method, Selection, rows_of
+from edgeprune.pruners import Eager, Method, Selection, depth_of, rows_of
 
 __all__ = ["OfficialEncoder"]
 
@@ -35,6 +40,8 @@ class OfficialEncoder(nn.Module):
 
     def choose(self, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Selection]:
         """The outputs, and what the method said of how it chose them."""
+        if (depth := depth_of(self._method, self._encoder.labels is not None)) is not None:
+            return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
         with recording(self.encoder, modules, written_out=True) as seen:
@@ -67,9 +74,59 @@ class OfficialEncoder(nn.Module):
             outputs.append(rows_of(everything, chosen.indices))
         return tuple(outputs), chosen
 
+    def _inside(self, pixels: Tensor, depth: int) -> tuple[tuple[Tensor, ...], Selection]:
+        encoder, tower, entered = self._encoder, self._encoder.tower, []
+        hook = tower.blocks[depth].register_forward_pre_hook(lambda module, given: entered.append(given[0]))
+        try:
+            with recording(self.encoder, tower.attention[:depth], written_out=True) as seen:
+                self.encoder(pixels)
+        finally:
+            hook.remove()
+        end = entered[0].shape[1] - tower.suffix
+        features, maps = entered[0][:, tower.prefix : end], [seen.maps[module] for module in tower.attention[:depth]]
+        eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels)
+        chosen = self._method.official(eager)
+        found = self._masked(pixels, depth, chosen.indices, end)
+        last, others = _exchanged(chosen)
+        changes = [
+            (other - one).norm(dim=-1) / one.norm(dim=-1)
+            for one, other in zip(found, self._masked(pixels, depth, others, end), strict=True)
+        ]
+        if encoder.labels is None:  # the row that was exchanged is another token
+            changes = [change.scatter(1, last, 0.0) for change in changes]
+        sway = torch.stack([change.amax(dim=1) for change in changes]).amax(dim=0)
+        chosen = replace(chosen, doubt=replace(chosen.doubt, sway=sway))
+        return (*found, chosen.indices.to(torch.int32), chosen.scores), chosen
+
+    def _masked(self, pixels: Tensor, depth: int, indices: Tensor, end: int) -> tuple[Tensor, ...]:
+        """Tokens at the indices, or what a detector finds, when the layers from `depth` on see no other patches."""
+        encoder, tower = self._encoder, self._encoder.tower
+        seen = torch.ones(len(pixels), end + tower.suffix, dtype=torch.bool)
+        seen[:, tower.prefix : end] = False
+        seen.scatter_(1, indices + tower.prefix, True)
+        visible = dict.fromkeys(tower.attention[depth:], seen)
+        with recording(self.encoder, (), written_out=True, visible=visible):
+            out = self.encoder(pixels, output_hidden_states=True)
+        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        if encoder.labels is not None:
+            logits, boxes = self.projector(hidden[:, end:])
+            return logits, boxes
+        return (rows_of(self.projector(hidden), indices + tower.prefix),)
+
     def _columns(self, x: Tensor, dim: int) -> Tensor:
         """Tokens in place of patches along a dimension, each the mean of its own."""
         if (areas := self._areas) is None:
             return x
         last, prefix = x.movedim(dim, -1), self._encoder.tower.prefix
         return torch.cat((last[..., :prefix], last[..., prefix:] @ areas.mT.to(x.dtype)), dim=-1).movedim(-1, dim)
+
+
+def _exchanged(chosen: Selection) -> tuple[Tensor, Tensor]:
+    """Where the kept patch of the lowest score stands, [B, 1], and the indices [B, K] with the best that is not kept in
+    its place; as they are where all are kept."""
+    kept = chosen.scores.gather(1, chosen.indices)
+    last = kept.argmin(dim=1, keepdim=True)
+    if kept.shape == chosen.scores.shape:
+        return last, chosen.indices
+    others = chosen.scores.scatter(1, chosen.indices, -torch.inf)
+    return last, chosen.indices.scatter(1, last, others.argmax(dim=1, keepdim=True))

@@ -27,6 +27,9 @@ class Taps:
     grid: rows and columns of the N tokens
     areas: [N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same
     projector: the module from features to projected
+    suffix: special tokens behind the patches
+    pixels: [B, 3, H, W], where tokens are dropped inside the encoder
+    For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
 
     attention: Mapping[int, Attention]
@@ -37,6 +40,8 @@ class Taps:
     depth: int
     areas: Tensor | None = None
     projector: nn.Module = field(default_factory=nn.Identity)
+    suffix: int = 0
+    pixels: Tensor | None = None
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.
@@ -46,7 +51,7 @@ class Taps:
         seen = self.attention[self.depth - 1 if layer is None else layer]
         query, key = seen.query[:, :, :1].float(), seen.key.float()
         row = (query @ key.transpose(-1, -2) * seen.scaling).softmax(dim=-1)
-        return self._by_token(row[:, :, 0, self.prefix :])
+        return self._by_token(self._patches(row[:, :, 0]))
 
     def column_mean(self, layer: int | None = None) -> Tensor:
         """Attention that each patch receives in a layer, by default the last one, as a mean over heads and all queries,
@@ -54,13 +59,17 @@ class Taps:
         """
         seen = self.attention[self.depth - 1 if layer is None else layer]
         weights = (seen.query.float() @ seen.key.float().transpose(-1, -2) * seen.scaling).softmax(dim=-1)
-        return self._by_token(weights.mean(dim=(1, 2))[:, self.prefix :])
+        return self._by_token(self._patches(weights.mean(dim=(1, 2))))
 
     def keys(self, layer: int | None = None) -> Tensor:
         """The mean over heads of each token's keys in a layer, by default the last one: [B, N, d] float32."""
         seen = self.attention[self.depth - 1 if layer is None else layer]
         keys = seen.key.float().mean(dim=1)[:, self.prefix :]
         return keys if self.areas is None else self.areas @ keys
+
+    def _patches(self, values: Tensor) -> Tensor:
+        """[..., S] -> [..., P]"""
+        return values[..., self.prefix : values.shape[-1] - self.suffix]
 
     def _by_token(self, values: Tensor) -> Tensor:
         """[..., P] of the patches -> [..., N] of the tokens."""

@@ -4,6 +4,11 @@
                       `-> taps -> method -> indices, scores                  |
                                       `--------------------------------------'
 
+A method that drops tokens inside the encoder chooses there, and the rest of the tower runs on what it kept:
+
+    pixel_values -> tower[:depth] -> taps -> method -> take(rows) -> tower[depth:] -> projector -> tokens
+
+A detector has logits and pred_boxes instead of tokens: its projector is its heads, on its detection tokens.
 It is written the plain way, projecting everything and selecting last; `edgeprune.export.hoist` moves the selection up.
 """
 
@@ -18,9 +23,11 @@ from torch import Tensor, nn
 
 from edgeprune import pruners
 from edgeprune.attention import WINDOWS, Attention, recording
+from edgeprune.dropping import dropping
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError, unknown_name
-from edgeprune.pruners import Method, Selection
+from edgeprune.pruners import Host, Method, Selection, depth_of
+from edgeprune.scorer import Scorer
 from edgeprune.selection import lower_take, take
 from edgeprune.taps import Taps
 
@@ -34,15 +41,22 @@ def build_method(
     keep: int | None,
     options: Mapping[str, str] | None = None,
     pooled: int = 1,
+    scorer: Scorer | None = None,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,) * 3, (1.0,) * 3),
 ) -> Method:
     """The method with its budget and options, checked against the encoder.
 
     options: name -> value as text, as the command line has them
     pooled: how many tiles are one pool of candidates
+    scorer: the trained weights of a method that has such
+    pixels: mean and spread that normalise the encoder's pixels, which a scorer has to be brought to
 
     Raises RequestError when keep is missing or outside 1..N, MethodError when an option is not the method's, or the
     encoder lacks what the method reads.
     """
+    if method.traits.needs_scorer != (scorer is not None):
+        must = "needs trained weights: give --scorer, made by `edgeprune bavit train`"
+        raise MethodError(f"{name} {must}" if scorer is None else f"{name} has no weights: leave --scorer out")
     patches = pooled * encoder.patches
     if keep is None and name == "none":
         keep = patches
@@ -63,7 +77,15 @@ def build_method(
         raise MethodError(
             f"{name} reads the weights of a two-layer projector; that of {encoder.family} has {has}. Use divprune"
         )
-    built: Method = method(keep, **_typed(method, name, options or {}))  # type: ignore[call-arg]  # a Protocol has none
+    if scorer is None:
+        built: Method = method(keep, **_typed(method, name, options or {}))  # type: ignore[call-arg]  # a Protocol has none
+    elif options:
+        raise MethodError(f"{name} has no options, got {', '.join(options)}; they are the scorer's")
+    else:
+        tower, (mean, std) = encoder.tower, pixels
+        host = Host(encoder.grid, tower.patch_embedding.kernel_size[0], tower.width, encoder.layer, mean, std)
+        built = method.fitted(keep, scorer, host)  # type: ignore[attr-defined]
+    _check_place(built, name, encoder)
     if hasattr(built, "prepared"):  # with what it computes of the weights once, and not in the graph
         built = built.prepared(encoder.projector)
     windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
@@ -75,6 +97,21 @@ def build_method(
                 f"whole are {', '.join(map(str, whole))}, counted from 1"
             )
     return built
+
+
+def _check_place(method: Method, name: str, encoder: Encoder) -> None:
+    """Raises MethodError when the encoder cannot go on with the tokens that the method keeps."""
+    inside, tower = hasattr(method, "inside"), encoder.tower
+    if encoder.labels is not None and not inside and not method.traits.blind:
+        able = [one for one in pruners.names() if pruners.get(one).traits.blind or hasattr(pruners.get(one), "inside")]
+        raise MethodError(
+            f"{name} drops tokens behind the encoder, and {encoder.family} detects inside it; use {', '.join(able)}"
+        )
+    if inside and (tower.embeddings is None or encoder.groups is not None or encoder.pooling is not None):
+        raise MethodError(
+            f"{name} drops tokens inside the encoder, whose layers must take any number of them; those of "
+            f"{encoder.family} do not. Use divprune"
+        )
 
 
 def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[str, Any]:
@@ -95,6 +132,8 @@ def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[
 
 def outputs(encoder: Encoder) -> tuple[str, ...]:
     """The names of what a pruned encoder returns, in order."""
+    if encoder.labels is not None:
+        return ("logits", "pred_boxes", "indices", "scores")
     return ("tokens", "indices", "scores", *(["positions"] if encoder.positions is not None else []), *encoder.extras)
 
 
@@ -103,6 +142,7 @@ class PrunedEncoder(nn.Module):
     encoder that has them, positions [3, K] int32 and its extras, [B, K, D] each.
 
     A method that makes one pool of all tiles returns one image of B * N candidates: [1, K, D], [1, K], [1, B * N].
+    A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens.
     pixels: what happens to the input first; RawPixels for a graph that takes images as they are
     """
 
@@ -116,6 +156,8 @@ class PrunedEncoder(nn.Module):
         self._encoder, self._method = encoder, method
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        if (depth := depth_of(self._method, self._encoder.labels is not None)) is not None:
+            return self._inside(self.pixels(pixel_values), depth)
         encoder, prefix = self._encoder, self._encoder.tower.prefix
         layers = {layer: encoder.tower.attention[layer] for layer in self._method.layers(encoder.layer)}
         with recording(self.encoder, layers.values()) as seen:
@@ -148,6 +190,28 @@ class PrunedEncoder(nn.Module):
             found.append(projector(self._grouped(out.hidden_states[layer][:, prefix:], chosen.indices)))
         return tuple(found)
 
+    def _inside(self, pixels: Tensor, depth: int) -> tuple[Tensor, ...]:
+        """The method chooses behind `depth` layers, and those behind run on the kept tokens."""
+        encoder, tower = self._encoder, self._encoder.tower
+        layers = {layer: tower.attention[layer] for layer in self._method.layers(encoder.layer)}
+        chosen: list[Selection] = []
+        with recording(self.encoder, layers.values()) as seen:
+
+            def choose(patches: Tensor) -> Tensor:
+                attention = {layer: seen.attention[module] for layer, module in layers.items()}
+                chosen.append(self.selection(attention, patches, patches, pixels))
+                return chosen[0].indices
+
+            with dropping(tower, depth, choose):
+                out = self.encoder(pixels, output_hidden_states=True)
+        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        end = hidden.shape[1] - tower.suffix
+        rest = chosen[0].indices.to(torch.int32), chosen[0].scores
+        if encoder.labels is not None:  # taken, so that it moves up through the last layer; a slice alone would not
+            detecting = torch.arange(end, hidden.shape[1]).expand(hidden.shape[0], -1)
+            return (*self.projector(take(hidden, detecting)), *rest)
+        return (self.projector(hidden[:, tower.prefix : end]), *rest)
+
     def _grouped(self, patches: Tensor, indices: Tensor) -> Tensor:
         """`arrange` for the kept tokens alone: [B, P, C], [B, K] -> [B, K, g * C]; their patches are taken one by one,
         so that the selection can move up through the layers."""
@@ -164,9 +228,14 @@ class _Selector(nn.Module):
         super().__init__()
         self._method, self._projector = method, [encoder.projector]  # in a list: its weights belong to the projector
         self._shape = encoder.grid, encoder.tower.prefix, encoder.layer, encoder.areas
+        self._suffix = encoder.tower.suffix
+        self.scorer = getattr(method, "scorer", None)
 
-    def forward(self, attention: dict[int, Attention], features: Tensor, projected: Tensor) -> Selection:
-        return self._method.select(Taps(attention, features, projected, *self._shape, self._projector[0]))
+    def forward(
+        self, attention: dict[int, Attention], features: Tensor, projected: Tensor, pixels: Tensor | None = None
+    ) -> Selection:
+        taps = Taps(attention, features, projected, *self._shape, self._projector[0], self._suffix, pixels)
+        return self._method.select(taps)
 
 
 class RawPixels(nn.Module):

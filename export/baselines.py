@@ -3,6 +3,8 @@
 unpruned   the same layers and projector, fused attention, all N tokens
 naive      the official code traced as it is written: eager attention, everything projected, selection last
 pool       features averaged over K cells, then projected: the plain way to K tokens
+           (for a detector, and for what drops tokens inside the encoder, neither naive nor pool: the paper's own count
+           of tokens is not static, and detection tokens cannot be averaged)
 matmul     one large matrix product: the most multiply-adds per second that this machine and backend reach
 """
 
@@ -15,7 +17,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from edgeprune.encoders import Encoder
-from edgeprune.pruners import Method, none, pool
+from edgeprune.pruners import Method, depth_of, none, pool
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
 
@@ -34,6 +36,13 @@ def baselines(
 
     pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
     """
+    if depth_of(method, encoder.labels is not None) is not None:
+        everything = none.Method(encoder.patches)
+        return (
+            {}
+            if isinstance(method, none.Method)
+            else {"unpruned": to_onnx(PrunedEncoder(encoder, everything, pixels), True)}
+        )
     found = {"naive": to_onnx(OfficialEncoder(encoder, method, pixels), False)}
     if not isinstance(method, none.Method):
         found["unpruned"] = to_onnx(PrunedEncoder(encoder, none.Method(encoder.patches), pixels), True)

@@ -4,6 +4,8 @@
     last layer, pruned    S*C*C*2 (keys, values) + (K+q)*C*C (queries) + K*C*C*(1 + 2r) + 2*(K+q)*S*C
     projector             rows * (C*D + D*D)
 
+Where tokens are dropped inside the encoder, the layers behind that place have K in place of N, and the scorer's own are
+added; the last layer of a detector has the queries of its T detection tokens alone.
 A layer that attends in windows has the sum of their squares in place of S*S, and is not pruned; a method that reads
 whole maps has S*S*C for each. C encoder width, r its MLP ratio, S tokens with the special ones, K kept, q query rows
 the score needs beside them.
@@ -19,13 +21,15 @@ from torch import nn
 from edgeprune.attention import WINDOWS
 from edgeprune.encoders import Encoder
 from edgeprune.errors import EdgepruneError
-from edgeprune.pruners import Method
+from edgeprune.pruners import Method, depth_of
 
 __all__ = ["formula", "graph_cost"]
 
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
+    if (depth := depth_of(method, encoder.labels is not None)) is not None:
+        return _inside(encoder, method, depth)
     tower = encoder.tower
     patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
     tokens, width = patches + tower.prefix, tower.width
@@ -45,6 +49,25 @@ def formula(encoder: Encoder, method: Method) -> int:
     extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
     total: int = sum(layers) + rows * _weights(encoder.projector) + extras
     return total
+
+
+def _inside(encoder: Encoder, method: Method, depth: int) -> int:
+    tower, width = encoder.tower, encoder.tower.width
+    mlp, special = 2 * width * tower.mlp_width, tower.prefix + tower.suffix
+    tokens = [(encoder.patches if layer < depth else method.keep) + special for layer in range(encoder.layer)]
+    layers = [each * (4 * width * width + mlp) + 2 * each * each * width for each in tokens]
+    rows = method.keep
+    if encoder.labels is not None:
+        rows, last = tower.suffix, tokens[-1]
+        layers[-1] = 2 * last * width * width + rows * (2 * width * width + mlp) + 2 * rows * last * width
+    maps = 0
+    for layer in method.layers(encoder.layer):
+        maps += tokens[layer] ** 2 * width
+        if layer == depth - 1:  # its queries are known before the rest of it runs, so that this is for the kept alone
+            every, kept = tokens[layer], method.keep + special
+            layers[layer] = 3 * every * width * width + kept * (width * width + mlp) + 2 * kept * every * width
+    scorer: int = method.multiply_adds(encoder.patches) if hasattr(method, "multiply_adds") else 0
+    return sum(layers) + maps + scorer + rows * _weights(encoder.projector)
 
 
 def _weights(projector: nn.Module) -> int:

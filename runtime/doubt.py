@@ -40,6 +40,8 @@ class Doubt:
     """[B, K]"""
     scale: NDArray[np.float32] | None = None
     """[B]"""
+    sway: NDArray[np.float32] | None = None
+    """[B]"""
 
     def image(self, at: int) -> Doubt:
         """That of one image, without the leading dimension."""
@@ -51,8 +53,9 @@ class Doubt:
     def defect(self, indices: NDArray[Any], scores: NDArray[Any]) -> str | None:
         """What is wrong with it beside the reference's indices [B, K] and scores [B, N]; None when nothing is."""
         (batch, keep), patches = indices.shape, scores.shape[1]
-        kept, one = (batch, keep), (batch,)
-        shapes = {"order": kept, "margins": kept, "tie": one, "slack": (batch, patches), "blend": kept, "scale": one}
+        kept = (batch, keep)
+        shapes: dict[str, tuple[int, ...]] = {"order": kept, "margins": kept, "blend": kept, "slack": (batch, patches)}
+        shapes |= dict.fromkeys(("tie", "scale", "sway"), (batch,))
         for name, value in self.tensors().items():
             if value.shape != shapes[name]:
                 return f"{name} must be {list(shapes[name])}, got {list(value.shape)}"

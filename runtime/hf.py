@@ -46,8 +46,14 @@ _ONEVISION = _CLIP | {
 }
 _QWEN = _CLIP | {"do_center_crop": False}
 _SIGLIP2 = _SIGLIP | {"resample": 2, "do_convert_rgb": False}
+_YOLOS = _SIGLIP | {
+    "size": {"shortest_edge": 800, "longest_edge": 1333},
+    "resample": 2,
+    "image_mean": (0.485, 0.456, 0.406),
+    "image_std": (0.229, 0.224, 0.225),
+}
 _GOT = _CLIP | {"size": {"height": 384, "width": 384}, "do_center_crop": False}
-_ANY_SIZE = ("Qwen2VL", "Siglip2")
+_ANY_SIZE = ("Qwen2VL", "Siglip2", "Yolos")
 """classes that choose the size by the image; a graph has one size, to which its images are resized"""
 _UNKNOWN = {"default_to_square": True, "do_convert_rgb": False, "rescale_factor": 1 / 255}
 _DEFAULTS = {
@@ -59,6 +65,7 @@ _DEFAULTS = {
     "Qwen2VL": _QWEN,
     "Siglip2": _SIGLIP2,
     "GotOcr2": _GOT,
+    "Yolos": _YOLOS,
     "LlavaOnevision": _ONEVISION,
 }
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
@@ -69,8 +76,10 @@ def steps(config: Mapping[str, Any], size: tuple[int, int] | None = None) -> dic
     kind, name, given = _read(config)
     if name in _ANY_SIZE and size is not None:
         given["size"] = {"height": size[0], "width": size[1]}
-    if name in ("LlavaNext", "LlavaOnevision"):
-        given.pop("do_pad", None)  # pads the list of tiles, not the pixels
+    if name in ("LlavaNext", "LlavaOnevision", "Yolos"):
+        given.pop("do_pad", None)  # pads the list of tiles, or images to the largest of a batch: not these pixels
+    if name == "Yolos":
+        given.pop("do_convert_annotations", None)
     if others := sorted(key for key in given if key.startswith("do_") and given[key] and key not in _STEPS):
         raise ValueError(f"{kind} does {', '.join(others)}, which changes the pixels in a way edgeprune does not know")
     settings = _DEFAULTS.get(name, _UNKNOWN) | given

@@ -8,6 +8,9 @@ A backend that rounds differently may swap patches whose scores are closer than 
 and the error itself is bounded, so that wrong scores cannot excuse the flips they cause. A greedy method's picks depend
 on each other and are replayed instead (`edgeprune.runtime.greedy_parity`), and one of stages has its own rule
 (`edgeprune.runtime.staged_parity`). A merged token that was near to being made of other features is not compared.
+Where tokens are dropped inside the encoder, everything that comes out hangs on all that are kept: with F flips that the
+scores explain, outputs may differ by F times what one exchange moves in the reference (`Doubt.sway`), too. The rows of
+a detector, which are its detection tokens, are compared one by one.
 """
 
 from __future__ import annotations
@@ -41,10 +44,10 @@ _BOUND = {"float32": FLOAT32_BOUND, "float16": FLOAT16_BOUND}
 
 
 class Outputs(Protocol):
-    """What is compared: `edgeprune.runtime.Output`, or anything with its fields."""
+    """What is compared: `edgeprune.runtime.Output`, or anything with its fields. A detector has no tokens."""
 
     @property
-    def tokens(self) -> NDArray[Any]: ...
+    def tokens(self) -> NDArray[Any] | None: ...
     @property
     def indices(self) -> NDArray[np.int32]: ...
     @property
@@ -104,7 +107,8 @@ def compare(
     reference: tokens [B, K, D] float32, indices [B, K] int32, scores [B, N] float32
     got:       the same shapes; tokens in `dtype`, "float32" or "float16", which also sets the bounds
     doubt:     where the reference is in doubt; says how the method's scores are to be read
-    extras:    further outputs of both sides by name: [B, K, D], compared like tokens, or integers [3, K]
+    extras:    further outputs of both sides by name: [B, K, D], compared like tokens, or integers [3, K]; without
+               tokens, [B, T, D], compared row by row
 
     Raises ValueError for another dtype. Malformed outputs are a failed Report, not an exception.
     """
@@ -119,6 +123,11 @@ def compare(
             f"{name} must be {list(rows.shape)}"
             for name, rows in extras[0].items()
             if extras[1][name].shape != rows.shape
+        ),
+        *(
+            f"{name} must be finite; it is not"
+            for name, rows in extras[1].items()
+            if rows.dtype.kind == "f" and not np.isfinite(rows).all()
         ),
     ]:
         return Report(images, 0, 0, 0, 0.0, math.inf, math.inf, math.inf, math.inf, reasons=tuple(defects))
@@ -157,7 +166,7 @@ def worst(reports: Iterable[Report]) -> Report:
 
 @dataclass(frozen=True)
 class _Image:
-    tokens: NDArray[np.float64]
+    tokens: NDArray[np.float64] | None
     indices: NDArray[np.int32]
     scores: NDArray[np.float32]
     extras: Rows
@@ -166,7 +175,8 @@ class _Image:
 
 def _image(outputs: Outputs, extras: Rows, image: int) -> _Image:
     rows = {name: value.T if value.dtype.kind == "i" else value[image] for name, value in extras.items()}
-    return _Image(outputs.tokens[image].astype(np.float64), outputs.indices[image], outputs.scores[image], rows)
+    tokens = None if outputs.tokens is None else outputs.tokens[image].astype(np.float64)
+    return _Image(tokens, outputs.indices[image], outputs.scores[image], rows)
 
 
 def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, doubt: Doubt) -> Report:
@@ -175,7 +185,11 @@ def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, doubt:
     judge, told = _judge(doubt, keep=len(reference.indices))
     error, relative, explained = judge(reference.scores, got.scores, flips, doubt, bound, eps)
     shared, at_reference, at_got = np.intersect1d(reference.indices, got.indices, return_indices=True)
-    errors = _token_errors(reference.tokens[at_reference], got.tokens[at_got])
+    if reference.tokens is None or got.tokens is None:
+        errors = np.concatenate([_token_errors(rows, got.extras[name]) for name, rows in reference.extras.items()])
+    else:
+        errors = _token_errors(reference.tokens[at_reference], got.tokens[at_got])
+    allowed = bound if doubt.sway is None else bound + len(flips) * float(doubt.sway)
     if doubt.blend is not None:
         errors = errors[doubt.blend[at_reference] > max(4 * (relative + eps), 2 * greedy_parity.COSINE_NOISE)]
     median, largest = (float(np.median(errors)), float(errors.max())) if len(errors) else (0.0, 0.0)
@@ -192,9 +206,10 @@ def _compare_image(name: str, reference: _Image, got: _Image, dtype: str, doubt:
         reasons.append(
             f"{name}{unexplained} patches are kept by one side only, and the score error does not explain it"
         )
-    if largest > bound:
-        reasons.append(f"{name}tokens differ by up to {largest:.2g} of their length, {dtype} allows {bound:g}")
-    for extra, rows in reference.extras.items():
+    if largest > allowed:
+        what = "tokens differ" if reference.tokens is not None else f"{' or '.join(reference.extras)} differ"
+        reasons.append(f"{name}{what} by up to {largest:.2g} of their length, {dtype} allows {allowed:.2g}")
+    for extra, rows in reference.extras.items() if reference.tokens is not None else ():
         pair = rows[at_reference], got.extras[extra][at_got]
         if rows.dtype.kind == "i" and not np.array_equal(*pair):
             reasons.append(f"{name}{extra} must be equal at the patches that both kept; they are not")
@@ -265,10 +280,12 @@ def _through_float16(scores: NDArray[np.float32], tolerance: float) -> bool:
 def _defects(whose: str, outputs: Outputs, like: Outputs, dtype: str, doubt: Doubt) -> list[str]:
     """What is wrong with the outputs themselves, whatever they are compared with."""
     wanted = {
-        "tokens": (like.tokens.shape, dtype),
+        "tokens": (() if like.tokens is None else like.tokens.shape, dtype),
         "indices": (like.indices.shape, "int32"),
         "scores": (like.scores.shape, "float32"),
     }
+    if like.tokens is None:
+        del wanted["tokens"]
     found = []
     for name, (shape, kind) in wanted.items():
         array = getattr(outputs, name)

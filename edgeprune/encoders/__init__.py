@@ -1,8 +1,9 @@
 """Encoder families: one file each, found by the `model_type` of config.json.
 
 A family's file declares `MODEL_TYPES` and `load(checkpoint, layer) -> Encoder`. A family that can be the vision tower
-of another also declares `tower(checkpoint, config, *prefixes) -> Tower`; one whose load takes `grid` or `video` names
-them in `OPTIONS`. Nothing else has to change for a new one.
+of another also declares `tower(checkpoint, config, *prefixes) -> Tower`; one whose load takes `grid`, `video` or `size`
+names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Nothing else has to change for a
+new one.
 The parts that families share are below: `bare` and `connected` encoders, `described` towers.
 """
 
@@ -46,6 +47,14 @@ class Tower:
     """width that a plain two-layer MLP of as many weights has: 1.5 times its own for a gated one"""
     batched: bool = True
     """whether it takes several images at a time"""
+    suffix: int = 0
+    """special tokens behind the patches"""
+    embeddings: nn.Module | None = None
+    """the module that gives [B, prefix + N + suffix, C] in front of the layers, if these take any number of tokens"""
+    blocks: Sequence[nn.Module] = ()
+    """these layers, each called with the hidden states first"""
+    between: nn.Module | None = None
+    """the module that gives what is added behind each layer but the last, [L - 1, 1, S, C], where there is such"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,8 @@ class Encoder:
     """[3, N] int32: the place of each token in the language model's rotary positions (time, row, column)"""
     extras: Mapping[str, tuple[int, nn.Module]] = field(default_factory=dict)
     """further outputs by name: those hidden_states, kept and grouped like the features, behind this projector"""
+    labels: tuple[str, ...] | None = None
+    """classes of a detector, whose projector is its heads: the last `suffix` tokens -> logits, pred_boxes"""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -117,22 +128,33 @@ class Encoder:
 
 
 def load(
-    checkpoint: Checkpoint, layer: int | None = None, *, grid: tuple[int, int] | None = None, video: bool = False
+    checkpoint: Checkpoint,
+    layer: int | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    video: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Encoder:
     """The encoder of a checkpoint in float32.
 
     layer: index into hidden_states as in Hugging Face configs (-2, 23)
     grid: rows and columns of patches, of a family that takes any image size
     video: the way of a family that treats frames of a video differently
+    size: height and width of images, of a detector
 
     Raises ModelError when no family knows the checkpoint, or a tensor of it is missing; RequestError when the family
-    takes no grid or makes no difference between images and frames.
+    takes no grid or size, or makes no difference between images and frames.
     """
     family = family_of(checkpoint.config, checkpoint.id)
     name, options = family.__name__.rpartition(".")[2], getattr(family, "OPTIONS", ())
     given: dict[str, Any] = {"grid": grid} if grid else {}
-    given |= {"video": True} if video else {}
-    for option, why in (("grid", "its image size is fixed"), ("video", "it treats frames as it does images")):
+    given |= ({"video": True} if video else {}) | ({"size": size} if size else {})
+    refusals = {
+        "grid": "its image size is fixed" if "size" not in options else "give --size, in pixels",
+        "video": "it treats frames as it does images",
+        "size": "its image size is fixed" if "grid" not in options else "give --grid, in patches",
+    }
+    for option, why in refusals.items():
         if option in given and option not in options:
             raise RequestError(f"{name} takes no --{option}: {why}; leave it out")
     found: Encoder = family.load(checkpoint, layer, **given)
@@ -151,6 +173,8 @@ def family_of(config: dict[str, Any], id: str) -> ModuleType:
         module = importlib.import_module(f"{__name__}.{name}")
         if model_type in module.MODEL_TYPES:
             return module
+        if model_type in (refused := getattr(module, "REFUSED", {})):
+            raise ModelError(f"{id} is a {model_type}: {refused[model_type]}; have {', '.join(module.MODEL_TYPES)}")
         known += module.MODEL_TYPES
     raise ModelError(
         f"{id} has a model_type that no family knows: {unknown_name('model_type', str(model_type), known)} "
@@ -237,10 +261,13 @@ def described(
     *,
     prefix: int,
     has_cls: bool = True,
+    embeddings: nn.Module | None = None,
+    blocks: Sequence[nn.Module] = (),
 ) -> Tower:
     """The tower around a transformers model; grid and widths are read off its parts.
 
     attention: the module of each layer; mlp: that of one layer, all have the same
+    embeddings, blocks: as in Tower, of layers that take any number of tokens
     """
     (height, width), (down, right) = pair(image_size), patch_embedding.kernel_size
     features = patch_embedding.out_channels
@@ -255,6 +282,8 @@ def described(
         has_cls=has_cls,
         width=features,
         mlp_width=weights // (2 * features),
+        embeddings=embeddings,
+        blocks=list(blocks),
     )
 
 

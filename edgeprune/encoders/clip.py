@@ -29,4 +29,13 @@ def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tow
     layers = module.encoder.layers
     attention = [layer.self_attn for layer in layers]
     patches = module.embeddings.patch_embedding
-    return described(module, attention, layers[0].mlp, patches, ours.image_size, prefix=1)
+    return described(
+        module,
+        attention,
+        layers[0].mlp,
+        patches,
+        ours.image_size,
+        prefix=1,
+        embeddings=module.embeddings,
+        blocks=layers,
+    )

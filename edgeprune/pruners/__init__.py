@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,21 @@ from torch import Tensor, nn
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
 
-__all__ = ["Doubt", "Eager", "Method", "Selection", "Traits", "get", "greedily", "names", "rows_of", "wavering"]
+__all__ = [
+    "Doubt",
+    "Eager",
+    "Host",
+    "Method",
+    "Selection",
+    "Traits",
+    "depth_of",
+    "get",
+    "greedily",
+    "names",
+    "options",
+    "rows_of",
+    "wavering",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,10 @@ class Doubt:
         blend: [B, K] float32, how near each token was to being made of other features, in cosine; inf: never
     A method that stretches what it measured:
         scale: [B] float32, the largest measured value in units of the scores, instead of the largest score
+    A method that drops tokens inside the encoder, so that every output hangs on all that are kept (the reference itself
+    finds it out, no method says it):
+        sway: [B] float32, how much an output row changes at most, relative to its length, when the kept patch of the
+        lowest score gives its place to the next one
     """
 
     order: Tensor | None = None
@@ -44,6 +62,7 @@ class Doubt:
     slack: Tensor | None = None
     blend: Tensor | None = None
     scale: Tensor | None = None
+    sway: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that are there, by name."""
@@ -84,6 +103,21 @@ class Eager:
     prefix: int
     keys: Tensor = field(default_factory=lambda: torch.empty(0))
     projector: nn.Module = field(default_factory=nn.Identity)
+    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, 3, H, W]; and, for a method that drops tokens inside the encoder, features are the patches there"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a trained scorer must fit of an encoder, without the encoder."""
+
+    grid: tuple[int, int]
+    patch_size: int
+    width: int
+    layers: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """of the pixels that the encoder takes, in 0..1"""
 
 
 @dataclass(frozen=True)
@@ -101,6 +135,10 @@ class Traits:
     """whether it reads projected features, so that all N are projected"""
     pools_tiles: bool = False
     """whether the tiles of one image are one pool of candidates"""
+    needs_scorer: bool = False
+    """whether it has trained weights, and is made by `fitted(keep, scorer, host)`"""
+    blind: bool = False
+    """whether it reads nothing but the grid, so that it can drop tokens in front of everything"""
     deviations: tuple[str, ...] = ()
     """where the static form departs from the official code"""
 
@@ -109,7 +147,9 @@ class Method(Protocol):
     """A frozen dataclass with the field `keep`; further fields are the method's options and have defaults.
 
     One that computes something of the projector's weights, once and not in every run, also has
-    `prepared(projector) -> Method`, which is traced in its place.
+    `prepared(projector) -> Method`, which is traced in its place. One that drops tokens inside the encoder has
+    `inside`, the number of layers in front of that place; taps and eager features are the patches there. One whose
+    options are not its fields has `options()`.
     """
 
     traits: ClassVar[Traits]
@@ -131,6 +171,22 @@ class Method(Protocol):
     def official(self, eager: Eager) -> Selection:
         """The official code's form."""
         ...
+
+
+def depth_of(method: Method, detects: bool) -> int | None:
+    """How many layers of the encoder see every token; None: all, tokens are dropped behind it.
+
+    detects: whether the encoder is a detector, in which every method has to drop inside
+    """
+    found: int | None = getattr(method, "inside", 0 if detects else None)
+    return found
+
+
+def options(method: Method) -> dict[str, Any]:
+    """A method's own options by name, as the manifest has them."""
+    if hasattr(method, "options"):
+        return dict(method.options())
+    return {name: value for name, value in vars(method).items() if name != "keep"}
 
 
 def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:

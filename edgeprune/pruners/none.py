@@ -20,7 +20,7 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Method:
     keep: int
-    traits: ClassVar[Traits] = Traits(early=False)
+    traits: ClassVar[Traits] = Traits(early=False, blind=True)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return ()

@@ -32,7 +32,7 @@ def shuffled(patches: int, seed: int) -> list[int]:
 class Method:
     keep: int
     seed: int = 0
-    traits: ClassVar[Traits] = Traits()
+    traits: ClassVar[Traits] = Traits(blind=True)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return ()

@@ -42,7 +42,7 @@ def middles(grid: tuple[int, int], keep: int) -> list[int]:
 @dataclass(frozen=True)
 class Method:
     keep: int
-    traits: ClassVar[Traits] = Traits()
+    traits: ClassVar[Traits] = Traits(blind=True)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return ()

@@ -1,0 +1,100 @@
+"""YOLOS: a ViT that detects (YolosForObjectDetection). [CLS], patches, then detection tokens, which the heads read.
+
+    logits, pred_boxes = heads(layernorm(h)[:, -T:])        T detection tokens; boxes as centre and size in 0..1
+
+One size of image is exported (`--size`, default the image processor's): both tables of positions, the one in front of
+the layers and the one between them, are resampled to it once, by the model's own code, which does so in every run.
+Any other image is resized to that size, without padding, and its boxes are in parts of the image either way.
+Dropping patches needs no way back: boxes come from the detection tokens alone. It does where features are read as a
+map (DETR, Deformable DETR, RT-DETR and their kin), so these are refused.
+
+Source  hustvl/YOLOS models/backbone.py, transformers YolosForObjectDetection
+Has     detection tokens, layers of any length
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder, described, input_size, pretrained, settings
+from edgeprune.errors import RequestError
+
+MODEL_TYPES = ("yolos",)
+OPTIONS = ("size",)
+_MAP = "its decoder reads the whole map of features, so that no token of it can be left out"
+REFUSED = {
+    "detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
+    "table-transformer": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
+    "conditional_detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
+    "dab-detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
+    **dict.fromkeys(("deformable_detr", "deta", "grounding-dino"), f"it samples features at places, and {_MAP}"),
+    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "dfine"), f"it joins maps of several scales, and {_MAP}"),
+    **dict.fromkeys(
+        ("owlvit", "owlv2"), "each of its boxes is made of one patch, so that dropping patches drops boxes"
+    ),
+}
+"""model_type of another detector -> why none of its tokens can be dropped"""
+
+
+class Heads(nn.Module):
+    """[B, T, C] -> logits [B, T, classes + 1], pred_boxes [B, T, 4] (centre x, y, width, height in 0..1)"""
+
+    def __init__(self, classes: nn.Module, boxes: nn.Module) -> None:
+        super().__init__()
+        self.class_labels_classifier, self.bbox_predictor = classes, boxes
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.class_labels_classifier(x), self.bbox_predictor(x).sigmoid()
+
+
+class _Baked(nn.Module):
+    """In place of a module that resamples positions: what it gave for the one size."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table.detach(), requires_grad=False)
+
+    def forward(self, *_: Any) -> Tensor:
+        return self.table
+
+
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    if layer is not None:
+        raise RequestError(f"yolos detects with its last layer: --layer must be left out, got {layer}")
+    config = settings(YolosConfig, checkpoint.config)
+    patch = config.patch_size
+    height, width = size or (side // patch * patch for side in input_size(checkpoint, config.image_size))
+    if height % patch or width % patch:
+        near = " or ".join(
+            f"{max(patch, turn(height / patch) * patch)}x{max(patch, turn(width / patch) * patch)}"
+            for turn in (int, lambda x: -int(-x // 1))
+        )
+        raise RequestError(f"--size must be a multiple of the {patch} pixels of a patch, got {height}x{width}; {near}")
+    whole = cast(Any, pretrained(YolosForObjectDetection, config, checkpoint.tensors(""), checkpoint.id))
+    module, layers = whole.vit, whole.vit.encoder.layer
+    embeddings = module.embeddings
+    with torch.no_grad():
+        embeddings.interpolation = _Baked(embeddings.interpolation(embeddings.position_embeddings, (height, width)))
+        if (between := module.encoder.interpolation) is not None:
+            module.encoder.interpolation = _Baked(between((height, width)))
+    embeddings.position_embeddings = None  # their table has them now, and weights are counted
+    projection = embeddings.patch_embeddings.projection
+    mlp = nn.ModuleList([layers[0].intermediate.dense, layers[0].output.dense])
+    tower = described(module, [part.attention.attention for part in layers], mlp, projection, (height, width), prefix=1)
+    tower = replace(
+        tower,
+        suffix=config.num_detection_tokens,
+        embeddings=embeddings,
+        blocks=list(layers),
+        between=module.encoder.interpolation,
+    )
+    heads = Heads(whole.class_labels_classifier, whole.bbox_predictor).eval()
+    labels = tuple(str(config.id2label[at]) for at in range(config.num_labels))
+    return Encoder("yolos", tower, len(layers), heads, normed=True, labels=labels)

@@ -1,0 +1,132 @@
+"""BAViT: drop what a small trained classifier takes for background, in front of the encoder.
+
+    score[j] = z[j, foreground] - z[j, background]        z: two logits per patch (`edgeprune.scorer`)
+
+    front    a ViT of its own on the image, as in the paper (2 or 10 layers)
+    coarse   the same on patches of m x m of the encoder's; its blocks are kept or dropped whole. Not of the paper
+    trunk    a norm and a linear head on the encoder's own hidden states behind its first layers. Not of the paper
+
+The layers behind the place of dropping run on the kept patches alone. The paper drops every patch that is called
+background, a count that depends on the image; the budget here is static.
+
+Paper   https://arxiv.org/abs/2410.09324 (published patent application: US 2026/0087793 A1)
+Source  no code or weights are public; written from the paper
+Needs   layers of any length
+Reads   the image, or hidden states of an early layer
+Weights trained: --scorer, made by `edgeprune bavit train`
+Cost    2606 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14 (a front of 2 layers, 384 wide)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from edgeprune.errors import MethodError, RequestError
+from edgeprune.pruners import Eager, Host, Selection, Traits
+from edgeprune.scorer import BACKGROUND, FOREGROUND, Scorer
+from edgeprune.selection import top_in_order
+from edgeprune.taps import Taps
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    scorer: Scorer
+    side: int = 1
+    """m: the encoder's patches along a side of the scorer's"""
+    traits: ClassVar[Traits] = Traits(
+        needs_scorer=True,
+        deviations=(
+            "the number of kept patches is fixed; the paper drops every patch that is called background",
+            "scores are float32 in every precision",
+        ),
+    )
+
+    @classmethod
+    def fitted(cls, keep: int, scorer: Scorer, host: Host) -> Method:
+        """The method for an encoder. Raises MethodError when the scorer was trained for another one, RequestError when
+        the budget or the grid does not divide into its blocks."""
+        config = scorer.config
+        if config.kind == "trunk":
+            if config.width != host.width or not 0 < config.layers < host.layers:
+                raise MethodError(
+                    f"the scorer reads hidden states of width {config.width} behind layer {config.layers}, this "
+                    f"encoder has width {host.width} and {host.layers} layers; train one on it: --kind trunk --model"
+                )
+            return cls(keep, scorer.fitted(host.grid, host.mean, host.std))
+        wanted = config.patch_size / host.patch_size
+        side = round(wanted)
+        if side != wanted or (side == 1) != (config.kind == "front"):
+            kind = "front" if config.kind == "front" else "coarse, a multiple of"
+            raise MethodError(
+                f"the scorer was trained for patches of {config.patch_size} pixels ({kind} the encoder's), this "
+                f"encoder has patches of {host.patch_size}; train one with --patch-size {host.patch_size}"
+            )
+        rows, columns = host.grid
+        if rows % side or columns % side:
+            raise RequestError(
+                f"the grid must divide into blocks of {side}x{side} patches, got {rows}x{columns}; choose a size of "
+                f"multiples of {config.patch_size} pixels"
+            )
+        if keep % side**2:
+            near = " or ".join(str(one) for one in (keep - keep % side**2, keep - keep % side**2 + side**2) if one)
+            raise RequestError(f"keep must be a multiple of the {side**2} patches of a block, got {keep}; {near} would")
+        return cls(keep, scorer.fitted((rows // side, columns // side), host.mean, host.std), side)
+
+    @property
+    def inside(self) -> int:
+        return self.scorer.config.layers if self.scorer.config.kind == "trunk" else 0
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return ()
+
+    def options(self) -> dict[str, Any]:
+        config = self.scorer.config
+        return {"scorer": config.kind, "layers": config.layers, "width": config.width, "sha256": self.scorer.digest}
+
+    def multiply_adds(self, patches: int) -> int:
+        """Of the scorer, for one image of N patches."""
+        config = self.scorer.config
+        if config.kind == "trunk":
+            return 2 * patches * config.width
+        tokens, width = patches // self.side**2, config.width
+        layer = tokens * width * (4 * width + 2 * config.mlp_width) + 2 * tokens * tokens * width
+        return tokens * width * (3 * config.patch_size**2 + 2) + config.layers * layer
+
+    def select(self, taps: Taps) -> Selection:
+        logits: Tensor = self.scorer(taps.features if self.scorer.config.kind == "trunk" else taps.pixels)
+        scores = logits[..., FOREGROUND] - logits[..., BACKGROUND]
+        if self.side == 1:
+            return Selection(top_in_order(scores, self.keep), scores)
+        members = _members(taps.grid, self.side)
+        blocks = top_in_order(scores, self.keep // self.side**2)
+        patches = members.index_select(0, blocks.flatten()).reshape(blocks.shape[0], self.keep).sort(dim=1).values
+        return Selection(patches, scores.index_select(1, members.flatten().argsort() // self.side**2))
+
+    def official(self, eager: Eager) -> Selection:
+        given = eager.features if self.scorer.config.kind == "trunk" else eager.pixels
+        background, foreground = self.scorer(given).unbind(dim=-1)
+        score, side = foreground - background, self.side
+        coarse = [size // side for size in eager.grid]
+        kept = torch.zeros_like(score).scatter(1, score.topk(self.keep // side**2, dim=1).indices, 1.0)
+        maps = torch.stack((score, kept), dim=1).unflatten(2, coarse)  # type: ignore[no-untyped-call]
+        score, kept = torch.nn.functional.interpolate(maps, scale_factor=side, mode="nearest").flatten(2).unbind(dim=1)
+        indices = torch.stack([image.nonzero().squeeze(1) for image in kept])
+        return Selection(indices, score)
+
+
+def _members(grid: tuple[int, int], side: int) -> Tensor:
+    """[blocks, m * m] int64: the patches of each block, both in raster order.
+
+    >>> _members((2, 4), 2)
+    tensor([[0, 1, 4, 5],
+            [2, 3, 6, 7]])
+    """
+    rows, columns = grid
+    place = torch.arange(math.prod(grid)).reshape(rows // side, side, columns // side, side)
+    return place.permute(0, 2, 1, 3).reshape(-1, side**2)

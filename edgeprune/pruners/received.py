@@ -1,0 +1,48 @@
+"""Received: keep the patches that an early layer attends to, and drop the others there.
+
+    score[j] = mean over heads and queries of A[i, j]        A: attention of layer l, by option `layer`
+
+Nothing behind layer l runs on the others. It is the shallow half of HiPrune without its anchors, put inside the
+encoder: a baseline for scorers that are trained.
+
+Source  the column mean of https://arxiv.org/abs/2508.00553; dropping inside the encoder is ours
+Needs   layers of any length
+Reads   attention map of an early layer
+Cost    340 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgeprune.errors import MethodError
+from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.selection import top_in_order
+from edgeprune.taps import Taps
+
+
+@dataclass(frozen=True)
+class Method:
+    keep: int
+    layer: int = 2
+    traits: ClassVar[Traits] = Traits(query_rows=None)
+
+    @property
+    def inside(self) -> int:
+        return self.layer
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        if not 0 < self.layer < depth:
+            raise MethodError(f"option layer of received must be in 1..{depth - 1}, got {self.layer}")
+        return (self.layer - 1,)
+
+    def select(self, taps: Taps) -> Selection:
+        scores = taps.column_mean(self.layer - 1)
+        return Selection(top_in_order(scores, self.keep), scores)
+
+    def official(self, eager: Eager) -> Selection:
+        received = eager.attentions[self.layer - 1].sum(dim=2)
+        score = received.mean(dim=1) / received.shape[2]
+        score = score[:, eager.prefix : eager.prefix + eager.features.shape[1]]
+        return Selection(score.topk(self.keep, dim=1).indices.sort(dim=1).values, score)
