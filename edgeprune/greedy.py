@@ -91,20 +91,23 @@ def greedy(
         chosen = Pick(row, free.amax(dim=-1, keepdim=True), here, step)
         return (torch.where(here, gains, scores), *update(state, chosen)), best
 
-    def again(carry: State, step: Tensor) -> tuple[State, Tensor]:
+    def looped(carry: State, step: Tensor) -> tuple[State, Tensor]:
         scores, *rest = carry
-        return pick(gain(tuple(rest)), scores, tuple(rest), step)
+        return pick(torch.where(step == 0, first, gain(tuple(rest))), scores, tuple(rest), step)
 
-    carry, best = pick(first, first * 0 - torch.inf, state, torch.tensor(0))
-    picks = [best.unsqueeze(0)]
+    carry: State = (first * 0 - torch.inf, *state)
     if keep > 1 and _form.get() == "looped" and torch.compiler.is_exporting():
-        carry, later = _scan(again, carry, torch.arange(1, keep))
-        picks.append(later)
+        # The first pick too, though it ranks by something else: K steps, of which a builder that writes out eight at a
+        # time leaves fewer over than of K - 1.
+        carry, picks = _scan(looped, carry, torch.arange(keep))
     else:
-        for step in range(1, keep):
-            carry, best = again(carry, torch.tensor(step))
-            picks.append(best.unsqueeze(0))
-    return torch.cat(picks).transpose(0, 1).sort(dim=-1).values, carry[0]
+        found = []
+        for step in range(keep):
+            scores, *rest = carry
+            carry, best = pick(gain(tuple(rest)) if step else first, scores, tuple(rest), torch.tensor(step))
+            found.append(best)
+        picks = torch.stack(found)
+    return picks.transpose(0, 1).sort(dim=-1).values, carry[0]
 
 
 def _scan(step: Callable[[State, Tensor], tuple[State, Tensor]], carry: State, steps: Tensor) -> tuple[State, Tensor]:

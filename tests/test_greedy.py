@@ -186,7 +186,7 @@ def test_the_loop_captures_the_matrix_and_carries_it_nowhere(rule: Rule) -> None
     (scan,) = [node for node in exported(Chooser(6, "looped", rule)).graph if node.op_type == "Scan"]
     carried = [value.shape for value in scan.inputs if value is not None]
     assert all(shape is None or list(shape).count(PATCHES) == 1 for shape in carried[:-1])
-    assert carried[-1] == (5,)  # the steps behind the first; a constant trip count
+    assert carried[-1] == (6,)  # the steps; a constant trip count
     body = scan.attributes["body"].as_graph()
     assert "Reshape" not in {node.op_type for node in body}  # the matrix is laid out once, in front of the loop
 
