@@ -8,7 +8,6 @@ The plan is what the builder gave, byte for byte; what it fits stands in the man
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 from edgeprune import bundle, targets
 from edgeprune.bundle import Bundle, Engine, File
 from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
+from edgeprune.runtime.plan import find_gpu
 from edgeprune.targets import Target
 
 __all__ = [
@@ -200,6 +200,9 @@ def open_parser(trt: Any, strong: bool = True, keep: int = WARNING) -> tuple[Any
 def _configure(compiler: Compiler, target: Target, sms: Sequence[int]) -> tuple[str, ...]:
     """Set what the target asks for; returns it by NVIDIA's names. Names that came and went are looked up."""
     trt, config, engine, flags = compiler.trt, compiler.config, target.engine, []
+    if (tf32 := getattr(trt.BuilderFlag, "TF32", None)) is not None:  # on by default; 10 bits are not float32
+        config.clear_flag(tf32)
+        flags.append("NO_TF32")
     if compiler.strong:
         flags.append("STRONGLY_TYPED")
     else:
@@ -250,16 +253,8 @@ def _gpu(target: Target) -> tuple[int, ...]:
 
     Raises RequestError when it is none of the target's.
     """
-    wanted, found = _sm(target), ctypes.c_int()
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return wanted
-    number, failed = 0, driver.cuInit(0)
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(found), attribute, 0)
-        number = 10 * number + found.value
-    if failed:
+    wanted, number = _sm(target), find_gpu().sm
+    if number is None:
         return wanted
     if number not in wanted:
         raise RequestError(f"{target.name} is for SM {', '.join(map(str, wanted))}, the GPU here has SM {number}")

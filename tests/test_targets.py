@@ -364,7 +364,7 @@ def test_every_tensorrt_has_the_limit_of_its_topk() -> None:
 def test_trtexec_is_asked_for_the_typing_of_its_release() -> None:
     for target in of_kind("tensorrt"):
         typing = "--stronglyTyped" if target.engine.typing == "strong" else "--fp16"
-        assert target.engine.build_flags == (typing, "--profilingVerbosity=detailed"), target.name
+        assert target.engine.build_flags == (typing, "--profilingVerbosity=detailed", "--noTF32"), target.name
 
 
 def test_trtexec_measures_the_same_on_every_release() -> None:
@@ -447,7 +447,7 @@ def test_what_a_graph_and_an_engine_must_be_is_shown(run: Any) -> None:
         r"TopK +K up to 3840, floats only: indices are sorted as float32",
         r"greedy methods +unrolled",
         r"engine +tensorrt >=8\.5,<8\.6, built on-device, weak_fp16 typing",
-        r"build flags +--fp16 --profilingVerbosity=detailed",
+        r"build flags +--fp16 --profilingVerbosity=detailed --noTF32",
         r"Jetson +JetPack 5\.1-5\.1\.6, L4T 35\.2\.1-35\.6\.4, Python 3\.8",
     ):
         assert re.search(rf"^{line}", out, flags=re.MULTILINE), line
