@@ -12,7 +12,10 @@ from edgeprune.bundle import Manifest
 from edgeprune.catalog import Entry, Family, refusal
 from edgeprune.runtime.bench import Ledger
 from edgeprune.runtime.bound import Bound
+from edgeprune.runtime.jetson import Board
 from edgeprune.runtime.parity import Report
+from edgeprune.runtime.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.plan_bench import PlanTimes
 from edgeprune.runtime.verify import BackendReport
 from edgeprune.targets import Target
 
@@ -73,6 +76,8 @@ def parity(reports: Iterable[BackendReport]) -> Table:
     table.padding = (0, 1, 0, 0)
     for backend in reports:
         name = f"{backend.device} {backend.dtype}"
+        if backend.device == PLAN_DEVICE:  # else the table is wider than 80 columns
+            name = name.replace(" ", "\n")
         if backend.not_run:
             table.add_row(name, "", "", "", "not run", style="dim", end_section=True)
             continue
@@ -125,8 +130,9 @@ def audit(rows: Iterable[tuple[str, int, int, int]]) -> Table:
 
 def ledger(found: Ledger) -> Table:
     """The rows of a bench, and in the caption where the pruned encoder's time goes."""
+    how = "" if found.plan else f" in turns, threads {found.threads or 'default'}"
     table = _table(
-        f"Ledger: {found.device}, {found.rounds} rounds in turns, threads {found.threads or 'default'}",
+        f"Ledger: {found.device}, {found.rounds} rounds{how}",
         "graph", "median\nms >", "p95\nms >", "p99\nms >", "pruned\n/ this >", "multiply-\nadds >", "of matmul\npeak >",
     )  # fmt: skip
     for row in found.rows:
@@ -141,11 +147,36 @@ def ledger(found: Ledger) -> Table:
         )
     parts = ", ".join(f"{name} {share:.1%}" for name, share in found.parts.items())
     peak = "" if found.peak_gmacs is None else f"; matmul reaches {found.peak_gmacs:.0f} G/s"
-    table.caption = (
-        f"Time of the pruned graph: {parts}.\nMultiply-adds by the formula: {_count(found.formula)}{peak}.\n"
-        f"{escape(found.versions['machine'])}"
-    )
+    lines = [f"Time of the pruned graph: {parts}."] if parts else []
+    lines.append(f"Multiply-adds by the formula: {_count(found.formula)}{peak}.")
+    lines += [] if found.plan is None else _plan_lines(found.plan)
+    lines += [] if found.board is None else [_board_line(found.board)]
+    table.caption = "\n".join([*lines, escape(found.versions["machine"])])
     return table
+
+
+def _plan_lines(plan: PlanTimes) -> list[str]:
+    graph = f", CUDA graph {plan.cuda_graph}" if plan.cuda_graph else ""
+    compute, enqueue = (
+        f"{one.median_ms:.3f} ({one.p95_ms:.3f}, {one.p99_ms:.3f})" for one in (plan.compute, plan.enqueue)
+    )
+    on = f" on {plan.gpu}" if plan.gpu else ""
+    return [
+        escape(f"{plan.plan}, {plan.kind} {plan.version}{on}, by {' '.join((plan.by, *plan.flags))}{graph}."),
+        f"Median (p95, p99) in ms: GPU compute {compute}, enqueue {enqueue}.",
+    ]
+
+
+def _board_line(board: Board) -> str:
+    """What state a Jetson was in."""
+    limit = f" of {board.gpu_limit_mhz}" if board.gpu_limit_mhz else ""
+    facts = [
+        f"{board.model}, L4T {board.l4t}, power mode {board.power_mode}",
+        "GPU clock not seen" if board.gpu_mhz is None else f"GPU at {board.gpu_mhz}{limit} MHz",
+        *([] if board.locked is None else ["clocks locked" if board.locked else "clocks not locked"]),
+        *([] if board.celsius is None else [f"{board.celsius:.0f} C at most"]),
+    ]
+    return escape(f"{', '.join(facts)}; no throttling seen.")
 
 
 def bound(found: Bound) -> Table:

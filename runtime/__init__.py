@@ -1,4 +1,4 @@
-"""Run a bundle: images in, kept tokens out. Needs numpy, Pillow and ONNX Runtime; no torch.
+"""Run a bundle: images in, kept tokens out. Needs numpy, Pillow and ONNX Runtime, or TensorRT for a plan; no torch.
 
 encoder = load("out")
 tokens, indices, scores = encoder("photo.jpg")
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle, Manifest
-from edgeprune.errors import BundleError, ImageError
+from edgeprune.errors import BundleError, ImageError, RequestError
+from edgeprune.runtime.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.preprocess import ImageLike, Preprocessing
-from edgeprune.runtime.session import available_devices, open_session
+from edgeprune.runtime.session import DEVICES, Backend, available_devices, open_session
 
 __all__ = ["Encoder", "Images", "Output", "Preprocessing", "available_devices", "load"]
 
@@ -38,23 +39,30 @@ class Output(NamedTuple):
 def load(folder: str | os.PathLike[str], device: str = "cpu", threads: int | None = None) -> Encoder:
     """Open the bundle in a folder, with every file checked against the manifest.
 
-    device: "cpu" or "cuda"
-    threads: CPU threads of one run, None for ONNX Runtime's own choice
+    device: "cpu" or "cuda" for the graph in ONNX Runtime; "tensorrt" for the plan of either kind that fits this machine
+    threads: CPU threads of one run, None for ONNX Runtime's own choice; a plan has none
+
+    The bundle of a detector gives an `edgeprune.runtime.detector.Detector`, which returns boxes and labels.
 
     Raises BundleError when it is no bundle or a damaged one, RequestError when the device cannot be used,
-    MissingPackageError without onnxruntime.
+    MissingPackageError without onnxruntime where it is needed.
     """
-    return Encoder(bundles.load(Path(folder)), device, threads)
+    bundle = bundles.load(Path(folder))
+    if bundle.manifest.detects:
+        from edgeprune.runtime.detector import Detector
+
+        return Detector(bundle, device, threads)
+    return Encoder(bundle, device, threads)
 
 
 class Encoder:
-    """A bundle's encoder, open on a device. Thread-safe: neither it nor ONNX Runtime keeps state between calls.
+    """A bundle's encoder, open on a device. Thread-safe: ONNX Runtime keeps no state between calls, a plan takes turns.
 
     manifest: what the bundle is
     grid: patches (rows, columns)
     keep: tokens per image, K
     preprocessing: image -> pixel_values
-    session: the open graph
+    session: the open graph or plan
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
@@ -63,8 +71,9 @@ class Encoder:
         self.grid = self.manifest.grid
         self.keep = self.manifest.keep
         self.preprocessing = Preprocessing.from_json(self.manifest.preprocessing)
-        self._outputs = (*Output._fields, *(name for name in self.manifest.outputs if name not in Output._fields))
-        self.session = open_session(bundle.path("encoder.onnx"), device, threads, outputs=self._outputs)
+        first = () if self.manifest.detects else Output._fields
+        self._outputs = (*first, *(name for name in self.manifest.outputs if name not in first))
+        self.session: Backend = _open(bundle, device, threads, self._outputs)
         self._shape = self.session.input_shape
         self._dtype = np.dtype(self._check_tensors(bundle.folder))
         self._run = self.session.run
@@ -138,20 +147,30 @@ class Encoder:
 
     def _check_tensors(self, folder: Path) -> str:
         """The dtype of the input. Raises BundleError when graph and manifest name different tensors."""
-        name, dtypes = self.session.input_name, self.session.dtypes
+        name, dtypes, source = self.session.input_name, self.session.dtypes, self.session.source
         stated = {**self.manifest.inputs, **self.manifest.outputs}
         for tensor in (name, *self.session.output_names):
             if tensor not in stated or stated[tensor].dtype != dtypes[tensor]:
                 says = stated[tensor].dtype if tensor in stated else "nothing"
                 raise BundleError(
-                    f"{folder}: {tensor} is {dtypes[tensor]} in encoder.onnx, manifest.json says {says}; "
+                    f"{folder}: {tensor} is {dtypes[tensor]} in {source}, manifest.json says {says}; "
                     "export the bundle again"
                 )
         shape = self.manifest.inputs[name].shape
         pairs = list(zip(shape, self._shape, strict=False))
         if len(shape) != len(self._shape) or any(a != b for a, b in pairs if isinstance(a, int) or isinstance(b, int)):
             raise BundleError(
-                f"{folder}: {name} is {list(self._shape)} in encoder.onnx, manifest.json says {list(shape)}; "
+                f"{folder}: {name} is {list(self._shape)} in {source}, manifest.json says {list(shape)}; "
                 "export the bundle again"
             )
         return dtypes[name]
+
+
+def _open(bundle: Bundle, device: str, threads: int | None, outputs: tuple[str, ...]) -> Backend:
+    if device not in (known := (*DEVICES, PLAN_DEVICE)):
+        raise RequestError(f"device must be one of {', '.join(known)}, got '{device}'")
+    if device != PLAN_DEVICE:
+        return open_session(bundle.path("encoder.onnx"), device, threads, outputs=outputs)
+    from edgeprune.runtime.plan_session import open_plan
+
+    return open_plan(bundle, outputs)

@@ -9,6 +9,9 @@
 The graphs take turns, with the same input, device and thread count, so that a machine that slows down slows all of
 them; figures are medians, ratios are ratios of medians. Which part of the encoder the time goes to comes from ONNX
 Runtime's own profile, in runs apart from the timed ones.
+
+On device tensorrt, the plan is measured alone (`edgeprune.runtime.plan_bench`). On a Jetson, the state of the board
+stands beside the figures, and a run that was throttled is no result (`edgeprune.runtime.jetson`).
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ from numpy.typing import NDArray
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, RequestError
-from edgeprune.runtime.session import Session, open_session
+from edgeprune.runtime.jetson import Board, watching
+from edgeprune.runtime.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.plan_bench import PlanTimes, time_plan
+from edgeprune.runtime.session import Backend, open_session
 
 __all__ = ["Ledger", "Row", "bench", "measure", "parts"]
 
@@ -61,7 +67,7 @@ class Row:
 class Ledger:
     rows: tuple[Row, ...]
     parts: Mapping[str, float]
-    """share of the pruned encoder's kernel time, by part"""
+    """share of the pruned encoder's kernel time, by part; empty for a plan"""
     formula: int
     """multiply-adds that the method promises for one run"""
     device: str
@@ -70,6 +76,10 @@ class Ledger:
     peak_gmacs: float | None
     """10^9 multiply-adds per second of `matmul`"""
     versions: Mapping[str, str]
+    plan: PlanTimes | None = None
+    """how the plan was timed, on device tensorrt"""
+    board: Board | None = None
+    """the state of a Jetson while it was measured"""
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
@@ -93,16 +103,22 @@ def bench(
     against: names of baselines, None for all that the bundle brings; each is held in memory at once
     progress: called with rounds done, rounds in all, and what comes next
 
-    Raises RequestError for a baseline that the bundle does not bring, and as `edgeprune.runtime.load` does.
+    Raises RequestError for a baseline that the bundle does not bring, and as `edgeprune.runtime.load` does;
+    EdgepruneError when the run was throttled, or a plan fails.
     """
     bundle = bundles.load(Path(folder))
-    graphs = _graphs(bundle, against)
     if rounds is not None and rounds < 1:
         raise RequestError(f"--rounds must be at least 1, got {rounds}")
+    if device == PLAN_DEVICE:
+        return _bench_plan(bundle, threads, rounds, against, progress)
+    graphs = _graphs(bundle, against)
     sessions = {name: open_session(path, device, threads) for name, path in graphs.items()}
     inputs = {name: _input(session) for name, session in sessions.items()}
     names = list(sessions)
-    times = measure(sessions, inputs, rounds, progress)
+    with watching() as watch:
+        times = measure(sessions, inputs, rounds, progress)
+    if watch.board:
+        watch.board.check(gpu=device != "cpu")
     rounds = len(times[PRUNED])
     if progress:
         progress(rounds, rounds, "profile")
@@ -117,11 +133,49 @@ def bench(
         rounds=rounds,
         peak_gmacs=None if peak is None else peak / 1e9,
         versions=_versions(),
+        board=watch.board,
+    )
+
+
+def _bench_plan(
+    bundle: Bundle,
+    threads: int | None,
+    rounds: int | None,
+    against: Iterable[str] | None,
+    progress: Callable[[int, int, str], None] | None,
+) -> Ledger:
+    if unwanted := [*(against or ())]:
+        raise RequestError(f"a plan is measured alone, without a baseline '{unwanted[0]}'; leave out --against")
+    if threads is not None:
+        raise RequestError(f"a plan runs on the GPU and takes no --threads, got {threads}; leave it out")
+
+    def turns(session: Backend) -> list[float]:
+        return measure({PRUNED: session}, {PRUNED: _input(session)}, rounds, progress)[PRUNED]
+
+    if progress:
+        progress(0, rounds or 1, "open")
+    with watching() as watch:
+        seconds, plan = time_plan(bundle, rounds, turns)
+    if watch.board:
+        watch.board.check()
+    if progress:
+        progress(len(seconds), len(seconds), "done")
+    return Ledger(
+        rows=(_row(bundle, PRUNED, {PRUNED: seconds}, None),),
+        parts={},
+        formula=_cost(bundle, "formula"),
+        device=PLAN_DEVICE,
+        threads=None,
+        rounds=len(seconds),
+        peak_gmacs=None,
+        versions={plan.kind: plan.version, "python": platform.python_version(), "machine": _machine()},
+        plan=plan,
+        board=watch.board,
     )
 
 
 def measure(
-    sessions: Mapping[str, Session],
+    sessions: Mapping[str, Backend],
     inputs: Mapping[str, NDArray[Any]],
     rounds: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -150,7 +204,7 @@ def _graphs(bundle: Bundle, against: Iterable[str] | None) -> dict[str, Path]:
     return {PRUNED: bundle.path("encoder.onnx"), **{name: have[name] for name in wanted}}
 
 
-def _input(session: Session) -> NDArray[Any]:
+def _input(session: Backend) -> NDArray[Any]:
     """Seeded noise of the graph's shape, 1 for a free batch."""
     shape = [size if isinstance(size, int) else 1 for size in session.input_shape]
     dtype = np.dtype(session.dtypes[session.input_name])
@@ -160,7 +214,7 @@ def _input(session: Session) -> NDArray[Any]:
     return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
 
 
-def _time(session: Session, values: NDArray[Any]) -> float:
+def _time(session: Backend, values: NDArray[Any]) -> float:
     start = time.perf_counter()
     session.run(values)
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""One graph, open in ONNX Runtime: the only file here that knows the backend."""
+"""One graph, open in ONNX Runtime, and what every backend has. A plan is opened by `edgeprune.runtime.plan_session`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,38 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 
-__all__ = ["DEVICES", "Session", "available_devices", "open_session"]
+__all__ = ["DEVICES", "Backend", "Session", "available_devices", "open_session"]
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device -> the execution provider that must be the one in use."""
 
 _NUMPY = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+
+
+class Backend(Protocol):
+    """An open graph or plan with one input."""
+
+    @property
+    def raw(self) -> Any: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def input_name(self) -> str: ...
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+    @property
+    def input_shape(self) -> tuple[int | str, ...]: ...
+    @property
+    def dtypes(self) -> dict[str, str]: ...
+    def run(self, values: NDArray[Any]) -> list[NDArray[Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,8 @@ class Session:
     device: str
     input_name: str
     output_names: tuple[str, ...]
+    source: str = "encoder.onnx"
+    """name of the file"""
 
     def run(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         """The outputs in the order of `output_names`. No copies, no checks: shapes are the caller's promise."""
@@ -111,7 +133,8 @@ def open_session(
             f"{Path(path).name} must have one input and the outputs {wanted}; "
             f"it has {len(raw.get_inputs())} and {', '.join(have)}; export the bundle again"
         )
-    return Session(raw, device, raw.get_inputs()[0].name, tuple(have if outputs is None else outputs))
+    names = tuple(have if outputs is None else outputs)
+    return Session(raw, device, raw.get_inputs()[0].name, names, Path(path).name)
 
 
 def _onnxruntime() -> Any:

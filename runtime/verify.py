@@ -18,16 +18,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
-from edgeprune.runtime import Encoder, Output, available_devices
+from edgeprune.runtime import Encoder, available_devices
 from edgeprune.runtime.doubt import DOUBTS, Doubt, doubt_of
 from edgeprune.runtime.parity import Report, compare, worst
+from edgeprune.runtime.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.plan_session import PlanSession
 
 __all__ = ["REFERENCE", "BackendReport", "Progress", "verify"]
 
@@ -74,25 +76,27 @@ def verify(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[BackendReport]:
-    """The parity of a bundle on one device, or (None) on every device that ONNX Runtime was built for.
+    """The parity of a bundle on one device, or (None) on every one that ONNX Runtime was built for, and of its plans.
 
-    With None, a device other than the CPU that cannot be used is reported as not run; named, it raises RequestError.
-    Raises BundleError when the bundle is damaged or brings no usable reference, MissingPackageError without
-    safetensors.
+    With None, a device that cannot be used is reported as not run, as long as another one can; named, it raises
+    RequestError. Raises BundleError when the bundle is damaged or brings no usable reference, MissingPackageError
+    without safetensors.
     """
     bundle = bundles.load(Path(bundle_folder))
-    devices = available_devices() if device is None else [device]
+    devices = _devices(bundle) if device is None else [device]
     with _probes(bundle) as (names, read):
         done, total = 0, len(names) * len(devices)
-        reports = []
+        reports: list[BackendReport] = []
+        refused: RequestError | None = None
         for name in devices:
             try:
                 encoder = Encoder(bundle, name, threads)
             except BundleError:
                 raise
             except RequestError as error:
-                if device is not None or name == "cpu":
+                if device is not None or (name == "cpu" and not isinstance(error, MissingPackageError)):
                     raise
+                refused = refused or error
                 reports.append(BackendReport(name, bundle.manifest.dtype, {}, not_run=str(error)))
                 total -= len(names)
                 continue
@@ -102,10 +106,28 @@ def verify(
                     progress(done, total, f"{name} {probe}")
                 results[probe] = _run(encoder, probe, read(probe))
                 done += 1
-            reports.append(BackendReport(name, bundle.manifest.dtype, results))
+            reports.append(BackendReport(name, _dtype(encoder), results))
+    if refused is not None and not any(report.probes for report in reports):
+        raise refused
     if progress:
         progress(total, total, "done")
     return reports
+
+
+def _devices(bundle: Bundle) -> list[str]:
+    """What is there to be verified. A device that has TensorRT for a plan may do without ONNX Runtime."""
+    if not bundle.manifest.engines:
+        return available_devices()
+    try:
+        return [*available_devices(), PLAN_DEVICE]
+    except MissingPackageError:
+        return ["cpu", PLAN_DEVICE]
+
+
+def _dtype(encoder: Encoder) -> str:
+    """What it computes in: a weakly typed plan takes and gives the float32 of its graph, and computes in float16."""
+    engine = encoder.session.engine if isinstance(encoder.session, PlanSession) else None
+    return "float16" if engine and "FP16" in engine.flags else encoder.manifest.dtype
 
 
 @dataclass(frozen=True)
@@ -123,13 +145,22 @@ def _run(encoder: Encoder, name: str, probe: _Probe) -> Report:
             f"{REFERENCE}: probe {name} does not fit the graph: {error}; export the bundle again"
         ) from None
     (reference, more), (found, others) = _split(probe.outputs), _split(got)
-    return compare(reference, found, encoder.manifest.dtype, probe.doubt, (more, others))
+    dtype = _dtype(encoder)
+    if dtype != encoder.manifest.dtype and found.tokens is not None:  # the bounds go with the dtype of the tokens
+        found = found._replace(tokens=found.tokens.astype(dtype))
+    return compare(reference, found, dtype, probe.doubt, (more, others))
 
 
-def _split(outputs: Mapping[str, NDArray[Any]]) -> tuple[Output, dict[str, NDArray[Any]]]:
-    """What every encoder has, and the rest."""
-    rest = {name: value for name, value in outputs.items() if name not in Output._fields}
-    return Output(*(outputs[name] for name in Output._fields)), rest
+class _Found(NamedTuple):
+    tokens: NDArray[Any] | None
+    indices: NDArray[Any]
+    scores: NDArray[Any]
+
+
+def _split(outputs: Mapping[str, NDArray[Any]]) -> tuple[_Found, dict[str, NDArray[Any]]]:
+    """What every encoder has, a detector without tokens, and the rest."""
+    rest = {name: value for name, value in outputs.items() if name not in _Found._fields}
+    return _Found(*(outputs.get(name) for name in _Found._fields)), rest  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

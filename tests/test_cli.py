@@ -488,5 +488,61 @@ def test_help_imports_nothing_heavy_and_comes_at_once(arguments: tuple[str, ...]
     assert min(times) < START_S
 
 
+# A plan that does not fit the machine.
+
+
+PLAN_OF: dict[str, tuple[dict[str, Any], str]] = {
+    "another GPU": (
+        {"sm": (87,)},
+        r"\.plan is for SM 87, the GPU here has SM 86; build one for SM 86: `edgeprune bu",
+    ),
+    "another release": ({"version": "10.7.0"}, r"built by tensorrt 10\.7\.0, here is 10\.3\.0; build it again: `edgep"),
+    "another system": (
+        {"system": "Linux riscv64"},
+        r"built on Linux riscv64, this is .*; build one on this machine: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PLAN_OF)
+@pytest.mark.parametrize("verb", ["verify", "bench"])
+def test_a_plan_of_something_else_is_refused_by_name_with_a_remedy(
+    run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch, verb: str, what: str
+) -> None:
+    from edgeprune import bundle as bundles
+    from edgeprune.runtime import plan
+
+    here = plan.Have({"tensorrt": "10.3.0"}, {}, plan.Gpu(86), plan.here([]).system)
+    fits = bundles.Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (86,), here.system, (), 1)
+    changes, says = PLAN_OF[what]
+    bundles.add_engine(bundles.load(bundle), "jetson-orin", replace(fits, **changes), b"plan")
+    monkeypatch.setattr(plan, "here", lambda kinds: here)
+    monkeypatch.setenv("PATH", "")  # no trtexec
+    assert re.search(says, said(run(verb, bundle, "--device", "tensorrt")))
+
+
+def test_a_bundle_without_a_plan_says_how_to_make_one(run: Run, exported: tuple[Path, Done]) -> None:
+    folder = exported[0]
+    assert said(run("verify", folder, "--device", "tensorrt")) == (
+        f"{folder} has no plan for device tensorrt; make one with `edgeprune build {folder}`"
+    )
+
+
+def test_verify_reports_a_plan_that_cannot_be_used_as_not_run(run: Run, bundle: Path) -> None:
+    from edgeprune import bundle as bundles
+
+    engine = bundles.Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), "Linux riscv64", (), 1)
+    bundles.add_engine(bundles.load(bundle), "jetson-orin", engine, b"plan")
+    done = run("verify", bundle)
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.split("parity on")[0].splitlines())) <= 80
+    assert "not run on tensorrt: device tensorrt finds no plan" in done.out
+    backends = json.loads(run("verify", bundle, "--json").out)["backends"]
+    assert [(one["device"], one["passed"]) for one in backends if one["device"] != "cuda"] == [
+        ("cpu", True),
+        ("tensorrt", None),
+    ]
+
+
 if __name__ == "__main__":
     print(all_help(), end="")
