@@ -32,7 +32,7 @@ MOST = {"fastervlm": 0.95, "hiprune": 0.95, **dict.fromkeys(("divprune", "dart",
 """pruned / unpruned; of any other method 1.05"""
 SELECTION = {entry.name: entry.multiply_adds for entry in catalog.methods()}
 """multiply-adds of the selection itself, which the formula leaves out"""
-METHODS = [name for name in pruners.names() if name != "none"]
+METHODS = [entry.name for entry in catalog.methods() if entry.training_free and entry.name != "none"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,154 @@
+"""What dropping background inside a detector buys. `make bench`; some ten minutes for this file.
+
+YOLOS-S at 512x864 (1728 patches), seeded weights, float32, ONNX Runtime, two CPU threads. Each pruned graph takes turns
+with the unpruned one, whose positions are baked too, in one process with equal settings; ratios are of medians. Peak
+memory is that of a process that does nothing but open one graph of 800x1344 and run it. Both tables are printed.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgeprune import encoders, pruners
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.export.cost import graph_cost
+from edgeprune.export.graph import to_onnx
+from edgeprune.export.storage import save_graphs
+from edgeprune.pruners import none
+from edgeprune.runtime.bench import measure
+from edgeprune.runtime.session import open_session
+from edgeprune.scorer import Scorer, ScorerConfig
+from edgeprune.trace import PrunedEncoder, build_method, outputs
+
+THREADS, PAIRS, ROUNDS = 2, 2, 4
+SIZE, LARGE = (512, 864), (800, 1344)
+LEAST = {
+    ("front", 0.6): 1.5,
+    ("front", 0.5): 1.7,
+    ("coarse", 0.6): 1.75,
+    ("coarse", 0.5): 2.2,
+    ("trunk", 0.6): 1.6,
+    ("trunk", 0.5): 1.85,
+}
+"""(scorer, share that is kept) -> times as fast as without pruning"""
+NEAR_BOUND = 0.07
+"""how far the ratio of times may be from that of multiply-adds, relative to it"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+    }
+    model = YolosForObjectDetection(YolosConfig(**sizes, image_size=list(SIZE), num_labels=91))
+    for value in model.parameters():
+        nn.init.normal_(value, std=0.02)
+    place = tmp_path_factory.mktemp("yolos-s")
+    model.save_pretrained(place)
+    (place / "preprocessor_config.json").write_text('{"image_processor_type": "YolosImageProcessor"}')
+    return place
+
+
+def scorer(kind: str, size: tuple[int, int]) -> Scorer:
+    """Two layers, 384 wide with 6 heads, seeded; `trunk` behind layer 2."""
+    torch.manual_seed(1)
+    patch = 32 if kind == "coarse" else 16
+    grid = size[0] // patch, size[1] // patch
+    neutral = (0.5, 0.5, 0.5)
+    return Scorer(ScorerConfig(kind, 2, 384, 6, 1536, patch, grid, neutral, neutral))  # type: ignore[arg-type]
+
+
+def exported(encoder: Encoder, kind: str, share: float, folder: Path) -> int:
+    """Write encoder.onnx into the folder; its multiply-adds. kind: `none`, or that of the scorer."""
+    keep, size = round(share * encoder.patches / 4) * 4, encoder.tower.image_size
+    if kind == "none":
+        method: pruners.Method = none.Method(encoder.patches)
+    else:
+        method = build_method(pruners.get("bavit"), "bavit", encoder, keep, scorer=scorer(kind, size))
+    example = torch.zeros(1, 3, *size)
+    graph = to_onnx(PrunedEncoder(encoder, method), example, outputs(encoder), opset=18, ir_version=10)
+    save_graphs(folder, graph, {})
+    return graph_cost(graph.graph)
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Encoder:
+    return encoders.load(open_checkpoint(str(folder)), size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def unpruned(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    place = tmp_path_factory.mktemp("unpruned")
+    cost = exported(encoder, "none", 1.0, place)
+    return place / "encoder.onnx", cost
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    rows: list[str] = []
+    yield rows
+    print("\n| scorer | keep | times as fast | by multiply-adds |\n|---|---:|---:|---:|")
+    print("\n".join(rows))
+
+
+@pytest.mark.parametrize(("kind", "share"), [(kind, share) for kind, share in LEAST])
+def test_a_pruned_detector_is_as_much_faster_as_its_multiply_adds_say(
+    encoder: Encoder, unpruned: tuple[Path, int], table: list[str], tmp_path: Path, kind: str, share: float
+) -> None:
+    whole, whole_cost = unpruned
+    times: dict[str, list[float]] = {"pruned": [], "unpruned": []}
+    bound = whole_cost / exported(encoder, kind, share, tmp_path)
+    gc.collect()
+    pixels = np.random.default_rng(0).standard_normal((1, 3, *SIZE), dtype=np.float32)
+    for _ in range(PAIRS):  # two sessions of one graph differ by a per cent, so several are opened
+        paths = {"pruned": tmp_path / "encoder.onnx", "unpruned": whole}
+        sessions = {name: open_session(path, threads=THREADS) for name, path in paths.items()}
+        for which, seconds in measure(sessions, dict.fromkeys(sessions, pixels), ROUNDS).items():
+            times[which] += seconds
+        del sessions
+    ratio = float(np.median(times["unpruned"]) / np.median(times["pruned"]))
+    table.append(f"| `{kind}` | {share} | {ratio:.2f} | {bound:.2f} |")
+    assert ratio >= LEAST[kind, share]
+    assert ratio >= bound * (1 - NEAR_BOUND)
+
+
+PEAK = f"""
+import sys
+import numpy as np
+from edgeprune.runtime.session import open_session
+session = open_session(sys.argv[1], threads={THREADS})
+for _ in range(2):
+    session.run(np.zeros((1, 3, {LARGE[0]}, {LARGE[1]}), dtype=np.float32))
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) // 1024)  # getrusage would count what the parent had before the fork
+"""
+
+
+def test_a_coarse_scorer_halves_the_peak_memory(folder: Path, tmp_path: Path) -> None:
+    encoder, peaks = encoders.load(open_checkpoint(str(folder)), size=LARGE), {}
+    for kind in ("none", "front", "coarse"):
+        place = tmp_path / kind
+        place.mkdir()
+        exported(encoder, kind, 0.5, place)
+        command = [sys.executable, "-c", PEAK, str(place / "encoder.onnx")]
+        peaks[kind] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print("\n| scorer at 0.5, 800x1344 | peak MiB |\n|---|---:|")
+    print("\n".join(f"| `{kind}` | {peak} |" for kind, peak in peaks.items()))
+    assert peaks["coarse"] <= 0.6 * peaks["none"]
