@@ -7,6 +7,7 @@
       baseline.<name>.onnx      what it is measured against (unpruned, naive, pool, matmul); sharing encoder.onnx.data
       reference.safetensors     probe inputs and the outputs of the independent reference
       preprocessor_config.json  the image processor, as Hugging Face writes it
+      compare.py, probes.json   parity in Polygraphy: what `polygraphy run` takes the probes and the comparison from
       build.sh, README.md       the recipe and the three commands for the device
 
 `manifest.json` MUST be a JSON object with the fields of `Manifest` below; it MAY hold others, which are ignored. Its

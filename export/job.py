@@ -38,7 +38,9 @@ from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.preprocess import Preprocessing
-from edgeprune.runtime.verify import REFERENCE, BackendReport, verify
+from edgeprune.runtime.stored import REFERENCE
+from edgeprune.runtime.verify import BackendReport, verify
+from edgeprune.scorer import Scorer, load_scorer
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation, outputs
 
@@ -53,6 +55,8 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
+WORTHWHILE = 1.1
+"""times as fast, by multiply-adds, that pruning inside the encoder should promise"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 
@@ -63,7 +67,10 @@ class Request:
 
     method: str
     target: str
-    keep: int | None = None
+    keep: int | float | None = None
+    """tokens, or a float in (0, 1]: their share of all"""
+    scorer: Path | None = None
+    """the trained weights of a method that has such"""
     options: Mapping[str, str] = field(default_factory=dict)
     """the method's own, as text"""
     model: str | None = None
@@ -77,6 +84,8 @@ class Request:
     grid: str | None = None
     """rows x columns of patches, as text, for an encoder that takes any image size"""
     video: bool = False
+    size: str | None = None
+    """height x width of images in pixels, as text, for a detector"""
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None
@@ -89,6 +98,8 @@ class Exported:
     folder: Path
     manifest: Manifest
     reports: list[BackendReport]
+    warnings: tuple[str, ...] = ()
+    """what the user should know before the bundle goes anywhere, each in one line"""
 
 
 def export_bundle(request: Request, step: Callable[[str], None] = lambda name: None) -> Exported:
@@ -110,13 +121,30 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     name = f"{checkpoint.id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target.name}"
     output = request.output or Path(name)
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
-    encoder = encoders.load(checkpoint, request.layer, grid=_grid(request.grid), video=request.video)
+    encoder = encoders.load(
+        checkpoint,
+        request.layer,
+        grid=_pair("--grid", request.grid, "rows x columns of patches, such as 32x32"),
+        video=request.video,
+        size=_pair("--size", request.size, "height x width in pixels, such as 512x864"),
+    )
     _check_batch(request, encoder)
     pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
-    keep = request.keep if pooled > 1 else _keep_of_a_tile(request, encoder)
-    method = build_method(method_type, request.method, encoder, keep, request.options, pooled)
+    every = encoder.patches * (request.tiles if encoder.tiled else 1)
+    total = _tokens(request.keep, every, _block(request.scorer, encoder))
+    keep = total if pooled > 1 else _keep_of_a_tile(total, request.tiles, encoder)
     tiles = request.tiles if encoder.tiled else None
     preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size, tiles)
+    method = build_method(
+        method_type,
+        request.method,
+        encoder,
+        keep,
+        request.options,
+        pooled,
+        None if request.scorer is None else load_scorer(request.scorer),
+        (preprocessing.mean, preprocessing.std),
+    )
     images = probes(encoder.tower.image_size, request.probes)
 
     with bundle.writing(output, request.force) as folder:
@@ -126,7 +154,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         step("run the reference")
         example = _write_reference(folder, encoder, method, images, preprocessing, request)
 
-        _set_precision(encoder, preprocessing, precision, request.uint8, checkpoint.id)
+        _set_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))
         models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
@@ -156,7 +184,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         failed = [report for report in reports if not report.passed]
         if failed:
             raise ParityError(f"the exported graph differs from the reference: {failed[0].worst.reasons[0]}")
-    return Exported(output, manifest, reports)
+    return Exported(output, manifest, reports, _warnings(manifest, method))
 
 
 def _check_flags(request: Request, target: Target) -> None:
@@ -170,12 +198,28 @@ def _check_flags(request: Request, target: Target) -> None:
         raise RequestError(f"--tiles {request.tiles} fixes the batch and --dynamic-batch frees it; give one of them")
 
 
-def _grid(text: str | None) -> tuple[int, int] | None:
+def _pair(option: str, text: str | None, what: str) -> tuple[int, int] | None:
     if text is None:
         return None
     if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise RequestError(f"--grid must be rows x columns of patches, such as 32x32, got {text}")
+        raise RequestError(f"{option} must be {what}, got {text}")
     return int(found[1]), int(found[2])
+
+
+def _tokens(keep: int | float | None, patches: int, block: int) -> int | None:
+    """How many of the patches; a share is rounded to the nearest multiple of a block."""
+    if not isinstance(keep, float):
+        return keep
+    if not 0 < keep <= 1:
+        raise RequestError(f"--keep as a share must be in (0, 1], got {keep:g}; a number without a point is of tokens")
+    return max(block, round(keep * patches / block) * block)
+
+
+def _block(scorer: Path | None, encoder: Encoder) -> int:
+    """The patches that a scorer keeps or drops together."""
+    if scorer is None or (config := load_scorer(scorer).config).kind != "coarse":
+        return 1
+    return int(max(1, config.patch_size // encoder.tower.patch_embedding.kernel_size[0]) ** 2)
 
 
 def _check_batch(request: Request, encoder: Encoder) -> None:
@@ -189,9 +233,8 @@ def _check_batch(request: Request, encoder: Encoder) -> None:
         )
 
 
-def _keep_of_a_tile(request: Request, encoder: Encoder) -> int | None:
+def _keep_of_a_tile(keep: int | None, tiles: int, encoder: Encoder) -> int | None:
     """The tiles of one image share its budget evenly."""
-    keep, tiles = request.keep, request.tiles
     if keep is None or not encoder.tiled:
         return keep
     if keep % tiles:
@@ -241,11 +284,18 @@ def _write_reference(
     return torch.from_numpy(given)
 
 
-def _set_precision(encoder: Encoder, preprocessing: Preprocessing, precision: str, uint8: bool, id: str) -> None:
+def _set_precision(
+    encoder: Encoder, method: Method, preprocessing: Preprocessing, precision: str, uint8: bool, id: str
+) -> None:
     """Bring the weights into the form the graph has: raw pixels folded in, float16. In place."""
+    scorer: Scorer | None = getattr(method, "scorer", None)
     if uint8:
-        fold_normalisation(encoder.tower.patch_embedding, preprocessing.rescale, preprocessing.mean, preprocessing.std)
+        own = [scorer.patch_embedding] if scorer is not None and scorer.config.kind != "trunk" else []
+        for convolution in (encoder.tower.patch_embedding, *own):
+            fold_normalisation(convolution, preprocessing.rescale, preprocessing.mean, preprocessing.std)
     if precision == "float16":
+        if scorer is not None:
+            scorer.half()
         for part in (encoder.tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values())):
             part.half()
             for name, value in part.named_parameters():
@@ -312,11 +362,12 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         method=request.method,
-        options={name: value for name, value in vars(method).items() if name != "keep"},
+        options=pruners.options(method),
         keep=method.keep,
         grid=encoder.grid,
         tiles=request.tiles,
         layout=encoder.layout,
+        labels=encoder.labels or (),
         model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
         dtype=precision,
         inputs=_specs(graph.inputs),
@@ -333,6 +384,26 @@ def _manifest(
     )
 
 
+def _warnings(manifest: Manifest, method: Method) -> tuple[str, ...]:
+    """Of tokens that are dropped inside the encoder: whether it pays, and whether enough are kept."""
+    found, cost = [], manifest.cost
+    bound = cost["unpruned_formula"] / cost["formula"]
+    if hasattr(method, "inside") and bound < WORTHWHILE:
+        found.append(
+            f"by its multiply-adds this runs at most {bound:.2f} times as fast as without pruning; keep less than "
+            f"{manifest.keep} of {manifest.patches}, or use a scorer that costs less (coarse, trunk)"
+        )
+    share = getattr(getattr(method, "scorer", None), "config", None)
+    high = 0.0 if share is None else share.foreground.get("p90", 0.0)
+    if manifest.keep < high * manifest.patches:
+        found.append(
+            f"keep {manifest.keep} is {manifest.keep / manifest.patches:.0%} of the patches, but one in ten of the "
+            f"images that the scorer was calibrated on has more than {high:.0%} foreground; keep "
+            f"{high * manifest.patches:.0f}, or fine-tune the model with `edgeprune bavit finetune`"
+        )
+    return tuple(found)
+
+
 def _specs(values: Any) -> dict[str, TensorSpec]:
     return {
         value.name: TensorSpec(
@@ -347,6 +418,7 @@ def _write_texts(folder: Path, checkpoint: Checkpoint, manifest: Manifest, targe
         "preprocessor_config.json": bundle.json_text(checkpoint.processor),
         "README.md": recipe.readme(manifest, target),
         "build.sh": recipe.build_script(target),
+        **recipe.polygraphy(target, folder / REFERENCE),
     }
     for name, text in texts.items():
         if text is not None:

@@ -1,13 +1,17 @@
-"""What a device needs beside the graph: the build recipe of its TensorRT, and a page that says what the bundle is."""
+"""What a device needs beside the graph: how to build it, how to compare it, and a page that says what the bundle is."""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
+
+from safetensors import safe_open
 
 from edgeprune.bundle import Manifest
+from edgeprune.runtime.polygraphy_compare import COMPARE, PROBES, probes_json
 from edgeprune.targets import Target
 
-__all__ = ["build_script", "readme"]
+__all__ = ["build_script", "polygraphy", "readme"]
 
 _BUILD = """\
 #!/usr/bin/env bash
@@ -29,10 +33,39 @@ echo "built {plan}; measure it with:"
 echo "  $trtexec --loadEngine={plan} {bench_flags}"
 """
 
+_COMPARE = '''\
+r"""Parity with reference.safetensors in Polygraphy: kept sets are compared, not positions, and ties are understood.
+
+{command}
+
+It reads the probes from this folder; probes.json says which of them each run is, and without it nothing is compared.
+Needs polygraphy, safetensors and edgeprune.
+"""
+
+from pathlib import Path
+
+from edgeprune.runtime import polygraphy_compare
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def load_data():
+    return polygraphy_compare.load_data(FOLDER)
+
+
+def compare_outputs(first, second):
+    return polygraphy_compare.compare_outputs(FOLDER, first, second)
+'''
+
+_POLYGRAPHY = """\
+polygraphy run {model} \\
+    --data-loader-script compare.py --load-outputs probes.json --compare-func-script compare.py\
+"""
+
 _README = """\
 # {model} with {method}, {budget}
 
-`encoder.onnx` is a vision encoder that emits {budget}, chosen inside the graph by
+`encoder.onnx` is a vision encoder that {does}, chosen inside the graph by
 `{method}`; no shape is dynamic{batch}. Made by edgeprune {version} for the target `{target}`: {description}.
 
 | tensor | shape | dtype |
@@ -50,15 +83,30 @@ Copy this folder there{install}, then:
 ```
 
 `verify` compares every backend that is there with `reference.safetensors`, the outputs of the official algorithm in
-eager float32; it needs no torch. From Python:
+eager float32; it needs no torch. Polygraphy can do the same, with its own runners:
+
+```
+{polygraphy}
+```
+
+From Python:
 
 ```python
 from edgeprune.runtime import load
 
-encoder = load(".")
-tokens, indices, scores = encoder("photo.jpg")
+{python}
 ```
 """
+_ENCODES = """\
+encoder = load(".")
+tokens, indices, scores = encoder("photo.jpg")\
+"""
+_DETECTS = """\
+detector = load(".")
+for scores, labels, boxes in detector("photo.jpg", threshold=0.5):  # boxes: x0, y0, x1, y1 in pixels of the photo
+    print([detector.labels[label] for label in labels], boxes)\
+"""
+BUILD = "edgeprune build ."
 
 
 def build_script(target: Target) -> str | None:
@@ -77,12 +125,38 @@ def build_script(target: Target) -> str | None:
     )
 
 
+def polygraphy(target: Target, reference: Path) -> dict[str, str]:
+    """File name -> text of what `polygraphy run` takes the probes and the comparison from; reference: the bundle's."""
+    with safe_open(reference, framework="numpy") as file:
+        names = {key.rpartition("/")[0] for key in file.keys()}  # noqa: SIM118 - it is no dict
+    command = "\n".join(f"    {line}" for line in _polygraphy(target).splitlines())
+    return {COMPARE: _COMPARE.format(command=command), PROBES: probes_json(names)}
+
+
+def _polygraphy(target: Target) -> str:
+    """The command for the target's plan, or for the graph where ONNX Runtime runs it."""
+    if target.engine.kind == "onnxruntime":
+        cuda = " --providers cuda" if target.provider == "CUDAExecutionProvider" else ""
+        return _POLYGRAPHY.format(model=f"encoder.onnx --onnxrt{cuda}")
+    rtx = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if target.engine.kind == "tensorrt-rtx" else ""
+    return rtx + _POLYGRAPHY.format(model=f"encoder.{target.name}.plan --model-type engine --trt")
+
+
+def _first(target: Target) -> str:
+    """What is run first on the device. The plan of build.sh is not in the manifest, so that the runtime leaves it; it
+    is for boards whose Python is too old for edgeprune, and for programs without Python."""
+    if target.engine.kind == "onnxruntime":
+        return "edgeprune inspect ."
+    old = target.jetson is not None and tuple(map(int, target.jetson.python.split("."))) < (3, 10)
+    return "bash build.sh" if old else BUILD
+
+
 def readme(manifest: Manifest, target: Target) -> str:
     tensors = {**manifest.inputs, **manifest.outputs}
     on = " --device cuda" if target.provider == "CUDAExecutionProvider" else ""
-    builds = "edgeprune build ." if target.engine.kind == "tensorrt-rtx" else "edgeprune inspect ."
-    first = "bash build.sh" if build_script(target) else builds
-    commands = [first, f"edgeprune verify .{on}", f"edgeprune bench .{on}"]
+    commands = [_first(target), f"edgeprune verify .{on}", f"edgeprune bench .{on}"]
+    if commands[0] == BUILD:
+        commands[-1] = "edgeprune bench . --device tensorrt"
     deviations = "".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations)
     layout = f"\nLayout of the tokens: {manifest.layout}.\n" if manifest.layout else ""
     return _README.format(
@@ -99,4 +173,7 @@ def readme(manifest: Manifest, target: Target) -> str:
         deviations=layout + deviations,
         install=f" and install edgeprune (`{target.jetson.install}`)" if target.jetson else "",
         commands="\n".join(commands),
+        polygraphy=_polygraphy(target),
+        python=_DETECTS if manifest.detects else _ENCODES,
+        does=f"{'detects with' if manifest.detects else 'emits'} {manifest.budget}",
     )

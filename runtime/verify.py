@@ -1,39 +1,23 @@
-"""Run a bundle's probes through every backend that is here, and compare with the reference that travels with it.
-
-`reference.safetensors` holds, for each probe, `<probe>/<name>` for the graph's input and its three outputs, each with
-the leading batch dimension B:
-
-    scene00/pixel_values  [B, 3, H, W] float32, or uint8 [B, H, W, 3]
-    scene00/tokens        [B, K, D] float32
-    scene00/indices       [B, K] int32
-    scene00/scores        [B, N] float32
-
-and what else the graph hands out, and where the reference is in doubt (`edgeprune.runtime.doubt`): `<probe>/order`, ...
-"""
+"""Run a bundle's probes through every backend that is here, and compare with the reference that travels with it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
-
-from numpy.typing import NDArray
+from typing import Any, TypeAlias
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
 from edgeprune.runtime import Encoder, available_devices
-from edgeprune.runtime.doubt import DOUBTS, Doubt, doubt_of
-from edgeprune.runtime.parity import Report, compare, worst
+from edgeprune.runtime.parity import Report, worst
 from edgeprune.runtime.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.plan_session import PlanSession
+from edgeprune.runtime.stored import REFERENCE, Probe, stored_probes
 
-__all__ = ["REFERENCE", "BackendReport", "Progress", "verify"]
-
-REFERENCE = "reference.safetensors"
+__all__ = ["BackendReport", "Progress", "devices_of", "verify"]
 
 Progress: TypeAlias = "Callable[[int, int, str], None]"
 """Called with probes done, probes in all, and what comes next."""
@@ -83,8 +67,8 @@ def verify(
     without safetensors.
     """
     bundle = bundles.load(Path(bundle_folder))
-    devices = _devices(bundle) if device is None else [device]
-    with _probes(bundle) as (names, read):
+    devices = devices_of(bundle) if device is None else [device]
+    with stored_probes(bundle) as (names, read):
         done, total = 0, len(names) * len(devices)
         reports: list[BackendReport] = []
         refused: RequestError | None = None
@@ -114,7 +98,7 @@ def verify(
     return reports
 
 
-def _devices(bundle: Bundle) -> list[str]:
+def devices_of(bundle: Bundle) -> list[str]:
     """What is there to be verified. A device that has TensorRT for a plan may do without ONNX Runtime."""
     if not bundle.manifest.engines:
         return available_devices()
@@ -130,69 +114,11 @@ def _dtype(encoder: Encoder) -> str:
     return "float16" if engine and "FP16" in engine.flags else encoder.manifest.dtype
 
 
-@dataclass(frozen=True)
-class _Probe:
-    values: NDArray[Any]
-    outputs: Mapping[str, NDArray[Any]]
-    doubt: Doubt
-
-
-def _run(encoder: Encoder, name: str, probe: _Probe) -> Report:
+def _run(encoder: Encoder, name: str, probe: Probe) -> Report:
     try:
         got = encoder.outputs(probe.values)
     except ImageError as error:
         raise BundleError(
             f"{REFERENCE}: probe {name} does not fit the graph: {error}; export the bundle again"
         ) from None
-    (reference, more), (found, others) = _split(probe.outputs), _split(got)
-    dtype = _dtype(encoder)
-    if dtype != encoder.manifest.dtype and found.tokens is not None:  # the bounds go with the dtype of the tokens
-        found = found._replace(tokens=found.tokens.astype(dtype))
-    return compare(reference, found, dtype, probe.doubt, (more, others))
-
-
-class _Found(NamedTuple):
-    tokens: NDArray[Any] | None
-    indices: NDArray[Any]
-    scores: NDArray[Any]
-
-
-def _split(outputs: Mapping[str, NDArray[Any]]) -> tuple[_Found, dict[str, NDArray[Any]]]:
-    """What every encoder has, a detector without tokens, and the rest."""
-    rest = {name: value for name, value in outputs.items() if name not in _Found._fields}
-    return _Found(*(outputs.get(name) for name in _Found._fields)), rest  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def _probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], _Probe]]]:
-    """The names of the probes, and a function that reads one; one is in memory at a time."""
-    try:
-        import safetensors
-    except ImportError:
-        raise MissingPackageError("safetensors", "cpu") from None
-    try:
-        opened = safetensors.safe_open(bundle.path(REFERENCE), framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise BundleError(f"{bundle.folder}: {REFERENCE} cannot be read ({error}); export the bundle again") from None
-    with opened as file:
-        have: dict[str, set[str]] = {}
-        for key in file.keys():  # noqa: SIM118 - it is no dict
-            probe, _, field = key.rpartition("/")
-            have.setdefault(probe, set()).add(field)
-        (inputs,), outputs = bundle.manifest.inputs, bundle.manifest.outputs
-        doubts = sorted({field for fields in have.values() for field in fields} & DOUBTS)
-        needed = (inputs, *outputs, *doubts)  # what one probe has, every probe has
-        missing = [f"{name}/{field}" for name in sorted(have) for field in needed if field not in have[name]]
-        if missing or not have:
-            raise BundleError(
-                f"{bundle.folder}: {REFERENCE} lacks {missing[0] if missing else 'any probe'}; export the bundle again"
-            )
-
-        def read(name: str) -> _Probe:
-            def tensor(field: str) -> NDArray[Any]:
-                found: NDArray[Any] = file.get_tensor(f"{name}/{field}")
-                return found
-
-            return _Probe(tensor(inputs), {one: tensor(one) for one in outputs}, doubt_of(doubts, tensor))
-
-        yield sorted(have), read
+    return probe.compare(got, _dtype(encoder))

@@ -52,9 +52,11 @@ def test_the_bundle_holds_the_files_of_the_contract(exported: Exported) -> None:
         "baseline.naive.onnx",
         "baseline.pool.onnx",
         "baseline.unpruned.onnx",
+        "compare.py",
         "encoder.onnx",
         "manifest.json",
         "preprocessor_config.json",
+        "probes.json",
         "reference.safetensors",
     ]
     assert bundle.load(exported.folder).manifest == exported.manifest
@@ -126,7 +128,7 @@ def test_jetson_orin_gets_a_float16_graph_and_its_build_recipe(folder: Path) -> 
     assert "--stronglyTyped" in text
     assert "--saveEngine=encoder.jetson-orin.plan.partial" in text
     page = (done.folder / "README.md").read_text()
-    assert "bash build.sh\nedgeprune verify .\nedgeprune bench ." in page
+    assert "edgeprune build .\nedgeprune verify .\nedgeprune bench . --device tensorrt\n" in page
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

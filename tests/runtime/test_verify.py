@@ -17,7 +17,8 @@ from edgeprune import tables
 from edgeprune.bundle import MANIFEST, Manifest, describe_files
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime import session
-from edgeprune.runtime.verify import REFERENCE, BackendReport, verify
+from edgeprune.runtime.stored import REFERENCE
+from edgeprune.runtime.verify import BackendReport, verify
 
 MakeBundle = Callable[..., Path]
 Tensors = dict[str, Any]
