@@ -182,9 +182,10 @@ class Compiler:
                 raise
         if plan is None:
             errors = [text for severity, text in self._log.messages if severity <= ERROR]
-            raise EdgepruneError(
-                f"{_name(self.trt)} cannot build {self.graph}: {_line(errors[0]) if errors else 'it does not say why'}"
-            )
+            said = _line(errors[0]) if errors else "it does not say why"
+            small = any("workspace limit" in text for text in errors)
+            remedy = "; raise engine.workspace_mib of the target" if small else ""
+            raise EdgepruneError(f"{_name(self.trt)} cannot build {self.graph}: {said}{remedy}")
         return plan
 
 
