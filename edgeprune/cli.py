@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from edgeprune import __version__
+from edgeprune.bavit.commands import bavit
 from edgeprune.console import display, leave, print_json, progress, verb, warn
 from edgeprune.errors import EdgepruneError, MissingPackageError, ParityError
 
@@ -390,6 +391,9 @@ def targets(name: str | None, as_json: bool) -> None:
         print_json([dataclasses.asdict(target) for target in found] if name is None else dataclasses.asdict(found[0]))
     else:
         display(tables.target(found[0]) if name else tables.targets(found))
+
+
+cli.add_command(bavit)
 
 
 def _print_audit(report: Report, as_json: bool) -> None:
