@@ -6,8 +6,8 @@
 Chosen patches are masked, so exactly K distinct ones come out, whatever the data. Everything is float32.
 
     form       in the exported graph                                       exports, for K = 64 of 576, in
-    looped     one ONNX Scan with a body of 8 to 23 nodes, whatever K is   1 to 2 s
-    unrolled   the steps written out, 9 to 23 nodes for each kept patch    5 to 12 s
+    looped     one ONNX Scan with a body of 14 to 30 nodes, whatever K is   1 to 2 s
+    unrolled   the steps written out, 13 to 23 nodes for each kept patch    5 to 12 s
 
 Both compute the same with the same operators. Looped is what methods get, unless `written_as` says otherwise. There is
 no loop where nothing repeats (K = 1) and outside torch.export, where torch's `scan` would compile.
@@ -77,7 +77,7 @@ def greedy(
     (tensor([[0, 2]]), tensor([[2., -inf, 2.]]))
     """
     images, size = first.shape
-    patches = torch.arange(size)
+    patches = torch.arange(size, dtype=torch.float32)
     # One table of the rows of all images, laid out once: a loop captures it, and each step gathers B rows of it. It is
     # cloned because `gain` may read the matrix too, and a scan must not capture a tensor twice; ONNX keeps no clone.
     rows, offsets = matrix.flatten(0, 1).clone(), torch.arange(images) * size
@@ -85,10 +85,14 @@ def greedy(
 
     def pick(gains: Tensor, scores: Tensor, state: State, step: Tensor) -> tuple[State, Tensor]:
         free = torch.where(scores > -torch.inf, -torch.inf, gains)
-        best = free.argmax(dim=-1)
+        gained = free.amax(dim=-1, keepdim=True)
+        # The first of the highest, as argmax has it, but by reductions alone: TensorRT-RTX fuses these with all around
+        # them, and gives argmax a kernel of its own. In floats, which every release reduces; they count to 2^24.
+        place = torch.where(free == gained, patches, size - 1.0).amin(dim=-1, keepdim=True)
+        best = place.squeeze(-1).to(torch.int64)
         row = torch.nn.functional.embedding(best if one_image else best + offsets, rows)
-        here = patches == best.unsqueeze(-1)
-        chosen = Pick(row, free.amax(dim=-1, keepdim=True), here, step)
+        here = patches == place
+        chosen = Pick(row, gained, here, step)
         return (torch.where(here, gains, scores), *update(state, chosen)), best
 
     def looped(carry: State, step: Tensor) -> tuple[State, Tensor]:
