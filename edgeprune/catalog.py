@@ -1,8 +1,9 @@
 """What methods and encoders there are, and which goes with which, read from the heads of their files: no torch.
 
 A method has lines that begin with Reads, Cost, Needs, Paper and Source; an encoder has one that begins with Has for
-each kind of tower. What a method needs and an encoder does not have is why it is refused there; the code that refuses
-is `edgeprune.trace.build_method`, and tests hold both together.
+each kind of tower. What a method needs and an encoder does not have is why it is refused there. One that has detection
+tokens detects inside, and refuses what drops tokens behind it. The code that refuses is `edgeprune.trace.build_method`,
+and tests hold both together.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 
 __all__ = ["Entry", "Family", "families", "methods", "refusal"]
 
-FEATURES = ("[CLS]", "two-layer projector")
-"""what some encoders have and some methods need"""
+ANY_LENGTH, DETECTS = "layers of any length", "detection tokens"
+FEATURES = ("[CLS]", "two-layer projector", ANY_LENGTH, DETECTS)
+"""what some encoders have and, but for detection tokens, some methods need"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Entry:
     multiply_adds: str
     """of the selection itself for one image, at N = 576 and K = 64 on CLIP ViT-L/14"""
     paper: str
+
+    @property
+    def inside(self) -> bool:
+        """Whether it can drop tokens inside an encoder: it does, or reads nothing that would have to be there first."""
+        return ANY_LENGTH in self.needs or self.reads == "nothing"
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ def families() -> list[Family]:
 
 def refusal(method: Entry, family: Family) -> str:
     """Why the method is refused on the family; empty when it works."""
+    if DETECTS in family.has and not method.inside:
+        return "tokens dropped behind the encoder"
     missing = [one for one in FEATURES if one in method.needs and one not in family.has]
     return f"no {missing[0]}" if missing else ""
 

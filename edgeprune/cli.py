@@ -104,7 +104,7 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
-@click.option("--keep", type=_Keep(), help="Tokens kept of an image, or their share (0.6); only `none` needs none.")
+@click.option("--keep", type=_Keep(), help="Tokens kept of an image, or their share (0.6). All but `none` need it.")
 @click.option("--scorer", type=_path, help="Trained weights, for `bavit`: a .safetensors file of `bavit train`.")
 @click.option(
     "--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method (repeat for several)."
@@ -311,8 +311,9 @@ def bench(
 @_bundle
 @click.argument("image", type=_path)
 @click.option("--output", type=_path, default=Path("kept.png"), show_default=True, help="A .png.")
+@click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
 @verb
-def show(bundle: Path, image: Path, output: Path, as_json: bool) -> None:
+def show(bundle: Path, image: Path, output: Path, threshold: float, as_json: bool) -> None:
     """Draw an image with the patches that are kept.
 
     \b
@@ -320,7 +321,7 @@ def show(bundle: Path, image: Path, output: Path, as_json: bool) -> None:
     """
     from edgeprune.runtime.show import draw
 
-    picture = draw(bundle, image, output)
+    picture = draw(bundle, image, output, threshold)
     if as_json:
         print_json({"picture": str(output), "size": list(picture.size)})
     else:

@@ -5,7 +5,7 @@
 
 Chosen patches are masked, so exactly K distinct ones come out, whatever the data. Everything is float32.
 
-    form       in the exported graph                                       exports, for K = 64 of 576, in
+    form       in the exported graph                                        exports, for K = 64 of 576, in
     looped     one ONNX Scan with a body of 14 to 30 nodes, whatever K is   1 to 2 s
     unrolled   the steps written out, 13 to 23 nodes for each kept patch    5 to 12 s
 

@@ -32,6 +32,7 @@ __all__ = ["BACKGROUND", "FOREGROUND", "Scorer", "ScorerConfig", "load_scorer"]
 BACKGROUND, FOREGROUND = 0, 1
 """places of the two logits"""
 METADATA = "edgeprune.scorer"
+SCORER = "scorer.safetensors"
 KINDS = ("front", "coarse", "trunk")
 
 
@@ -118,8 +119,9 @@ class Scorer(nn.Module):
 
 
 def load_scorer(path: Path) -> Scorer:
-    """Raises ModelError when the file is no scorer, or a damaged one."""
+    """From a file, or from the folder that a training wrote. Raises ModelError when there is none, or a damaged one."""
     remedy = "train one with `edgeprune bavit train`"
+    path = path / SCORER if path.is_dir() else path
     if not path.is_file():
         raise ModelError(f"--scorer must be a safetensors file of a scorer, got {path}, which is none; {remedy}")
     try:
@@ -139,6 +141,10 @@ def _config(given: dict[str, Any]) -> ScorerConfig:
     config = ScorerConfig(**values)
     if config.kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {config.kind!r}")
+    if config.kind != "trunk" and (config.heads < 1 or config.width % config.heads):
+        raise ValueError(f"width must be a multiple of heads, got {config.width} and {config.heads}")
+    if len(config.mean) != 3 or len(config.std) != 3 or not all(config.std):
+        raise ValueError(f"mean and std must be 3 numbers, std not zero, got {config.mean} and {config.std}")
     return config
 
 

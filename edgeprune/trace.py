@@ -54,6 +54,7 @@ def build_method(
     Raises RequestError when keep is missing or outside 1..N, MethodError when an option is not the method's, or the
     encoder lacks what the method reads.
     """
+    _check_place(method, name, encoder)
     if method.traits.needs_scorer != (scorer is not None):
         must = "needs trained weights: give --scorer, made by `edgeprune bavit train`"
         raise MethodError(f"{name} {must}" if scorer is None else f"{name} has no weights: leave --scorer out")
@@ -67,7 +68,7 @@ def build_method(
     if name == "none" and keep != patches:
         raise RequestError(f"method none keeps all {patches} patches, got keep {keep}; leave --keep out")
     if method.traits.needs_cls and not encoder.tower.has_cls:
-        others = [one for one in pruners.names() if one != "none" and not pruners.get(one).traits.needs_cls]
+        others = [one for one in pruners.names() if one != "none" and _offered(pruners.get(one), encoder)]
         raise MethodError(
             f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(others)}"
         )
@@ -85,7 +86,6 @@ def build_method(
         tower, (mean, std) = encoder.tower, pixels
         host = Host(encoder.grid, tower.patch_embedding.kernel_size[0], tower.width, encoder.layer, mean, std)
         built = method.fitted(keep, scorer, host)  # type: ignore[attr-defined]
-    _check_place(built, name, encoder)
     if hasattr(built, "prepared"):  # with what it computes of the weights once, and not in the graph
         built = built.prepared(encoder.projector)
     windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
@@ -99,19 +99,29 @@ def build_method(
     return built
 
 
-def _check_place(method: Method, name: str, encoder: Encoder) -> None:
+def _check_place(method: type[Method], name: str, encoder: Encoder) -> None:
     """Raises MethodError when the encoder cannot go on with the tokens that the method keeps."""
-    inside, tower = hasattr(method, "inside"), encoder.tower
+    inside = hasattr(method, "inside")
     if encoder.labels is not None and not inside and not method.traits.blind:
         able = [one for one in pruners.names() if pruners.get(one).traits.blind or hasattr(pruners.get(one), "inside")]
         raise MethodError(
             f"{name} drops tokens behind the encoder, and {encoder.family} detects inside it; use {', '.join(able)}"
         )
-    if inside and (tower.embeddings is None or encoder.groups is not None or encoder.pooling is not None):
+    if inside and not _any_length(encoder):
         raise MethodError(
-            f"{name} drops tokens inside the encoder, whose layers must take any number of them; those of "
-            f"{encoder.family} do not. Use divprune"
+            f"{name} drops tokens inside the encoder, whose layers must take any number of patches, each of them a "
+            f"token; those of {encoder.family} do not. Use divprune"
         )
+
+
+def _any_length(encoder: Encoder) -> bool:
+    """Whether its layers take any number of patches, each of which is a token."""
+    return encoder.tower.embeddings is not None and encoder.groups is None and encoder.pooling is None
+
+
+def _offered(method: type[Method], encoder: Encoder) -> bool:
+    """Whether a method is a way out where there is no [CLS]."""
+    return not method.traits.needs_cls and (not hasattr(method, "inside") or _any_length(encoder))
 
 
 def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[str, Any]:

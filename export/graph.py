@@ -137,6 +137,9 @@ def _transpose_weights(graph: ir.Graph) -> None:
         weight = node.inputs[0] if node.op_type == "Transpose" else None
         if weight is None or weight.name not in graph.initializers or weight.const_value is None:
             continue
+        order = list(reversed(range(len(weight.const_value.shape))))
+        if list(node.attributes.get_ints("perm", order)) != order:  # a table of positions, whose rows are taken
+            continue
         name = f"{weight.name}.T"
         if name not in graph.initializers:
             source = weight.const_value

@@ -375,7 +375,7 @@ def _manifest(
         preprocessing=preprocessing.to_json(),
         target=target.name,
         cost=cost,
-        deviations=method.traits.deviations,
+        deviations=pruners.deviations(method),
         versions={
             "edgeprune": edgeprune.__version__,
             "python": platform.python_version(),

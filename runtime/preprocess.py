@@ -135,19 +135,19 @@ class Preprocessing:
     def tiled_pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """One image -> [T, H, W, 3] uint8, RGB: its tiles before rescale and normalisation. Raises ImageError."""
         assert self.tiles is not None, "the encoder takes no tiles"
-        tiles = self.tiles.cut(_rgb(image, self.convert_rgb), Image.Resampling(self.resample))
+        tiles = self.tiles.cut(as_rgb(image, self.convert_rgb), Image.Resampling(self.resample))
         return np.stack([np.asarray(tile) for tile in tiles])
 
     def tile_shape(self, image: ImageLike) -> tuple[int, int]:
         """Rows and columns of the tiles that an image is cut into, (0, 0) where it stays whole. Raises ImageError."""
         if self.tiles is None:
             return 0, 0
-        rgb = _rgb(image, self.convert_rgb)
+        rgb = as_rgb(image, self.convert_rgb)
         return self.tiles.shape((rgb.height, rgb.width))
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """-> [H, W, 3] uint8, RGB: resized and cropped, before rescale and normalisation. Raises ImageError."""
-        rgb = _rgb(image, self.convert_rgb)
+        rgb = as_rgb(image, self.convert_rgb)
         if self.resize is not None:
             height, width = self._resized(rgb)
             rgb = rgb.resize((width, height), resample=Image.Resampling(self.resample))
@@ -184,7 +184,7 @@ class Preprocessing:
         return (long, short) if image.width <= image.height else (short, long)
 
 
-def _rgb(image: ImageLike, convert: bool) -> Image.Image:
+def as_rgb(image: ImageLike, convert: bool) -> Image.Image:
     if isinstance(image, (str, os.PathLike)):
         return _read(Path(image))
     if isinstance(image, Image.Image):

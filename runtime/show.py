@@ -1,4 +1,7 @@
-"""A picture of what a bundle keeps: the image as the encoder sees it, and the same with the dropped patches dimmed."""
+"""A picture of what a bundle keeps: the image as the encoder sees it, and the same with the dropped patches dimmed.
+
+A detector draws its boxes on the second one, each with its class and score.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.runtime import Encoder, load
+from edgeprune.runtime.detector import THRESHOLD, Detections, detections
 from edgeprune.runtime.preprocess import ImageLike
 
 __all__ = ["draw"]
@@ -27,10 +31,19 @@ _FAINT = (128, 131, 140)
 _BETWEEN = 0.35
 """opacity of the line between two kept patches"""
 _SHADE = np.array((6, 7, 12), np.float32)
+_COLOURS = ((255, 99, 71), (64, 180, 255), (255, 205, 60), (122, 220, 110), (222, 130, 255), (255, 150, 190))
+"""of boxes, by class; bright, for dimmed patches are dark"""
 
 
-def draw(bundle: str | os.PathLike[str] | Encoder, image: ImageLike, output: Path | None = None) -> Image.Image:
+def draw(
+    bundle: str | os.PathLike[str] | Encoder,
+    image: ImageLike,
+    output: Path | None = None,
+    threshold: float = THRESHOLD,
+) -> Image.Image:
     """Left the preprocessed image, right its kept patches in colour and the dropped ones dimmed, below a caption.
+
+    threshold: of the scores of a detector's boxes
 
     A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
     which is the whole image.
@@ -45,11 +58,16 @@ def draw(bundle: str | os.PathLike[str] | Encoder, image: ImageLike, output: Pat
         raise ImageError(f"show needs an image, as a file or uint8 [height, width, 3]; got an array of {image.dtype}")
     steps, manifest = encoder.preprocessing, encoder.manifest
     if steps.tiles is None:
-        pixels, kept = steps.pixels(image), encoder([image] * manifest.tiles).indices[0]
+        pixels, found = steps.pixels(image), encoder.outputs([image] * manifest.tiles)
     else:  # the first tile is the whole image
-        pixels, kept = steps.tiled_pixels(image)[0], encoder(image).indices[0]
-        kept = kept[kept < manifest.patches]
-    picture = _picture(pixels, kept, encoder.grid, (manifest.method, _share(len(kept), manifest.patches)))
+        pixels, found = steps.tiled_pixels(image)[0], encoder.outputs(image)
+    kept = found["indices"][0]
+    kept = kept[kept < manifest.patches]
+    share, boxes = _share(len(kept), manifest.patches), None
+    if manifest.detects:
+        boxes = detections(found["logits"][:1], found["pred_boxes"][:1], [(1, 1)], threshold)[0]
+        share += f", finds {len(boxes.scores)} objects (score > {threshold:g})"
+    picture = _picture(pixels, kept, encoder.grid, (manifest.method, share), boxes, manifest.labels)
     if output is not None:
         _save(picture, output)
     return picture
@@ -60,9 +78,17 @@ def _share(kept: int, patches: int) -> str:
 
 
 def _picture(
-    pixels: NDArray[np.uint8], kept: NDArray[np.int32], grid: tuple[int, int], caption: tuple[str, str]
+    pixels: NDArray[np.uint8],
+    kept: NDArray[np.int32],
+    grid: tuple[int, int],
+    caption: tuple[str, str],
+    found: Detections | None = None,
+    labels: tuple[str, ...] = (),
 ) -> Image.Image:
-    """pixels: [H, W, 3]; kept: [K] -> margin | image | gap | pruned image | margin, with the caption under them."""
+    """pixels: [H, W, 3]; kept: [K] -> margin | image | gap | pruned image | margin, with the caption under them.
+
+    found: with boxes in parts of the image, to be drawn on the pruned one
+    """
     factor = math.ceil(SHORT_SIDE / min(pixels.shape[:2]))
     cell = (pixels.shape[0] // grid[0] * factor, pixels.shape[1] // grid[1] * factor)
     mask = np.zeros(grid[0] * grid[1], bool)
@@ -72,6 +98,8 @@ def _picture(
     height, width = pixels.shape[0] * factor, pixels.shape[1] * factor
     left = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
     right = Image.fromarray(_outline(_dimmed(np.asarray(left), mask, cell), mask, cell))
+    if found is not None:
+        _draw_boxes(right, found, labels)
 
     margin, gap, text = height // 24, height // 40, height // 22
     canvas = Image.new("RGB", (2 * width + gap + 2 * margin, height + 2 * margin + text + margin // 2), _PAPER)
@@ -114,6 +142,22 @@ def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int
             if not neighbour_kept:
                 line[:] = 255
     return drawn.astype(np.uint8)
+
+
+def _draw_boxes(picture: Image.Image, found: Detections, labels: tuple[str, ...]) -> None:
+    """In place; the best is drawn last, on top of the others."""
+    pen, text = ImageDraw.Draw(picture), max(11, picture.height // 30)
+    font, line = _font(text), max(2, picture.height // 180)
+    size = np.array((picture.width, picture.height, picture.width, picture.height), np.float32)
+    for at in np.argsort(found.scores):
+        label, (left, top, right, bottom) = int(found.labels[at]), (found.boxes[at] * size).tolist()
+        colour = _COLOURS[label % len(_COLOURS)]
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+        said = f"{labels[label] if label < len(labels) else label} {found.scores[at]:.2f}"
+        width = pen.textlength(said, font=font) + text // 2
+        x, y = min(max(left, 0), picture.width - width), min(max(top - 1.3 * text, 0), picture.height - 1.3 * text)
+        pen.rectangle((x, y, x + width, y + 1.3 * text), fill=colour)
+        pen.text((x + text // 4, y), said, fill=_INK, font=font)
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

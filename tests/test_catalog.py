@@ -36,6 +36,22 @@ def test_a_method_that_needs_a_projector_of_two_layers_says_so(one: Entry) -> No
 
 
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
+def test_a_method_that_drops_tokens_inside_the_encoder_says_so(one: Entry) -> None:
+    assert ("layers of any length" in one.needs) == hasattr(pruners.get(one.name), "inside")
+
+
+@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
+def test_a_method_that_can_drop_tokens_in_a_detector_is_blind_or_drops_inside(one: Entry) -> None:
+    method = pruners.get(one.name)
+    assert one.inside == (method.traits.blind or hasattr(method, "inside"))
+
+
+@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
+def test_a_method_that_is_trained_says_so(one: Entry) -> None:
+    assert one.training_free != pruners.get(one.name).traits.needs_scorer
+
+
+@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
 def test_every_method_says_what_it_reads_and_what_its_selection_costs(one: Entry) -> None:
     assert one.reads
     assert re.fullmatch(r"0|[\d.]+ [MG]", one.multiply_adds)
@@ -70,6 +86,22 @@ def test_a_method_is_refused_for_what_the_encoder_lacks() -> None:
     assert refusal(needy, Family("clip", "", ("[CLS]",))) == "no two-layer projector"
     assert refusal(needy, Family("siglip", "", ())) == "no [CLS]"
     assert refusal(needy, Family("llava", "a CLIP tower", ("[CLS]", "two-layer projector"))) == ""
+
+
+def test_a_detector_takes_only_what_drops_tokens_inside_it() -> None:
+    behind, inside, blind = (
+        entry(f"Shiny: keep.\n\n{lines}\n")
+        for lines in ("Reads   features", "Needs   layers of any length\nReads   features", "Reads   nothing")
+    )
+    detector = Family("yolos", "", ("[CLS]", "detection tokens", "layers of any length"))
+    assert refusal(behind, detector) == "tokens dropped behind the encoder"
+    assert refusal(inside, detector) == refusal(blind, detector) == ""
+
+
+def test_a_method_that_drops_inside_is_refused_where_layers_take_every_token() -> None:
+    inside = entry("Shiny: keep.\n\nNeeds   layers of any length\nReads   features\n")
+    assert refusal(inside, Family("internvl", "", ("[CLS]",))) == "no layers of any length"
+    assert refusal(inside, Family("clip", "", ("[CLS]", "layers of any length"))) == ""
 
 
 def test_every_family_is_listed_and_says_what_it_has() -> None:

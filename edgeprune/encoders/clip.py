@@ -3,7 +3,7 @@
 A bare CLIP has no projector: its tokens are the hidden states of the last layer, as last_hidden_state gives them
 (without post_layernorm, which CLIP applies to [CLS] only).
 
-Has     [CLS]
+Has     [CLS], layers of any length
 """
 
 from __future__ import annotations

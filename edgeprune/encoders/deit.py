@@ -4,7 +4,7 @@ Its tokens are the patches of last_hidden_state, which is behind the final layer
 read nor exported. Checkpoints trained without distillation are of model_type vit.
 
 Source  facebookresearch/deit models.py (DistilledVisionTransformer), transformers DeiTModel
-Has     [CLS]
+Has     [CLS], layers of any length
 """
 
 from __future__ import annotations
@@ -23,5 +23,15 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     config = settings(DeiTConfig, checkpoint.config)
     tensors = without(checkpoint, "pooler", "mask_token").tensors("deit.", "")
     module = cast(Any, pretrained(DeiTModel, config, tensors, checkpoint.id, add_pooling_layer=False))
-    attention, patches = [part.attention for part in module.layers], module.embeddings.patch_embeddings.projection
-    return bare("deit", described(module, attention, module.layers[0].mlp, patches, config.image_size, prefix=2), layer)
+    layers, embeddings = module.layers, module.embeddings
+    tower = described(
+        module,
+        [part.attention for part in layers],
+        layers[0].mlp,
+        embeddings.patch_embeddings.projection,
+        config.image_size,
+        prefix=2,
+        embeddings=embeddings,
+        blocks=layers,
+    )
+    return bare("deit", tower, layer)

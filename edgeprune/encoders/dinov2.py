@@ -6,7 +6,7 @@ processor gives (224 on the hub), so that the graph holds them as a constant. Th
 
 Source  facebookresearch/dinov2 models/vision_transformer.py (interpolate_pos_encoding, x_norm_patchtokens),
         transformers Dinov2Model, Dinov2WithRegistersModel
-Has     [CLS]
+Has     [CLS], layers of any length
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
         embeddings.patch_embeddings.projection,
         height,
         prefix=1 + getattr(config, "num_register_tokens", 0),
+        embeddings=embeddings,
+        blocks=layers,
     )
     like = torch.empty(1, 1 + tower.grid[0] * tower.grid[1], tower.width)
     positions = embeddings.interpolate_pos_encoding(like, height, width)

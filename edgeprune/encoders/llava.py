@@ -5,8 +5,8 @@ tower, which has no [CLS], all tokens ("full").
 
 Source  haotian-liu/LLaVA, llava/model/multimodal_encoder/clip_encoder.py (feature_select) and
         transformers LlavaModel.get_image_features, whose conventions these are.
-Has     [CLS], two-layer projector with a CLIP tower
-Has     two-layer projector with a SigLIP tower
+Has     [CLS], two-layer projector, layers of any length with a CLIP tower
+Has     two-layer projector, layers of any length with a SigLIP tower
 """
 
 from __future__ import annotations

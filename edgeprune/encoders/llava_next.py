@@ -7,8 +7,8 @@ The tokens are those of get_image_features in front of its packing. How a langua
 the official pruning codes ('spatial'): rows of padding stay in, and there is no image_newline.
 
 Source  haotian-liu/LLaVA llava/model/llava_arch.py (anyres), transformers LlavaNextModel.get_image_features
-Has     [CLS], two-layer projector with a CLIP tower
-Has     two-layer projector with a SigLIP tower
+Has     [CLS], two-layer projector, layers of any length with a CLIP tower
+Has     two-layer projector, layers of any length with a SigLIP tower
 """
 
 from __future__ import annotations

@@ -4,11 +4,12 @@
     --video tokens = pooling @ projector(features), of each frame      pooling [N, P]: bilinear, to half the sides
 
 The tokens are those of get_image_features in front of its packing, of get_video_features in front of the image_newline
-at its end. Frames take the steps of the image processor.
+at its end. Frames take the steps of the image processor; a token of theirs is made of several patches, so that none can
+be dropped inside the encoder.
 
 Source  LLaVA-VL/LLaVA-NeXT llava/model/llava_arch.py (encode_images, get_2dPool), whose conventions transformers
         LlavaOnevisionModel keeps
-Has     two-layer projector
+Has     two-layer projector, layers of any length
 """
 
 from __future__ import annotations

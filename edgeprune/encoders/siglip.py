@@ -5,7 +5,7 @@ gives hidden_states, which are in front of it. The attention-pooling head is nei
 SigLIP 2 checkpoints of one fixed size are of this family too; NaFlex ones (model_type siglip2) are not.
 
 Source  google-research/big_vision models/vit.py (posemb learn, pool_type map), transformers SiglipVisionModel
-Has     nothing that a method needs
+Has     layers of any length
 """
 
 from __future__ import annotations

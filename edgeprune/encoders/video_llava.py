@@ -7,7 +7,7 @@ Frames take the steps of the image processor. Only the tensors of the chosen tow
 
 Source  PKU-YuanGroup/Video-LLaVA llava/model/llava_arch.py, transformers VideoLlavaModel.get_image_features and
         get_video_features
-Has     [CLS], two-layer projector
+Has     [CLS], two-layer projector, layers of any length
 """
 
 from __future__ import annotations

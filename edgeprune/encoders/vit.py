@@ -4,7 +4,7 @@ Its tokens are the patches of last_hidden_state, which is behind the final layer
 read nor exported.
 
 Source  google-research/vision_transformer vit_jax/models_vit.py, transformers ViTModel
-Has     [CLS]
+Has     [CLS], layers of any length
 """
 
 from __future__ import annotations
@@ -23,5 +23,15 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     config = settings(ViTConfig, checkpoint.config)
     tensors = without(checkpoint, "pooler", "mask_token").tensors("vit.", "")
     module = cast(Any, pretrained(ViTModel, config, tensors, checkpoint.id, add_pooling_layer=False))
-    attention, patches = [part.attention for part in module.layers], module.embeddings.patch_embeddings.projection
-    return bare("vit", described(module, attention, module.layers[0].mlp, patches, config.image_size, prefix=1), layer)
+    layers, embeddings = module.layers, module.embeddings
+    tower = described(
+        module,
+        [part.attention for part in layers],
+        layers[0].mlp,
+        embeddings.patch_embeddings.projection,
+        config.image_size,
+        prefix=1,
+        embeddings=embeddings,
+        blocks=layers,
+    )
+    return bare("vit", tower, layer)

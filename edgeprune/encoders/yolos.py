@@ -9,12 +9,13 @@ Dropping patches needs no way back: boxes come from the detection tokens alone. 
 map (DETR, Deformable DETR, RT-DETR and their kin), so these are refused.
 
 Source  hustvl/YOLOS models/backbone.py, transformers YolosForObjectDetection
-Has     detection tokens, layers of any length
+Has     [CLS], detection tokens, layers of any length
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil, floor
 from typing import Any, cast
 
 import torch
@@ -32,8 +33,11 @@ REFUSED = {
     "table-transformer": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
     "conditional_detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
     "dab-detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
-    **dict.fromkeys(("deformable_detr", "deta", "grounding-dino"), f"it samples features at places, and {_MAP}"),
-    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "dfine"), f"it joins maps of several scales, and {_MAP}"),
+    **dict.fromkeys(
+        ("deformable_detr", "deta", "lw_detr", "rf_detr", "grounding-dino", "mm-grounding-dino"),
+        f"it samples features at places, and {_MAP}",
+    ),
+    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine"), f"it joins maps of several scales, and {_MAP}"),
     **dict.fromkeys(
         ("owlvit", "owlv2"), "each of its boxes is made of one patch, so that dropping patches drops boxes"
     ),
@@ -72,10 +76,8 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
     patch = config.patch_size
     height, width = size or (side // patch * patch for side in input_size(checkpoint, config.image_size))
     if height % patch or width % patch:
-        near = " or ".join(
-            f"{max(patch, turn(height / patch) * patch)}x{max(patch, turn(width / patch) * patch)}"
-            for turn in (int, lambda x: -int(-x // 1))
-        )
+        down, up = ([max(1, turn(side / patch)) * patch for side in (height, width)] for turn in (floor, ceil))
+        near = " or ".join("x".join(map(str, one)) for one in ((down, up) if down != up else (up,)))
         raise RequestError(f"--size must be a multiple of the {patch} pixels of a patch, got {height}x{width}; {near}")
     whole = cast(Any, pretrained(YolosForObjectDetection, config, checkpoint.tensors(""), checkpoint.id))
     module, layers = whole.vit, whole.vit.encoder.layer

@@ -27,6 +27,7 @@ __all__ = [
     "Selection",
     "Traits",
     "depth_of",
+    "deviations",
     "get",
     "greedily",
     "names",
@@ -149,7 +150,7 @@ class Method(Protocol):
     One that computes something of the projector's weights, once and not in every run, also has
     `prepared(projector) -> Method`, which is traced in its place. One that drops tokens inside the encoder has
     `inside`, the number of layers in front of that place; taps and eager features are the patches there. One whose
-    options are not its fields has `options()`.
+    options are not its fields has `options()`, and one that departs from its source in one form alone `departs`.
     """
 
     traits: ClassVar[Traits]
@@ -187,6 +188,12 @@ def options(method: Method) -> dict[str, Any]:
     if hasattr(method, "options"):
         return dict(method.options())
     return {name: value for name, value in vars(method).items() if name != "keep"}
+
+
+def deviations(method: Method) -> tuple[str, ...]:
+    """Where a method as it is built departs from its source, as the manifest has it."""
+    own: tuple[str, ...] = getattr(method, "departs", ())
+    return (*method.traits.deviations, *own)
 
 
 def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:

@@ -9,12 +9,13 @@
 The layers behind the place of dropping run on the kept patches alone. The paper drops every patch that is called
 background, a count that depends on the image; the budget here is static.
 
-Paper   https://arxiv.org/abs/2410.09324 (published patent application: US 2026/0087793 A1)
+Paper   https://arxiv.org/abs/2410.09324
+Patent  US 2026/0087793 A1, a published application
 Source  no code or weights are public; written from the paper
 Needs   layers of any length
 Reads   the image, or hidden states of an early layer
 Weights trained: --scorer, made by `edgeprune bavit train`
-Cost    2606 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14 (a front of 2 layers, 384 wide)
+Cost    2679 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14 (a front of 2 layers, 384 wide)
 """
 
 from __future__ import annotations
@@ -81,6 +82,15 @@ class Method:
     @property
     def inside(self) -> int:
         return self.scorer.config.layers if self.scorer.config.kind == "trunk" else 0
+
+    @property
+    def departs(self) -> tuple[str, ...]:
+        other = {
+            "coarse": f"patches are kept in blocks of {self.side}x{self.side}; the paper scores each by itself",
+            "trunk": "the encoder's own first layers say what is background; the paper has a ViT in front of it",
+        }
+        kind = self.scorer.config.kind
+        return (other[kind],) if kind in other else ()
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return ()

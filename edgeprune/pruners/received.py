@@ -8,7 +8,7 @@ encoder: a baseline for scorers that are trained.
 Source  the column mean of https://arxiv.org/abs/2508.00553; dropping inside the encoder is ours
 Needs   layers of any length
 Reads   attention map of an early layer
-Cost    340 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+Cost    341 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Method:
         return self.layer
 
     def layers(self, depth: int) -> tuple[int, ...]:
+        if depth < 2:
+            raise MethodError(f"received chooses behind a layer and in front of another one; this encoder has {depth}")
         if not 0 < self.layer < depth:
             raise MethodError(f"option layer of received must be in 1..{depth - 1}, got {self.layer}")
         return (self.layer - 1,)

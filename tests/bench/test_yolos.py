@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "num_hidden_layers": 12,
         "num_attention_heads": 6,
     }
-    model = YolosForObjectDetection(YolosConfig(**sizes, image_size=list(SIZE), num_labels=91))
+    model = YolosForObjectDetection(YolosConfig(**sizes, image_size=list(SIZE)))
     for value in model.parameters():
         nn.init.normal_(value, std=0.02)
     place = tmp_path_factory.mktemp("yolos-s")

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from torch import nn
 
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.scorer import Scorer, ScorerConfig
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 TEXT: dict[str, Any] = {**SIZES, "num_hidden_layers": 1, "vocab_size": 64}
@@ -25,7 +27,7 @@ SIGLIP: dict[str, Any] = {
     "patch_size": 8,
 }
 LLAVA: dict[str, Any] = {
-    "vision_config": {**SIGLIP, "vision_use_head": False},
+    "vision_config": {**SIGLIP, "vision_use_head": False, "num_hidden_layers": 3},
     "text_config": {"model_type": "llama", **LANGUAGE},
     "image_token_index": 3,
     "vision_feature_select_strategy": "full",
@@ -176,13 +178,23 @@ GRIDDED = {
     ),
 }
 """the encoders whose tower is ours, around the layers of transformers"""
-ALL = KINDS | CONNECTED | GRIDDED
+
+DETECTORS = {
+    "yolos": Kind(
+        "YolosForObjectDetection",
+        processor("Yolos", **SQUARE, do_pad=False),
+        config={"num_hidden_layers": 3, "image_size": [48, 48], "num_detection_tokens": 5, "num_labels": 3},
+    )
+}
+"""the encoders with logits and pred_boxes instead of tokens"""
+ALL = KINDS | CONNECTED | GRIDDED | DETECTORS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `bare` runs on every encoder without projector whose tower is transformers' own, `own` on
-    every such tower, `every` on all."""
-    for name, values in {"bare": [*KINDS], "own": [*KINDS, *CONNECTED], "every": [*ALL]}.items():
+    every such tower, `every` on all that have tokens."""
+    tokens = [*KINDS, *CONNECTED, *GRIDDED]
+    for name, values in {"bare": [*KINDS], "own": [*KINDS, *CONNECTED], "every": tokens}.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values)
 
@@ -204,7 +216,30 @@ def made(
             one = ALL[name]
             config = one.config if "vision_config" in one.config else {"num_hidden_layers": 2, **one.config}
             folder = model_folder(tmp_path_factory.mktemp("kind"), one.architecture, one.processor, **config)
+            if name in DETECTORS:
+                _noisy(one, folder)
             found[name] = folder, encoders.load(open_checkpoint(str(folder)), grid=one.grid)
         return found[name]
 
     return make
+
+
+def _noisy(kind: Kind, folder: Path) -> None:
+    """The checkpoint with noise in every tensor, so that boxes hang on every patch and every position."""
+    model: Any = kind.own(folder)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def scorer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded scorer in front of encoders of 6x6 patches of 8 pixels, trained for other pixels than theirs."""
+    torch.manual_seed(3)
+    scorer = Scorer(ScorerConfig("front", 1, 16, 2, 32, 8, (5, 7), (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)))
+    for parameter in scorer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    path = tmp_path_factory.mktemp("scorer") / "scorer.safetensors"
+    scorer.save(path)
+    return path

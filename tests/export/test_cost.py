@@ -17,8 +17,9 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.greedy import written_as
-from edgeprune.pruners import Method, divprune, fastervlm, none, pool
-from edgeprune.trace import PrunedEncoder
+from edgeprune.pruners import Method, bavit, divprune, fastervlm, none, pool, random, received
+from edgeprune.scorer import Scorer, ScorerConfig, load_scorer
+from edgeprune.trace import PrunedEncoder, build_method, outputs
 
 
 def llava_7b() -> Encoder:
@@ -160,3 +161,87 @@ def test_an_exported_loop_costs_what_its_steps_cost_written_out(
         unrolled = graph(encoder, divprune.Method(5))
     assert "Scan" in {node.op_type for node in looped.graph}
     assert graph_cost(looped.graph) == graph_cost(unrolled.graph)
+
+
+def yolos_small() -> Encoder:
+    """The shape of YOLOS-S at 512x864: 32x54 patches, 100 detection tokens; no weights."""
+    with torch.device("meta"):
+        heads = torch.nn.ModuleList(
+            torch.nn.Linear(384, width) for width in (384, 384, 92, 384, 384, 4)
+        )  # classes + "no object", and boxes
+        patches = torch.nn.Conv2d(3, 384, 16, 16)
+    layers = [torch.nn.Identity()] * 12
+    tower = Tower(torch.nn.Identity(), layers, patches, (512, 864), (32, 54), 1, True, 384, 1536, suffix=100)
+    return Encoder("yolos", tower, 12, heads, normed=True, labels=("thing",) * 91)
+
+
+def scorer_of(kind: str) -> Scorer:
+    """Of two layers, 384 wide, in front of YOLOS-S."""
+    patch = 32 if kind == "coarse" else 16
+    with torch.device("meta"):
+        return Scorer(ScorerConfig(kind, 2, 384, 6, 1536, patch, (2, 2), (0.5,) * 3, (0.5,) * 3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds"),
+    [("front", (1.18, 1.47, 1.72, 2.04)), ("coarse", (1.39, 1.80, 2.20, 2.76)), ("trunk", (1.35, 1.66, 1.93, 2.27))],
+)
+def test_a_detector_runs_at_most_as_much_faster_as_was_computed_for_yolos_small(
+    kind: str, bounds: tuple[float, ...]
+) -> None:
+    """Counted by others, in whose sums the last layer was as the rest; here it has queries for what the heads read."""
+    encoder, scorer = yolos_small(), scorer_of(kind)
+    unpruned = formula(encoder, none.Method(1728))
+    for share, bound in zip((0.75, 0.6, 0.5, 0.4), bounds, strict=True):
+        method = bavit.Method(round(share * 432) * 4, scorer, 2 if kind == "coarse" else 1)
+        assert unpruned / formula(encoder, method) == pytest.approx(bound, rel=0.03)
+
+
+def test_a_detector_costs_what_its_layers_cost_by_hand() -> None:
+    n, t, c, keep = 1728, 100, 384, 864
+    encoder, heads = yolos_small(), 4 * c * c + c * 92 + c * 4
+
+    def full(s: int) -> int:
+        return s * c * c * 12 + 2 * s * s * c
+
+    def last(s: int) -> int:
+        return 2 * s * c * c + t * 10 * c * c + 2 * t * s * c
+
+    whole, kept = n + 1 + t, keep + 1 + t
+    assert formula(encoder, none.Method(n)) == 11 * full(whole) + last(whole) + t * heads
+    assert formula(encoder, random.Method(keep)) == 11 * full(kept) + last(kept) + t * heads
+    own = 3 * whole * c * c + kept * 9 * c * c + 2 * kept * whole * c  # of the layer behind which it drops
+    assert formula(encoder, received.Method(keep, 2)) == (
+        full(whole) + own + whole * whole * c + 9 * full(kept) + last(kept) + t * heads
+    )
+
+
+def inside(encoder: Encoder, name: str, make_scorer: Callable[..., Path]) -> Method:
+    """The method of that name; of bavit, "front", "coarse" or "trunk"."""
+    kinds: dict[str, type[Method]] = {"none": none.Method, "received": received.Method}
+    if name in kinds:
+        return build_method(kinds[name], name, encoder, None if name == "none" else 20)
+    grid = {"grid": encoder.grid} if name == "front" else {}
+    return build_method(bavit.Method, "bavit", encoder, 20, scorer=load_scorer(make_scorer(name, **grid)))
+
+
+@pytest.mark.parametrize("name", ["none", "received", "coarse", "trunk"])
+def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
+    yolos_folder: Path, make_scorer: Callable[..., Path], name: str
+) -> None:
+    encoder = encoders.load(open_checkpoint(str(yolos_folder)))
+    method = inside(encoder, name, make_scorer)
+    model = to_onnx(
+        PrunedEncoder(encoder, method), torch.zeros(1, 3, 48, 64), outputs(encoder), opset=18, ir_version=10
+    )
+    patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
+    assert graph_cost(model.graph) == formula(encoder, method) + patch_embedding
+
+
+def test_so_does_the_graph_of_an_encoder_that_drops_tokens_in_front(
+    llava_folder: Callable[..., Path], tmp_path: Path, make_scorer: Callable[..., Path]
+) -> None:
+    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    method = inside(encoder, "front", make_scorer)
+    patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
+    assert graph_cost(graph(encoder, method).graph) == formula(encoder, method) + patch_embedding

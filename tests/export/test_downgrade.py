@@ -22,6 +22,7 @@ from edgeprune.export.downgrade import downgrade, floats_only
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint
 from edgeprune.greedy import Form, written_as
+from edgeprune.scorer import load_scorer
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder, build_method
 
@@ -44,16 +45,18 @@ def encoder(llava_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) 
     return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava")))))
 
 
-def traced(encoder: Encoder, name: str, form: Form = "unrolled") -> ir.Model:
-    method = build_method(pruners.get(name), name, encoder, None if name == "none" else 6)
+def traced(encoder: Encoder, name: str, form: Form = "unrolled", scorer: Path | None = None) -> ir.Model:
+    weights = None if scorer is None else load_scorer(scorer)
+    method = build_method(pruners.get(name), name, encoder, None if name == "none" else 6, scorer=weights)
     with written_as(form):
         example = torch.zeros(1, 3, 48, 48, dtype=next(encoder.projector.parameters()).dtype)
         return to_onnx(PrunedEncoder(encoder, method), example, OUTPUTS, opset=18, ir_version=8)
 
 
 @pytest.fixture(scope="module", params=pruners.names())
-def model(request: pytest.FixtureRequest, encoder: Encoder) -> ir.Model:
-    return traced(encoder, request.param)
+def model(request: pytest.FixtureRequest, encoder: Encoder, make_scorer: MakeFolder) -> ir.Model:
+    scorer = make_scorer(grid=encoder.grid) if pruners.get(request.param).traits.needs_scorer else None
+    return traced(encoder, request.param, scorer=scorer)
 
 
 @pytest.fixture(scope="module")

@@ -262,3 +262,20 @@ def test_the_parser_names_the_node_that_it_refuses(tmp_path: Path) -> None:
     assert finding.problem.startswith("is Det, which the parser of TensorRT-RTX refuses: ")
     (finding,) = parse(b"not a model")
     assert str(finding).startswith("the graph is what the parser of TensorRT-RTX refuses: ")
+
+
+def test_of_4200_patches_a_detector_keeps_up_to_3840_with_tensorrt(model_folder: MakeFolder, tmp_path: Path) -> None:
+    """YOLOS at 800x1344, which is 50x84 patches; here of 2 pixels, and 4 wide."""
+    sizes = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 2, "num_attention_heads": 1}
+    shape = {"image_size": [100, 168], "patch_size": 2, "num_detection_tokens": 3, "num_labels": 2}
+    processor = {"image_processor_type": "YolosImageProcessor"}
+    folder = model_folder(tmp_path, "YolosForObjectDetection", processor, **sizes, **shape)
+    encoder = encoders.load(open_checkpoint(str(folder)))
+    method = build_method(pruners.get("received"), "received", encoder, 3841, {"layer": "1"})
+    example, outputs = torch.zeros(1, 3, 100, 168), ("logits", "pred_boxes", "indices", "scores")
+    model = to_onnx(PrunedEncoder(encoder, method), example, outputs, opset=18, ir_version=10)
+    for target in (ORIN, RTX, JP60):
+        found = [str(one) for one in lint(model, target) if "TopK" in str(one)]
+        assert any("of the largest 3841, the target takes up to 3840" in one for one in found)
+    for target in (CPU, changed(ORIN, topk_limit=3841)):
+        assert not [one for one in lint(model, target) if "TopK" in str(one)]

@@ -13,13 +13,16 @@ from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError
+from edgeprune.pruners import Method
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import Output
 from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
+from edgeprune.scorer import Scorer
 from edgeprune.trace import PrunedEncoder, build_method
 
 PATCHES, WIDTH, SIDE = 81, 48, 72
+Build = Callable[[int], Method]
 BUDGETS = (1, 2, 29, 64, PATCHES - 1, PATCHES)
 
 
@@ -33,8 +36,15 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def run(encoder: Encoder, name: str, keep: int, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    method = build_method(pruners.get(name), name, encoder, keep)
+@pytest.fixture
+def build(encoder: Encoder, name: str, make_scorer: Callable[..., Scorer]) -> Build:
+    """keep -> the method, with a seeded scorer where it has trained weights"""
+    kind = pruners.get(name)
+    scorer = make_scorer(grid=encoder.grid) if kind.traits.needs_scorer else None
+    return lambda keep: build_method(kind, name, encoder, keep, scorer=scorer)
+
+
+def run(encoder: Encoder, method: Method, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.inference_mode():
         tokens, indices, scores = PrunedEncoder(encoder, method).eval()(pixels)
     return tokens, indices, scores
@@ -49,50 +59,52 @@ def budgets(name: str) -> tuple[int, ...]:
     return (PATCHES,) if name == "none" else BUDGETS
 
 
-def test_every_budget_gives_exactly_that_many_tokens(encoder: Encoder, name: str, pixels: Tensor) -> None:
+def test_every_budget_gives_exactly_that_many_tokens(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
     for keep in budgets(name):
-        tokens, indices, scores = run(encoder, name, keep, pixels)
+        tokens, indices, scores = run(encoder, build(keep), pixels)
         assert tokens.shape == (3, keep, WIDTH)
         assert indices.shape == (3, keep)
         assert scores.shape == (3, PATCHES)
 
 
-def test_indices_are_int32_distinct_ascending_and_on_the_grid(encoder: Encoder, name: str, pixels: Tensor) -> None:
+def test_indices_are_int32_distinct_ascending_and_on_the_grid(
+    encoder: Encoder, name: str, build: Build, pixels: Tensor
+) -> None:
     for keep in budgets(name):
-        _, indices, _ = run(encoder, name, keep, pixels)
+        _, indices, _ = run(encoder, build(keep), pixels)
         assert indices.dtype == torch.int32
         assert bool((indices.diff(dim=1) > 0).all())
         assert int(indices.min()) >= 0
         assert int(indices.max()) < PATCHES
 
 
-def test_scores_are_float32_and_finite(encoder: Encoder, name: str, pixels: Tensor) -> None:
-    scores = run(encoder, name, budgets(name)[-1], pixels)[2]
+def test_scores_are_float32_and_finite(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
+    scores = run(encoder, build(budgets(name)[-1]), pixels)[2]
     assert scores.dtype == torch.float32
     assert bool(torch.isfinite(scores).all())
 
 
-def test_a_batch_is_its_images_one_by_one(encoder: Encoder, name: str, pixels: Tensor) -> None:
+def test_a_batch_is_its_images_one_by_one(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
     keep = budgets(name)[len(budgets(name)) // 2]
-    together = run(encoder, name, keep, pixels)
+    together = run(encoder, build(keep), pixels)
     for at in range(3):
-        alone = run(encoder, name, keep, pixels[at : at + 1])
+        alone = run(encoder, build(keep), pixels[at : at + 1])
         assert torch.equal(together[1][at], alone[1][0])
         torch.testing.assert_close(together[0][at], alone[0][0], rtol=1e-4, atol=1e-5)
 
 
-def test_two_runs_agree_bit_for_bit(encoder: Encoder, name: str, pixels: Tensor) -> None:
+def test_two_runs_agree_bit_for_bit(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
     keep = budgets(name)[0]
-    assert all(torch.equal(*pair) for pair in zip(*(run(encoder, name, keep, pixels) for _ in range(2)), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*(run(encoder, build(keep), pixels) for _ in range(2)), strict=True))
 
 
-def test_the_static_form_equals_the_official_one(encoder: Encoder, name: str, pixels: Tensor) -> None:
+def test_the_static_form_equals_the_official_one(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
     for keep in budgets(name):
-        method = build_method(pruners.get(name), name, encoder, keep)
+        method = build(keep)
         with torch.inference_mode():
             reference = OfficialEncoder(encoder, method).eval()
             official, chosen = reference(pixels), reference.choose(pixels)[1]
-        tokens, indices, scores = run(encoder, name, keep, pixels)
+        tokens, indices, scores = run(encoder, method, pixels)
         if doubts := chosen.doubt.tensors():  # a near tie decides what comes after it
             doubt = doubt_of(doubts, lambda field: doubts[field].numpy())
             wanted, got = (Output(*(part.numpy() for part in each)) for each in (official, (tokens, indices, scores)))
@@ -103,10 +115,10 @@ def test_the_static_form_equals_the_official_one(encoder: Encoder, name: str, pi
         torch.testing.assert_close(tokens, official[0], rtol=1e-3, atol=1e-4)
 
 
-def test_a_budget_beyond_the_grid_is_refused_not_clamped(encoder: Encoder, name: str) -> None:
+def test_a_budget_beyond_the_grid_is_refused_not_clamped(build: Build) -> None:
     for keep in (0, -1, PATCHES + 1):
         with pytest.raises(RequestError, match=rf"keep must be in 1\.\.{PATCHES} for {PATCHES} patches, got {keep}"):
-            build_method(pruners.get(name), name, encoder, keep)
+            build(keep)
 
 
 def test_the_file_names_its_formula_and_source(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,17 @@ from edgeprune import pruners
 from edgeprune.attention import Attention
 from edgeprune.export.cost import graph_cost
 from edgeprune.export.graph import to_onnx
-from edgeprune.pruners import Method, zoo
+from edgeprune.pruners import Method, bavit, zoo
+from edgeprune.scorer import Scorer, ScorerConfig
 from edgeprune.taps import Taps
 
 HEADS, WIDTH, GRID, FEATURES, PROJECTED = 16, 64, (24, 24), 1024, 4096
-PATCHES, DEPTH, KEEP = 576, 23, 64
-COST = re.compile(r"^Cost    (\d+(?:\.(\d+))?) M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14$", re.MULTILINE)
+PATCHES, DEPTH, KEEP, PATCH = 576, 23, 64, 14
+COST = re.compile(
+    r"^Cost    (\d+(?:\.(\d+))?) M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14(?: \(.+\))?$", re.MULTILINE
+)
+FRONT = ScorerConfig("front", 2, 384, 6, 1536, PATCH, GRID, (0.5,) * 3, (0.5,) * 3)
+"""the scorer of the paper's smaller size"""
 
 
 class Selecting(nn.Module):
@@ -38,7 +44,9 @@ class Selecting(nn.Module):
         rows = {layer: (tokens + layer).repeat(1, HEADS, 1, WIDTH) for layer in self._method.layers(DEPTH)}
         attention = {layer: Attention(query, query + 1, WIDTH**-0.5) for layer, query in rows.items()}
         features, projected = (pixel_values.repeat(1, 1, width) for width in (FEATURES, PROJECTED))
-        chosen = self._method.select(Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector))
+        pixels = pixel_values.reshape(1, 1, *GRID).repeat(1, 3, PATCH, PATCH)
+        taps = Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector, pixels=pixels)
+        chosen = self._method.select(taps)
         merged = chosen.scores if chosen.merged is None else chosen.merged
         if chosen.merge is not None:
             merged = chosen.merge @ features
@@ -54,11 +62,18 @@ def example() -> Tensor:
 def test_the_head_says_what_the_selection_costs(name: str, example: Tensor) -> None:
     said = COST.search(importlib.import_module(f"edgeprune.pruners.{name}").__doc__ or "")
     assert said, "the head must have a line Cost"
-    method = pruners.get(name)(PATCHES if name == "none" else KEEP)  # type: ignore[call-arg]  # a Protocol has none
+    method: Any
+    if name == "bavit":
+        method = bavit.Method(KEEP, Scorer(FRONT).eval())
+    else:
+        method = pruners.get(name)(PATCHES if name == "none" else KEEP)  # type: ignore[call-arg]  # a Protocol has none
     if name == "zoo":  # as `prepared` makes it of a projector of these sizes
         method = zoo.Prepared(KEEP, zoo._upper(torch.zeros(PROJECTED, PROJECTED)))
     model = to_onnx(Selecting(method), example, ("indices", "scores", "merged"), opset=18, ir_version=10, hoisted=False)
-    assert f"{graph_cost(model.graph) / 1e6:.{len(said[2] or '')}f}" == said[1]
+    counted = graph_cost(model.graph)
+    if name == "bavit":
+        assert counted == method.multiply_adds(PATCHES)
+    assert f"{counted / 1e6:.{len(said[2] or '')}f}" == said[1]
 
 
 @pytest.mark.parametrize("name", pruners.names())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime import Output
 from edgeprune.runtime.doubt import Doubt
-from edgeprune.runtime.parity import FLOAT16_BOUND, FLOAT32_BOUND, compare, worst
+from edgeprune.runtime.parity import FLOAT16_BOUND, FLOAT32_BOUND, Report, compare, worst
 
 BATCH, PATCHES, KEEP, WIDTH = 2, 24, 8, 16
 ROWS = np.random.default_rng(1).normal(size=(BATCH, PATCHES, WIDTH)).astype(np.float32)
@@ -347,3 +347,125 @@ class TestGreedy:
     def test_scores_rounded_through_float16_fail_in_a_float32_graph(self) -> None:
         rounded = GREEDY._replace(scores=GREEDY.scores.astype(np.float16).astype(np.float32))
         assert "float16" in "; ".join(compare(GREEDY, rounded, "float32", PICKS).reasons)
+
+
+NEAR = SCORES.copy()
+"""as SCORES, but of image 0 the last that is kept and the next are a millionth apart"""
+LAST, NEXT = np.argsort(-SCORES[0])[KEEP - 1 : KEEP + 1]
+NEAR[0, NEXT] = np.nextafter(NEAR[0, LAST], np.float32(0))
+TIED = output(NEAR)
+SWAY = 1e-2
+SWAYED = Doubt(sway=np.full(BATCH, SWAY, np.float32))
+
+
+def exchanged(moved: float) -> Output:
+    """Image 0 keeps the next one instead of the last, and every other token moves by so much of its length."""
+    scores = NEAR.copy()
+    scores[0, [LAST, NEXT]] = NEAR[0, [NEXT, LAST]]
+    rows = ROWS.copy()
+    rows[0] *= np.float32(1 + moved)
+    return output(scores, rows=rows)
+
+
+class TestDroppedInside:
+    """Every output hangs on all that are kept: an exchange of two moves the others, too."""
+
+    def test_what_an_explained_flip_moves_is_accepted(self) -> None:
+        report = compare(TIED, exchanged(1.5 * SWAY), "float32", SWAYED)
+        assert report.passed
+        assert (report.exact, report.explained, report.unexplained) == (1, 2, 0)
+
+    def test_more_than_that_is_refused(self) -> None:
+        reasons = compare(TIED, exchanged(2.5 * SWAY), "float32", SWAYED).reasons
+        assert reasons[0] == "image 0: tokens differ by up to 0.025 of their length, float32 allows 0.02"
+
+    def test_an_image_without_a_flip_is_held_to_the_bound(self) -> None:
+        moved = output(NEAR, rows=ROWS * np.float32(1 + 1.5 * SWAY))
+        reasons = compare(TIED, moved, "float32", SWAYED).reasons
+        assert len(reasons) == 2
+        assert all("float32 allows 0.0001" in reason for reason in reasons)
+
+    def test_without_a_sway_a_flip_excuses_its_own_token_alone(self) -> None:
+        assert not compare(TIED, exchanged(1.5 * SWAY), "float32").passed
+        assert compare(TIED, exchanged(0), "float32").passed
+
+    def test_a_flip_that_the_scores_do_not_explain_is_not_excused_by_it(self) -> None:
+        indices = REFERENCE.indices.copy()
+        out, into = indices[0, 0], next(at for at in range(PATCHES) if at not in indices[0])
+        indices[0] = np.sort(np.where(indices[0] == out, into, indices[0]))
+        large = Doubt(sway=np.full(BATCH, 10, np.float32))
+        reasons = compare(REFERENCE, output(SCORES, indices), "float32", large).reasons
+        assert any("kept by one side only, and the score error does not explain it" in reason for reason in reasons)
+
+    def test_a_damaged_sway_is_named(self) -> None:
+        for sway in (np.full(BATCH, -1, np.float32), np.full(BATCH + 1, 1, np.float32), np.full(BATCH, math.nan)):
+            reasons = compare(TIED, TIED, "float32", Doubt(sway=sway)).reasons
+            assert "the reference's sway" in "; ".join(reasons)
+
+
+class Found(NamedTuple):
+    """What a detector hands out beside logits and boxes."""
+
+    tokens: None
+    indices: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
+ROWS_OF = {
+    "logits": np.random.default_rng(7).normal(size=(BATCH, 5, 4)).astype(np.float32),
+    "pred_boxes": np.random.default_rng(8).uniform(0.1, 0.9, (BATCH, 5, 4)).astype(np.float32),
+}
+
+
+def detected(
+    rows: Mapping[str, NDArray[Any]] = ROWS_OF, doubt: Doubt = SWAYED, scores: NDArray[np.float32] = NEAR
+) -> Report:
+    return compare(
+        Found(None, best(NEAR), NEAR),
+        Found(None, best(scores), scores),
+        "float32",
+        doubt,
+        (ROWS_OF, {**ROWS_OF, **rows}),
+    )
+
+
+class TestDetector:
+    """Its rows are detection tokens, compared one by one."""
+
+    def test_the_reference_equals_itself(self) -> None:
+        report = detected()
+        assert report.passed
+        assert (report.exact, report.compared, report.token_error_max) == (2, 20, 0)
+
+    @pytest.mark.parametrize("name", ROWS_OF)
+    def test_two_swapped_rows_fail(self, name: str) -> None:
+        swapped = ROWS_OF[name].copy()
+        swapped[1, [2, 3]] = swapped[1, [3, 2]]
+        (reason,) = detected({name: swapped}).reasons
+        assert reason.startswith("image 1: logits or pred_boxes differ by up to ")
+
+    @pytest.mark.parametrize("name", ROWS_OF)
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_value_that_is_not_finite_fails(self, name: str, value: float) -> None:
+        spoiled = ROWS_OF[name].copy()
+        spoiled[1, 4, 0] = value
+        assert detected({name: spoiled}).reasons == (f"{name} must be finite; it is not",)
+
+    def test_fewer_rows_fail(self) -> None:
+        assert detected({"logits": ROWS_OF["logits"][:, :4]}).reasons == ("logits must be [2, 5, 4]",)
+
+    def test_what_an_explained_flip_moves_is_accepted_and_more_is_not(self) -> None:
+        scores = NEAR.copy()
+        scores[0, [LAST, NEXT]] = NEAR[0, [NEXT, LAST]]
+        moved = {name: rows.copy() for name, rows in ROWS_OF.items()}
+        for rows in moved.values():
+            rows[0] *= np.float32(1 + 1.5 * SWAY)
+        assert detected(moved, scores=scores).passed
+        assert not detected(moved, Doubt(), scores).passed
+        assert not detected(moved).passed
+        moved["logits"][0, 3] *= 1.02
+        assert not detected(moved, scores=scores).passed
+
+    def test_rounding_is_accepted_and_a_wrong_formula_is_not(self) -> None:
+        assert detected({"logits": ROWS_OF["logits"] * np.float32(1 + 1e-6)}).passed
+        assert not detected({"logits": ROWS_OF["logits"] * np.float32(1 + 1e-3)}).passed

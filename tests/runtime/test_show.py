@@ -11,6 +11,7 @@ from PIL import Image
 
 from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime import load, show
+from edgeprune.runtime.detector import Detections
 from edgeprune.runtime.show import draw
 
 MakeBundle = Callable[..., Path]
@@ -146,3 +147,37 @@ def test_small_inputs_are_enlarged_by_a_whole_factor(size: tuple[int, int], grid
     bright = np.argwhere((array == 255).all(-1))
     assert bright.min(0).tolist() == [(cells - 1) * step for cells, step in zip(grid, patch, strict=True)]
     assert bright.max(0).tolist() == [cells * step - 1 for cells, step in zip(grid, patch, strict=True)]
+
+
+def test_a_detector_has_its_boxes_on_the_pruned_image_alone() -> None:
+    white, kept = np.full((32, 48, 3), 255, np.uint8), np.arange(24, dtype=np.int32)
+    boxes = np.array([[0.25, 0.5, 0.75, 0.875], [0.5, -1, 2, 0.25]], np.float32)
+    found = Detections(np.array([0.9, 0.6], np.float32), np.array([0, 7]), boxes)
+    before = panels(show._picture(white, kept, (4, 6), ("m", "k")))
+    after = panels(show._picture(white, kept, (4, 6), ("m", "k"), found, ("cat",)))
+    np.testing.assert_array_equal(before[0], after[0])
+    changed = (before[1] != after[1]).any(-1)
+    left, top, right, bottom = 180, 240, 540, 420  # of 720 x 480
+    for line in (changed[[top, bottom], left:right], changed[top:bottom, [left, right]]):
+        assert line.all()
+    assert not changed[top + 9 : bottom - 9, left + 9 : right - 9].any()
+    assert not changed[:, : left - 9].any()
+    assert changed[120, 360:].all()  # the second box goes on beyond the image
+    assert not changed[150:200, 360:].any()
+
+
+def test_two_classes_have_two_colours() -> None:
+    white, kept, colours = np.full((32, 48, 3), 255, np.uint8), np.arange(24, dtype=np.int32), set()
+    for label in (0, 1):
+        boxes = np.array([[0.25, 0.5, 0.75, 0.875]], np.float32)
+        found = Detections(np.ones(1, np.float32), np.array([label]), boxes)
+        picture = panels(show._picture(white, kept, (4, 6), ("m", "k"), found, ("cat", "dog")))[1]
+        colours.add(tuple(picture[420, 300].tolist()))
+    assert len(colours) == 2
+
+
+def test_no_box_leaves_the_picture_as_it_is() -> None:
+    white, kept = np.full((32, 48, 3), 255, np.uint8), np.arange(24, dtype=np.int32)
+    nothing = Detections(np.empty(0, np.float32), np.empty(0, np.int64), np.empty((0, 4), np.float32))
+    plain, without = (show._picture(white, kept, (4, 6), ("m", "k"), found) for found in (None, nothing))
+    assert plain.tobytes() == without.tobytes()

@@ -1,0 +1,56 @@
+"""A detector with random tensors everywhere, and seeded scorers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from edgeprune import encoders
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.scorer import Scorer, ScorerConfig
+
+
+@pytest.fixture(scope="session")
+def yolos_folder(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 layers with positions between them, 6x8 patches of 8 pixels, 5 detection tokens."""
+    from transformers import YolosForObjectDetection
+
+    processor = {"image_processor_type": "YolosImageProcessor", "size": {"height": 48, "width": 64}}
+    shape: dict[str, Any] = {"image_size": [48, 64], "num_detection_tokens": 5, "num_labels": 3}
+    folder = model_folder(tmp_path_factory.mktemp("yolos"), "YolosForObjectDetection", processor, **shape)
+    model: Any = YolosForObjectDetection.from_pretrained(folder)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)  # so that every patch and every position counts
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def detector(yolos_folder: Path) -> Encoder:
+    return encoders.load(open_checkpoint(str(yolos_folder)))
+
+
+@pytest.fixture(scope="session")
+def make_scorer() -> Callable[..., Scorer]:
+    """(kind="front", **changes of the config) -> a scorer whose tensors are all random."""
+
+    def make(kind: str = "front", **changes: Any) -> Scorer:
+        torch.manual_seed(2)
+        own: dict[str, Any] = {
+            "front": {"patch_size": 8, "grid": (6, 8)},
+            "coarse": {"patch_size": 16, "grid": (3, 4)},
+            "trunk": {"patch_size": 8, "grid": (6, 8), "width": 32},
+        }[kind]
+        sizes = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 24, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+        scorer = Scorer(ScorerConfig(**{"kind": kind, **sizes, **own, **changes})).eval().requires_grad_(False)
+        for parameter in scorer.parameters():
+            nn.init.normal_(parameter, std=0.4)
+        return scorer
+
+    return make
