@@ -105,7 +105,9 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
 @click.option("--keep", type=_Keep(), help="Tokens kept of an image, or their share (0.6). All but `none` need it.")
-@click.option("--scorer", type=_path, help="Trained weights, for `bavit`: a .safetensors file of `bavit train`.")
+@click.option(
+    "--scorer", type=_path, help="Trained weights, for `bavit`: what `bavit train` wrote; default bavit-scorer."
+)
 @click.option(
     "--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method (repeat for several)."
 )

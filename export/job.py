@@ -55,6 +55,8 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
+TRAINED = Path("bavit-scorer")
+"""where `edgeprune bavit train` writes unless it is told otherwise"""
 WORTHWHILE = 1.1
 """times as fast, by multiply-adds, that pruning inside the encoder should promise"""
 SPARE_NBYTES = 160 << 20
@@ -70,7 +72,7 @@ class Request:
     keep: int | float | None = None
     """tokens, or a float in (0, 1]: their share of all"""
     scorer: Path | None = None
-    """the trained weights of a method that has such"""
+    """the trained weights of a method that has such; None takes those in TRAINED, where they are"""
     options: Mapping[str, str] = field(default_factory=dict)
     """the method's own, as text"""
     model: str | None = None
@@ -131,7 +133,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     _check_batch(request, encoder)
     pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
     every = encoder.patches * (request.tiles if encoder.tiled else 1)
-    total = _tokens(request.keep, every, _block(request.scorer, encoder))
+    scorer = _scorer(request.scorer, method_type)
+    total = _tokens(request.keep, every, _block(scorer, encoder))
     keep = total if pooled > 1 else _keep_of_a_tile(total, request.tiles, encoder)
     tiles = request.tiles if encoder.tiled else None
     preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size, tiles)
@@ -142,7 +145,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         keep,
         request.options,
         pooled,
-        None if request.scorer is None else load_scorer(request.scorer),
+        scorer,
         (preprocessing.mean, preprocessing.std),
     )
     images = probes(encoder.tower.image_size, request.probes)
@@ -215,11 +218,18 @@ def _tokens(keep: int | float | None, patches: int, block: int) -> int | None:
     return max(block, round(keep * patches / block) * block)
 
 
-def _block(scorer: Path | None, encoder: Encoder) -> int:
+def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
+    """What was given, or what `edgeprune bavit train` left here."""
+    if given is None and method.traits.needs_scorer and TRAINED.is_dir():
+        given = TRAINED
+    return None if given is None else load_scorer(given)
+
+
+def _block(scorer: Scorer | None, encoder: Encoder) -> int:
     """The patches that a scorer keeps or drops together."""
-    if scorer is None or (config := load_scorer(scorer).config).kind != "coarse":
+    if scorer is None or scorer.config.kind != "coarse":
         return 1
-    return int(max(1, config.patch_size // encoder.tower.patch_embedding.kernel_size[0]) ** 2)
+    return int(max(1, scorer.config.patch_size // encoder.tower.patch_embedding.kernel_size[0]) ** 2)
 
 
 def _check_batch(request: Request, encoder: Encoder) -> None:

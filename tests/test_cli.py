@@ -26,7 +26,8 @@ from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden" / "help.txt"
 SCENE = Path(__file__).parent.parent / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
-VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets")
+VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets", "bavit")
+BAVIT = ("train", "finetune", "eval")
 EXPORT = ("export", "--method", "fastervlm")
 START_S = 1.0
 """measured 0.12 s; what a user takes for at once"""
@@ -430,7 +431,7 @@ main()
 def all_help() -> str:
     texts = [
         f"$ {' '.join(['edgeprune', *verb, '--help'])}\n{process(*verb, '--help').out}"
-        for verb in ([], *([v] for v in VERBS))
+        for verb in ([], *([v] for v in VERBS), *(["bavit", v] for v in BAVIT))
     ]
     return "\n".join(texts)
 
@@ -446,10 +447,13 @@ def test_help_cuts_nothing_off_and_fits_80_columns() -> None:
 
 
 def test_every_verb_has_an_example_json_and_debug() -> None:
+    from edgeprune.bavit.commands import bavit
     from edgeprune.cli import cli
 
     assert tuple(cli.commands) == VERBS
-    for name, verb in cli.commands.items():
+    assert tuple(bavit.commands) == BAVIT
+    verbs = {name: verb for name, verb in cli.commands.items() if verb is not bavit}
+    for name, verb in {**verbs, **{f"bavit {name}": verb for name, verb in bavit.commands.items()}}.items():
         assert f"\n    edgeprune {name}" in (verb.help or "").replace("\b", "    "), name
         assert {"as_json", "debug"} <= {option.name for option in verb.params}, name
 

@@ -19,11 +19,12 @@ from edgeprune import bundle, encoders, pruners, selection, targets, trace
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
-from edgeprune.export.job import STEPS, _tokens
+from edgeprune.export.job import STEPS, TRAINED, _tokens
 from edgeprune.probes import scenes
 from edgeprune.pruners import fastervlm
 from edgeprune.runtime import load
 from edgeprune.runtime.verify import verify
+from edgeprune.scorer import load_scorer
 from edgeprune.taps import Taps
 
 MakeFolder = Callable[..., Path]
@@ -441,3 +442,17 @@ def test_a_share_beyond_the_whole_is_refused_before_anything_is_written(keep: fl
     with pytest.raises(RequestError, match=r"--keep as a share must be in \(0, 1\], got .*; a number without a point"):
         export_bundle(Request("random", "cpu", keep=keep, output=tmp_path / "out"))
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_scorer_the_one_that_was_trained_here_is_taken(
+    yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    TRAINED.mkdir()
+    request = Request("bavit", "cpu", keep=20, model=str(yolos_folder), output=tmp_path / "out", baselines=False)
+    with pytest.raises(ModelError, match=r"bavit-scorer.scorer\.safetensors, which is none; train one"):
+        export_bundle(request)
+    made = make_scorer()
+    made.rename(TRAINED / "scorer.safetensors")
+    scorer = load_scorer(TRAINED)
+    assert export_bundle(request).manifest.options["layers"] == scorer.config.layers
