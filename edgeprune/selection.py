@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -75,3 +77,21 @@ def _take_shape(x: Tensor, rows: Tensor, dim: int) -> Tensor:
     if dim == 0:
         return x.new_empty((*rows.shape, *x.shape[1:]))
     return x.new_empty((rows.shape[0], *x.shape[1:dim], rows.shape[1], *x.shape[dim + 1 :]))
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, rows, ctx.dim = inputs
+    ctx.shape = x.shape
+    ctx.save_for_backward(rows)
+
+
+def _take_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    """The derivative of plain gathers, which is the same at every x."""
+    (rows,) = ctx.saved_tensors
+    with torch.enable_grad():
+        x = gradient.new_zeros(ctx.shape, requires_grad=True)
+        (found,) = torch.autograd.grad(lower_take(x, rows, ctx.dim), x, gradient)
+    return found, None, None
+
+
+_take.register_autograd(_take_backward, setup_context=_remember)

@@ -231,7 +231,11 @@ WRONG: dict[tuple[object, ...], str] = {
     (*EXPORT, "--keep", 0): r"keep must be in 1\.\.144 for 144 patches, got 0",
     (*EXPORT, "--keep", -1): r"keep must be in 1\.\.144 for 144 patches, got -1",
     (*EXPORT, "--keep", 145): r"keep must be in 1\.\.144 for 144 patches, got 145",
-    (*EXPORT, "--keep", "x"): r"'--keep': 'x' is not a valid integer \(see edgeprune export --help\)",
+    (
+        *EXPORT,
+        "--keep",
+        "x",
+    ): r"'--keep': 'x' is neither a number of tokens, such as 64, nor a share of them, such as 0\.6 \(see",
     (*EXPORT, "--keep"): r"Option '--keep' requires an argument \(see",
     EXPORT: r"--keep must say how many of the 144 patches to keep \(1\.\.144\); it is missing",
     ("export", "--keep", 4): r"Missing option '--method' \(see edgeprune export --help\)",

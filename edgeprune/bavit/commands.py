@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.console import display, print_json, progress, verb, warn
-from edgeprune.errors import MissingPackageError, RequestError
+from edgeprune.bavit.commands_data import data_options, pair, read_data
+from edgeprune.bavit.commands_detect import evaluate, finetune
+from edgeprune.console import display, print_json, progress, verb
+from edgeprune.errors import MissingPackageError
 
 if TYPE_CHECKING:
-    from edgeprune.bavit.data import Dataset, Samples
     from edgeprune.bavit.train import Settings
 
 __all__ = ["bavit"]
 
 PACKAGES = ("torch", "transformers", "scipy", "matplotlib", "pycocotools")
-VALIDATION_SCENES = 1000
-HELD_OUT_MAX = 2000
-"""images of a split; more make the figures no better"""
 
 _path = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(short_help="Train, fine-tune and judge what drops background.")
 def bavit() -> None:
     """Train a background classifier, which says which patches an encoder or detector may drop.
 
     \b
-    edgeprune bavit train --output scorer
+    edgeprune bavit train
+    edgeprune bavit finetune --control
+    edgeprune bavit eval
     """
 
 
-@bavit.command()
+@bavit.command(short_help="Train a classifier of background patches.")
 @click.option("--output", type=_path, default=Path("bavit-scorer"), show_default=True, help="Folder to write.")
-@click.option("--coco", type=_path, metavar="FILE", help="COCO's JSON of instances; its images are in --images.")
-@click.option("--voc", type=_path, metavar="DIR", help="Folder of VOC's XML files, or of Annotations/ and JPEGImages/.")
-@click.option("--images", type=_path, metavar="DIR", help="Folder of the images; of --voc, default its JPEGImages/.")
-@click.option("--scenes", type=click.IntRange(min=1), help="Drawn scenes instead: how many; default 10000.")
-@click.option("--held-out", type=_path, metavar="PATH", help="Annotations to validate on; default a tenth.")
-@click.option("--held-out-images", type=_path, metavar="DIR", help="Their images; default --images.")
+@data_options
 @click.option(
     "--kind", type=click.Choice(["front", "coarse", "trunk"]), default="front", show_default=True,
     help="front: a ViT on the image. coarse: the same on patches twice as wide. trunk: a head on a detector's layers.",
@@ -92,7 +86,7 @@ def train(as_json: bool, output: Path, resume: bool, force: bool, seed: int, **o
     if resume and force:
         raise click.UsageError("--resume and --force exclude each other; give one")
     settings = _settings(options, seed)
-    data, held_out, source = _data(options, settings)
+    data, held_out, source = read_data(options, seed, settings.size)
     with progress() as show:
         found = train(
             data,
@@ -130,62 +124,10 @@ def _settings(options: dict[str, Any], seed: int) -> Settings:
         given |= {"model": model, "size": read_detector(model).size}
     elif options["model"]:
         raise click.UsageError("--model is for --kind trunk; the other kinds read the image")
-    if options["size"]:
-        given["size"] = _size(options["size"])
+    if size := pair("--size", options["size"]):
+        given["size"] = size
     return dataclasses.replace(defaults, seed=seed, **given)
 
 
-def _size(given: str) -> tuple[int, int]:
-    if not (match := re.fullmatch(r"(\d+)x(\d+)", given)):
-        raise click.UsageError(f"--size must be HxW in pixels, as 512x864, got {given}")
-    return int(match[1]), int(match[2])
-
-
-def _data(options: dict[str, Any], settings: Settings) -> tuple[Samples, Samples, str]:
-    """What to train on, what to validate on, and what these are in words."""
-    from edgeprune.bavit.scenes import Scenes
-
-    sources = [name for name in ("coco", "voc", "scenes") if options[name] is not None]
-    if len(sources) > 1:
-        raise click.UsageError(f"--{sources[0]} and --{sources[1]} exclude each other; give one")
-    if sources and sources[0] != "scenes":
-        return _annotated(sources[0], options, settings.seed)
-    if used := [name for name in ("images", "held_out", "held_out_images") if options[name] is not None]:
-        raise click.UsageError(f"--{used[0].replace('_', '-')} needs --coco or --voc")
-    count = options["scenes"] or 10_000
-    held_out = Scenes(min(count, VALIDATION_SCENES), settings.seed + 1, settings.size)
-    return Scenes(count, settings.seed, settings.size), held_out, f"{count} drawn scenes of seed {settings.seed}"
-
-
-def _annotated(kind: str, options: dict[str, Any], seed: int) -> tuple[Dataset, Dataset, str]:
-    data = _read(kind, options[kind], options["images"])
-    if options["held_out"]:
-        held_out = _read(kind, options["held_out"], options["held_out_images"] or options["images"])
-        if held_out.classes != data.classes:
-            warn(f"{options['held_out']} has other classes than {options[kind]}; only foreground counts here")
-    else:
-        data, held_out = _split(data, seed)
-    source = f"{kind} {options[kind].name} {data.digest()[:12]}, validated on {held_out.digest()[:12]}"
-    return data, held_out, source
-
-
-def _read(kind: str, annotations: Path, images: Path | None) -> Dataset:
-    from edgeprune.bavit.data import read_coco, read_voc
-
-    if kind == "coco" and images is None:
-        raise click.UsageError("--coco needs --images, the folder of its images")
-    data = read_coco(annotations, images) if kind == "coco" and images else read_voc(annotations, images)
-    for line in data.warnings():
-        warn(f"{annotations}: {line}")
-    return data
-
-
-def _split(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """A tenth is held out, drawn by the seed."""
-    import numpy as np
-
-    if len(data) < 2:
-        raise RequestError("--held-out must be given for a single image: there is nothing to hold out")
-    order = np.random.default_rng(seed).permutation(len(data)).tolist()
-    held_out = min(HELD_OUT_MAX, max(1, len(data) // 10))
-    return data.subset(sorted(order[held_out:])), data.subset(sorted(order[:held_out]))
+bavit.add_command(finetune)
+bavit.add_command(evaluate)
