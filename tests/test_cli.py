@@ -235,7 +235,7 @@ WRONG: dict[tuple[object, ...], str] = {
         *EXPORT,
         "--keep",
         "x",
-    ): r"'--keep': 'x' is neither a number of tokens, such as 64, nor a share of them, such as 0\.6 \(see",
+    ): r"'--keep': 'x' is neither a number of tokens, such as 64, nor a share of them",
     (*EXPORT, "--keep"): r"Option '--keep' requires an argument \(see",
     EXPORT: r"--keep must say how many of the 144 patches to keep \(1\.\.144\); it is missing",
     ("export", "--keep", 4): r"Missing option '--method' \(see edgeprune export --help\)",

@@ -69,7 +69,8 @@ def train(as_json: bool, output: Path, resume: bool, force: bool, seed: int, **o
 
     \b
     edgeprune bavit train --output scorer
-    edgeprune bavit train --coco instances_train2017.json --images train2017 --layers 10 --output scorer
+    edgeprune bavit train --coco instances_train2017.json --images train2017 \\
+        --layers 10 --output scorer
     edgeprune bavit train --voc VOC2012 --output scorer --resume
     """
     try:

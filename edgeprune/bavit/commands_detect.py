@@ -149,8 +149,9 @@ def evaluate(as_json: bool, output: Path, seed: int, force: bool, speed: bool, *
 
     \b
     edgeprune bavit eval
-    edgeprune bavit eval --scorer scorer --model hustvl/yolos-small --finetuned detector --whole \\
-        --coco instances_val2017.json --images val2017 --output judged
+    edgeprune bavit eval --scorer scorer --model hustvl/yolos-small \\
+        --finetuned detector --coco instances_val2017.json --images val2017 \\
+        --whole --output judged
     """
     if not force and (output / RESULT).exists():
         raise RequestError(f"{output / RESULT} exists; choose another --output, or replace it with --force")
