@@ -26,7 +26,7 @@ from edgeprune.bundle import Manifest, Model, TensorSpec
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
-from edgeprune.export import recipe
+from edgeprune.export import budget, recipe
 from edgeprune.export.baselines import baselines, matmul
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.downgrade import TRACED_OPSET, downgrade
@@ -57,8 +57,6 @@ STEPS = (
 )
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
-WORTHWHILE = 1.1
-"""times as fast, by multiply-adds, that pruning inside the encoder should promise"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 
@@ -134,8 +132,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
     every = encoder.patches * (request.tiles if encoder.tiled else 1)
     scorer = _scorer(request.scorer, method_type)
-    total = _tokens(request.keep, every, _block(scorer, encoder))
-    keep = total if pooled > 1 else _keep_of_a_tile(total, request.tiles, encoder)
+    total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
+    keep = total if pooled > 1 else budget.of_a_tile(total, request.tiles, encoder)
     tiles = request.tiles if encoder.tiled else None
     preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size, tiles)
     method = build_method(
@@ -187,7 +185,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         failed = [report for report in reports if not report.passed]
         if failed:
             raise ParityError(f"the exported graph differs from the reference: {failed[0].worst.reasons[0]}")
-    return Exported(output, manifest, reports, _warnings(manifest, method))
+    return Exported(output, manifest, reports, budget.warnings(manifest, method))
 
 
 def _check_flags(request: Request, target: Target) -> None:
@@ -209,27 +207,11 @@ def _pair(option: str, text: str | None, what: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def _tokens(keep: int | float | None, patches: int, block: int) -> int | None:
-    """How many of the patches; a share is rounded to the nearest multiple of a block."""
-    if not isinstance(keep, float):
-        return keep
-    if not 0 < keep <= 1:
-        raise RequestError(f"--keep as a share must be in (0, 1], got {keep:g}; a number without a point is of tokens")
-    return max(block, round(keep * patches / block) * block)
-
-
 def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
     """What was given, or what `edgeprune bavit train` left here."""
     if given is None and method.traits.needs_scorer and TRAINED.is_dir():
         given = TRAINED
     return None if given is None else load_scorer(given)
-
-
-def _block(scorer: Scorer | None, encoder: Encoder) -> int:
-    """The patches that a scorer keeps or drops together."""
-    if scorer is None or scorer.config.kind != "coarse":
-        return 1
-    return int(max(1, scorer.config.patch_size // encoder.tower.patch_embedding.kernel_size[0]) ** 2)
 
 
 def _check_batch(request: Request, encoder: Encoder) -> None:
@@ -241,17 +223,6 @@ def _check_batch(request: Request, encoder: Encoder) -> None:
             f"the tiles of {encoder.family} share the budget of their image: --tiles must fix their number; "
             "leave out --dynamic-batch"
         )
-
-
-def _keep_of_a_tile(keep: int | None, tiles: int, encoder: Encoder) -> int | None:
-    """The tiles of one image share its budget evenly."""
-    if keep is None or not encoder.tiled:
-        return keep
-    if keep % tiles:
-        less = keep - keep % tiles
-        near = " or ".join(str(one) for one in (less, less + tiles) if one)
-        raise RequestError(f"keep must divide over the {tiles} tiles of an image, got {keep}; {near} would")
-    return keep // tiles
 
 
 def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
@@ -392,26 +363,6 @@ def _manifest(
             **{tool: version(tool) for tool in TOOLS},
         },
     )
-
-
-def _warnings(manifest: Manifest, method: Method) -> tuple[str, ...]:
-    """Of tokens that are dropped inside the encoder: whether it pays, and whether enough are kept."""
-    found, cost = [], manifest.cost
-    bound = cost["unpruned_formula"] / cost["formula"]
-    if hasattr(method, "inside") and bound < WORTHWHILE:
-        found.append(
-            f"by its multiply-adds this runs at most {bound:.2f} times as fast as without pruning; keep less than "
-            f"{manifest.keep} of {manifest.patches}, or use a scorer that costs less (coarse, trunk)"
-        )
-    share = getattr(getattr(method, "scorer", None), "config", None)
-    high = 0.0 if share is None else share.foreground.get("p90", 0.0)
-    if manifest.keep < high * manifest.patches:
-        found.append(
-            f"keep {manifest.keep} is {manifest.keep / manifest.patches:.0%} of the patches, but one in ten of the "
-            f"images that the scorer was calibrated on has more than {high:.0%} foreground; keep "
-            f"{high * manifest.patches:.0f}, or fine-tune the model with `edgeprune bavit finetune`"
-        )
-    return tuple(found)
 
 
 def _specs(values: Any) -> dict[str, TensorSpec]:

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeprune.bavit.labels import check_size
 from edgeprune.bavit.trunk import default_detector
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.dropping import dropping
-from edgeprune.encoders import Tower, described, input_size, pretrained, settings
+from edgeprune.encoders import Tower, yolos
 from edgeprune.errors import ModelError
 from edgeprune.pruners import Host, Selection
 from edgeprune.pruners.bavit import Method
@@ -61,8 +60,7 @@ class SparseDetector:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        names = self.model.config.id2label
-        return tuple(str(names[at]) for at in range(self.model.config.num_labels))
+        return yolos.labels(self.model)
 
     def keep_of(self, share: float) -> int:
         """Patches that are this share of all; of a coarse scorer, whole blocks of them."""
@@ -108,21 +106,20 @@ def open_sparse(model: str | Path | None, scorer: Scorer, size: tuple[int, int] 
     Raises ModelError when it is no YOLOS, RequestError when the size is no multiple of the patch, and as
     `open_checkpoint` and `Method.fitted`.
     """
-    from transformers import YolosConfig, YolosForObjectDetection
-
     checkpoint = open_checkpoint(str(default_detector() if model is None else model))
     if (kind := checkpoint.config.get("model_type")) != "yolos":
         raise ModelError(f"--model must be a YOLOS detector, {checkpoint.id} is {kind or 'unknown'}")
-    config = settings(YolosConfig, checkpoint.config)
-    patch = config.patch_size
-    if size is None:
-        height, width = (side // patch * patch for side in input_size(checkpoint, config.image_size))
-        size = height, width
-    check_size(size, patch)
-    whole: Any = pretrained(YolosForObjectDetection, config, checkpoint.tensors(""), checkpoint.id)
-    tower = _tower(whole, size)
+    whole, size = yolos.detector(checkpoint, size)
+    tower = yolos.tower_of(whole, size)
     preprocessing = Preprocessing.from_hf(checkpoint.processor, size)
-    host = Host(tower.grid, patch, tower.width, len(tower.blocks), preprocessing.mean, preprocessing.std)
+    host = Host(
+        tower.grid,
+        tower.patch_embedding.kernel_size[0],
+        tower.width,
+        len(tower.blocks),
+        preprocessing.mean,
+        preprocessing.std,
+    )
     method = Method.fitted(tower.grid[0] * tower.grid[1], scorer, host)
     return SparseDetector(checkpoint, whole, tower, method, preprocessing)
 
@@ -136,17 +133,3 @@ def numbered(wanted: tuple[str, ...], have: tuple[str, ...], id: str) -> list[in
             f"annotations"
         )
     return [have.index(name) for name in wanted]
-
-
-def _tower(whole: Any, size: tuple[int, int]) -> Tower:
-    module, layers = whole.vit, whole.vit.encoder.layer
-    mlp = nn.ModuleList([layers[0].intermediate.dense, layers[0].output.dense])
-    projection = module.embeddings.patch_embeddings.projection
-    tower = described(module, [part.attention.attention for part in layers], mlp, projection, size, prefix=1)
-    return dataclasses.replace(
-        tower,
-        suffix=whole.config.num_detection_tokens,
-        embeddings=module.embeddings,
-        blocks=list(layers),
-        between=module.encoder.interpolation,
-    )

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil, floor
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, described, input_size, pretrained, settings
+from edgeprune.encoders import Encoder, Tower, described, input_size, pretrained, settings
 from edgeprune.errors import RequestError
 
 MODEL_TYPES = ("yolos",)
@@ -68,10 +68,26 @@ class _Baked(nn.Module):
 
 
 def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
-    from transformers import YolosConfig, YolosForObjectDetection
-
     if layer is not None:
         raise RequestError(f"yolos detects with its last layer: --layer must be left out, got {layer}")
+    whole, size = detector(checkpoint, size)
+    embeddings, encoder = whole.vit.embeddings, whole.vit.encoder
+    with torch.no_grad():
+        embeddings.interpolation = _Baked(embeddings.interpolation(embeddings.position_embeddings, size))
+        if encoder.interpolation is not None:
+            encoder.interpolation = _Baked(encoder.interpolation(size))
+    embeddings.position_embeddings = None  # their table has them now, and weights are counted
+    heads = Heads(whole.class_labels_classifier, whole.bbox_predictor).eval()
+    return Encoder("yolos", tower_of(whole, size), len(encoder.layer), heads, normed=True, labels=labels(whole))
+
+
+def detector(checkpoint: Checkpoint, size: tuple[int, int] | None = None) -> tuple[Any, tuple[int, int]]:
+    """YolosForObjectDetection as it is stored, and the size of its images: the one given, or the image processor's.
+
+    Raises ModelError as `pretrained`, RequestError when the size is no multiple of the patch.
+    """
+    from transformers import YolosConfig, YolosForObjectDetection
+
     config = settings(YolosConfig, checkpoint.config)
     patch = config.patch_size
     height, width = size or (side // patch * patch for side in input_size(checkpoint, config.image_size))
@@ -79,24 +95,24 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
         down, up = ([max(1, turn(side / patch)) * patch for side in (height, width)] for turn in (floor, ceil))
         near = " or ".join("x".join(map(str, one)) for one in ((down, up) if down != up else (up,)))
         raise RequestError(f"--size must be a multiple of the {patch} pixels of a patch, got {height}x{width}; {near}")
-    whole = cast(Any, pretrained(YolosForObjectDetection, config, checkpoint.tensors(""), checkpoint.id))
+    return pretrained(YolosForObjectDetection, config, checkpoint.tensors(""), checkpoint.id), (height, width)
+
+
+def tower_of(whole: Any, size: tuple[int, int]) -> Tower:
+    """The tower of a YolosForObjectDetection."""
     module, layers = whole.vit, whole.vit.encoder.layer
-    embeddings = module.embeddings
-    with torch.no_grad():
-        embeddings.interpolation = _Baked(embeddings.interpolation(embeddings.position_embeddings, (height, width)))
-        if (between := module.encoder.interpolation) is not None:
-            module.encoder.interpolation = _Baked(between((height, width)))
-    embeddings.position_embeddings = None  # their table has them now, and weights are counted
-    projection = embeddings.patch_embeddings.projection
+    projection = module.embeddings.patch_embeddings.projection
     mlp = nn.ModuleList([layers[0].intermediate.dense, layers[0].output.dense])
-    tower = described(module, [part.attention.attention for part in layers], mlp, projection, (height, width), prefix=1)
-    tower = replace(
+    tower = described(module, [part.attention.attention for part in layers], mlp, projection, size, prefix=1)
+    return replace(
         tower,
-        suffix=config.num_detection_tokens,
-        embeddings=embeddings,
+        suffix=whole.config.num_detection_tokens,
+        embeddings=module.embeddings,
         blocks=list(layers),
         between=module.encoder.interpolation,
     )
-    heads = Heads(whole.class_labels_classifier, whole.bbox_predictor).eval()
-    labels = tuple(str(config.id2label[at]) for at in range(config.num_labels))
-    return Encoder("yolos", tower, len(layers), heads, normed=True, labels=labels)
+
+
+def labels(whole: Any) -> tuple[str, ...]:
+    """Its classes, in the order of its logits."""
+    return tuple(str(whole.config.id2label[at]) for at in range(whole.config.num_labels))

@@ -19,7 +19,8 @@ from edgeprune import bundle, encoders, pruners, selection, targets, trace
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
-from edgeprune.export.job import STEPS, TRAINED, _tokens
+from edgeprune.export.budget import tokens as tokens_of
+from edgeprune.export.job import STEPS, TRAINED
 from edgeprune.probes import scenes
 from edgeprune.pruners import fastervlm
 from edgeprune.runtime import load
@@ -434,7 +435,7 @@ class TestDroppingInside:
 def test_a_share_of_48_patches_is_rounded_to_whole_blocks(
     keep: int | float | None, block: int, tokens: int | None
 ) -> None:
-    assert _tokens(keep, 48, block) == tokens
+    assert tokens_of(keep, 48, block) == tokens
 
 
 @pytest.mark.parametrize("keep", [0.0, -0.5, 1.5, 64.0, float("inf"), float("nan")])

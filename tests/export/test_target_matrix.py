@@ -21,7 +21,7 @@ from edgeprune.export.engine import build_engine
 from edgeprune.export.graph import to_onnx
 from edgeprune.targets import Target
 
-METHODS = ("none", "fastervlm", "hiprune", "divprune")
+METHODS = ("fastervlm", "hiprune", "divprune")
 KEEP = 12
 OPTIONS = {"hiprune": {"alpha": "0.5"}}
 """so that a budget as small has anchors"""
@@ -124,7 +124,7 @@ def test_the_method_is_exported_for_the_target_or_refused_without_cls(
     request = Request(
         method,
         target,
-        keep=None if method == "none" else KEEP,
+        keep=KEEP,
         options=OPTIONS.get(method, {}),
         model=str(checkpoint(kind)),
         output=tmp_path / "out",

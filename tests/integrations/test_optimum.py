@@ -94,14 +94,14 @@ def test_the_help_is_that_of_edgeprune(optimum_cli: Callable[..., Done], call: C
     assert "edgeprune" in optimum_cli("export", "--help").out
     done = optimum_cli("export", "edgeprune", "--help")
     assert done == call(main, "edgeprune", "export", "--help")
-    assert "--keep INTEGER" in done.out
+    assert "--keep NUMBER" in done.out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--keep", 145), "keep must be in 1..144 for 144 patches, got 145"),
-        (("--keep", "x"), "'x' is not a valid integer"),
+        (("--keep", "x"), "'x' is neither a number of tokens"),
         (("--keep",), "Option '--keep' requires an argument"),
         (("--ratio", 4), "No such option"),
         (("--keep", 9, "folder"), "Got unexpected extra argument (folder)"),
