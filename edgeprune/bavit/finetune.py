@@ -34,7 +34,16 @@ from edgeprune.bavit.data import Samples
 from edgeprune.bavit.objects import Labels, Objects, mirrored
 from edgeprune.bavit.patches import loader_workers
 from edgeprune.bavit.resume import NAME as CHECKPOINT
-from edgeprune.bavit.resume import Interrupted, State, check_same, interruptible, read_checkpoint, write_checkpoint
+from edgeprune.bavit.resume import (
+    Interrupted,
+    State,
+    check_output,
+    check_same,
+    interruptible,
+    read_checkpoint,
+    write_checkpoint,
+)
+from edgeprune.bavit.schedule import drawn, pace
 from edgeprune.bavit.sparse import SparseDetector, numbered
 from edgeprune.errors import EdgepruneError, MissingPackageError, ModelError, RequestError
 
@@ -44,8 +53,6 @@ RECORD = "finetune.json"
 """the settings and the losses; written last, so that where it is, the rest is"""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 CHECKPOINT_SECONDS = 60.0
-WARM_UP = 0.05
-"""of the steps"""
 BETAS = (0.9, 0.99)
 LARGEST_GRADIENT = 1.0
 """norm that the gradient of a step is cut to: an unlucky assignment moves boxes across the image"""
@@ -113,7 +120,7 @@ def finetune(
     if control:
         runs[control_folder(output)] = dataclasses.replace(settings, keep=DENSE)
     for folder in runs:
-        _check_output(folder, resume, force)
+        check_output(folder, RECORD, "fine-tuning", resume, force)
     classes = numbered(data.classes, detector.classes, detector.id)
     model, scorer = detector.model, detector.method.scorer
     request: dict[str, Any] = {"model": detector.id, "sha256": _digest(model), "scorer": scorer.digest}
@@ -199,7 +206,7 @@ class _Run:
     def _step(self, images: Tensor, labels: list[Labels], share: float, total: int) -> float:
         """images uint8 [B, 3, H, W]; share: of the patches that are kept -> the loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * _pace(self.state.step, total)
+            group["lr"] = self.settings.lr * pace(self.state.step, total)
         pixels, keep = (images.to(self.device).float() - self._mean) / self._std, self.detector.keep_of(share)
         labels = [{name: value.to(self.device) for name, value in one.items()} for one in labels]
 
@@ -257,19 +264,6 @@ def _check_packages() -> None:
         raise MissingPackageError("scipy", "bavit") from None
 
 
-def _check_output(output: Path, resume: bool, force: bool) -> None:
-    """Raises RequestError when the folder is taken by something that must not be replaced."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise RequestError(f"--output must be a folder, {output} is a file; choose another")
-    mine = (output / CHECKPOINT).is_file() or (output / RECORD).is_file()
-    if mine and not (resume or force):
-        raise RequestError(f"{output} exists; choose another --output, go on with --resume, or replace it with --force")
-    if not mine and any(output.iterdir()):
-        raise RequestError(f"{output} exists and holds no fine-tuning, so it is not replaced; choose another --output")
-
-
 def _finished(output: Path, request: dict[str, Any]) -> dict[str, Any]:
     """The record of a fine-tuning that is complete."""
     try:
@@ -285,16 +279,8 @@ def _plan(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
     """Which images each step of an epoch takes, [steps, batch], which of them are mirrored, and the share of the
     patches that the step keeps, [steps]. The shares are drawn last: without them, the rest is the same."""
-    rng, batch = np.random.default_rng((settings.seed, epoch)), min(settings.batch, count)
-    steps = count // batch
-    order = rng.permutation(count)[: steps * batch].reshape(steps, batch)
-    return order, rng.random(order.shape) < 0.5, rng.uniform(*settings.keep, steps)
-
-
-def _pace(step: int, total: int) -> float:
-    """Share of the learning rate: up in a line, down in half a cosine."""
-    warm = max(1, round(WARM_UP * total))
-    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, total - warm)))
+    order, mirrored, rng = drawn(count, settings.batch, settings.seed, epoch)
+    return order, mirrored, rng.uniform(*settings.keep, len(order))
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:

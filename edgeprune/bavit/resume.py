@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from edgeprune.errors import EdgepruneError, ModelError
+from edgeprune.errors import EdgepruneError, ModelError, RequestError
 
-__all__ = ["Interrupted", "State", "check_same", "interruptible", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Interrupted", "State", "check_output", "check_same", "interruptible", "read_checkpoint", "write_checkpoint"]
 
 NAME = "checkpoint.safetensors"
 METADATA = "edgeprune.training"
@@ -130,3 +130,19 @@ def interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check_output(output: Path, result: str, what: str, resume: bool, force: bool) -> None:
+    """Raises RequestError when the folder is taken by something that must not be replaced.
+
+    result: the file that a finished one has; what: what that is, in words
+    """
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise RequestError(f"--output must be a folder, {output} is a file; choose another")
+    mine = (output / NAME).is_file() or (output / result).is_file()
+    if mine and not (resume or force):
+        raise RequestError(f"{output} exists; choose another --output, go on with --resume, or replace it with --force")
+    if not mine and any(output.iterdir()):
+        raise RequestError(f"{output} exists and holds no {what}, so it is not replaced; choose another --output")

@@ -25,7 +25,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -36,7 +35,16 @@ from edgeprune.bavit.labels import THRESHOLD, grid_of
 from edgeprune.bavit.patches import Patches, loader_workers
 from edgeprune.bavit.report import Report
 from edgeprune.bavit.resume import NAME as CHECKPOINT
-from edgeprune.bavit.resume import Interrupted, State, check_same, interruptible, read_checkpoint, write_checkpoint
+from edgeprune.bavit.resume import (
+    Interrupted,
+    State,
+    check_output,
+    check_same,
+    interruptible,
+    read_checkpoint,
+    write_checkpoint,
+)
+from edgeprune.bavit.schedule import drawn, pace
 from edgeprune.bavit.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, read_detector
 from edgeprune.errors import EdgepruneError, RequestError
 from edgeprune.scorer import BACKGROUND, FOREGROUND, Scorer, ScorerConfig
@@ -48,8 +56,6 @@ FILES = (SCORER, CONFIG, REPORT, PLOT, CHECKPOINT)
 COARSE = 2
 """patches of the model along a side of a coarse scorer's own"""
 CHECKPOINT_SECONDS = 60.0
-WARM_UP = 0.05
-"""of the steps"""
 BETAS = (0.9, 0.99)
 
 Show = Callable[[int, int, str], None]
@@ -111,7 +117,7 @@ def train(
     reports.check_packages()
     config, trunk, settings = _prepared(settings)
     request = {**dataclasses.asdict(settings), "data": source, "images": len(data)}
-    _check_output(output, resume, force)
+    check_output(output, SCORER, "scorer", resume, force)
     if resume and (output / REPORT).is_file():
         return _finished(output, request)
     threads_before = torch.get_num_threads()
@@ -179,7 +185,7 @@ class _Run:
         total, saved, before = s.epochs * per_epoch, time.monotonic(), time.monotonic()
         self.scorer.train()
         for epoch in range(state.step // per_epoch, s.epochs):
-            order, mirrored = _order(len(patches), s, epoch)
+            order, mirrored, _ = drawn(len(patches), s.batch, s.seed, epoch)
             first = state.step - epoch * per_epoch
             batches = patches.batches(order[first:].tolist(), loader_workers(self.device))
             for (images, labels), flips in zip(batches, torch.from_numpy(mirrored[first:]), strict=True):
@@ -207,7 +213,7 @@ class _Run:
     def _step(self, images: Tensor, labels: Tensor, flips: Tensor, total: int) -> float:
         """images uint8 [B, 3, H, W], labels bool [B, rows, columns], flips bool [B] -> the mean loss per patch."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * _pace(self.state.step, total)
+            group["lr"] = self.settings.lr * pace(self.state.step, total)
         images[flips], labels[flips] = images[flips].flip(-1), labels[flips].flip(-1)
         likely = torch.log_softmax(self._logits(images), dim=-1)
         target = _targets(labels, self.scorer.config.grid).to(self.device)
@@ -304,19 +310,6 @@ def _prepared(settings: Settings) -> tuple[ScorerConfig, Trunk | None, Settings]
     return config, trunk, settings
 
 
-def _check_output(output: Path, resume: bool, force: bool) -> None:
-    """Raises RequestError when the folder is taken by something that must not be replaced."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise RequestError(f"--output must be a folder, {output} is a file; choose another")
-    mine = (output / CHECKPOINT).is_file() or (output / SCORER).is_file()
-    if mine and not (resume or force):
-        raise RequestError(f"{output} exists; choose another --output, go on with --resume, or replace it with --force")
-    if not mine and any(output.iterdir()):
-        raise RequestError(f"{output} exists and holds no scorer, so it is not replaced; choose another --output")
-
-
 def _finished(output: Path, request: dict[str, Any]) -> Report:
     """The report of a training that is complete."""
     try:
@@ -325,20 +318,6 @@ def _finished(output: Path, request: dict[str, Any]) -> Report:
         raise RequestError(f"{output / REPORT} is damaged: {error}; train anew with --force") from None
     check_same(output, {name: report.training.get(name) for name in request}, request)
     return report
-
-
-def _order(count: int, settings: Settings, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Which images each step of an epoch takes, [steps, batch], and which of them are mirrored."""
-    rng, batch = np.random.default_rng((settings.seed, epoch)), min(settings.batch, count)
-    steps = count // batch
-    order = rng.permutation(count)[: steps * batch].reshape(steps, batch)
-    return order, rng.random(order.shape) < 0.5
-
-
-def _pace(step: int, total: int) -> float:
-    """Share of the learning rate: up in a line, down in half a cosine."""
-    warm = max(1, round(WARM_UP * total))
-    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, total - warm)))
 
 
 def _targets(labels: Tensor, grid: tuple[int, int]) -> Tensor:
