@@ -40,7 +40,7 @@ class OfficialEncoder(nn.Module):
 
     def choose(self, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Selection]:
         """The outputs, and what the method said of how it chose them."""
-        if (depth := depth_of(self._method, self._encoder.labels is not None)) is not None:
+        if (depth := depth_of(self._method, self._encoder.detects)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
@@ -92,7 +92,7 @@ class OfficialEncoder(nn.Module):
             (other - one).norm(dim=-1) / one.norm(dim=-1)
             for one, other in zip(found, self._masked(pixels, depth, others, end), strict=True)
         ]
-        if encoder.labels is None:  # the row that was exchanged is another token
+        if not encoder.detects:  # the row that was exchanged is another token
             changes = [change.scatter(1, last, 0.0) for change in changes]
         sway = torch.stack([change.amax(dim=1) for change in changes]).amax(dim=0)
         chosen = replace(chosen, doubt=replace(chosen.doubt, sway=sway))
@@ -108,7 +108,7 @@ class OfficialEncoder(nn.Module):
         with recording(self.encoder, (), written_out=True, visible=visible):
             out = self.encoder(pixels, output_hidden_states=True)
         hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
-        if encoder.labels is not None:
+        if encoder.detects:
             logits, boxes = self.projector(hidden[:, end:])
             return logits, boxes
         return (rows_of(self.projector(hidden), indices + tower.prefix),)

@@ -102,7 +102,7 @@ def build_method(
 def _check_place(method: type[Method], name: str, encoder: Encoder) -> None:
     """Raises MethodError when the encoder cannot go on with the tokens that the method keeps."""
     inside = hasattr(method, "inside")
-    if encoder.labels is not None and not inside and not method.traits.blind:
+    if encoder.detects and not inside and not method.traits.blind:
         able = [one for one in pruners.names() if pruners.get(one).traits.blind or hasattr(pruners.get(one), "inside")]
         raise MethodError(
             f"{name} drops tokens behind the encoder, and {encoder.family} detects inside it; use {', '.join(able)}"
@@ -142,7 +142,7 @@ def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[
 
 def outputs(encoder: Encoder) -> tuple[str, ...]:
     """The names of what a pruned encoder returns, in order."""
-    if encoder.labels is not None:
+    if encoder.detects:
         return ("logits", "pred_boxes", "indices", "scores")
     return ("tokens", "indices", "scores", *(["positions"] if encoder.positions is not None else []), *encoder.extras)
 
@@ -166,7 +166,7 @@ class PrunedEncoder(nn.Module):
         self._encoder, self._method = encoder, method
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        if (depth := depth_of(self._method, self._encoder.labels is not None)) is not None:
+        if (depth := depth_of(self._method, self._encoder.detects)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, prefix = self._encoder, self._encoder.tower.prefix
         layers = {layer: encoder.tower.attention[layer] for layer in self._method.layers(encoder.layer)}
@@ -217,7 +217,7 @@ class PrunedEncoder(nn.Module):
         hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
         end = hidden.shape[1] - tower.suffix
         rest = chosen[0].indices.to(torch.int32), chosen[0].scores
-        if encoder.labels is not None:  # taken, so that it moves up through the last layer; a slice alone would not
+        if encoder.detects:  # taken, so that it moves up through the last layer; a slice alone would not
             detecting = torch.arange(end, hidden.shape[1]).expand(hidden.shape[0], -1)
             return (*self.projector(take(hidden, detecting)), *rest)
         return (self.projector(hidden[:, tower.prefix : end]), *rest)

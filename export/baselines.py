@@ -36,17 +36,11 @@ def baselines(
 
     pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
     """
-    if depth_of(method, encoder.labels is not None) is not None:
-        everything = none.Method(encoder.patches)
-        return (
-            {}
-            if isinstance(method, none.Method)
-            else {"unpruned": to_onnx(PrunedEncoder(encoder, everything, pixels), True)}
-        )
-    found = {"naive": to_onnx(OfficialEncoder(encoder, method, pixels), False)}
+    inside = depth_of(method, encoder.detects) is not None
+    found = {} if inside else {"naive": to_onnx(OfficialEncoder(encoder, method, pixels), False)}
     if not isinstance(method, none.Method):
         found["unpruned"] = to_onnx(PrunedEncoder(encoder, none.Method(encoder.patches), pixels), True)
-        if not isinstance(method, pool.Method):
+        if not inside and not isinstance(method, pool.Method):
             found["pool"] = to_onnx(PrunedEncoder(encoder, pool.Method(max(1, method.keep // pooled)), pixels), True)
     return found
 

@@ -28,7 +28,7 @@ __all__ = ["formula", "graph_cost"]
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
-    if (depth := depth_of(method, encoder.labels is not None)) is not None:
+    if (depth := depth_of(method, encoder.detects)) is not None:
         return _inside(encoder, method, depth)
     tower = encoder.tower
     patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
@@ -57,7 +57,7 @@ def _inside(encoder: Encoder, method: Method, depth: int) -> int:
     tokens = [(encoder.patches if layer < depth else method.keep) + special for layer in range(encoder.layer)]
     layers = [each * (4 * width * width + mlp) + 2 * each * each * width for each in tokens]
     rows = method.keep
-    if encoder.labels is not None:
+    if encoder.detects:
         rows, last = tower.suffix, tokens[-1]
         layers[-1] = 2 * last * width * width + rows * (2 * width * width + mlp) + 2 * rows * last * width
     maps = 0

@@ -86,6 +86,11 @@ class Encoder:
     """classes of a detector, whose projector is its heads: the last `suffix` tokens -> logits, pred_boxes"""
 
     @property
+    def detects(self) -> bool:
+        """Whether it is a detector."""
+        return self.labels is not None
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the tokens; each token is of one patch, of a square of them, or of about one."""
         rows, columns = self.tower.grid
