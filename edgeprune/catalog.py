@@ -77,7 +77,7 @@ def refusal(method: Entry, family: Family) -> str:
 def _heads(package: str) -> Iterator[tuple[str, str]]:
     folder = Path(str(files("edgeprune"))) / package
     for path in sorted(folder.glob("*.py")):
-        if path.stem != "__init__":
+        if not path.stem.startswith("_"):
             yield path.stem, ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 

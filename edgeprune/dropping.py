@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.encoders import Tower
-from edgeprune.selection import take
+from edgeprune.pruners._select import take
 
 __all__ = ["dropping"]
 

@@ -16,8 +16,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from edgeprune.attention import recording
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import recording
 from edgeprune.pruners import Eager, Method, Selection, depth_of, rows_of
 
 __all__ = ["OfficialEncoder"]

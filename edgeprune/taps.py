@@ -11,9 +11,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from edgeprune.attention import Attention
+__all__ = ["Attention", "Taps"]
 
-__all__ = ["Taps"]
+
+@dataclass(frozen=True)
+class Attention:
+    """What one layer gave its attention: query, key [B, H, S, d], and the factor on their product."""
+
+    query: Tensor
+    key: Tensor
+    scaling: float
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune import pruners
-from edgeprune.attention import WINDOWS, Attention, recording
 from edgeprune.dropping import dropping
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import WINDOWS, recording
 from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import Host, Method, Selection, depth_of
-from edgeprune.scorer import Scorer
-from edgeprune.selection import lower_take, take
-from edgeprune.taps import Taps
+from edgeprune.pruners._scorer import Scorer
+from edgeprune.pruners._select import lower_take, take
+from edgeprune.taps import Attention, Taps
 
 __all__ = ["PrunedEncoder", "RawPixels", "build_method", "fold_normalisation", "outputs"]
 

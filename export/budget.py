@@ -6,7 +6,7 @@ from edgeprune.bundle import Manifest
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.pruners import Method
-from edgeprune.scorer import Scorer
+from edgeprune.pruners._scorer import Scorer
 
 __all__ = ["WORTHWHILE", "block_of", "of_a_tile", "tokens", "warnings"]
 

@@ -18,8 +18,8 @@ from math import prod
 import onnx_ir as ir
 from torch import nn
 
-from edgeprune.attention import WINDOWS
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import EdgepruneError
 from edgeprune.pruners import Method, depth_of
 

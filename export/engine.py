@@ -21,7 +21,7 @@ from typing import Any
 from edgeprune import bundle, targets
 from edgeprune.bundle import Bundle, Engine, File
 from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
-from edgeprune.runtime.plan import find_gpu
+from edgeprune.runtime.backends.plan import find_gpu
 from edgeprune.targets import Target
 
 __all__ = [

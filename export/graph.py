@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.hoist import hoist
-from edgeprune.selection import lower_take
+from edgeprune.pruners._select import lower_take
 
 __all__ = ["to_onnx"]
 

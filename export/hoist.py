@@ -35,7 +35,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.node import Argument
 
-import edgeprune.selection  # noqa: F401  (defines the operator edgeprune::take)
+import edgeprune.pruners._select  # noqa: F401  (defines the operator edgeprune::take)
 
 __all__ = ["hoist"]
 

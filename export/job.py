@@ -33,14 +33,14 @@ from edgeprune.export.downgrade import TRACED_OPSET, downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint, parse, refuse
 from edgeprune.export.storage import save_graphs
-from edgeprune.greedy import written_as
 from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
+from edgeprune.pruners._greedy import written_as
+from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.preprocess import Preprocessing
-from edgeprune.runtime.stored import REFERENCE
-from edgeprune.runtime.verify import BackendReport, verify
-from edgeprune.scorer import Scorer, load_scorer
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.parity.stored import REFERENCE
+from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation, outputs
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.bundle import Bundle
-from edgeprune.runtime import Encoder, Images
-from edgeprune.runtime.preprocess import as_rgb
+from edgeprune.runtime.images.preprocess import as_rgb
+from edgeprune.runtime.loading import Encoder, Images
 
 __all__ = ["Detections", "Detector", "detections"]
 
@@ -39,7 +39,7 @@ class Detections(NamedTuple):
 
 
 class Detector(Encoder):
-    """The encoder of a bundle that detects, as `edgeprune.runtime.load` returns it.
+    """The encoder of a bundle that detects, as `edgeprune.runtime.loading` returns it.
 
     labels: the names of the classes
     """

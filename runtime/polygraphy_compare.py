@@ -25,7 +25,7 @@ from edgeprune import targets
 from edgeprune.bundle import Bundle
 from edgeprune.errors import EdgepruneError, RequestError
 from edgeprune.runtime.parity import Report
-from edgeprune.runtime.stored import stored_probes
+from edgeprune.runtime.parity.stored import stored_probes
 
 __all__ = ["COMPARE", "PROBES", "REFERENCE", "Probes", "compare_outputs", "load_data", "probes_json"]
 

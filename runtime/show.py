@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune.errors import ImageError, RequestError
-from edgeprune.runtime import Encoder, load
 from edgeprune.runtime.detector import THRESHOLD, Detections, detections
-from edgeprune.runtime.preprocess import ImageLike
+from edgeprune.runtime.images.preprocess import ImageLike
+from edgeprune.runtime.loading import Encoder, load
 
 __all__ = ["draw"]
 

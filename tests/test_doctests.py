@@ -25,7 +25,7 @@ def modules_with_examples() -> list[str]:
 
 
 def test_there_are_examples_to_check() -> None:
-    assert {"edgeprune.errors", "edgeprune.selection", "edgeprune.targets"} <= set(modules_with_examples())
+    assert {"edgeprune.errors", "edgeprune.pruners._select", "edgeprune.targets"} <= set(modules_with_examples())
 
 
 @pytest.mark.parametrize("name", modules_with_examples())

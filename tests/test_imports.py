@@ -1,11 +1,15 @@
-"""Who may import whom (read off the sources, functions included).
+"""Who may import whom (read off the sources, functions included): rooms stand on floors, and arrows go down.
 
-    cli -> export -> trace -> {pruners, encoders} -> selection, taps -> errors
-                     reference -> {pruners, encoders} -> attention      never selection, taps: independent of the trace
-    runtime -> bundle, targets -> errors
+    7  cli                                       8  integrations.optimum, a second face of it
+    6  export  <-  quality  <-  train            integrations (what others call)
+    5  trace  ->  fit, dropping        reference (never what selects: it is independent of the trace)
+    4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
+    3  taps, estimate
+    2  runtime, probes
+    1  bundle, checkpoint, targets, catalog
+    0  errors
 
-Pruners never import encoders or each other, encoders never pruners: they meet in `trace`. torch stays out of everything
-that a device needs, onnx out of everything but export/.
+torch stays out of everything that a device needs, onnx out of everything but export/.
 """
 
 from __future__ import annotations
@@ -22,44 +26,37 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"export": "edgeprune.export", "runtime": "edgeprune.runtime", "targets": "edgeprune.targets"}
 
-# Part of the package -> the parts that it may import; a name with a dot at the end stands for the __init__ alone.
-MAY = {
-    "edgeprune": (),
-    "edgeprune.__main__": ("cli",),
-    "edgeprune.errors": (),
-    "edgeprune.console": (),
-    "edgeprune.bundle": ("errors",),
-    "edgeprune.targets": ("targets", "errors"),
-    "edgeprune.runtime": ("runtime", "bundle", "targets", "errors"),
-    "edgeprune.selection": ("errors",),
-    "edgeprune.greedy": ("selection",),
-    "edgeprune.attention": ("errors",),
-    "edgeprune.scorer": ("errors",),
-    "edgeprune.bavit": ("",),  # a tool beside the others: it trains and measures with what they have
-    "edgeprune.fixed_grid": ("encoders.", "checkpoint", "attention", "errors"),
-    "edgeprune.taps": ("attention", "selection", "errors"),
-    "edgeprune.checkpoint": ("errors",),
-    "edgeprune.probes": ("errors",),
-    "edgeprune.pruners": ("pruners.", "greedy", "selection", "taps", "scorer", "errors"),
-    "edgeprune.encoders": ("encoders", "checkpoint", "attention", "fixed_grid", "errors"),
-    "edgeprune.dropping": ("encoders.", "selection"),
-    "edgeprune.trace": (
-        *("pruners", "encoders", "checkpoint", "selection", "attention", "dropping", "taps", "scorer", "errors"),
-    ),
-    "edgeprune.reference": ("pruners.", "encoders", "attention", "errors"),
-    "edgeprune.export": (
-        *("export", "trace", "reference", "pruners", "encoders", "checkpoint", "attention", "selection", "greedy"),
-        *("taps", "scorer", "probes", "runtime", "bundle", "targets", "errors"),
-    ),
-    "edgeprune.integrations": ("runtime", "errors"),
-    "edgeprune.integrations.optimum": ("cli", "console", "errors"),
-    "edgeprune.catalog": (),
-    "edgeprune.tables": ("bundle", "catalog", "runtime", "targets"),
-    "edgeprune.cli": ("",),  # everything, inside its functions
+FLOORS = {
+    "errors": 0,
+    **dict.fromkeys(("bundle", "checkpoint", "targets", "catalog"), 1),
+    **dict.fromkeys(("runtime", "probes"), 2),
+    **dict.fromkeys(("taps", "estimate"), 3),
+    **dict.fromkeys(("pruners", "encoders"), 4),
+    **dict.fromkeys(("trace", "fit", "reference", "dropping"), 5),
+    **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
+    **dict.fromkeys(("cli", "__main__"), 7),
+    "integrations.optimum": 8,
 }
+"""part of the package -> its floor; it may import what stands below"""
+BESIDE = {
+    "quality": ("export",),
+    "train": ("quality",),
+    "integrations": ("export",),
+    "trace": ("fit", "dropping"),
+    "__main__": ("cli",),
+}
+"""and these on its own floor"""
+NEVER = {
+    "reference": ("trace", "fit", "pruners._select", "pruners._greedy", "taps"),
+    "pruners": ("checkpoint", "bundle", "runtime", "targets"),
+    "encoders": ("bundle", "targets", "estimate"),
+}
+"""and these not, though they stand below"""
+SIBLINGS = {"pruners": "_", "encoders": None}
+"""rooms whose files are apart: of its own, a file may import the __init__ and what begins like this; None: any file"""
 
-WITHOUT_TORCH = ("__main__", "bavit.commands", "cli", "console", "bundle", "errors", "runtime", "targets")
-DEVICE = ("bundle", "errors", "runtime", "targets")
+WITHOUT_TORCH = ("__main__", "catalog", "cli", "bundle", "errors", "estimate", "probes", "runtime", "targets")
+DEVICE = ("bundle", "catalog", "errors", "estimate", "probes", "runtime", "targets")
 HEAVY = ("torch", "transformers")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
@@ -114,29 +111,42 @@ def within(module: str, *names: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
-def part_of(module: str) -> str:
-    """The longest entry of MAY that holds the module."""
-    return max((part for part in MAY if part != "edgeprune" and within(module, part)), key=len, default="edgeprune")
+def room_of(name: str) -> str | None:
+    """The room of a module, its name without `edgeprune.`; None for one that stands nowhere."""
+    return max((room for room in FLOORS if within(name, room)), key=len, default=None)
+
+
+def why_not_ours(own: str, other: str) -> str | None:
+    """What forbids a module to import another one of edgeprune; both without `edgeprune.`."""
+    room, below = room_of(own), room_of(other)
+    if room is None or below is None:
+        return f"{other if room else own} stands on no floor"
+    if room == below:
+        apart = SIBLINGS.get(room)
+        file = other.removeprefix(f"{room}.")
+        if apart is None or other == room or own == room or file.startswith(apart):
+            return None
+        return f"files of {room} do not import each other"
+    if within(other, *NEVER.get(room, ())):
+        return f"{room} is kept apart from {other}"
+    if FLOORS[below] < FLOORS[room] or below in BESIDE.get(room, ()):
+        return None
+    return f"{below} (floor {FLOORS[below]}) does not stand below {room} (floor {FLOORS[room]})"
 
 
 def why_not(module: str, found: Import) -> str | None:
     """What forbids an import, or None."""
     own, name = module.removeprefix("edgeprune."), found.name
     if within(name, "edgeprune"):
-        if name == "edgeprune":  # the version
-            return None
-        other = name.removeprefix("edgeprune.")
-        for allowed in MAY[part_of(module)]:
-            if allowed == "" or (other == allowed[:-1] if allowed.endswith(".") else within(other, allowed)):
-                return None
-        return f"{part_of(module)} may import {', '.join(MAY[part_of(module)]) or 'nothing'} of edgeprune"
+        bare = name == "edgeprune" or module == "edgeprune"  # the version
+        return None if bare else why_not_ours(own, name.removeprefix("edgeprune."))
     if within(own, "targets") and name.split(".")[0] not in {*sys.stdlib_module_names, "tomli"}:
         return "targets/ uses the standard library only"
     if within(name, *ONNX) and not within(own, "export"):
         return "only export/ may name onnx"
     if within(name, *HEAVY) and (within(own, *DEVICE) or (found.top and within(own, *WITHOUT_TORCH))):
         return "a device has no torch"
-    if within(name, *HEAVY[1:]) and within(own, "pruners", "greedy", "selection"):
+    if within(name, *HEAVY[1:]) and within(own, "pruners"):
         return "a method knows no host model"
     if within(name, *BACKENDS) and (found.top or not within(own, "export", "runtime", "cli")):
         return "backends are imported inside functions of export/ and runtime/"
@@ -154,12 +164,40 @@ def test_imports_run_one_way(module: str) -> None:
     assert not violations(module, path.read_text(encoding="utf-8"), path.name == "__init__.py", set(sources()))
 
 
-def test_every_part_of_the_package_has_a_rule() -> None:
-    unruled = [name for name in sources() if part_of(name) == "edgeprune" and name != "edgeprune"]
-    assert not unruled, "say in MAY what these may import"
+def test_every_part_of_the_package_stands_on_a_floor() -> None:
+    assert not [name for name in sources() if name != "edgeprune" and room_of(name.removeprefix("edgeprune.")) is None]
 
 
-MODULES = {*MAY, "edgeprune.pruners.fastervlm", "edgeprune.pruners.hiprune", "edgeprune.encoders.clip"}
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports at the top of modules make no circle; inside functions they may, within a room."""
+    modules, files = set(sources()), sources()
+    arrows = {
+        name: {
+            one.name
+            for one in imports(path.read_text(encoding="utf-8"), name, path.name == "__init__.py", modules)
+            if one.top and one.name in modules
+        }
+        for name, path in files.items()
+    }
+    done: set[str] = set()
+
+    def walk(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"a circle: {' -> '.join((*above[above.index(name) :], name))}"
+        if name not in done:
+            for other in sorted(arrows[name] - {name}):
+                walk(other, (*above, name))
+            done.add(name)
+
+    for name in sorted(arrows):
+        walk(name, ())
+
+
+MODULES = {f"edgeprune.{name}" for name in FLOORS} | {
+    "edgeprune",
+    *(f"edgeprune.pruners.{name}" for name in ("fastervlm", "hiprune", "_select")),
+    "edgeprune.encoders.clip",
+    "edgeprune.runtime.parity",
+}
 
 SEEDED = [
     ("edgeprune.pruners.fastervlm", "from edgeprune.encoders import clip"),
@@ -174,9 +212,9 @@ SEEDED = [
     ("edgeprune.pruners.fastervlm", "def f():\n    from edgeprune import trace"),
     ("edgeprune.encoders.clip", "from edgeprune.pruners import fastervlm"),
     ("edgeprune.encoders.clip", "import edgeprune.trace"),
-    ("edgeprune.selection", "from edgeprune.pruners import fastervlm"),
+    ("edgeprune.pruners._select", "from edgeprune.pruners import fastervlm"),
     ("edgeprune.errors", "import edgeprune.bundle"),
-    ("edgeprune.reference", "from edgeprune.selection import top_in_order"),
+    ("edgeprune.reference", "from edgeprune.pruners._select import top_in_order"),
     ("edgeprune.trace", "from edgeprune.export import graph"),
     ("edgeprune.trace", "import onnx"),
     ("edgeprune.bundle", "import torch"),
@@ -188,6 +226,10 @@ SEEDED = [
     ("edgeprune.runtime.ort", "import onnxruntime"),
     ("edgeprune.runtime.ort", "from edgeprune.export import graph"),
     ("edgeprune.runtime.ort", "if TYPE_CHECKING:\n    from edgeprune.trace import PrunedEncoder"),
+    ("edgeprune.reference", "from edgeprune.trace import PrunedEncoder"),
+    ("edgeprune.quality", "from edgeprune.train import scorer"),
+    ("edgeprune.export", "from edgeprune.quality import sweep"),
+    ("edgeprune.estimate", "import torch"),
     ("edgeprune.targets", "import numpy"),
     ("edgeprune.targets", "from edgeprune.bundle import load"),
     ("edgeprune.export.engine", "import tensorrt"),
@@ -196,9 +238,9 @@ SEEDED = [
 
 HARMLESS = [
     ("edgeprune.cli", "def f():\n    import torch\n    from edgeprune.export import graph"),
-    ("edgeprune.pruners", "from edgeprune.selection import top_in_order"),
+    ("edgeprune.pruners", "from edgeprune.pruners._select import top_in_order"),
     ("edgeprune.pruners.fastervlm", "import torch\nfrom edgeprune.pruners import Pruner"),
-    ("edgeprune.encoders.clip", "import transformers\nfrom edgeprune.attention import Taps"),
+    ("edgeprune.encoders.clip", "import transformers\nfrom edgeprune.taps import Attention"),
     ("edgeprune.trace", "from edgeprune.pruners import fastervlm\nfrom edgeprune.encoders import clip"),
     ("edgeprune.export.graph", "import onnx\nimport torch\nfrom edgeprune.trace import PrunedEncoder"),
     ("edgeprune.runtime.ort", "import numpy\ndef f():\n    import onnxruntime\nfrom edgeprune import bundle, targets"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from edgeprune import catalog, tables
-from edgeprune.cli import cli
+from edgeprune import catalog
+from edgeprune.cli import cli, tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -22,9 +22,10 @@ def test_it_imports_neither_the_selection_nor_the_taps_of_the_traced_path() -> N
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    forbidden = {"edgeprune.taps.Taps", "edgeprune.selection.take"}
+    forbidden = {"edgeprune.taps.Taps", "edgeprune.pruners._select.take"}
     assert not names & forbidden
-    assert not any(name.startswith(("edgeprune.selection", "edgeprune.trace", "edgeprune.export")) for name in names)
+    others = ("edgeprune.pruners._select", "edgeprune.trace", "edgeprune.export")
+    assert not any(name.startswith(others) for name in names)
 
 
 def test_a_pruned_reference_is_rows_of_the_unpruned_one() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from edgeprune import encoders
-from edgeprune.attention import Attention, attending, recording
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.taps import Taps
+from edgeprune.encoders._attention import attending, recording
+from edgeprune.taps import Attention, Taps
 
 
 @pytest.fixture(scope="module")

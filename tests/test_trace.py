@@ -16,7 +16,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.probes import scenes
 from edgeprune.pruners import fastervlm, none
-from edgeprune.runtime.preprocess import Preprocessing
+from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation
 
 

@@ -167,7 +167,7 @@ def load(
 
 
 def families() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def family_of(config: dict[str, Any], id: str) -> ModuleType:

@@ -1,6 +1,6 @@
 """LLaVA-NeXT (LLaVA-1.6): the tower and the projector of LLaVA-1.5, on the tiles of one image.
 
-    tiles  = [the whole image, tile (0, 0), tile (0, 1), ...]          runtime/tiles.py cuts them
+    tiles  = [the whole image, tile (0, 0), tile (0, 1), ...]          runtime/images/tiles.py cuts them
     tokens = projector(hidden_states[vision_feature_layer])            of each tile, without [CLS] if it has one
 
 The tokens are those of get_image_features in front of its packing. How a language model is given them is the layout of

@@ -14,7 +14,7 @@ import torch
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, settings
-from edgeprune.fixed_grid import Merger, checked, merged, visual
+from edgeprune.encoders._grid import Merger, checked, merged, visual
 
 MODEL_TYPES = ("qwen2_5_vl",)
 OPTIONS = ("grid",)

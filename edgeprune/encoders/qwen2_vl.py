@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, settings
-from edgeprune.fixed_grid import Merger, checked, merged, visual
+from edgeprune.encoders._grid import Merger, checked, merged, visual
 
 MODEL_TYPES = ("qwen2_vl",)
 OPTIONS = ("grid",)

@@ -17,7 +17,7 @@ from torch import nn
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, settings
-from edgeprune.fixed_grid import Merger, checked, merged, visual
+from edgeprune.encoders._grid import Merger, checked, merged, visual
 
 MODEL_TYPES = ("qwen3_vl",)
 OPTIONS = ("grid",)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, bare, described, pretrained, settings, without
-from edgeprune.fixed_grid import checked
+from edgeprune.encoders._grid import checked
 
 MODEL_TYPES = ("siglip2", "siglip2_vision_model")
 OPTIONS = ("grid",)

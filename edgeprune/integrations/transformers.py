@@ -20,8 +20,8 @@ from torch import Tensor
 
 from edgeprune.errors import RequestError
 from edgeprune.runtime import Encoder
-from edgeprune.runtime.preprocess import ImageLike
-from edgeprune.runtime.tiles import packed
+from edgeprune.runtime.images.preprocess import ImageLike
+from edgeprune.runtime.images.tiles import packed
 
 __all__ = ["generation_inputs"]
 

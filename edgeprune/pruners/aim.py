@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from edgeprune.pruners import Doubt, Eager, Selection, Traits, rows_of, wavering
-from edgeprune.selection import lower_take
+from edgeprune.pruners._select import lower_take
 from edgeprune.taps import Taps
 
 

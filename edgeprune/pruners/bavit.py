@@ -1,6 +1,6 @@
 """BAViT: drop what a small trained classifier takes for background, in front of the encoder.
 
-    score[j] = z[j, foreground] - z[j, background]        z: two logits per patch (`edgeprune.scorer`)
+    score[j] = z[j, foreground] - z[j, background]        z: two logits per patch (`edgeprune.pruners._scorer`)
 
     front    a ViT of its own on the image, as in the paper (2 or 10 layers)
     coarse   the same on patches of m x m of the encoder's; its blocks are kept or dropped whole. Not of the paper
@@ -29,8 +29,8 @@ from torch import Tensor
 
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Eager, Host, Selection, Traits
-from edgeprune.scorer import BACKGROUND, FOREGROUND, Scorer
-from edgeprune.selection import top_in_order
+from edgeprune.pruners._scorer import BACKGROUND, FOREGROUND, Scorer
+from edgeprune.pruners._select import top_in_order
 from edgeprune.taps import Taps
 
 

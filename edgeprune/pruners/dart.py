@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Doubt, Eager, Selection, Traits
-from edgeprune.selection import lower_take
+from edgeprune.pruners._select import lower_take
 from edgeprune.taps import Taps
 
 TINY = 1e-12

@@ -21,8 +21,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgeprune.greedy import Pick, State, cosine, greedy
 from edgeprune.pruners import Eager, Selection, Traits, greedily
+from edgeprune.pruners._greedy import Pick, State, cosine, greedy
 from edgeprune.taps import Taps
 
 SMALLEST = 1e-6

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgeprune.pruners import Eager, Selection, Traits
-from edgeprune.selection import top_in_order
+from edgeprune.pruners._select import top_in_order
 from edgeprune.taps import Taps
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.pruners import Doubt, Eager, Selection, Traits
-from edgeprune.selection import top_in_order
+from edgeprune.pruners._select import top_in_order
 from edgeprune.taps import Taps
 
 FIRST = 2.0

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.pruners import Doubt, Eager, Selection, Traits
-from edgeprune.selection import top_in_order
+from edgeprune.pruners._select import top_in_order
 from edgeprune.taps import Taps
 
 CHUNKS = 16

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import MethodError, unknown_name
-from edgeprune.greedy import cosine, greedy
 from edgeprune.pruners import Eager, Selection, Traits, greedily
+from edgeprune.pruners._greedy import cosine, greedy
 from edgeprune.taps import Taps
 
 UNLIKE = -2.0

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits
-from edgeprune.selection import top_in_order
+from edgeprune.pruners._select import top_in_order
 from edgeprune.taps import Taps
 
 

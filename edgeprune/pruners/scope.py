@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import MethodError
-from edgeprune.greedy import State, cosine, greedy
 from edgeprune.pruners import Eager, Selection, Traits, greedily
+from edgeprune.pruners._greedy import State, cosine, greedy
 from edgeprune.taps import Taps
 
 

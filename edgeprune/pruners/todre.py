@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgeprune.greedy import cosine, greedy
 from edgeprune.pruners import Eager, Selection, Traits, greedily
+from edgeprune.pruners._greedy import cosine, greedy
 from edgeprune.taps import Taps
 
 

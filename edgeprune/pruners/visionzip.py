@@ -27,7 +27,7 @@ from torch.nn.functional import one_hot
 
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Doubt, Eager, Selection, Traits, rows_of, wavering
-from edgeprune.selection import lower_take, top_in_order
+from edgeprune.pruners._select import lower_take, top_in_order
 from edgeprune.taps import Taps
 
 NO_COSINE = -2.0

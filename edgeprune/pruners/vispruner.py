@@ -26,9 +26,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgeprune.greedy import cosine
 from edgeprune.pruners import Doubt, Eager, Selection, Traits
-from edgeprune.selection import lower_take
+from edgeprune.pruners._greedy import cosine
+from edgeprune.pruners._select import lower_take
 from edgeprune.taps import Taps
 
 AT_ONCE = 8

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import MethodError
-from edgeprune.greedy import cosine, greedy
 from edgeprune.pruners import Eager, Selection, Traits, greedily
+from edgeprune.pruners._greedy import cosine, greedy
 from edgeprune.taps import Taps
 
 PARTS = 8

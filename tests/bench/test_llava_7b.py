@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgeprune import tables
 from edgeprune.bundle import load as load_bundle
+from edgeprune.cli import tables
 from edgeprune.export import Request, export_bundle
 from edgeprune.runtime import load
-from edgeprune.runtime.bench import Ledger, bench
-from edgeprune.runtime.verify import verify
+from edgeprune.runtime.ledger.bench import Ledger, bench
+from edgeprune.runtime.parity.verify import verify
 
 THREADS = 2
 GIB = 1 << 30

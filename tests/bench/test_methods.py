@@ -22,8 +22,8 @@ from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.storage import save_graphs
 from edgeprune.pruners import none
-from edgeprune.runtime.bench import measure, parts
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.backends.ort import open_session
+from edgeprune.runtime.ledger.bench import measure, parts
 from edgeprune.trace import PrunedEncoder, build_method
 
 THREADS, PAIRS, ROUNDS, KEEP = 2, 3, 5, 64

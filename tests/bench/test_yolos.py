@@ -28,9 +28,9 @@ from edgeprune.export.cost import graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.storage import save_graphs
 from edgeprune.pruners import none
-from edgeprune.runtime.bench import measure
-from edgeprune.runtime.session import open_session
-from edgeprune.scorer import Scorer, ScorerConfig
+from edgeprune.pruners._scorer import Scorer, ScorerConfig
+from edgeprune.runtime.backends.ort import open_session
+from edgeprune.runtime.ledger.bench import measure
 from edgeprune.trace import PrunedEncoder, build_method, outputs
 
 THREADS, PAIRS, ROUNDS = 2, 2, 4
@@ -138,7 +138,7 @@ def test_a_pruned_detector_is_as_much_faster_as_its_multiply_adds_say(
 PEAK = f"""
 import sys
 import numpy as np
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.backends.ort import open_session
 session = open_session(sys.argv[1], threads={THREADS})
 for _ in range(2):
     session.run(np.zeros((1, 3, {LARGE[0]}, {LARGE[1]}), dtype=np.float32))

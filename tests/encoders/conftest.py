@@ -14,7 +14,7 @@ from torch import nn
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.scorer import Scorer, ScorerConfig
+from edgeprune.pruners._scorer import Scorer, ScorerConfig
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 TEXT: dict[str, Any] = {**SIZES, "num_hidden_layers": 1, "vocab_size": 64}

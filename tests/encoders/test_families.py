@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgeprune import encoders
-from edgeprune.attention import attending, recording
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import attending, recording
 from edgeprune.errors import MethodError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.cost import formula

@@ -19,7 +19,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError
 from edgeprune.pruners import fastervlm, none
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.preprocess import Preprocessing
+from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.trace import PrunedEncoder
 
 Made = Callable[[str], tuple[Path, Encoder]]

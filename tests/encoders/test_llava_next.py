@@ -23,7 +23,7 @@ from edgeprune.export.cost import formula
 from edgeprune.pruners import Method, divprune, fastervlm, none, pool, random, uniform
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
-from edgeprune.runtime.tiles import packed
+from edgeprune.runtime.images.tiles import packed
 from edgeprune.trace import PrunedEncoder
 
 SIDE, PATCHES, WIDTH = 48, 36, 48

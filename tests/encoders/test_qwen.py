@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgeprune import encoders
-from edgeprune.attention import WINDOWS
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.pruners import Eager, Selection, Traits, divprune, none, uniform
+from edgeprune.pruners._select import top_in_order
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.preprocess import Preprocessing
-from edgeprune.selection import top_in_order
+from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.taps import Taps
 from edgeprune.trace import PrunedEncoder, build_method, outputs
 

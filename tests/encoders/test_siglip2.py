@@ -19,7 +19,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.pruners import none, uniform
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.preprocess import Preprocessing
+from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.trace import PrunedEncoder
 
 Made = Callable[[str], tuple[Path, Encoder]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune.scorer import Scorer, ScorerConfig
+from edgeprune.pruners._scorer import Scorer, ScorerConfig
 
 
 @pytest.fixture(scope="session")

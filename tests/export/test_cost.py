@@ -16,9 +16,9 @@ from edgeprune.encoders import Encoder, Tower
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
-from edgeprune.greedy import written_as
 from edgeprune.pruners import Method, bavit, divprune, fastervlm, none, pool, random, received
-from edgeprune.scorer import Scorer, ScorerConfig, load_scorer
+from edgeprune.pruners._greedy import written_as
+from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.trace import PrunedEncoder, build_method, outputs
 
 

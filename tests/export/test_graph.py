@@ -18,8 +18,8 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.graph import to_onnx
-from edgeprune.greedy import Form, written_as
 from edgeprune.pruners import divprune, fastervlm
+from edgeprune.pruners._greedy import Form, written_as
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, build_method
 

@@ -15,8 +15,8 @@ from torch.export import Dim, ExportedProgram
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from edgeprune.export.hoist import hoist
-from edgeprune.greedy import Pick, cosine, greedy
-from edgeprune.selection import lower_take, take, top_in_order
+from edgeprune.pruners._greedy import Pick, cosine, greedy
+from edgeprune.pruners._select import lower_take, take, top_in_order
 
 B, H, N, C, K = 2, 2, 6, 8, 2
 ROUNDING = 1e-5  # float32: the same sums, blocked differently

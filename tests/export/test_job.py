@@ -15,17 +15,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from edgeprune import bundle, encoders, pruners, selection, targets, trace
+from edgeprune import bundle, encoders, pruners, targets, trace
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.budget import tokens as tokens_of
 from edgeprune.export.job import STEPS, TRAINED
 from edgeprune.probes import scenes
+from edgeprune.pruners import _select as selection
 from edgeprune.pruners import fastervlm
+from edgeprune.pruners._scorer import load_scorer
 from edgeprune.runtime import load
-from edgeprune.runtime.verify import verify
-from edgeprune.scorer import load_scorer
+from edgeprune.runtime.parity.verify import verify
 from edgeprune.taps import Taps
 
 MakeFolder = Callable[..., Path]
@@ -222,7 +223,7 @@ def test_large_weights_lie_beside_the_graphs_once(
         weights = [v.const_value for v in ir.load(path).graph.initializers.values()]
         assert {w.location for w in weights if isinstance(w, ir.ExternalTensor)} == {"encoder.onnx.data"}
     assert verify(done.folder)[0].passed
-    from edgeprune.runtime.bench import bench
+    from edgeprune.runtime.ledger.bench import bench
 
     assert {row.name for row in bench(done.folder, rounds=1).rows} == {"pruned", "naive", "pool", "unpruned"}
 

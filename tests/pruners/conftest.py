@@ -13,7 +13,7 @@ from torch import nn
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.scorer import Scorer, ScorerConfig
+from edgeprune.pruners._scorer import Scorer, ScorerConfig
 
 
 @pytest.fixture(scope="session")

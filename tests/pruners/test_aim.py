@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.aim import Method, rounds
 from edgeprune.runtime import Output
-from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
+from edgeprune.runtime.parity.doubt import doubt_of
 from edgeprune.taps import Taps
 
 Floats = NDArray[np.float64]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Host, bavit, none
+from edgeprune.pruners._scorer import Scorer
 from edgeprune.pruners.bavit import Method
 from edgeprune.reference import OfficialEncoder
-from edgeprune.scorer import Scorer
 from edgeprune.trace import PrunedEncoder, build_method
 
 MakeScorer = Callable[..., Scorer]
@@ -30,7 +30,7 @@ CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def classified(scorer: Scorer, pixels: Tensor) -> Array:
-    """[B, n, 2], the classifier of the head of `edgeprune.scorer` in float64."""
+    """[B, n, 2], the classifier of the head of `edgeprune.pruners._scorer` in float64."""
     state: dict[str, Array] = {name: value.double().numpy() for name, value in scorer.state_dict().items()}
     size, (batch, _, height, width) = scorer.config.patch_size, pixels.shape
     cut = pixels.double().numpy().reshape(batch, 3, height // size, size, width // size, size)

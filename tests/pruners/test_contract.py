@@ -14,11 +14,11 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Method
+from edgeprune.pruners._scorer import Scorer
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import Output
-from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
-from edgeprune.scorer import Scorer
+from edgeprune.runtime.parity.doubt import doubt_of
 from edgeprune.trace import PrunedEncoder, build_method
 
 PATCHES, WIDTH, SIDE = 81, 48, 72

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune import pruners
-from edgeprune.attention import Attention
 from edgeprune.export.cost import graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.pruners import Method, bavit, zoo
-from edgeprune.scorer import Scorer, ScorerConfig
-from edgeprune.taps import Taps
+from edgeprune.pruners._scorer import Scorer, ScorerConfig
+from edgeprune.taps import Attention, Taps
 
 HEADS, WIDTH, GRID, FEATURES, PROJECTED = 16, 64, (24, 24), 1024, 4096
 PATCHES, DEPTH, KEEP, PATCH = 576, 23, 64, 14

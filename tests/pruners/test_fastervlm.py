@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeprune import encoders
-from edgeprune.attention import Attention, attending
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import attending
 from edgeprune.errors import MethodError
 from edgeprune.probes import scenes
 from edgeprune.pruners import Eager
 from edgeprune.pruners.fastervlm import Method
-from edgeprune.runtime.preprocess import Preprocessing
-from edgeprune.taps import Taps
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.taps import Attention, Taps
 from edgeprune.trace import PrunedEncoder, build_method
 
 

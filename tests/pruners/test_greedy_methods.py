@@ -13,13 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune import pruners
-from edgeprune.attention import Attention
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, scope
 from edgeprune.runtime import Output
-from edgeprune.runtime.doubt import Doubt
 from edgeprune.runtime.parity import compare
-from edgeprune.taps import Taps
+from edgeprune.runtime.parity.doubt import Doubt
+from edgeprune.taps import Attention, Taps
 
 Floats = NDArray[np.float64]
 RANDOM = np.random.default_rng(0).normal(size=(2, 40, 32))

@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune import encoders
-from edgeprune.attention import Attention
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.hiprune import Method, _surroundings
-from edgeprune.taps import Taps
+from edgeprune.taps import Attention, Taps
 from edgeprune.trace import build_method
 
 Floats = NDArray[np.float64]

@@ -7,10 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.attention import Attention
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.holov import Method, sizes
-from edgeprune.taps import Taps
+from edgeprune.taps import Attention, Taps
 
 Floats = NDArray[np.float64]
 WIDTH, HEADS = 12, 3

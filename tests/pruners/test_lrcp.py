@@ -11,8 +11,8 @@ from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.lrcp import ITERATIONS, Method
 from edgeprune.runtime import Output
-from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
+from edgeprune.runtime.parity.doubt import doubt_of
 from edgeprune.taps import Taps
 
 Floats = NDArray[np.float64]

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeprune.attention import Attention
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, none
 from edgeprune.pruners.received import Method
 from edgeprune.reference import OfficialEncoder
-from edgeprune.taps import Taps
+from edgeprune.taps import Attention, Taps
 from edgeprune.trace import PrunedEncoder, build_method
 
 HEADS, GRID, PREFIX, SUFFIX, WIDTH = 2, (2, 3), 1, 2, 4

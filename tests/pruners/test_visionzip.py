@@ -7,14 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.attention import Attention
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, wavering
 from edgeprune.pruners.visionzip import Method
 from edgeprune.runtime import Output
-from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
-from edgeprune.taps import Taps
+from edgeprune.runtime.parity.doubt import doubt_of
+from edgeprune.taps import Attention, Taps
 
 Floats = NDArray[np.float64]
 PATCHES = 25

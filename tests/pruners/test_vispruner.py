@@ -7,13 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.attention import Attention
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.vispruner import Method, rounds
 from edgeprune.runtime import Output
-from edgeprune.runtime.doubt import doubt_of
 from edgeprune.runtime.parity import compare
-from edgeprune.taps import Taps
+from edgeprune.runtime.parity.doubt import doubt_of
+from edgeprune.taps import Attention, Taps
 
 Floats = NDArray[np.float64]
 PATCHES = 40

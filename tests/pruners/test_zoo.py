@@ -17,8 +17,8 @@ from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.zoo import Method, Prepared
 from edgeprune.runtime import Output
-from edgeprune.runtime.doubt import Doubt
 from edgeprune.runtime.parity import compare
+from edgeprune.runtime.parity.doubt import Doubt
 from edgeprune.taps import Taps
 from edgeprune.trace import build_method
 

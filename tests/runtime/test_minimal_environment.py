@@ -25,9 +25,9 @@ import numpy as np
 import edgeprune.runtime
 at_import = sorted({name.partition(".")[0] for name in sys.modules} & {"onnxruntime", *ABSENT})
 from edgeprune.runtime.show import draw
-import edgeprune.runtime.parity, edgeprune.runtime.verify
+import edgeprune.runtime.parity, edgeprune.runtime.parity.verify
 
-encoder = edgeprune.runtime.load(sys.argv[1])
+encoder = edgeprune.runtime.loading(sys.argv[1])
 image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
 output = encoder(image)
 print(json.dumps({

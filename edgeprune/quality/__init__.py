@@ -1,0 +1,1 @@
+"""What pruning costs in accuracy: annotated images, detections and how they are judged."""

@@ -1,0 +1,1 @@
+"""What is learned: BAViT's background classifier, and detectors that do without the background."""

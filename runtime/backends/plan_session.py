@@ -1,0 +1,276 @@
+"""One plan of TensorRT or TensorRT-RTX, open on the GPU: what `edgeprune.runtime.backends.ort` is for a graph.
+
+Host memory is pinned and device memory allocated once. The work of a run is one CUDA graph where it can be captured:
+a small encoder is mostly launches. TensorRT-RTX captures it by itself. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.bundle import Bundle, Engine
+from edgeprune.errors import BundleError, EdgepruneError, ImageError, RequestError
+from edgeprune.runtime.backends import plan as plans
+from edgeprune.runtime.backends.cuda_api import Cuda, load_cuda, pinned_array
+
+__all__ = ["PlanSession", "open_plan"]
+
+NON_BLOCKING = 1
+"""cudaStreamNonBlocking: what runs on the default stream does not hold it up"""
+
+ERROR = 1
+"""severity of a message that is an error; smaller is worse"""
+
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
+"""TensorRT's name -> numpy's"""
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    host: NDArray[Any]
+    """pinned, of the tensor's shape and dtype"""
+    device: int
+    """address"""
+
+
+def open_plan(bundle: Bundle, outputs: Sequence[str] | None = None) -> PlanSession:
+    """Open the plan of a bundle that fits this machine.
+
+    outputs: what `run` returns, and in which order; None for all, in the plan's order
+
+    Raises RequestError when none fits, the one that does cannot be opened, or cuda-bindings is not there for it;
+    BundleError when the plan lacks an output.
+    """
+    have = plans.here(one.kind for one in bundle.manifest.engines.values())
+    engine = plans.choose(bundle, have)
+    cuda = load_cuda(have.gpu.cuda)
+    return PlanSession(plans.load_package(engine.kind), cuda, bundle.path(engine.plan).read_bytes(), engine, outputs)
+
+
+class PlanSession:
+    """An open plan with one input. `run` may be called from several threads: they take turns.
+
+    raw: TensorRT's execution context
+    engine: what the manifest says of the plan
+    input_name, output_names
+    cuda_graph: "captured", "by TensorRT-RTX", or "none: " and why
+    """
+
+    device = plans.DEVICE
+
+    def __init__(self, trt: Any, cuda: Cuda, content: bytes, engine: Engine, outputs: Sequence[str] | None) -> None:
+        """trt: the package that built the plan. Raises as `open_plan` does."""
+        self.engine, self.source = engine, engine.plan
+        self._cuda, self._lock = cuda, threading.Lock()
+        self._log = _log(trt)
+        self._log.errors.clear()
+        owned: list[tuple[str, Any]] = []  # (how it is freed, what), in the order of making
+        self._close = weakref.finalize(self, _free, cuda, owned)
+        try:
+            self._plan = self._deserialize(trt, content)
+            self.raw, self.cuda_graph = self._context(trt)
+            self._stream = cuda("cudaStreamCreateWithFlags", NON_BLOCKING)
+            owned.append(("cudaStreamDestroy", self._stream))
+            self._input, self._outputs = self._tensors(trt, outputs, owned)
+            self._graph = self._warm_up(owned)
+        except RequestError:
+            self._close()
+            raise
+        except EdgepruneError as error:  # CUDA's: no memory, a driver that is too old
+            self._close()
+            raise RequestError(f"device {self.device} cannot be used: {error}; use --device cpu") from None
+        self.input_name = self._input.name
+        self.output_names = tuple(tensor.name for tensor in self._outputs)
+
+    def run(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """The outputs in the order of `output_names`; the arrays are the caller's.
+
+        Raises ImageError for another shape or dtype than the plan's, EdgepruneError when CUDA or TensorRT fails.
+        """
+        if values.shape != self.input_shape or values.dtype != self._input.host.dtype:
+            raise ImageError(
+                f"{self.input_name} must be {self._input.host.dtype} {list(self.input_shape)}, "
+                f"got {values.dtype} {list(values.shape)}; cast or reshape it"
+            )
+        cuda, stream = self._cuda, self._stream
+        with self._lock:
+            np.copyto(self._input.host, values)
+            self._copy(self._input, cuda.to_device)
+            self._launch()
+            for tensor in self._outputs:
+                self._copy(tensor, cuda.to_host)
+            cuda("cudaStreamSynchronize", stream)
+            return [tensor.host.copy() for tensor in self._outputs]
+
+    def times(self, rounds: int) -> tuple[list[float], list[float]]:
+        """(seconds that the GPU computes, seconds of the CPU to start it) of each of some runs, without transfers.
+
+        The input is that of the last run. Raises EdgepruneError as `run` does.
+        """
+        cuda, stream = self._cuda, self._stream
+        computed, enqueued = [], []
+        with self._lock:
+            events = [cuda("cudaEventCreate") for _ in range(2)]
+            try:
+                for _ in range(rounds):
+                    cuda("cudaEventRecord", events[0], stream)
+                    start = time.perf_counter()
+                    self._launch()
+                    enqueued.append(time.perf_counter() - start)
+                    cuda("cudaEventRecord", events[1], stream)
+                    cuda("cudaStreamSynchronize", stream)
+                    computed.append(cuda("cudaEventElapsedTime", *events) / 1e3)
+            finally:
+                for event in events:
+                    cuda("cudaEventDestroy", event)
+        return computed, enqueued
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self._input.host.shape
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Name -> numpy's name of the dtype, of the input and of what `run` returns."""
+        return {tensor.name: tensor.host.dtype.name for tensor in (self._input, *self._outputs)}
+
+    def _deserialize(self, trt: Any, content: bytes) -> Any:
+        self._runtime = trt.Runtime(self._log)  # must outlive the engine
+        found = self._runtime.deserialize_cuda_engine(content)
+        if found is None:
+            raise RequestError(
+                f"{self.source} cannot be opened by {self.engine.kind} {trt.__version__}: {self._said()}; "
+                "build it again on this machine, or use --device cpu"
+            )
+        return found
+
+    def _context(self, trt: Any) -> tuple[Any, str]:
+        """The execution context, and who captures the CUDA graph; "" when it is to be done here."""
+        if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX only
+            self._config = self._plan.create_runtime_config()
+            self._config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context, who = self._plan.create_execution_context(self._config), "by TensorRT-RTX"
+        else:
+            context, who = self._plan.create_execution_context(), ""
+        if context is None:
+            raise EdgepruneError(f"{self.source} cannot be made ready to run: {self._said()}")
+        return context, who
+
+    def _tensors(
+        self, trt: Any, wanted: Sequence[str] | None, owned: list[tuple[str, Any]]
+    ) -> tuple[_Tensor, list[_Tensor]]:
+        """Memory for every tensor of the plan, of which TensorRT is told; returns the input and the wanted outputs."""
+        plan = self._plan
+        names = [plan.get_tensor_name(at) for at in range(plan.num_io_tensors)]
+        inputs = [name for name in names if plan.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        have = [name for name in names if name not in inputs]
+        if len(inputs) != 1 or not set(wanted or ()) <= set(have):
+            raise BundleError(
+                f"{self.source} must have one input and the outputs {', '.join(wanted or have)}; "
+                f"it has {len(inputs)} and {', '.join(have)}; build it again"
+            )
+        tensors = {name: self._allocate(name, owned) for name in names}
+        return tensors[inputs[0]], [tensors[name] for name in (have if wanted is None else wanted)]
+
+    def _allocate(self, name: str, owned: list[tuple[str, Any]]) -> _Tensor:
+        shape, kind = tuple(self._plan.get_tensor_shape(name)), self._plan.get_tensor_dtype(name).name
+        if kind not in DTYPES or min(shape, default=1) < 1:
+            raise BundleError(
+                f"{self.source}: {name} must have a fixed shape and one of {', '.join(DTYPES.values())}, "
+                f"it is {kind} {list(shape)}; build it again"
+            )
+        count = int(np.prod(shape)) * np.dtype(DTYPES[kind]).itemsize
+        host = self._cuda("cudaMallocHost", count)
+        owned.append(("cudaFreeHost", host))
+        device = self._cuda("cudaMalloc", count)
+        owned.append(("cudaFree", device))
+        tensor = _Tensor(name, pinned_array(int(host), shape, DTYPES[kind]), int(device))
+        tensor.host[...] = 0
+        self._copy(tensor, self._cuda.to_device)
+        if not self.raw.set_tensor_address(name, tensor.device):
+            raise EdgepruneError(f"{self.source}: no memory can be set for {name}: {self._said()}")
+        return tensor
+
+    def _warm_up(self, owned: list[tuple[str, Any]]) -> Any:
+        """Run once: TensorRT sets itself up in the first run, which cannot be captured. Then capture the next one.
+
+        Returns the CUDA graph that can be launched, or None where TensorRT-RTX has its own, or none can be captured.
+        """
+        self._graph = None
+        self._launch()
+        self._cuda("cudaStreamSynchronize", self._stream)
+        if self.cuda_graph:
+            return None
+        cuda, graph = self._cuda, None
+        try:
+            graph = self._capture()
+            executable = cuda("cudaGraphInstantiateWithFlags", graph, 0)
+        except EdgepruneError as error:  # then the kernels are launched one by one
+            cuda.api.cudaGetLastError()  # else the next call would report it again
+            self.cuda_graph = f"none: {error}"
+            return None
+        finally:
+            if graph is not None:
+                cuda("cudaGraphDestroy", graph)
+        owned.append(("cudaGraphExecDestroy", executable))
+        self.cuda_graph = "captured"
+        return executable
+
+    def _capture(self) -> Any:
+        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._cuda("cudaStreamBeginCapture", self._stream, mode)
+        try:
+            self._launch()
+        finally:  # a capture that has begun must end, whatever came between
+            code, graph = self._cuda.api.cudaStreamEndCapture(self._stream)
+        if int(code):
+            raise EdgepruneError(f"cudaStreamEndCapture: {self._cuda.says(code)}")
+        return graph
+
+    def _launch(self) -> None:
+        if self._graph is not None:
+            self._cuda("cudaGraphLaunch", self._graph, self._stream)
+        elif not self.raw.execute_async_v3(int(self._stream)):
+            raise EdgepruneError(f"{self.source} cannot be run: {self._said()}")
+
+    def _copy(self, tensor: _Tensor, way: Any) -> None:
+        host, device = tensor.host.ctypes.data, tensor.device
+        ends = (device, host) if way == self._cuda.to_device else (host, device)
+        self._cuda("cudaMemcpyAsync", *ends, tensor.host.nbytes, way, self._stream)
+
+    def _said(self) -> str:
+        return self._log.errors[0] if self._log.errors else "it does not say why"
+
+
+def _free(cuda: Cuda, owned: list[tuple[str, Any]]) -> None:
+    """Free what a session owns, the last first. Errors are not reported: there is nobody to act on them."""
+    while owned:
+        call, what = owned.pop()
+        getattr(cuda.api, call)(what)
+
+
+@cache
+def _log(trt: Any) -> Any:
+    """One for all: TensorRT keeps the first that it is given."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: deque[str] = deque(maxlen=8)
+
+        def log(self, severity: Any, text: str) -> None:
+            if int(severity) <= ERROR and text.strip():
+                self.errors.append(text.strip().splitlines()[0][:300])
+
+    return Log()

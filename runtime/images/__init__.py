@@ -1,0 +1,1 @@
+"""From an image to what a graph is given: resize, crop, tiles."""

@@ -1,0 +1,245 @@
+"""An image to pixel_values, as the CLIP image processor of transformers 5 (PIL backend) makes them. No torch.
+
+    RGB -> resize -> centre crop (zeros around what is too small) -> x * rescale -> (x - mean) / std
+    RGB -> tiles   -> x * rescale -> (x - mean) / std                      of one image (`tiles.py`)
+
+The result is bit for bit that of `CLIPImageProcessorPil`: the resize is Pillow's, on uint8, and the arithmetic that
+follows has only 256 inputs per channel, so it is done once, into a table.
+
+Source  huggingface/transformers@v5.23 models/clip/image_processing_pil_clip.py, image_transforms.py, image_utils.py
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from edgeprune.errors import BundleError, ImageError, ModelError
+from edgeprune.runtime.images import hf
+from edgeprune.runtime.images.tiles import Tiles
+
+__all__ = ["ImageLike", "Preprocessing"]
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+"""A file, a Pillow image of any mode, or RGB as uint8 [H, W, 3]."""
+
+MAX_RESIZED_PIXELS = 1 << 27
+"""A long thin image grows by its aspect ratio before the crop; more than this (400 MB) is refused."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The steps, in the form the manifest keeps them under `preprocessing`. Raises ValueError when they contradict."""
+
+    size: tuple[int, int]
+    """(height, width) of the result, pixels"""
+    resize: Mapping[str, int] | None
+    """{"height", "width"}, or {"shortest_edge"} which keeps the aspect ratio, or None: images come in the right size"""
+    resample: int
+    """Pillow's number of the filter, 0..5 (3 is bicubic)"""
+    crop: tuple[int, int] | None
+    """(height, width) cut from the centre"""
+    rescale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    convert_rgb: bool
+    """whether Pillow images of another mode become RGB; files always do"""
+    tiles: Tiles | None = None
+    """how an image is cut up, of an encoder that takes the tiles of one image; the steps above are those of one tile"""
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and set(self.resize) not in ({"shortest_edge"}, {"height", "width"}):
+            raise ValueError(
+                f"resize must have height and width, or shortest_edge; it has {', '.join(sorted(self.resize))}"
+            )
+        numbers = [*self.size, *(self.crop or ()), *(self.resize or {}).values()]
+        if len(self.size) != 2 or not all(isinstance(n, int) and n > 0 for n in numbers):
+            raise ValueError(f"sizes must be positive whole numbers of pixels, got {numbers}")
+        if self.resample not in range(6):
+            raise ValueError(f"resample must be Pillow's number of a filter, 0..5, got {self.resample}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std) or not math.isfinite(self.rescale):
+            raise ValueError(f"mean and std must be 3 numbers, std not zero, got {self.mean} and {self.std}")
+        if self.crop is None and self.resize is not None and "shortest_edge" in self.resize:
+            raise ValueError("a resize by shortest_edge needs a crop, or the size would depend on the image")
+        result = self.crop or (self.resize and (self.resize["height"], self.resize["width"]))
+        if result and result != self.size:
+            raise ValueError(
+                f"images come out at {result[0]}x{result[1]}, but the encoder takes {self.size[0]}x{self.size[1]}"
+            )
+        if self.tiles is not None and {*self.size, *(self.resize or {"": 0}).values()} != {self.tiles.side}:
+            raise ValueError("tiles must be squares of the size that their processor resizes to and the encoder takes")
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], size: tuple[int, int], tiles: int | None = None) -> Preprocessing:
+        """From the content of `preprocessor_config.json`, or of `processor_config.json` (transformers 5).
+
+        size: (height, width) that the encoder takes
+        tiles: how many tiles it takes of one image, the whole image among them; None where images are not cut up
+
+        Raises ModelError when the steps do not end at that size, when one of them is not of the kind above, or when
+        the processor never makes that many tiles.
+        """
+        try:
+            whole = cls(size=size, **hf.steps(config, size))
+            if tiles is None:
+                return whole
+            return replace(whole, tiles=Tiles.among(tiles, size[0], hf.pinpoints(config) if tiles > 1 else ()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"the image processor cannot be used: {error}; use a checkpoint like CLIP's") from None
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_json`; unknown fields are ignored. Raises BundleError when a field is missing or wrong."""
+        try:
+            size, tiles = _pair(given["size"]), given.get("tiles")
+            return cls(
+                size=size,
+                resize=None if given["resize"] is None else dict(given["resize"]),
+                resample=given["resample"],
+                crop=None if given["crop"] is None else _pair(given["crop"]),
+                rescale=float(given["rescale"]),
+                mean=_triple(given["mean"]),
+                std=_triple(given["std"]),
+                convert_rgb=bool(given["convert_rgb"]),
+                tiles=None if tiles is None else Tiles.from_json(tiles, size[0]),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise BundleError(f"the manifest's preprocessing is wrong ({error}); export the bundle again") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """`tiles` is there only where images are cut up."""
+        fields = asdict(replace(self, tiles=None))
+        if self.tiles is None:
+            del fields["tiles"]
+        else:
+            fields["tiles"] = self.tiles.to_json()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+    def __call__(self, image: ImageLike) -> NDArray[np.float32]:
+        """-> [3, H, W] float32, normalised. Raises ImageError."""
+        values: NDArray[np.float32] = self._normalised(self.pixels(image)[None])[0]
+        return values
+
+    def tiled(self, image: ImageLike) -> NDArray[np.float32]:
+        """One image -> [T, 3, H, W] float32, its tiles, normalised. Raises ImageError."""
+        return self._normalised(self.tiled_pixels(image))
+
+    def tiled_pixels(self, image: ImageLike) -> NDArray[np.uint8]:
+        """One image -> [T, H, W, 3] uint8, RGB: its tiles before rescale and normalisation. Raises ImageError."""
+        assert self.tiles is not None, "the encoder takes no tiles"
+        tiles = self.tiles.cut(as_rgb(image, self.convert_rgb), Image.Resampling(self.resample))
+        return np.stack([np.asarray(tile) for tile in tiles])
+
+    def tile_shape(self, image: ImageLike) -> tuple[int, int]:
+        """Rows and columns of the tiles that an image is cut into, (0, 0) where it stays whole. Raises ImageError."""
+        if self.tiles is None:
+            return 0, 0
+        rgb = as_rgb(image, self.convert_rgb)
+        return self.tiles.shape((rgb.height, rgb.width))
+
+    def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
+        """-> [H, W, 3] uint8, RGB: resized and cropped, before rescale and normalisation. Raises ImageError."""
+        rgb = as_rgb(image, self.convert_rgb)
+        if self.resize is not None:
+            height, width = self._resized(rgb)
+            rgb = rgb.resize((width, height), resample=Image.Resampling(self.resample))
+        if self.crop is not None:  # Pillow fills with zeros what lies outside, and // puts the odd pixel where HF does
+            left, top = (rgb.width - self.crop[1]) // 2, (rgb.height - self.crop[0]) // 2
+            rgb = rgb.crop((left, top, left + self.crop[1], top + self.crop[0]))
+        if (rgb.height, rgb.width) != self.size:
+            raise ImageError(
+                f"images must be {self.size[0]}x{self.size[1]} (height x width) for this encoder; "
+                f"got {rgb.height}x{rgb.width}; resize it first"
+            )
+        return np.array(rgb)
+
+    def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """[B, H, W, 3] -> [B, 3, H, W]"""
+        levels = (np.arange(256, dtype=np.float64) * self.rescale).astype(np.float32)
+        values = np.empty((len(pixels), 3, *self.size), np.float32)
+        for channel in range(3):
+            table = (levels - np.float32(self.mean[channel])) / np.float32(self.std[channel])
+            values[:, channel] = np.take(table, pixels[..., channel], mode="clip")
+        return values
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        assert self.resize is not None
+        if "height" in self.resize:
+            return self.resize["height"], self.resize["width"]
+        short = self.resize["shortest_edge"]
+        long = int(short * max(image.size) / min(image.size))
+        if short * long > MAX_RESIZED_PIXELS:
+            raise ImageError(
+                f"an image must not be this long and thin: {image.width}x{image.height} would grow to {short}x{long} "
+                "pixels before the crop; cut it first"
+            )
+        return (long, short) if image.width <= image.height else (short, long)
+
+
+def as_rgb(image: ImageLike, convert: bool) -> Image.Image:
+    if isinstance(image, (str, os.PathLike)):
+        return _read(Path(image))
+    if isinstance(image, Image.Image):
+        return _converted(image, convert)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ImageError(
+                f"an image array must be uint8 [height, width, 3], RGB; got {image.dtype} {list(image.shape)}; "
+                "convert it, or give a file"
+            )
+        return Image.fromarray(np.ascontiguousarray(image))
+    raise ImageError(
+        f"an image must be a file name, a Pillow image or a uint8 array [height, width, 3]; got {type(image).__name__}"
+    )
+
+
+def _read(path: Path) -> Image.Image:
+    """As transformers' load_image: upright, and an alpha channel is dropped, not blended."""
+    if not path.is_file():
+        raise ImageError(f"an image must be a file; there is none at {path}; check the name")
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        raise ImageError(
+            f"an image must be a file Pillow can read; {path} is not ({_reason(error)}); use PNG or JPEG"
+        ) from None
+
+
+def _converted(image: Image.Image, convert: bool) -> Image.Image:
+    """As transformers' convert_to_rgb: what is transparent lies on white."""
+    if 0 in image.size:
+        raise ImageError(f"an image must have at least one pixel; got {image.width}x{image.height}")
+    if not convert and image.mode != "RGB":
+        raise ImageError(f"a Pillow image must be RGB for this encoder; got {image.mode}; call .convert('RGB')")
+    try:
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        return image.convert("RGB")
+    except Exception as error:  # an image is read from its file only now, and some modes know no way to RGB
+        raise ImageError(
+            f"an image must be convertible to RGB; this {image.mode} image is not ({_reason(error)})"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _pair(given: Any) -> tuple[int, int]:
+    height, width = given
+    return height, width
+
+
+def _triple(given: Any) -> tuple[float, float, float]:
+    red, green, blue = given
+    return float(red), float(green), float(blue)

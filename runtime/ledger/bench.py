@@ -1,0 +1,308 @@
+"""The ledger: what the pruned encoder costs, next to what it must beat, measured in one run.
+
+    pruned     the bundle's encoder
+    unpruned   the same layers and projector with fused attention, every token kept
+    naive      the official code traced as it is written
+    pool       plain average pooling to the same number of tokens
+    matmul     a large matrix product: what this machine and backend can do at best
+
+The graphs take turns, with the same input, device and thread count, so that a machine that slows down slows all of
+them; figures are medians, ratios are ratios of medians. Which part of the encoder the time goes to comes from ONNX
+Runtime's own profile, in runs apart from the timed ones.
+
+On device tensorrt, the plan is measured alone (`plan_bench`). On a Jetson, the state of the board stands beside the
+figures, and a run that was throttled is no result (`jetson`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune import bundle as bundles
+from edgeprune.bundle import Bundle
+from edgeprune.errors import BundleError, RequestError
+from edgeprune.runtime.backends.ort import Backend, open_session
+from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.ledger.jetson import Board, watching
+from edgeprune.runtime.ledger.plan_bench import PlanTimes, time_plan
+
+__all__ = ["Ledger", "Row", "bench", "measure", "parts"]
+
+PRUNED, PEAK = "pruned", "matmul"
+WARM_UP = 2
+BUDGET_S = 20.0
+"""without --rounds: about this long, within ROUNDS"""
+ROUNDS = (7, 200)
+PROFILED_RUNS = 5
+PARTS = ("encoder", "selection", "projector")
+ORDER = ("unpruned", "naive", "pool", PEAK)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    median_ms: float
+    p95_ms: float
+    p99_ms: float
+    ratio: float
+    """median of the pruned encoder over this one's: below 1, pruning is faster"""
+    multiply_adds: int
+    """of the graph, one run"""
+    peak_fraction: float | None
+    """of the multiply-adds per second that `matmul` reached; None without it"""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    rows: tuple[Row, ...]
+    parts: Mapping[str, float]
+    """share of the pruned encoder's kernel time, by part; empty for a plan"""
+    formula: int
+    """multiply-adds that the method promises for one run"""
+    device: str
+    threads: int | None
+    rounds: int
+    peak_gmacs: float | None
+    """10^9 multiply-adds per second of `matmul`"""
+    versions: Mapping[str, str]
+    plan: PlanTimes | None = None
+    """how the plan was timed, on device tensorrt"""
+    board: Board | None = None
+    """the state of a Jetson while it was measured"""
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench(
+    folder: str | os.PathLike[str],
+    device: str = "cpu",
+    threads: int | None = None,
+    rounds: int | None = None,
+    against: Iterable[str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Ledger:
+    """Measure a bundle against its baselines.
+
+    threads: CPU threads of every graph, None for ONNX Runtime's own choice
+    rounds: timed runs of each graph, None for as many as fit into about 20 seconds (7 to 200)
+    against: names of baselines, None for all that the bundle brings; each is held in memory at once
+    progress: called with rounds done, rounds in all, and what comes next
+
+    Raises RequestError for a baseline that the bundle does not bring, and as `edgeprune.runtime.loading` does;
+    EdgepruneError when the run was throttled, or a plan fails.
+    """
+    bundle = bundles.load(Path(folder))
+    if rounds is not None and rounds < 1:
+        raise RequestError(f"--rounds must be at least 1, got {rounds}")
+    if device == PLAN_DEVICE:
+        return _bench_plan(bundle, threads, rounds, against, progress)
+    graphs = _graphs(bundle, against)
+    sessions = {name: open_session(path, device, threads) for name, path in graphs.items()}
+    inputs = {name: _input(session) for name, session in sessions.items()}
+    names = list(sessions)
+    with watching() as watch:
+        times = measure(sessions, inputs, rounds, progress)
+    if watch.board:
+        watch.board.check(gpu=device != "cpu")
+    rounds = len(times[PRUNED])
+    if progress:
+        progress(rounds, rounds, "profile")
+    del sessions
+    peak = _macs(bundle, PEAK) / float(np.median(times[PEAK])) if PEAK in times else None
+    return Ledger(
+        rows=tuple(_row(bundle, name, times, peak) for name in names if name != PEAK),
+        parts=parts(graphs[PRUNED], device, threads, inputs[PRUNED]),
+        formula=_cost(bundle, "formula"),
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        peak_gmacs=None if peak is None else peak / 1e9,
+        versions=_versions(),
+        board=watch.board,
+    )
+
+
+def _bench_plan(
+    bundle: Bundle,
+    threads: int | None,
+    rounds: int | None,
+    against: Iterable[str] | None,
+    progress: Callable[[int, int, str], None] | None,
+) -> Ledger:
+    if unwanted := [*(against or ())]:
+        raise RequestError(f"a plan is measured alone, without a baseline '{unwanted[0]}'; leave out --against")
+    if threads is not None:
+        raise RequestError(f"a plan runs on the GPU and takes no --threads, got {threads}; leave it out")
+
+    def turns(session: Backend) -> list[float]:
+        return measure({PRUNED: session}, {PRUNED: _input(session)}, rounds, progress)[PRUNED]
+
+    if progress:
+        progress(0, rounds or 1, "open")
+    with watching() as watch:
+        seconds, plan = time_plan(bundle, rounds, turns)
+    if watch.board:
+        watch.board.check()
+    if progress:
+        progress(len(seconds), len(seconds), "done")
+    return Ledger(
+        rows=(_row(bundle, PRUNED, {PRUNED: seconds}, None),),
+        parts={},
+        formula=_cost(bundle, "formula"),
+        device=PLAN_DEVICE,
+        threads=None,
+        rounds=len(seconds),
+        peak_gmacs=None,
+        versions={plan.kind: plan.version, "python": platform.python_version(), "machine": _machine()},
+        plan=plan,
+        board=watch.board,
+    )
+
+
+def measure(
+    sessions: Mapping[str, Backend],
+    inputs: Mapping[str, NDArray[Any]],
+    rounds: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, list[float]]:
+    """Name -> seconds of each run. The sessions take turns; each follows each other one equally often."""
+    warm = {name: min(_time(sessions[name], inputs[name]) for _ in range(WARM_UP)) for name in sessions}
+    if rounds is None:
+        rounds = int(np.clip(BUDGET_S / sum(warm.values()), *ROUNDS))
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    names = list(sessions)
+    for turn in range(rounds):
+        if progress:
+            progress(turn, rounds, "measure")
+        for offset in range(len(names)):
+            name = names[(turn + offset) % len(names)]
+            times[name].append(_time(sessions[name], inputs[name]))
+    return times
+
+
+def _graphs(bundle: Bundle, against: Iterable[str] | None) -> dict[str, Path]:
+    have = bundle.baselines
+    wanted = [name for name in ORDER if name in have] if against is None else [*against, *({PEAK} & set(have))]
+    unknown = [name for name in wanted if name not in have]
+    if unknown:
+        raise RequestError(f"no baseline '{unknown[0]}' in {bundle.folder}; it has {', '.join(have) or 'none'}")
+    return {PRUNED: bundle.path("encoder.onnx"), **{name: have[name] for name in wanted}}
+
+
+def _input(session: Backend) -> NDArray[Any]:
+    """Seeded noise of the graph's shape, 1 for a free batch."""
+    shape = [size if isinstance(size, int) else 1 for size in session.input_shape]
+    dtype = np.dtype(session.dtypes[session.input_name])
+    generator = np.random.default_rng(0)
+    if dtype == np.uint8:
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+
+
+def _time(session: Backend, values: NDArray[Any]) -> float:
+    start = time.perf_counter()
+    session.run(values)
+    return time.perf_counter() - start
+
+
+def _row(bundle: Bundle, name: str, times: Mapping[str, list[float]], peak: float | None) -> Row:
+    median, p95, p99 = (float(np.percentile(times[name], q)) for q in (50, 95, 99))
+    macs = _macs(bundle, name)
+    return Row(
+        name=name,
+        median_ms=1e3 * median,
+        p95_ms=1e3 * p95,
+        p99_ms=1e3 * p99,
+        ratio=float(np.median(times[PRUNED])) / median,
+        multiply_adds=macs,
+        peak_fraction=None if peak is None else macs / median / peak,
+    )
+
+
+def _macs(bundle: Bundle, name: str) -> int:
+    return _cost(bundle, "graph" if name == PRUNED else f"{name}_graph")
+
+
+def _cost(bundle: Bundle, key: str) -> int:
+    if key not in bundle.manifest.cost:
+        raise BundleError(f"{bundle.folder}: the manifest's cost lacks {key}; export the bundle again")
+    return bundle.manifest.cost[key]
+
+
+def parts(path: Path, device: str, threads: int | None, values: NDArray[Any]) -> dict[str, float]:
+    """Share of a graph's kernel time by part of the encoder, by ONNX Runtime's profile."""
+    with tempfile.TemporaryDirectory() as scratch:
+        session = open_session(path, device, threads, profile=Path(scratch) / "profile")
+        for _ in range(PROFILED_RUNS):
+            session.run(values)
+        events = json.loads(Path(session.raw.end_profiling()).read_text(encoding="utf-8"))
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    return part_shares((event["name"].removesuffix("_kernel_time"), event["dur"]) for event in _outermost(kernels))
+
+
+def _outermost(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Without those that ran inside another: the body of a Scan is in the time of the Scan.
+
+    >>> scan, body, behind = {"ts": 0, "dur": 9}, {"ts": 2, "dur": 3}, {"ts": 9, "dur": 1}
+    >>> list(_outermost([scan, body, behind])) == [scan, behind]
+    True
+    """
+    end = -1.0
+    for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
+        if event["ts"] >= end:
+            end = event["ts"] + event["dur"]
+            yield event
+
+
+def part_shares(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """(node name, duration) in the order they ran -> share of the time by part of the encoder.
+
+    A node that ONNX Runtime made up itself carries no part's name; it counts to the next one that does, whose input
+    it prepares.
+
+    >>> part_shares([("encoder.a/MatMul", 6.0), ("reshape", 1.0), ("projector.b/MatMul", 1.0), ("selection/TopK", 2.0)])
+    {'encoder': 0.6, 'selection': 0.2, 'projector': 0.2}
+    """
+    spent = dict.fromkeys(PARTS, 0.0)
+    pending = 0.0
+    part = PARTS[0]
+    for name, duration in kernels:
+        pending += duration
+        found = name.split("/")[0].split(".")[0]
+        if found in PARTS:
+            part = found
+            spent[part] += pending
+            pending = 0.0
+    spent[part] += pending
+    total = sum(spent.values()) or 1.0
+    return {part: spent[part] / total for part in PARTS}
+
+
+def _versions() -> dict[str, str]:
+    import onnxruntime
+
+    return {"onnxruntime": onnxruntime.__version__, "python": platform.python_version(), "machine": _machine()}
+
+
+def _machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.processor() or platform.machine()}, {os.cpu_count()} CPUs"

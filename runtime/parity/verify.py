@@ -1,0 +1,125 @@
+"""Run a bundle's probes through every backend that is here, and compare with the reference that travels with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from edgeprune import bundle as bundles
+from edgeprune.bundle import Bundle
+from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
+from edgeprune.runtime.backends.ort import available_devices
+from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.backends.plan_session import PlanSession
+from edgeprune.runtime.loading import Encoder
+from edgeprune.runtime.parity import Report, worst
+from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
+
+__all__ = ["BackendReport", "Progress", "devices_of", "verify"]
+
+Progress: TypeAlias = "Callable[[int, int, str], None]"
+"""Called with probes done, probes in all, and what comes next."""
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    device: str
+    dtype: str
+    probes: Mapping[str, Report]
+    """probe -> its comparison, in the file's order"""
+    not_run: str = ""
+    """why the device could not be used; then there are no probes"""
+
+    @property
+    def worst(self) -> Report:
+        return worst(self.probes.values())
+
+    @property
+    def passed(self) -> bool:
+        """False when a probe failed. A device that was not run has not failed; look at `not_run`."""
+        return self.worst.passed
+
+    def to_json(self) -> dict[str, Any]:
+        """`passed` is null for a device that was not run."""
+        ran = not self.not_run
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "passed": self.passed if ran else None,
+            "not_run": self.not_run or None,
+            "worst": self.worst.to_json() if ran else None,
+            "probes": {name: report.to_json() for name, report in self.probes.items()},
+        }
+
+
+def verify(
+    bundle_folder: str | os.PathLike[str],
+    device: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[BackendReport]:
+    """The parity of a bundle on one device, or (None) on every one that ONNX Runtime was built for, and of its plans.
+
+    With None, a device that cannot be used is reported as not run, as long as another one can; named, it raises
+    RequestError. Raises BundleError when the bundle is damaged or brings no usable reference, MissingPackageError
+    without safetensors.
+    """
+    bundle = bundles.load(Path(bundle_folder))
+    devices = devices_of(bundle) if device is None else [device]
+    with stored_probes(bundle) as (names, read):
+        done, total = 0, len(names) * len(devices)
+        reports: list[BackendReport] = []
+        refused: RequestError | None = None
+        for name in devices:
+            try:
+                encoder = Encoder(bundle, name, threads)
+            except BundleError:
+                raise
+            except RequestError as error:
+                if device is not None or (name == "cpu" and not isinstance(error, MissingPackageError)):
+                    raise
+                refused = refused or error
+                reports.append(BackendReport(name, bundle.manifest.dtype, {}, not_run=str(error)))
+                total -= len(names)
+                continue
+            results = {}
+            for probe in names:
+                if progress:
+                    progress(done, total, f"{name} {probe}")
+                results[probe] = _run(encoder, probe, read(probe))
+                done += 1
+            reports.append(BackendReport(name, _dtype(encoder), results))
+    if refused is not None and not any(report.probes for report in reports):
+        raise refused
+    if progress:
+        progress(total, total, "done")
+    return reports
+
+
+def devices_of(bundle: Bundle) -> list[str]:
+    """What is there to be verified. A device that has TensorRT for a plan may do without ONNX Runtime."""
+    if not bundle.manifest.engines:
+        return available_devices()
+    try:
+        return [*available_devices(), PLAN_DEVICE]
+    except MissingPackageError:
+        return ["cpu", PLAN_DEVICE]
+
+
+def _dtype(encoder: Encoder) -> str:
+    """What it computes in: a weakly typed plan takes and gives the float32 of its graph, and computes in float16."""
+    engine = encoder.session.engine if isinstance(encoder.session, PlanSession) else None
+    return "float16" if engine and "FP16" in engine.flags else encoder.manifest.dtype
+
+
+def _run(encoder: Encoder, name: str, probe: Probe) -> Report:
+    try:
+        got = encoder.outputs(probe.values)
+    except ImageError as error:
+        raise BundleError(
+            f"{REFERENCE}: probe {name} does not fit the graph: {error}; export the bundle again"
+        ) from None
+    return probe.compare(got, _dtype(encoder))

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import BundleError, MissingPackageError, RequestError
+from edgeprune.runtime.backends.ort import available_devices, open_session
+
+MakeBundle = Callable[..., Path]
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """The installed onnxruntime, with some of its attributes replaced."""
+    import onnxruntime
+
+    attributes = {**vars(onnxruntime), **changes}
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(**attributes))
+
+
+def test_a_session_runs_its_graph(make_bundle: MakeBundle) -> None:
+    session = open_session(make_bundle() / "encoder.onnx")
+    assert (session.device, session.input_name, session.input_shape) == ("cpu", "pixel_values", (1, 3, 32, 48))
+    assert session.output_names == ("scores", "indices", "tokens")
+    assert [array.shape for array in session.run(np.zeros((1, 3, 32, 48), np.float32))] == [(1, 24), (1, 5), (1, 5, 7)]
+
+
+def test_outputs_come_in_the_order_asked_for(make_bundle: MakeBundle) -> None:
+    session = open_session(make_bundle() / "encoder.onnx", outputs=["tokens", "indices"])
+    assert [array.shape for array in session.run(np.zeros((1, 3, 32, 48), np.float32))] == [(1, 5, 7), (1, 5)]
+
+
+def test_dtypes_carry_the_names_of_numpy(make_bundle: MakeBundle) -> None:
+    session = open_session(make_bundle(dtype="float16") / "encoder.onnx")
+    assert session.dtypes == {"pixel_values": "float16", "scores": "float32", "indices": "int32", "tokens": "float16"}
+    assert open_session(make_bundle(dtype="uint8") / "encoder.onnx").dtypes["pixel_values"] == "uint8"
+
+
+def test_an_open_batch_dimension_is_a_name(make_bundle: MakeBundle) -> None:
+    assert open_session(make_bundle(batch="batch") / "encoder.onnx").input_shape == ("batch", 3, 32, 48)
+
+
+def test_threads_reach_onnxruntime(make_bundle: MakeBundle) -> None:
+    graph = make_bundle() / "encoder.onnx"
+    assert open_session(graph, threads=3).raw.get_session_options().intra_op_num_threads == 3
+    assert open_session(graph).raw.get_session_options().intra_op_num_threads == 0  # its own choice
+    with pytest.raises(RequestError, match="threads must be at least 1, got 0"):
+        open_session(graph, threads=0)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_profile_is_written_where_asked(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    graph = make_bundle() / "encoder.onnx"
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    session = open_session(graph, profile=where == "here" or tmp_path / "there" / "run")
+    session.run(np.zeros((1, 3, 32, 48), np.float32))
+    trace = Path(session.raw.end_profiling()).resolve()
+    assert trace.parent == tmp_path / where
+    assert any("TopK" in event["name"] for event in json.loads(trace.read_text()))
+
+
+def test_nothing_is_profiled_unasked(make_bundle: MakeBundle) -> None:
+    assert not open_session(make_bundle() / "encoder.onnx").raw.get_session_options().enable_profiling
+
+
+def test_an_unknown_device_is_refused(make_bundle: MakeBundle) -> None:
+    with pytest.raises(RequestError, match="cpu, cuda, got 'gpu'"):
+        open_session(make_bundle() / "encoder.onnx", device="gpu")
+
+
+def test_cuda_without_its_provider_names_the_extra(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, get_available_providers=lambda: ["CPUExecutionProvider"])
+    assert available_devices() == ["cpu"]
+    with pytest.raises(RequestError, match=r"edgeprune\[cuda\]"):
+        open_session(make_bundle() / "encoder.onnx", device="cuda")
+
+
+def test_cuda_that_silently_falls_back_to_the_cpu_is_refused(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    asked: list[Any] = []
+
+    def fall_back(path: str, options: Any, providers: list[Any]) -> Any:
+        asked.extend(providers)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    pretend(monkeypatch, get_available_providers=lambda: both, InferenceSession=fall_back)
+    assert available_devices() == ["cpu", "cuda"]
+    with pytest.raises(RequestError, match=r"fell back to the CPU.*edgeprune\[cuda\]"):
+        open_session(make_bundle() / "encoder.onnx", device="cuda")
+    assert asked[0] == ("CUDAExecutionProvider", {"use_tf32": "0"})
+
+
+def test_without_onnxruntime_the_extra_is_named(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"onnxruntime.*edgeprune\[cpu\]"):
+        open_session(make_bundle() / "encoder.onnx")
+    with pytest.raises(MissingPackageError, match="onnxruntime"):
+        available_devices()
+
+
+def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "encoder.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match=r"encoder\.onnx cannot be run by ONNX Runtime") as refused:
+        open_session(tmp_path / "encoder.onnx")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_graph_without_the_wanted_output_is_refused(make_bundle: MakeBundle) -> None:
+    with pytest.raises(BundleError, match="outputs logits"):
+        open_session(make_bundle() / "encoder.onnx", outputs=["logits"])
+
+
+def test_opening_and_running_print_nothing(make_bundle: MakeBundle, capfd: pytest.CaptureFixture[str]) -> None:
+    open_session(make_bundle() / "encoder.onnx").run(np.zeros((1, 3, 32, 48), np.float32))
+    assert capfd.readouterr() == ("", "")

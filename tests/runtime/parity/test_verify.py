@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+from edgeprune import bundle as bundles
+from edgeprune.bundle import MANIFEST, Manifest, describe_files
+from edgeprune.cli import tables
+from edgeprune.errors import BundleError, MissingPackageError, RequestError
+from edgeprune.runtime.backends import ort as session
+from edgeprune.runtime.parity.stored import REFERENCE
+from edgeprune.runtime.parity.verify import BackendReport, verify
+
+MakeBundle = Callable[..., Path]
+Tensors = dict[str, Any]
+
+
+def change_reference(folder: Path, change: Callable[[Tensors], object]) -> None:
+    """Rewrite reference.safetensors, and the manifest so that the checksums agree."""
+    tensors = load_file(folder / REFERENCE)
+    change(tensors)
+    save_file(tensors, folder / REFERENCE)
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    fields = vars(Manifest.from_json((folder / MANIFEST).read_text())) | {"files": describe_files(folder)}
+    (folder / MANIFEST).write_text(Manifest(**fields).to_json())
+
+
+def render(reports: list[BackendReport]) -> str:
+    text = io.StringIO()
+    Console(file=text, width=80).print(tables.parity(reports))
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("batch", [1, 3, "batch"])
+def test_a_right_graph_passes_every_probe(make_bundle: MakeBundle, dtype: str, batch: int | str) -> None:
+    (report,) = verify(make_bundle(dtype=dtype, batch=batch), device="cpu")
+    assert report.passed, report.worst.reasons
+    assert list(report.probes) == ["scene00", "scene01"]
+    assert report.worst.images == report.worst.exact == 2 * (batch if isinstance(batch, int) else 1)
+
+
+def test_a_graph_that_names_the_wrong_patches_fails(make_bundle: MakeBundle) -> None:
+    (report,) = verify(make_bundle(shift=-1), device="cpu")
+    assert not report.passed
+    assert report.worst.reasons
+
+
+def test_one_bad_probe_is_enough_and_is_named(make_bundle: MakeBundle) -> None:
+    folder = make_bundle(probes=3)
+
+    def spoil(tensors: Tensors) -> None:
+        tensors["scene01/tokens"] = tensors["scene01/tokens"] * np.float32(1.01)
+
+    change_reference(folder, spoil)
+    (report,) = verify(folder, device="cpu")
+    assert [name for name, probe in report.probes.items() if not probe.passed] == ["scene01"]
+    assert not report.passed
+
+
+def test_every_available_device_is_verified(make_bundle: MakeBundle) -> None:
+    reports = verify(make_bundle())
+    assert [report.device for report in reports] == session.available_devices()
+    assert reports[0].passed
+
+
+def test_a_device_that_cannot_be_used_is_reported_as_not_run(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ONNX Runtime built for CUDA on a machine without a GPU."""
+    monkeypatch.setattr("edgeprune.runtime.parity.verify.available_devices", lambda: ["cpu", "cuda"])
+    cpu, cuda = verify(make_bundle())
+    assert (cpu.passed, cpu.not_run) == (True, "")
+    assert "edgeprune[cuda]" in cuda.not_run
+    assert cuda.to_json()["passed"] is None
+    assert "not run" in render([cpu, cuda])
+
+
+@pytest.mark.skipif("cuda" in session.available_devices(), reason="this ONNX Runtime has CUDA")
+def test_a_named_device_that_cannot_be_used_is_refused(make_bundle: MakeBundle) -> None:
+    with pytest.raises(RequestError, match=r"edgeprune\[cuda\]"):
+        verify(make_bundle(), device="cuda")
+
+
+def test_progress_counts_up_to_the_end(make_bundle: MakeBundle) -> None:
+    calls: list[tuple[int, int, str]] = []
+    verify(make_bundle(probes=3), device="cpu", progress=lambda *call: calls.append(call))
+    assert calls == [(0, 3, "cpu scene00"), (1, 3, "cpu scene01"), (2, 3, "cpu scene02"), (3, 3, "done")]
+
+
+def test_reports_are_json(make_bundle: MakeBundle) -> None:
+    (report,) = verify(make_bundle(shift=-1), device="cpu")
+    given = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (given["device"], given["dtype"], given["passed"]) == ("cpu", "float32", False)
+    assert set(given["probes"]) == {"scene00", "scene01"}
+    assert given["worst"]["reasons"]
+
+
+def test_the_table_shows_each_probe_and_the_worst(make_bundle: MakeBundle) -> None:
+    good, bad = render(verify(make_bundle(), device="cpu")), render(verify(make_bundle(shift=-1), device="cpu"))
+    for name in ("cpu float32", "scene00", "scene01", "1/1", "2/2", "pass"):
+        assert name in good
+    assert "FAIL" in bad
+    assert "FAIL" not in good
+    assert "…" not in good + bad  # fits a terminal of 80 columns
+
+
+@pytest.mark.parametrize("missing", ["scene00/tokens", "scene01/pixel_values"])
+def test_a_reference_that_lacks_a_tensor_is_refused(make_bundle: MakeBundle, missing: str) -> None:
+    folder = make_bundle()
+    change_reference(folder, lambda tensors: tensors.pop(missing))
+    with pytest.raises(BundleError, match=f"lacks {missing}"):
+        verify(folder)
+
+
+def test_a_reference_without_probes_is_refused(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    change_reference(folder, Tensors.clear)
+    with pytest.raises(BundleError, match="lacks any probe"):
+        verify(folder)
+
+
+def test_a_probe_that_does_not_fit_the_graph_is_refused(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+
+    def transpose(tensors: Tensors) -> None:
+        tensors["scene01/pixel_values"] = tensors["scene01/pixel_values"].swapaxes(2, 3).copy()
+
+    change_reference(folder, transpose)
+    with pytest.raises(BundleError, match="probe scene01 does not fit"):
+        verify(folder)
+
+
+def test_a_reference_that_is_no_safetensors_file_is_refused(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    (folder / REFERENCE).write_bytes(b"pickle?")
+    seal(folder)
+    with pytest.raises(BundleError, match="cannot be read"):
+        verify(folder)
+
+
+def test_a_bundle_without_a_reference_is_refused(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    (folder / REFERENCE).unlink()
+    with pytest.raises(BundleError, match=REFERENCE):
+        verify(folder)
+    seal(folder)
+    assert REFERENCE not in bundles.load(folder).manifest.files
+    with pytest.raises(BundleError, match=f"no file {REFERENCE}"):
+        verify(folder)
+
+
+def test_without_safetensors_the_package_is_named(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(MissingPackageError, match="safetensors"):
+        verify(make_bundle(), device="cpu")
+
+
+def picks(tensors: Tensors) -> None:
+    """As if a greedy method had made the reference: how it picked. Its scores would be -inf where nothing is kept."""
+    for name in ("scene00", "scene01"):
+        tensors[f"{name}/order"] = tensors[f"{name}/indices"][:, ::-1].copy()
+        tensors[f"{name}/margins"] = np.ones(tensors[f"{name}/indices"].shape, np.float32)
+
+
+def test_the_picks_of_a_greedy_reference_are_replayed(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    change_reference(folder, picks)
+    report = verify(folder, "cpu")[0]
+    assert "the reference's scores must be finite at the kept patches and -inf elsewhere" in report.worst.reasons[0]
+
+
+@pytest.mark.parametrize("missing", ["scene01/order", "scene00/margins"])
+def test_picks_must_be_there_for_every_probe_or_for_none(make_bundle: MakeBundle, missing: str) -> None:
+    folder = make_bundle()
+    change_reference(folder, picks)
+    change_reference(folder, lambda tensors: tensors.pop(missing))
+    with pytest.raises(BundleError, match=rf"reference\.safetensors lacks {missing}; export the bundle again"):
+        verify(folder, "cpu")
