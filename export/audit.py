@@ -139,7 +139,7 @@ def audit_bundle(
     if sm is None:
         own = () if proxy or device.gpu is None else device.gpu.sm
         sm = PROXY_SM if proxy or PROXY_SM in own else own[0]
-    paths = {"pruned": found.path("encoder.onnx")}
+    paths = {"pruned": found.graph(bundle.ENCODER)}
     if "unpruned" in found.baselines:
         paths["unpruned"] = found.baselines["unpruned"]
     graphs = {}

@@ -64,7 +64,8 @@ def build_engine(
     device = find_target(found, target)
     plan = f"encoder.{device.name}.plan"
     if device.engine.kind == "onnxruntime":
-        raise RequestError(f"{device.name} runs encoder.onnx with ONNX Runtime as it is: there is nothing to build")
+        graph = found.manifest.encoder.file
+        raise RequestError(f"{device.name} runs {graph} with ONNX Runtime as it is: there is nothing to build")
     if os.path.lexists(found.folder / plan) and not force:
         raise RequestError(f"{found.folder} has {plan}; replace it with --force")
     check_batch(found)
@@ -80,7 +81,7 @@ def build_engine(
     sms = choose_sm(trt, sm or _sm(device)) if rtx else _gpu(device)
 
     start = time.perf_counter()
-    compiler = Compiler(trt, found.folder / "encoder.onnx", strong=device.engine.typing == "strong")
+    compiler = Compiler(trt, found.graph(bundle.ENCODER), strong=device.engine.typing == "strong")
     flags = _configure(compiler, device, sms if rtx else ())
     timings = None if rtx else _open_timing_cache(compiler, found.folder)
     content = compiler.build(show)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gc
-import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,17 +19,18 @@ from torch import Tensor, nn
 
 import edgeprune
 from edgeprune import bundle, encoders, pruners, targets
-from edgeprune.bundle import Manifest, Model, TensorSpec
-from edgeprune.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.bundle import Manifest
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
-from edgeprune.export import budget, recipe
+from edgeprune.export import budget
 from edgeprune.export.baselines import baselines, matmul
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.downgrade import TRACED_OPSET, downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint, parse, refuse
-from edgeprune.export.storage import save_graphs
+from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
+from edgeprune.export.storage import file_of, save_graphs
 from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
 from edgeprune.pruners._greedy import written_as
@@ -46,7 +44,6 @@ from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normali
 
 __all__ = ["STEPS", "Exported", "Request", "export_bundle"]
 
-TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "pillow")
 STEPS = (
     "read the checkpoint",
     "run the reference",
@@ -159,12 +156,13 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         example = example if request.uint8 else example.to(getattr(torch, precision))
         models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
-        graph = models.pop("encoder")
-        save_graphs(folder, graph, models)
+        graph = models.pop(bundle.ENCODER)
+        graphs = {bundle.ENCODER: graph, **{f"baseline.{name}": model for name, model in models.items()}}
+        save_graphs(folder, graphs)
         for path in sorted(folder.glob("*.onnx")):
             onnx.checker.check_model(str(path), full_check=True)
         if target.engine.kind == "tensorrt-rtx":
-            refuse(parse(folder / "encoder.onnx"), target)
+            refuse(parse(folder / file_of(bundle.ENCODER)), target)
 
         cost = {
             "formula": request.tiles * formula(encoder, method),
@@ -172,13 +170,14 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             "unpruned_formula": request.tiles * formula(encoder, none.Method(encoder.patches)),
             **{f"{name}_graph": graph_cost(model.graph) for name, model in models.items()},
         }
-        manifest = _manifest(request, checkpoint, encoder, method, target, preprocessing, precision, graph.graph, cost)
-        del encoder, graph, models
+        manifest = manifest_of(
+            request.method, method, request.tiles, checkpoint, encoder, target, preprocessing, precision, graphs, cost
+        )
+        del encoder, graph, models, graphs
         gc.collect()  # the weights, before ONNX Runtime holds its own copy
 
-        _write_texts(folder, checkpoint, manifest, target)
-        manifest = replace(manifest, files=bundle.describe_files(folder))
-        (folder / bundle.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        write_texts(folder, checkpoint, manifest, target)
+        manifest = write_manifest(folder, manifest)
 
         step("verify on ONNX Runtime")
         reports = verify(folder, device="cpu")
@@ -321,67 +320,10 @@ def _trace(
     pixels: nn.Module = RawPixels(getattr(torch, precision)) if request.uint8 else nn.Identity()
     step("trace and export")
     with written_as(target.onnx.greedy):
-        models = {"encoder": convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
-    refuse(lint(models["encoder"], target), target)
+        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
+    refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step("export the baselines")
         models |= baselines(encoder, method, pixels, convert, pooled)
         models["matmul"] = matmul(precision, opset, ir_version)
     return models
-
-
-def _manifest(
-    request: Request,
-    checkpoint: Checkpoint,
-    encoder: Encoder,
-    method: Method,
-    target: Target,
-    preprocessing: Preprocessing,
-    precision: str,
-    graph: ir.Graph,
-    cost: dict[str, int],
-) -> Manifest:
-    return Manifest(
-        method=request.method,
-        options=pruners.options(method),
-        keep=method.keep,
-        grid=encoder.grid,
-        tiles=request.tiles,
-        layout=encoder.layout,
-        labels=encoder.labels or (),
-        model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
-        dtype=precision,
-        inputs=_specs(graph.inputs),
-        outputs=_specs(graph.outputs),
-        preprocessing=preprocessing.to_json(),
-        target=target.name,
-        cost=cost,
-        deviations=pruners.deviations(method),
-        versions={
-            "edgeprune": edgeprune.__version__,
-            "python": platform.python_version(),
-            **{tool: version(tool) for tool in TOOLS},
-        },
-    )
-
-
-def _specs(values: Any) -> dict[str, TensorSpec]:
-    return {
-        value.name: TensorSpec(
-            tuple(size if isinstance(size, int) else str(size) for size in value.shape), value.dtype.numpy().name
-        )
-        for value in values
-    }
-
-
-def _write_texts(folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target) -> None:
-    texts = {
-        "preprocessor_config.json": bundle.json_text(checkpoint.processor),
-        "README.md": recipe.readme(manifest, target),
-        "build.sh": recipe.build_script(target),
-        **recipe.polygraphy(target, folder / REFERENCE),
-    }
-    for name, text in texts.items():
-        if text is not None:
-            (folder / name).write_text(text, encoding="utf-8")
-            (folder / name).chmod(0o755 if name.endswith(".sh") else 0o644)

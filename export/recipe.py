@@ -21,16 +21,17 @@ _BUILD = """\
 set -euo pipefail
 cd "$(dirname "$0")"
 
-trtexec=${{TRTEXEC:-{trtexec}}}
+default={trtexec}
+trtexec=${{TRTEXEC:-$default}}
 command -v "$trtexec" >/dev/null || {{ echo "build.sh: no trtexec at $trtexec; set TRTEXEC to its path" >&2; exit 2; }}
 
 # Written under another name first: an interrupted build leaves no half engine.
-"$trtexec" --onnx=encoder.onnx --saveEngine={plan}.partial \\
+"$trtexec" --onnx={graph} --saveEngine={plan}.partial \\
     {build_flags} \\
     --memPoolSize=workspace:{workspace_mib} --timingCacheFile=timing.cache
 mv {plan}.partial {plan}
 echo "built {plan}; measure it with:"
-echo "  $trtexec --loadEngine={plan} {bench_flags}"
+printf '  %s %s\n' "$trtexec" {bench}
 """
 
 _COMPARE = '''\
@@ -65,7 +66,7 @@ polygraphy run {model} \\
 _README = """\
 # {model} with {method}, {budget}
 
-`encoder.onnx` is a vision encoder that {does}, chosen inside the graph by
+`{graph_file}` is a vision encoder that {does}, chosen inside the graph by
 `{method}`; no shape is dynamic{batch}. Made by edgeprune {version} for the target `{target}`: {description}.
 
 | tensor | shape | dtype |
@@ -109,35 +110,44 @@ for scores, labels, boxes in detector("photo.jpg", threshold=0.5):  # boxes: x0,
 BUILD = "edgeprune build ."
 
 
-def build_script(target: Target) -> str | None:
-    """build.sh for targets whose engine is built on the device with trtexec; None for the others."""
+def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
+    """build.sh for targets whose engine is built on the device with trtexec; None for the others.
+
+    graph: file name
+    """
     engine = target.engine
     if engine.kind != "tensorrt" or engine.build != "on-device":
         return None
+    plan = shlex.quote(f"encoder.{target.name}.plan")
     return _BUILD.format(
         description=target.description,
         version=engine.version,
-        trtexec=target.jetson.trtexec if target.jetson else "trtexec",
-        plan=f"encoder.{target.name}.plan",
+        trtexec=shlex.quote(target.jetson.trtexec if target.jetson else "trtexec"),
+        graph=shlex.quote(graph),
+        plan=plan,
         build_flags=shlex.join(engine.build_flags),
         workspace_mib=engine.workspace_mib,
-        bench_flags=shlex.join(target.bench.flags),
+        bench=shlex.quote(f"--loadEngine={plan} {shlex.join(target.bench.flags)}"),
     )
 
 
-def polygraphy(target: Target, reference: Path) -> dict[str, str]:
-    """File name -> text of what `polygraphy run` takes the probes and the comparison from; reference: the bundle's."""
+def polygraphy(target: Target, reference: Path, graph: str = "encoder.onnx") -> dict[str, str]:
+    """File name -> text of what `polygraphy run` takes the probes and the comparison from.
+
+    reference: the bundle's
+    graph: file name
+    """
     with safe_open(reference, framework="numpy") as file:
         names = {key.rpartition("/")[0] for key in file.keys()}  # noqa: SIM118 - it is no dict
-    command = "\n".join(f"    {line}" for line in _polygraphy(target).splitlines())
+    command = "\n".join(f"    {line}" for line in _polygraphy(target, graph).splitlines())
     return {COMPARE: _COMPARE.format(command=command), PROBES: probes_json(names)}
 
 
-def _polygraphy(target: Target) -> str:
+def _polygraphy(target: Target, graph: str) -> str:
     """The command for the target's plan, or for the graph where ONNX Runtime runs it."""
     if target.engine.kind == "onnxruntime":
         cuda = " --providers cuda" if target.provider == "CUDAExecutionProvider" else ""
-        return _POLYGRAPHY.format(model=f"encoder.onnx --onnxrt{cuda}")
+        return _POLYGRAPHY.format(model=f"{graph} --onnxrt{cuda}")
     rtx = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if target.engine.kind == "tensorrt-rtx" else ""
     return rtx + _POLYGRAPHY.format(model=f"encoder.{target.name}.plan --model-type engine --trt")
 
@@ -173,7 +183,8 @@ def readme(manifest: Manifest, target: Target) -> str:
         deviations=layout + deviations,
         install=f" and install edgeprune (`{target.jetson.install}`)" if target.jetson else "",
         commands="\n".join(commands),
-        polygraphy=_polygraphy(target),
+        polygraphy=_polygraphy(target, manifest.encoder.file),
+        graph_file=manifest.encoder.file,
         python=_DETECTS if manifest.detects else _ENCODES,
         does=f"{'detects with' if manifest.detects else 'emits'} {manifest.budget}",
     )

@@ -7,35 +7,42 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-__all__ = ["ENCODER", "save_graphs", "weights_nbytes"]
+__all__ = ["file_of", "save_graphs", "weights_nbytes"]
 
-ENCODER = "encoder.onnx"
-DATA = "encoder.onnx.data"
 INLINE_NBYTES = 64 << 20
 """weights up to this size stay in the .onnx file; ONNX itself ends at 2 GiB"""
 SMALL_NBYTES = 4096
 """tensors up to this size always do, so that tools can fold and print them"""
 
 
+def file_of(name: str) -> str:
+    """The file of a graph.
+
+    >>> file_of("encoder"), file_of("baseline.pool")
+    ('encoder.onnx', 'baseline.pool.onnx')
+    """
+    return f"{name}.onnx"
+
+
 def weights_nbytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
-def save_graphs(folder: Path, encoder: ir.Model, baselines: Mapping[str, ir.Model]) -> None:
-    """Write encoder.onnx and baseline.<name>.onnx; where the weights are large, the baselines use the encoder's file.
+def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> None:
+    """Write <name>.onnx for each graph; where the weights of the first are large, the others use its file of them.
 
     All graphs must come from one set of parameters: an initializer of the same name is taken to be the same tensor.
     """
-    names = {f"baseline.{name}.onnx": model for name, model in baselines.items()}
-    if weights_nbytes(encoder) <= INLINE_NBYTES:
-        for name, model in {ENCODER: encoder, **names}.items():
-            ir.save(model, folder / name)
+    (first, main), *others = graphs.items()
+    if weights_nbytes(main) <= INLINE_NBYTES:
+        for name, model in graphs.items():
+            ir.save(model, folder / file_of(name))
         return
-    ir.save(encoder, folder / ENCODER, external_data=DATA, size_threshold_bytes=SMALL_NBYTES)
-    written = ir.load(folder / ENCODER).graph.initializers
-    for name, model in names.items():
+    ir.save(main, folder / file_of(first), external_data=f"{file_of(first)}.data", size_threshold_bytes=SMALL_NBYTES)
+    written = ir.load(folder / file_of(first)).graph.initializers
+    for name, model in others:
         for key, value in model.graph.initializers.items():
             shared = written[key].const_value if key in written else None
             if isinstance(shared, ir.ExternalTensor):
                 value.const_value = shared
-        ir.save(model, folder / name)
+        ir.save(model, folder / file_of(name))

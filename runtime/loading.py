@@ -29,7 +29,7 @@ class Output(NamedTuple):
     """What one run returns; the leading dimension is that of the images given."""
 
     tokens: NDArray[Any]
-    """[B, K, D] float32 or float16 (`manifest.dtype`), kept tokens in raster order"""
+    """[B, K, D] float32 or float16 (`manifest.precision`), kept tokens in raster order"""
     indices: NDArray[np.int32]
     """[B, K] int32, which patches they are, ascending"""
     scores: NDArray[np.float32]

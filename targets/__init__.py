@@ -42,18 +42,16 @@ A new target is one file of this form: beside this module, or anywhere, given as
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 import re
 import sys
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from edgeprune import typed
 from edgeprune.errors import TargetError, unknown_name
 
 if sys.version_info >= (3, 11):
@@ -168,14 +166,19 @@ def parse(given: Mapping[str, Any], where: str) -> Target:
 
     Raises TargetError as `load` does.
     """
-    target = _table(Target, given, where, "")
+    try:
+        target: Target = typed.read(Target, given, typed.TOML)
+    except ValueError as error:
+        raise TargetError(f"{where}: {error}") from None
     check(target, where)
     return target
 
 
 def check(target: Target, where: str = "") -> None:
     """Raises TargetError when fields that are right alone contradict each other; `where` names the file."""
-    for rules in (_head_rules, _gpu_rules, _onnx_rules, _engine_rules, _parser_rules, _trtexec_rules):
+    for rules in (
+        _head_rules, _gpu_rules, _onnx_rules, _engine_rules, _parser_rules, _trtexec_rules, _jetson_rules,
+    ):  # fmt: skip
         for holds, field, rule, value in rules(target):
             if not holds:
                 got = "" if value is None else f", got {value!r}"
@@ -188,11 +191,11 @@ Rules = Iterator[tuple[object, str, str, object]]
 
 def _head_rules(target: Target) -> Rules:
     yield _NAME.fullmatch(target.name), "name", "consist of a-z, 0-9, '.' and '-'", target.name
-    yield target.description.isprintable() and target.description, "description", "be one line", target.description
+    yield _line(target.description), "description", "be one line", target.description
     yield target.tier in (1, 2, 3), "tier", "be 1, 2 or 3", target.tier
     yield target.source, "source", "name at least one link", list(target.source)
     for link in target.source:
-        yield _LINK.fullmatch(link), "source", "hold https links", link
+        yield _LINK.fullmatch(link) and link.isprintable(), "source", "hold https links", link
 
 
 def _gpu_rules(target: Target) -> Rules:
@@ -224,6 +227,8 @@ def _onnx_rules(target: Target) -> Rules:
     yield 8 <= onnx.ir_version <= 10, "onnx.ir_version", "be in 8..10", onnx.ir_version
     # The operator keeps the scores to itself and fails in float32; decomposed attention is fused just as well.
     yield "Attention" in onnx.forbidden_ops, "onnx.forbidden_ops", "name Attention", list(onnx.forbidden_ops)
+    for name in onnx.forbidden_ops:
+        yield _OPERATOR.fullmatch(name), "onnx.forbidden_ops", "hold names of operators", name
     distinct = len(set(onnx.forbidden_ops)) == len(onnx.forbidden_ops)
     yield distinct, "onnx.forbidden_ops", "name each operator once", list(onnx.forbidden_ops)
     limit, ort = onnx.topk_limit, target.engine.kind == "onnxruntime"
@@ -274,10 +279,10 @@ def _trtexec_rules(target: Target) -> Rules:
     # It times kernels on the very GPU that it builds for.
     yield engine.build == "on-device", "engine.build", "be 'on-device' for tensorrt", engine.build
     for flag in engine.build_flags:
-        yield flag.startswith("--"), "engine.build_flags", "start with --", flag
+        yield _FLAG.fullmatch(flag), "engine.build_flags", _FLAG_RULE, flag
     yield bench.flags, "bench.flags", "be given for tensorrt", list(bench.flags)
     for flag in bench.flags:
-        yield flag.startswith("--"), "bench.flags", "start with --", flag
+        yield _FLAG.fullmatch(flag), "bench.flags", _FLAG_RULE, flag
     oldest, newest = _span(engine.version)
     # Strong typing came with TensorRT 9, weak typing went with 11:
     # https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/api/migration/tensorrt-10x-to-11x-jetson.html
@@ -291,52 +296,37 @@ def _trtexec_rules(target: Target) -> Rules:
         yield typed, "engine.build_flags", "have --stronglyTyped before TensorRT 11", list(engine.build_flags)
 
 
+def _jetson_rules(target: Target) -> Rules:
+    """What build.sh runs and README.md prints to be run."""
+    if (board := target.jetson) is None:
+        return
+    yield _PATH.fullmatch(board.trtexec), "jetson.trtexec", "be a path of A-Z, a-z, 0-9 and . _ + / -", board.trtexec
+    yield _PYTHON.fullmatch(board.python), "jetson.python", "be a version such as 3.10", board.python
+    for name in ("jetpack", "l4t"):
+        value = getattr(board, name)
+        yield _BETWEEN.fullmatch(value), f"jetson.{name}", "be versions such as 6.1-6.2.2", value
+    shown = _line(board.install) and "`" not in board.install
+    yield shown, "jetson.install", "be one line without backticks", board.install
+
+
+def _line(text: str) -> bool:
+    return bool(text) and text.isprintable()
+
+
 _JETSON = (72, 87, 110)
 _NO_RTX = (*_JETSON, 90, 100, 103)
 _TOPK_LIMIT = 3840  # of ITopKLayer, in every release from 8.5 to 11.1 and in TensorRT-RTX
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _LINK = re.compile(r"https://\S+")
 _VERSION = re.compile(r"(>=|==)[1-9]\d*(\.\d+)*(,<=?[1-9]\d*(\.\d+)*)?")
+_OPERATOR = re.compile(r"[A-Za-z][A-Za-z0-9]*")
+# Nothing that a shell reads as more than text; patterns of layers (`--layerPrecisions=*:fp32`) have a star.
+_FLAG = re.compile(r"--[A-Za-z][A-Za-z0-9]*(=[A-Za-z0-9_.,:+*/=-]+)?")
+_FLAG_RULE = "be --name or --name=value, without spaces or quotes"
+_PATH = re.compile(r"(/|[A-Za-z0-9_.])[A-Za-z0-9_.+/-]*")
+_PYTHON = re.compile(r"[1-9]\d*\.\d+")
+_BETWEEN = re.compile(r"\d+(\.\d+)*(-\d+(\.\d+)*)?")
 _COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "==": operator.eq}
-
-T = TypeVar("T")
-
-
-def _table(cls: type[T], given: object, where: str, path: str) -> T:
-    """A dataclass from a TOML table: no field more, none less, each of its type."""
-    if not isinstance(given, Mapping):
-        raise TargetError(f"{where}: {path} must be a table, got {given!r}")
-    hints = typing.get_type_hints(cls)
-    specs = {spec.name: spec for spec in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    dot = f"{path}." if path else ""
-    for name in given:
-        if name not in specs:
-            raise TargetError(f"{where}: {dot}{name}: {unknown_name('field', name, specs)}")
-    for name, spec in specs.items():
-        if name not in given and spec.default is dataclasses.MISSING:
-            raise TargetError(f"{where}: {dot}{name} must be given")
-    return cls(**{name: _value(hints[name], value, where, dot + name) for name, value in given.items()})
-
-
-def _value(hint: Any, given: Any, where: str, path: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):  # `X | None`: JSON has null, TOML leaves the field out
-        return None if given is None else _value(args[0], given, where, path)
-    if dataclasses.is_dataclass(hint):
-        return _table(hint, given, where, path)  # type: ignore[arg-type]
-    if origin is Literal:
-        if given not in args:
-            raise TargetError(f"{where}: {path} must be one of {', '.join(args)}; got {given!r}")
-        return given
-    if origin is tuple:
-        items = given if isinstance(given, (list, tuple)) else [given]  # `sm = 87` is `sm = [87]`
-        return tuple(_value(args[0], item, where, path) for item in items)
-    if hint is float and type(given) is int:  # TOML writes the number 34 as an integer
-        return float(given)
-    if not isinstance(given, hint) or (isinstance(given, bool) and hint is not bool):
-        what = {bool: "true or false", float: "a number", int: "an integer", str: "a string"}[hint]
-        raise TargetError(f"{where}: {path} must be {what}, got {given!r}")
-    return given
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -157,6 +157,14 @@ CONTRADICTIONS: list[tuple[list[tuple[str, Any]], str]] = [  # what only the who
     ([("onnx.topk_limit", 0)], "onnx.topk_limit must be positive, got 0"),
     ([("onnx.topk_limit", 3841)], "onnx.topk_limit must be at most 3840, got 3841"),
     ([("jetson", None)], "jetson must be given for SM 87"),
+    ([("jetson.trtexec", "/usr/bin/tr texec")], "jetson.trtexec must be a path of A-Z, a-z, 0-9 and . _ + / -"),
+    ([("jetson.python", "3.10; true")], "jetson.python must be a version such as 3.10"),
+    ([("jetson.l4t", "36.4 `id`")], "jetson.l4t must be versions such as 6.1-6.2.2"),
+    ([("jetson.jetpack", "")], "jetson.jetpack must be versions such as 6.1-6.2.2"),
+    ([("jetson.install", "pip install x\n")], "jetson.install must be one line without backticks"),
+    ([("jetson.install", "pip`id`")], "jetson.install must be one line without backticks"),
+    ([("source", ["https://a.b/\x1b[2J"])], "source must hold https links"),
+    ([("onnx.forbidden_ops", ["Attention", "Non Zero"])], "onnx.forbidden_ops must hold names of operators"),
     ([("engine.version", "10.3")], "engine.version must be a range such as '>=10.3,<10.4', got '10.3'"),
     ([("engine.version", ">=10.3,<10.1")], "engine.version must hold at least one version"),
     ([("engine.typing", None)], "engine.typing must be given for tensorrt and tensorrt-rtx"),
@@ -181,9 +189,15 @@ CONTRADICTIONS: list[tuple[list[tuple[str, Any]], str]] = [  # what only the who
     ),
     ([("engine.build_flags", [])], "engine.build_flags must have --stronglyTyped before TensorRT 11"),
     ([("engine.build_flags", ["--stronglyTyped", "--fp16"])], "engine.build_flags must not have --fp16"),
-    ([("engine.build_flags", ["stronglyTyped"])], "engine.build_flags must start with --, got 'stronglyTyped'"),
+    (
+        [("engine.build_flags", ["stronglyTyped"])],
+        "engine.build_flags must be --name or --name=value, without spaces",
+    ),
     ([("bench.flags", [])], "bench.flags must be given for tensorrt"),
-    ([("bench.flags", ["useCudaGraph"])], "bench.flags must start with --, got 'useCudaGraph'"),
+    (
+        [("bench.flags", ["useCudaGraph"])],
+        "bench.flags must be --name or --name=value, without spaces",
+    ),
     (RTX, "gpu.sm must be one that TensorRT-RTX builds for, got 87"),
     ([*DESKTOP, ("gpu.sm", [89, 90])], "gpu.sm must be one that TensorRT-RTX builds for, got 90"),
     ([*DESKTOP, ("gpu.sm", 100)], "gpu.sm must be one that TensorRT-RTX builds for, got 100"),
@@ -458,3 +472,23 @@ def test_a_file_of_the_user_is_shown_like_any_other(tmp_path: Path, run: Any) ->
     text = (FOLDER / "rtx-desktop.toml").read_text(encoding="utf-8")
     file.write_text(text.replace('"rtx-desktop"', '"my-card"').replace("[86, 89, 120]", "89"), encoding="utf-8")
     assert re.search(r"^GPU +SM 89, 6 GiB", run(str(file)), flags=re.MULTILINE)
+
+
+PAYLOADS = (
+    "$(touch pwned)", "`touch pwned`", "; touch pwned", "&& touch pwned", "| touch pwned", "\ntouch pwned",
+    "'; touch pwned'", '"; touch pwned; "', "${IFS}touch", "$(touch${IFS}pwned)", ">pwned", "\\\ntouch pwned",
+    "}; touch pwned", "~", "*(x)", "a b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize(
+    ("field", "form"),
+    [("bench.flags", "--a=%s"), ("bench.flags", "--a%s"), ("engine.build_flags", "--a=%s"), ("name", "a%s"),
+     ("jetson.trtexec", "%s"), ("jetson.trtexec", "/usr/bin/trtexec%s"), ("jetson.python", "3.10%s"),
+     ("jetson.jetpack", "6.1%s"), ("jetson.l4t", "36.4%s"), ("engine.version", ">=10.3%s")],
+)  # fmt: skip
+def test_nothing_that_a_shell_would_act_on_is_taken(field: str, form: str, payload: str) -> None:
+    value = form % payload
+    with pytest.raises(TargetError):
+        targets.parse(changed(ORIN, (field, [value] if field.endswith("flags") else value)), "board.toml")

@@ -34,7 +34,7 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "hu
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     debug = "--debug" in sys.argv[1:]
-    signal.signal(signal.SIGTERM, lambda *_: leave("terminated; nothing was written", 143))
+    _leave_when_asked_to()
     try:
         sys.exit(cli.main(prog_name="edgeprune", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -47,6 +47,14 @@ def main() -> NoReturn:
         if isinstance(error, EdgepruneError):
             leave(str(error), error.exit_code)
         leave(f"unexpected {type(error).__name__}: {str(error)[:200]}; run it again with --debug and report it", 1)
+
+
+def _leave_when_asked_to() -> None:
+    """Clean up when a terminal is closed or a supervisor ends it, unless (nohup) it was told to go on."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda sent, _: leave("terminated; nothing was written", 128 + sent))
 
 
 class _Verbs(click.Group):

@@ -43,7 +43,7 @@ def manifest(found: Manifest) -> Table:
         {
             "model": f"{model.id}, {model.family}, {model.layer} layers, {model.features}",
             "revision": "" if model.revision == "local" else model.revision,
-            "target": f"{found.target}, {found.dtype}",
+            "target": f"{found.target}, {found.precision}",
             "engines": "\n".join(
                 f"{one.plan}: {one.kind} {one.version}, SM {', '.join(map(str, one.sm))}"
                 for one in found.engines.values()

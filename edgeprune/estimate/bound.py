@@ -23,7 +23,6 @@ __all__ = ["TEXT_TOKENS", "Bound", "Side", "bound"]
 
 TEXT_TOKENS = 64
 """of a short question beside the image"""
-GRAPH_FILES = ("encoder.onnx", "encoder.onnx.data")
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,9 @@ def bound(manifest: Manifest, model: LanguageModel, target: Target | None, text_
             raise BundleError(f"the manifest's cost must say {key}, and does not; export the bundle again")
     every, kept = _image_tokens(manifest)
     peaks, missing = _peaks(manifest, target)
-    encoder_nbytes = sum(manifest.files[name].size for name in GRAPH_FILES if name in manifest.files)
-    if manifest.dtype == "float32":
+    files = (manifest.encoder.file, f"{manifest.encoder.file}.data")
+    encoder_nbytes = sum(manifest.files[name].size for name in files if name in manifest.files)
+    if manifest.precision == "float32":
         encoder_nbytes //= 2  # with a time only where the builder makes it float16
 
     def side(image_tokens: int, encoder: int) -> Side:
@@ -154,8 +154,8 @@ def _peaks(manifest: Manifest, target: Target | None) -> tuple[tuple[float, floa
     tflops, bandwidth_gb_s = target.gpu.tflops_fp16, target.gpu.bandwidth_gb_s
     missing = ["[gpu] tflops_fp16"] if tflops is None else []
     missing += ["[gpu] bandwidth_gb_s"] if bandwidth_gb_s is None else []
-    if manifest.dtype != "float16" and target.engine.typing != "weak_fp16":
-        missing.append(f"a figure for {manifest.dtype} graphs")
+    if manifest.precision != "float16" and target.engine.typing != "weak_fp16":
+        missing.append(f"a figure for {manifest.precision} graphs")
     if tflops is None or bandwidth_gb_s is None or missing:
         return None, tuple(missing)
     return (tflops * 1e12, bandwidth_gb_s * 1e9), ()

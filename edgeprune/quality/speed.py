@@ -94,7 +94,7 @@ def _export(
     from edgeprune.export.cost import graph_cost
     from edgeprune.export.downgrade import TRACED_OPSET, downgrade
     from edgeprune.export.graph import to_onnx
-    from edgeprune.export.storage import ENCODER, save_graphs
+    from edgeprune.export.storage import file_of, save_graphs
 
     target = targets.load(TARGET)
     encoder = encoders.load(detector.checkpoint, size=detector.size)
@@ -107,9 +107,9 @@ def _export(
         module, opset = PrunedEncoder(encoder, method), max(target.onnx.opset, TRACED_OPSET)
         model = to_onnx(module, example, outputs(encoder), opset=opset, ir_version=target.onnx.ir_version)
         models[share] = downgrade(model, target)
-    save_graphs(folder, models[1.0], {f"{share:g}": model for share, model in models.items() if share != 1.0})
-    names = {share: ENCODER if share == 1.0 else f"baseline.{share:g}.onnx" for share in keeps}
-    return {share: (folder / name, graph_cost(models[share].graph)) for share, name in names.items()}
+    names = {1.0: "encoder", **{share: f"baseline.{share:g}" for share in keeps if share != 1.0}}
+    save_graphs(folder, {name: models[share] for share, name in names.items()})
+    return {share: (folder / file_of(name), graph_cost(models[share].graph)) for share, name in names.items()}
 
 
 def _peak_mib(graph: Path, threads: int | None) -> float:

@@ -90,7 +90,7 @@ class _Backend:
 
 
 def _backends(bundle: Bundle, device: str | None, threads: int | None) -> list[_Backend]:
-    engines, dtype = bundle.manifest.engines, bundle.manifest.dtype
+    engines, dtype = bundle.manifest.engines, bundle.manifest.precision
     if device == PLAN_DEVICE and not engines:
         raise RequestError(f"{bundle.folder} has no plan; make one with `edgeprune build`, or choose another --device")
     found = []

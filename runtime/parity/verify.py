@@ -82,7 +82,7 @@ def verify(
                 if device is not None or (name == "cpu" and not isinstance(error, MissingPackageError)):
                     raise
                 refused = refused or error
-                reports.append(BackendReport(name, bundle.manifest.dtype, {}, not_run=str(error)))
+                reports.append(BackendReport(name, bundle.manifest.precision, {}, not_run=str(error)))
                 total -= len(names)
                 continue
             results = {}
@@ -112,7 +112,7 @@ def devices_of(bundle: Bundle) -> list[str]:
 def _dtype(encoder: Encoder) -> str:
     """What it computes in: a weakly typed plan takes and gives the float32 of its graph, and computes in float16."""
     engine = encoder.session.engine if isinstance(encoder.session, PlanSession) else None
-    return "float16" if engine and "FP16" in engine.flags else encoder.manifest.dtype
+    return "float16" if engine and "FP16" in engine.flags else encoder.manifest.precision
 
 
 def _run(encoder: Encoder, name: str, probe: Probe) -> Report:

@@ -46,7 +46,7 @@ def exported(encoder: Encoder, name: str, folder: Path) -> int:
     example = torch.from_numpy(PIXELS)
     outputs = ("tokens", "indices", "scores")
     graph = to_onnx(PrunedEncoder(encoder, method), example, outputs, opset=18, ir_version=10)
-    save_graphs(folder, graph, {})
+    save_graphs(folder, {"encoder": graph})
     return graph_cost(graph.graph)
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -137,9 +138,12 @@ def test_inspect_says_what_it_is_and_what_it_costs(run: Run, exported: tuple[Pat
 
 
 def test_inspect_shows_a_bundle_that_knows_nothing_of_its_cost(run: Run, bundle: Path) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    for cost in ({}, {"formula": 0, "graph": 0, "unpruned_formula": 0}, {"graph": 7}):
-        (bundle / "manifest.json").write_text(json.dumps(manifest | {"cost": cost}))
+    from edgeprune.bundle import load
+
+    manifest = load(bundle).manifest
+    costs: tuple[dict[str, int], ...] = ({}, {"formula": 0, "graph": 0, "unpruned_formula": 0}, {"graph": 7})
+    for cost in costs:
+        (bundle / "manifest.json").write_text(dataclasses.replace(manifest, cost=cost).to_json())
         done = run("inspect", bundle)
         assert (done.code, done.err, "multiply-adds" in done.out) == (0, "", False)
 
@@ -367,15 +371,13 @@ def test_a_bundle_that_differs_from_its_reference_fails_and_says_why(run: Run, b
 
     from edgeprune.bundle import MANIFEST, describe_files, load
 
+    manifest = load(bundle).manifest
     tensors = load_file(bundle / "reference.safetensors")
     tensors["scene00/tokens"] = np.ascontiguousarray(tensors["scene00/tokens"][:, ::-1])
     save_file(tensors, bundle / "reference.safetensors")
     assert "reference.safetensors has changed" in said(run("verify", bundle))
 
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    file = describe_files(bundle)["reference.safetensors"]
-    manifest["files"]["reference.safetensors"] = {"size": file.size, "sha256": file.sha256}
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    (bundle / MANIFEST).write_text(dataclasses.replace(manifest, files=describe_files(bundle)).to_json())
     assert load(bundle)
 
     done = run("verify", bundle)
@@ -409,7 +411,9 @@ def test_debug_shows_the_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")], ids=str
+    ("name", "code", "word"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "terminated")],
+    ids=str,
 )
 def test_a_signal_in_the_middle_of_an_export_leaves_nothing(desk: Path, name: str, code: int, word: str) -> None:
     """It arrives when the reference is written already, and the graphs are about to be."""

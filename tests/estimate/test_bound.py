@@ -54,7 +54,8 @@ def test_the_prompt_has_the_image_tokens_and_some_text(manifest: Manifest, targe
 def test_tiles_are_all_in_the_prompt(manifest: Manifest, target: Target) -> None:
     tiled = replace(manifest, tiles=5, preprocessing={**manifest.preprocessing, "tiles": [[336, 672]]})
     for batch, keep in ((5, 64), (1, 320)):  # 64 of each tile, or 320 of one pool of them
-        one = replace(tiled, keep=keep, outputs={"tokens": TensorSpec((batch, keep, 4096), "float16")})
+        outputs = {"tokens": TensorSpec((batch, keep, 4096), "float16")}
+        one = replace(tiled, keep=keep, graphs={"encoder": replace(tiled.encoder, outputs=outputs)})
         found = bound(one, VICUNA_7B, target)
         assert (found.unpruned.image_tokens, found.pruned.image_tokens) == (5 * 576, 320)
 
@@ -104,7 +105,7 @@ def test_every_missing_figure_is_named(manifest: Manifest, target: Target) -> No
 
 
 def test_float16_figures_say_nothing_of_a_float32_graph(manifest: Manifest, target: Target) -> None:
-    wide = replace(manifest, dtype="float32")
+    wide = replace(manifest, precision="float32")
     assert bound(wide, VICUNA_7B, target).missing == ("a figure for float32 graphs",)
     weak = replace(target, engine=replace(target.engine, typing="weak_fp16"))
     assert bound(wide, VICUNA_7B, weak).missing == ()

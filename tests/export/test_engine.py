@@ -19,9 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgeprune import bundle, targets
-from edgeprune.bundle import Engine
 from edgeprune.cli import cli
-from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError, RequestError, TargetError
+from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError, TargetError
 from edgeprune.export import Request, engine, export_bundle
 from edgeprune.export.audit import audit_bundle
 from edgeprune.export.engine import TIMING_CACHE, build_engine
@@ -165,9 +164,12 @@ def test_a_target_of_onnx_runtime_has_nothing_to_build(folder: Path) -> None:
 
 
 def test_a_free_batch_is_refused(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["inputs"]["pixel_values"]["shape"][0] = "batch"
-    edit(folder, inputs=manifest["inputs"])
+    graph = bundle.load(folder).manifest.encoder
+    free = [
+        {name: replace(spec, shape=("batch", *spec.shape[1:])) for name, spec in tensors.items()}
+        for tensors in (graph.inputs, graph.outputs)
+    ]
+    edit(folder, graphs={"encoder": bundle.Graph(graph.file, *free)})
     for verb in (build_engine, audit_bundle):
         with pytest.raises(RequestError, match="export it without --dynamic-batch"):
             verb(folder)
@@ -191,63 +193,6 @@ def test_without_tensorrt_a_jetson_says_what_to_run_on_the_board(folder: Path, m
     edit(folder, target="jetson-orin")
     with pytest.raises(RequestError, match=r"device: copy the bundle there .* and run `bash build\.sh`; .*tensorrt"):
         build_engine(folder)
-
-
-# The manifest entry.
-
-ENTRY = Engine("encoder.x.plan", "tensorrt-rtx", "1.7.1.116", (86,), "Linux x86_64", ("STRONGLY_TYPED",), 7)
-
-
-def test_an_engine_is_listed_with_its_plan(folder: Path) -> None:
-    manifest = bundle.add_engine(bundle.load(folder), "x", ENTRY, b"plan")
-    assert bundle.load(folder).manifest == manifest
-    assert bundle.load(folder).path("encoder.x.plan").read_bytes() == b"plan"
-    assert json.loads((folder / "manifest.json").read_text())["engines"]["x"]["sm"] == [86]
-    more = bundle.add_engine(bundle.load(folder), "y", replace(ENTRY, plan="encoder.y.plan"), b"other")
-    assert set(more.engines) == {"x", "y"}
-    assert bundle.load(folder).manifest == more
-
-
-def test_a_bundle_without_engines_says_nothing_of_them(exported: Path) -> None:
-    assert "engines" not in json.loads((exported / "manifest.json").read_text())
-
-
-def test_an_engine_without_its_plan_is_refused(folder: Path) -> None:
-    bundle.add_engine(bundle.load(folder), "x", ENTRY, b"plan")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]["encoder.x.plan"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"lists no encoder\.x\.plan, the plan for x; export the bundle again"):
-        bundle.load(folder)
-
-
-@pytest.mark.parametrize("there", [False, True])
-@pytest.mark.parametrize("failing", ["rename", "replace", "write_text"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
-def test_a_plan_that_cannot_be_added_leaves_the_bundle_as_it_was(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, there: bool, failing: str, error: BaseException
-) -> None:
-    if there:
-        bundle.add_engine(bundle.load(folder), "x", ENTRY, b"plan")
-    found, before, done = bundle.load(folder), contents(folder), getattr(Path, failing)
-    failed = False
-
-    def fail(path: Path, *arguments: Any, **options: Any) -> Any:
-        nonlocal failed
-        if failed:
-            return done(path, *arguments, **options)
-        failed = True
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, failing, fail)
-        with pytest.raises((KeyboardInterrupt, BundleError)) as raised:
-            bundle.add_engine(found, "x", replace(ENTRY, build_ms=8), b"new plan")
-    if isinstance(error, OSError):
-        assert "cannot be written" in str(raised.value)
-        assert "No space left on device; make room" in str(raised.value)
-    assert contents(folder) == before
-    assert bundle.load(folder)
 
 
 # TensorRT proper: not run here; a stand-in shows which of its names are asked for.
@@ -384,14 +329,13 @@ def test_the_first_error_of_a_builder_that_gives_nothing_is_the_message(folder: 
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    manifest = bundle.Manifest.from_json((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(replace(manifest, **changes).to_json())
 
 
 def relist(folder: Path) -> None:
     """Bring sizes and sha256 up to date after a change."""
-    files = {name: {"size": one.size, "sha256": one.sha256} for name, one in bundle.describe_files(folder).items()}
-    edit(folder, files=files)
+    edit(folder, files=bundle.describe_files(folder))
 
 
 def test_a_device_builds_and_audits_without_torch() -> None:

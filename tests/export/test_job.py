@@ -75,8 +75,13 @@ def test_the_manifest_says_what_the_bundle_is(exported: Exported) -> None:
         "layer": 5,
         "features": "hidden_states[5]",
     }
-    assert said["dtype"] == "float32"
-    assert said["outputs"]["tokens"] == {"shape": [1, 64, 128], "dtype": "float32"}
+    assert (said["schema_version"], said["precision"]) == ("2.0", "float32")
+    assert {name: graph["file"] for name, graph in said["graphs"].items()} == {
+        "encoder": "encoder.onnx",
+        **{f"baseline.{name}": f"baseline.{name}.onnx" for name in ("naive", "unpruned", "pool", "matmul")},
+    }
+    assert said["graphs"]["encoder"]["outputs"]["tokens"] == {"shape": [1, 64, 128], "dtype": "float32"}
+    assert said["graphs"]["baseline.unpruned"]["outputs"]["tokens"]["shape"] == [1, 144, 128]
     assert said["deviations"]
     assert {"torch", "transformers", "onnx", "onnxruntime", "edgeprune"} <= set(said["versions"])
 
@@ -121,7 +126,7 @@ def test_the_runtime_gives_the_reference_back_for_an_image(exported: Exported) -
 
 def test_jetson_orin_gets_a_float16_graph_and_its_build_recipe(folder: Path) -> None:
     done = export_bundle(Request("fastervlm", "jetson-orin", keep=64, output=folder / "orin", baselines=False))
-    assert done.manifest.dtype == "float16"
+    assert done.manifest.precision == "float16"
     assert done.manifest.inputs["pixel_values"].dtype == done.manifest.outputs["tokens"].dtype == "float16"
     assert done.manifest.outputs["scores"].dtype == "float32"
     assert done.reports[0].passed

@@ -140,7 +140,7 @@ def test_the_method_is_exported_for_the_target_or_refused_without_cls(
     assert [report.passed for report in exported.reports] == [True]
     graph = ir.load(exported.folder / "encoder.onnx")
     assert (graph.opset_imports[""], graph.ir_version) == (device.onnx.opset, device.onnx.ir_version)
-    assert exported.manifest.dtype == device.onnx.float
+    assert exported.manifest.precision == device.onnx.float
     if device.engine.kind == "tensorrt-rtx":
         check_plan(exported.folder, device)
 

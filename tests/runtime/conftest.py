@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from edgeprune.bundle import MANIFEST, Manifest, Model, TensorSpec, describe_files
+from edgeprune.bundle import MANIFEST, Graph, Manifest, Model, TensorSpec, describe_files
 
 GRID, PATCH, KEEP, WIDTH = (4, 6), 8, 5, 7
 SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
@@ -127,6 +127,12 @@ def write_bundle(
             tensors[f"scene{probe:02}/{name}"] = np.ascontiguousarray(value)
     save_file(tensors, folder / "reference.safetensors")
     floats = "float16" if dtype == "float16" else "float32"
+    inputs = {"pixel_values": TensorSpec((batch, *SIZE, 3) if dtype == "uint8" else (batch, 3, *SIZE), dtype)}
+    outputs = {
+        "tokens": TensorSpec((batch, KEEP, WIDTH), floats),
+        "indices": TensorSpec((batch, KEEP), "int32"),
+        "scores": TensorSpec((batch, GRID[0] * GRID[1]), "float32"),
+    }
     fields: dict[str, Any] = {
         "method": "brightest",
         "options": {},
@@ -134,13 +140,8 @@ def write_bundle(
         "grid": GRID,
         "tiles": tiles,
         "model": Model(id="none", revision="local", family="none", layer=0, features=""),
-        "dtype": floats,
-        "inputs": {"pixel_values": TensorSpec((batch, *SIZE, 3) if dtype == "uint8" else (batch, 3, *SIZE), dtype)},
-        "outputs": {
-            "tokens": TensorSpec((batch, KEEP, WIDTH), floats),
-            "indices": TensorSpec((batch, KEEP), "int32"),
-            "scores": TensorSpec((batch, GRID[0] * GRID[1]), "float32"),
-        },
+        "precision": floats,
+        "graphs": {"encoder": Graph("encoder.onnx", inputs, outputs)},
         "preprocessing": PREPROCESSING,
         "target": "cpu",
         "cost": {},

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeprune import bundle as bundles
+from edgeprune.bundle import TensorSpec
 from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime import Encoder, Output, Preprocessing, load
 
@@ -184,17 +186,24 @@ def test_a_changed_graph_is_refused(make_bundle: MakeBundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "tensor",
-    [{"shape": [1, 3, 48, 32], "dtype": "float32"}, {"shape": ["batch", 3, 32, 48], "dtype": "float32"},
-     {"shape": [1, 3, 32, 48], "dtype": "float16"}],
+    ("kind", "name", "spec", "more"),
+    [("inputs", "pixel_values", TensorSpec((1, 3, 48, 32), "float32"), {"preprocessing": {}}),
+     ("inputs", "pixel_values", TensorSpec((1, 3, 32, 48), "float16"), {}),
+     ("inputs", "prior", TensorSpec((1, 24), "float32"), {}),
+     ("outputs", "tokens", TensorSpec((1, 5, 7), "float16"), {}),
+     ("outputs", "tokens", TensorSpec((1, 5, 8), "float32"), {}),
+     ("outputs", "picks", TensorSpec((1, 5), "int32"), {})],
     ids=str,
 )  # fmt: skip
-def test_a_manifest_of_another_graph_is_refused(make_bundle: MakeBundle, tensor: dict[str, Any]) -> None:
+def test_a_manifest_of_another_graph_is_refused(
+    make_bundle: MakeBundle, kind: str, name: str, spec: TensorSpec, more: dict[str, Any]
+) -> None:
     folder = make_bundle()
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["inputs"]["pixel_values"] = tensor
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"pixel_values is .* in encoder\.onnx, manifest\.json says"):
+    manifest = bundles.load(folder).manifest
+    changes: dict[str, Any] = {kind: {**getattr(manifest.encoder, kind), name: spec}}
+    graph = replace(manifest.encoder, **changes)
+    (folder / "manifest.json").write_text(replace(manifest, graphs={"encoder": graph}, **more).to_json())
+    with pytest.raises(BundleError, match=rf"{name} is .* in encoder\.onnx, manifest\.json says"):
         load(folder)
 
 

@@ -27,7 +27,7 @@ at_import = sorted({name.partition(".")[0] for name in sys.modules} & {"onnxrunt
 from edgeprune.runtime.show import draw
 import edgeprune.runtime.parity, edgeprune.runtime.parity.verify
 
-encoder = edgeprune.runtime.loading(sys.argv[1])
+encoder = edgeprune.runtime.load(sys.argv[1])
 image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
 output = encoder(image)
 print(json.dumps({

@@ -1,0 +1,122 @@
+"""What must hold within a manifest: numbers that are counts, text that can be printed, shapes that fit each other.
+
+The digest keeps a file as it was written; this keeps an exporter, and a hand that writes manifests, from writing one
+that a runtime would stumble over. Whether the graph itself has these shapes shows when it is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgeprune.bundle.schema import Fields, Graph, TensorSpec
+
+__all__ = ["check"]
+
+PRECISIONS = ("float32", "float16", "int8")
+DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
+
+
+def check(manifest: Fields) -> None:
+    """Raises ValueError in one line that says what does not hold."""
+    for path, text in _texts(dataclasses.asdict(manifest), ""):
+        if not text.isprintable():
+            raise ValueError(f"{path} must be text that can be printed, got {text!a:.60}")
+    for rules in (_counts, _graphs, _encoder):
+        for holds, rule, got in rules(manifest):
+            if not holds:
+                raise ValueError(rule if got is None else f"{rule}, got {got!r:.60}")
+
+
+# What `check` asks, in order: (whether it holds, what must hold, what was given).
+Rules = Iterator[tuple[bool, str, object]]
+
+
+def _counts(manifest: Fields) -> Rules:
+    keep, grid, tiles = manifest.keep, manifest.grid, manifest.tiles
+    yield min(grid) > 0, "grid must be rows and columns, both above 0", grid
+    yield tiles > 0, "tiles must be above 0", tiles
+    yield 0 < keep <= manifest.patches * tiles, f"keep must be in 1..{manifest.patches * tiles}", keep
+    yield manifest.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}", manifest.precision
+    for step in manifest.steps:
+        yield min(step) >= 0, "steps must be pairs of layers and tokens", step
+    for name, count in manifest.cost.items():
+        yield count >= 0, f"cost[{name!r}] must not be below 0", count
+    for name, file in manifest.files.items():
+        yield file.size >= 0, f"files[{name!r}].size must not be below 0", file.size
+
+
+def _graphs(manifest: Fields) -> Rules:
+    graphs = manifest.graphs
+    yield "encoder" in graphs, "graphs must have encoder", list(graphs)
+    for name, graph in graphs.items():
+        listed = not manifest.files or graph.file in manifest.files  # none is listed in what is not written yet
+        yield listed, f"files must list {graph.file}, the graph {name}", None
+        for tensor, spec in (*graph.inputs.items(), *graph.outputs.items()):
+            path = f"graphs[{name!r}]: {tensor}"
+            yield spec.dtype in DTYPES, f"{path} must be one of {', '.join(DTYPES)}", spec.dtype
+            yield all(_is_dimension(size) for size in spec.shape), f"{path} must have dimensions above 0", spec.shape
+    for name, engine in manifest.engines.items():
+        yield engine.plan in manifest.files, f"files must list {engine.plan}, the plan for {name}", None
+
+
+def _encoder(manifest: Fields) -> Rules:
+    """The tensors that every encoder or detector has, beside keep, grid and tiles."""
+    encoder, keep = manifest.encoder, manifest.keep
+    both = encoder.inputs.keys() & encoder.outputs.keys()
+    yield not both, "an input and an output must not share a name", sorted(both)
+    names = ("indices", "scores", *(("logits", "pred_boxes") if manifest.detects else ("tokens",)))
+    for name in names:
+        yield name in encoder.outputs, f"the outputs of encoder must have {name}", list(encoder.outputs)
+    yield bool(encoder.inputs), "encoder must have an input", list(encoder.inputs)
+    batch: int | str = manifest.tiles
+    if manifest.dynamic_batch:
+        batch = next(size for spec in encoder.inputs.values() for size in spec.shape if isinstance(size, str))
+    every = manifest.patches
+    if manifest.pooled:
+        batch, every = 1, every * manifest.tiles
+    yield keep <= every, f"keep must be at most the {every} patches it is chosen from", keep
+    yield from _pixels(manifest, encoder)
+    lead = {"tokens": (batch, keep), "indices": (batch, keep), "picks": (batch, keep), "scores": (batch, every)}
+    for name, shape in lead.items():
+        if (spec := encoder.outputs.get(name)) is None:
+            continue
+        begins = spec.shape[: len(shape)] == shape and len(spec.shape) == len(shape) + (name == "tokens")
+        wanted = (*shape, "a width") if name == "tokens" else shape
+        yield begins, f"{name} must be {_shown(wanted)}", _shown(spec.shape)
+    for name, dtype in {"indices": "int32", "picks": "int32", "scores": "float32"}.items():
+        if name in encoder.outputs:
+            yield encoder.outputs[name].dtype == dtype, f"{name} must be {dtype}", encoder.outputs[name].dtype
+
+
+def _pixels(manifest: Fields, encoder: Graph) -> Rules:
+    """pixel_values is as large as the preprocessing makes images."""
+    spec: TensorSpec | None = encoder.inputs.get("pixel_values")
+    size = manifest.preprocessing.get("size")
+    if spec is None or not isinstance(size, (list, tuple)):
+        return
+    side = spec.shape[1:3] if spec.dtype == "uint8" else spec.shape[2:4]
+    yield len(spec.shape) == 4, "pixel_values must have 4 dimensions", spec.shape
+    yield tuple(size) == side, f"preprocessing must give images of {_shown(side)}, as encoder takes them", size
+
+
+def _is_dimension(size: int | str) -> bool:
+    return bool(size) if isinstance(size, str) else size > 0
+
+
+def _shown(shape: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every text in a tree of JSON, names included, with the path to it."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield f"a name in {path or 'it'}", name
+            yield from _texts(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, (list, tuple)):
+        for at, inner in enumerate(value):
+            yield from _texts(inner, f"{path}[{at}]")

@@ -1,0 +1,164 @@
+"""The fields of a manifest, and what follows from them. How they are read and written: `manifest`; what must agree:
+`agreement`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ENCODER", "SCHEMA_VERSION", "Engine", "Fields", "File", "Graph", "Model", "TensorSpec"]
+
+SCHEMA_VERSION = "2.0"
+ENCODER = "encoder"
+"""name of the pruned graph"""
+BASELINE = "baseline."
+"""how the names of the graphs begin that it is measured against"""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph; a dimension is an int, or "batch" under --dynamic-batch."""
+
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    file: str
+    """file name"""
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    """of a baseline from schema 1.x both are empty: it did not say"""
+
+
+@dataclass(frozen=True)
+class File:
+    size: int
+    """bytes"""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Model:
+    id: str
+    """the Hugging Face id or the folder's name"""
+    revision: str
+    """commit on the hub; `local` for a folder"""
+    family: str
+    """file name in edgeprune/encoders"""
+    layer: int
+    """layers of the encoder that are in the graph, up to and including the feature layer"""
+    features: str
+    """what of transformers' output they give: hidden_states[layer], or last_hidden_state, behind a final norm if any"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A plan of the bundle, what it fits, and how it was built."""
+
+    plan: str
+    """file name; its size and sha256 stand with those of the other files"""
+    kind: str
+    """tensorrt or tensorrt-rtx"""
+    version: str
+    """of the builder; a plan of TensorRT runs on this one only"""
+    sm: tuple[int, ...]
+    """compute capabilities without the dot, each of which can run it"""
+    system: str
+    """what built it, such as `Linux x86_64`"""
+    flags: tuple[str, ...]
+    """of the builder, by NVIDIA's names"""
+    build_ms: int
+
+
+@dataclass(frozen=True)
+class Fields:
+    method: str
+    options: Mapping[str, Any]
+    keep: int
+    """tokens kept of each image or tile, K; of all tiles where they are one pool of candidates"""
+    grid: tuple[int, int]
+    """patches (rows, columns); N is their product"""
+    tiles: int
+    """images, frames or tiles of one image per run, B"""
+    model: Model
+    precision: str
+    """what the weights are: float32, float16 or int8"""
+    graphs: Mapping[str, Graph]
+    """name -> graph; `encoder` is there, and what it is measured against as `baseline.<name>`"""
+    preprocessing: Mapping[str, Any]
+    target: str
+    cost: Mapping[str, int]
+    """multiply-adds of one run: formula, graph, unpruned_formula, and <baseline>_graph of each baseline"""
+    deviations: tuple[str, ...]
+    """where the graph departs from the official code, and why"""
+    versions: Mapping[str, str]
+    files: Mapping[str, File] = field(default_factory=dict)
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    """target -> what was built for it"""
+    steps: tuple[tuple[int, int], ...] = ()
+    """(layers, tokens left behind them) of each place where tokens go"""
+    nested: bool = False
+    """whether the first k of `picks` are what a budget of k would keep"""
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    """how parity judges the choices: `name`, and what that rule needs to know"""
+    layout: str = ""
+    """how a language model is to be given the tokens, where there is more to say than their order"""
+    labels: tuple[str, ...] = ()
+    """the classes of a detector, in the order of its logits, whose last one is "no object" """
+    schema_version: str = SCHEMA_VERSION
+    """of the file that it was read from; what is written is always this reader's"""
+
+    @property
+    def encoder(self) -> Graph:
+        """The pruned graph."""
+        return self.graphs[ENCODER]
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Those of the pruned graph."""
+        return self.encoder.inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """Those of the pruned graph."""
+        return self.encoder.outputs
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """Name, without `baseline.` -> file of what the encoder is measured against."""
+        return {name.removeprefix(BASELINE): g.file for name, g in self.graphs.items() if name.startswith(BASELINE)}
+
+    @property
+    def budget(self) -> str:
+        """What is kept of what, in words: of an image, or of all tiles of one."""
+        keep, every, how = self.keep, self.patches, ""
+        if self.tiled:
+            how = f", one pool of {self.tiles} tiles" if self.pooled else f", {keep} of each of {self.tiles} tiles"
+            keep, every = keep if self.pooled else keep * self.tiles, every * self.tiles
+        return f"{keep} of {every} tokens ({keep / max(every, 1):.0%}){how}"
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the images of a run are tiles of one."""
+        return "tiles" in self.preprocessing and self.tiles > 1
+
+    @property
+    def detects(self) -> bool:
+        """Whether it gives logits and pred_boxes instead of tokens."""
+        return "pred_boxes" in self.outputs
+
+    @property
+    def pooled(self) -> bool:
+        """Whether these tiles are one pool of candidates."""
+        return self.tiled and "tokens" in self.outputs and self.outputs["tokens"].shape[0] == 1
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def dynamic_batch(self) -> bool:
+        return any(isinstance(size, str) for tensor in self.inputs.values() for size in tensor.shape)

@@ -1,0 +1,103 @@
+"""What a bundle says of itself, and the texts that lie beside its graphs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import edgeprune
+from edgeprune import bundle, pruners
+from edgeprune.bundle import Graph, Manifest, Model, TensorSpec
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.export import recipe
+from edgeprune.export.storage import file_of
+from edgeprune.pruners import Method
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.parity.stored import REFERENCE
+from edgeprune.targets import Target
+
+__all__ = ["TOOLS", "manifest_of", "write_manifest", "write_texts"]
+
+TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+
+def manifest_of(
+    name: str,
+    method: Method,
+    tiles: int,
+    checkpoint: Checkpoint,
+    encoder: Encoder,
+    target: Target,
+    preprocessing: Preprocessing,
+    precision: str,
+    graphs: Mapping[str, ir.Model],
+    cost: Mapping[str, int],
+) -> Manifest:
+    """The manifest of an export, without its files.
+
+    name: of the method
+    tiles: images of one run
+    precision: what the weights are
+    graphs: by name, as `save_graphs` takes them
+    """
+    return Manifest(
+        method=name,
+        options=pruners.options(method),
+        keep=method.keep,
+        grid=encoder.grid,
+        tiles=tiles,
+        layout=encoder.layout,
+        labels=encoder.labels or (),
+        model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
+        precision=precision,
+        graphs={
+            graph: Graph(file_of(graph), _specs(model.graph.inputs), _specs(model.graph.outputs))
+            for graph, model in graphs.items()
+        },
+        preprocessing=preprocessing.to_json(),
+        target=target.name,
+        cost=cost,
+        deviations=pruners.deviations(method),
+        versions={
+            "edgeprune": edgeprune.__version__,
+            "python": platform.python_version(),
+            **{tool: version(tool) for tool in TOOLS},
+        },
+    )
+
+
+def write_texts(folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target) -> None:
+    """preprocessor_config.json, README.md, and what a device needs to build and compare; the reference is there."""
+    texts = {
+        "preprocessor_config.json": bundle.json_text(checkpoint.processor),
+        "README.md": recipe.readme(manifest, target),
+        "build.sh": recipe.build_script(target, manifest.encoder.file),
+        **recipe.polygraphy(target, folder / REFERENCE, manifest.encoder.file),
+    }
+    for name, text in texts.items():
+        if text is not None:
+            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """List every file of the folder and write that; returns what was written. Raises BundleError."""
+    listed = replace(manifest, files=bundle.describe_files(folder))
+    (folder / bundle.MANIFEST).write_text(listed.to_json(), encoding="utf-8")
+    return listed
+
+
+def _specs(values: Any) -> dict[str, TensorSpec]:
+    return {
+        value.name: TensorSpec(
+            tuple(size if isinstance(size, int) else str(size) for size in value.shape), value.dtype.numpy().name
+        )
+        for value in values
+    }
