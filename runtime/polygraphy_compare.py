@@ -75,11 +75,12 @@ class Probes:
             self.names = names
 
     def inputs(self) -> Iterator[dict[str, NDArray[Any]]]:
-        """What the graph is given for each probe, by the name of its input."""
-        ((name, spec),) = self.bundle.manifest.inputs.items()
+        """What the graph is given for each probe, by the names of its inputs."""
+        specs = self.bundle.manifest.inputs
         with stored_probes(self.bundle) as (names, read):
             for probe in names:
-                yield {name: read(probe).values.astype(spec.dtype, copy=False)}
+                given = read(probe).inputs
+                yield {name: given[name].astype(spec.dtype, copy=False) for name, spec in specs.items()}
 
     def compare(self, first: Any, second: Any, dtype: str | None = None) -> tuple[str, Report]:
         """The probe's name, and how the runner's outputs compare with the reference's.

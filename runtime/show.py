@@ -10,15 +10,18 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune.errors import ImageError, RequestError
-from edgeprune.runtime.detector import THRESHOLD, Detections, detections
+from edgeprune.runtime.detections import THRESHOLD, Detections, decode
 from edgeprune.runtime.images.preprocess import ImageLike
-from edgeprune.runtime.loading import Encoder, load
+from edgeprune.runtime.loading import load
+from edgeprune.runtime.runner import Images, Runner
+from edgeprune.runtime.tokens import TokenEncoder
 
 __all__ = ["draw"]
 
@@ -36,41 +39,51 @@ _COLOURS = ((255, 99, 71), (64, 180, 255), (255, 205, 60), (122, 220, 110), (222
 
 
 def draw(
-    bundle: str | os.PathLike[str] | Encoder,
+    bundle: str | os.PathLike[str] | Runner,
     image: ImageLike,
     output: Path | None = None,
     threshold: float = THRESHOLD,
+    keep: int | None = None,
 ) -> Image.Image:
     """Left the preprocessed image, right its kept patches in colour and the dropped ones dimmed, below a caption.
 
     threshold: of the scores of a detector's boxes
+    keep: only so many of the kept patches, where kept sets nest; None for all
 
     A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
     which is the whole image.
 
     Raises ImageError when the image cannot be read, RequestError when `output` is not a PNG or cannot be written (it is
-    then as it was), and what `load` raises.
+    then as it was), or there are no such sets, and what `load` raises.
     """
     if output is not None and output.suffix.lower() != ".png":
         raise RequestError(f"show writes PNG, got {output.name}; choose a name that ends in .png")
-    encoder = bundle if isinstance(bundle, Encoder) else load(bundle)
+    runner: Runner = bundle if isinstance(bundle, Runner) else load(bundle)
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         raise ImageError(f"show needs an image, as a file or uint8 [height, width, 3]; got an array of {image.dtype}")
-    steps, manifest = encoder.preprocessing, encoder.manifest
+    steps, manifest = runner.preprocessing, runner.manifest
     if steps.tiles is None:
-        pixels, found = steps.pixels(image), encoder.outputs([image] * manifest.tiles)
+        pixels, tensors = steps.pixels(image), _tensors(runner, [image] * manifest.tiles, keep)
     else:  # the first tile is the whole image
-        pixels, found = steps.tiled_pixels(image)[0], encoder.outputs(image)
-    kept = found["indices"][0]
+        pixels, tensors = steps.tiled_pixels(image)[0], _tensors(runner, image, keep)
+    kept = tensors["indices"][0]
     kept = kept[kept < manifest.patches]
     share, boxes = _share(len(kept), manifest.patches), None
     if manifest.detects:
-        boxes = detections(found["logits"][:1], found["pred_boxes"][:1], [(1, 1)], threshold)[0]
+        boxes = decode(tensors["logits"][:1], tensors["pred_boxes"][:1], [(1, 1)], threshold)[0]
         share += f", finds {len(boxes.scores)} objects (score > {threshold:g})"
-    picture = _picture(pixels, kept, encoder.grid, (manifest.method, share), boxes, manifest.labels)
+    picture = _picture(pixels, kept, runner.grid, (manifest.method, share), boxes, manifest.labels)
     if output is not None:
         _save(picture, output)
     return picture
+
+
+def _tensors(runner: Runner, images: Images, keep: int | None) -> dict[str, NDArray[Any]]:
+    if keep is None:
+        return runner.outputs(images)
+    if not isinstance(runner, TokenEncoder):
+        raise RequestError(f"a detector keeps what it was exported with, got keep {keep}; leave it out")
+    return runner(images).cut(keep).tensors()
 
 
 def _share(kept: int, patches: int) -> str:

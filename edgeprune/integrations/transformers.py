@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeprune.errors import RequestError
-from edgeprune.runtime import Encoder
+from edgeprune.runtime import TokenEncoder
 from edgeprune.runtime.images.preprocess import ImageLike
 from edgeprune.runtime.images.tiles import packed
 
@@ -27,7 +27,7 @@ __all__ = ["generation_inputs"]
 
 
 def generation_inputs(
-    model: Any, encoder: Encoder, images: ImageLike | list[ImageLike], input_ids: Tensor
+    model: Any, encoder: TokenEncoder, images: ImageLike | list[ImageLike], input_ids: Tensor
 ) -> dict[str, Any]:
     """What `model.generate` is given instead of pixel_values.
 
@@ -59,7 +59,7 @@ def generation_inputs(
     return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model.device, model.dtype)}}
 
 
-def _outputs(encoder: Encoder, image: ImageLike) -> dict[str, NDArray[Any]]:
+def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]:
     """What the encoder hands out for one image; its tokens as one sequence [L, D]."""
     found = encoder.outputs(image)
     if encoder.preprocessing.tiles is None:

@@ -17,9 +17,9 @@ RUNS = 3
 
 def main(graph: str, threads: str = "") -> None:
     session = open_session(graph, threads=int(threads) if threads else None)
-    values = np.zeros([int(side) for side in session.input_shape], session.dtypes[session.input_name])
+    feeds = {name: np.zeros([int(size) for size in spec.shape], spec.dtype) for name, spec in session.inputs.items()}
     for _ in range(RUNS):
-        session.run(values)
+        session.run(feeds)
     print(peak_nbytes() / (1 << 20))
 
 

@@ -70,7 +70,7 @@ def measure_speed(
             peaks[share] = _peak_mib(path, threads)
         sessions = {f"{share:g}": open_session(path, threads=threads) for share, (path, _) in graphs.items()}
         noise = np.random.default_rng(0).standard_normal((1, 3, *detector.size), np.float32)
-        times = measure(sessions, dict.fromkeys(sessions, noise), rounds, show)
+        times = measure(sessions, {name: {"pixel_values": noise} for name in sessions}, rounds, show)
         del sessions
     medians = {share: float(np.median(times[f"{share:g}"])) for share in keeps}
     return tuple(

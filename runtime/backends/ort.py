@@ -1,75 +1,65 @@
-"""One graph, open in ONNX Runtime, and what every backend has."""
+"""One graph, open in ONNX Runtime."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
+from edgeprune.bundle import TensorSpec
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
+from edgeprune.runtime.backends import Closed, check_names
 
-__all__ = ["DEVICES", "Backend", "Session", "available_devices", "open_session"]
+__all__ = ["DEVICES", "Session", "available_devices", "open_session"]
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device -> the execution provider that must be the one in use."""
 
-_NUMPY = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+_NUMPY = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    **{f"tensor({name})": name for name in ("uint8", "int8", "int32", "int64", "bool")},
+}
 
 
-class Backend(Protocol):
-    """An open graph or plan with one input."""
-
-    @property
-    def raw(self) -> Any: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def input_name(self) -> str: ...
-    @property
-    def output_names(self) -> tuple[str, ...]: ...
-    @property
-    def input_shape(self) -> tuple[int | str, ...]: ...
-    @property
-    def dtypes(self) -> dict[str, str]: ...
-    def run(self, values: NDArray[Any]) -> list[NDArray[Any]]: ...
-
-
-@dataclass(frozen=True)
 class Session:
-    """An open graph with one input. `run` may be called from several threads at once."""
+    """An open graph. `run` may be called from several threads at once.
 
-    raw: Any
-    """the onnxruntime.InferenceSession"""
-    device: str
-    input_name: str
-    output_names: tuple[str, ...]
-    source: str = "encoder.onnx"
-    """name of the file"""
+    raw: the onnxruntime.InferenceSession
+    device: cpu or cuda
+    source: name of the file
+    inputs, outputs: name -> shape and dtype; an open dimension is a str. The outputs are those that `run` returns
+    """
 
-    def run(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """The outputs in the order of `output_names`. No copies, no checks: shapes are the caller's promise."""
-        outputs: list[NDArray[Any]] = self.raw.run(self.output_names, {self.input_name: values})
-        return outputs
+    def __init__(self, raw: Any, device: str, source: str, outputs: Sequence[str] | None = None) -> None:
+        """outputs: what `run` returns, and in which order; None for all. Raises BundleError when one is not there."""
+        self.raw, self.device, self.source = raw, device, source
+        self.inputs, have = _specs(raw.get_inputs()), _specs(raw.get_outputs())
+        self._names = check_names(source, self.inputs, have, outputs, "export the bundle again")
+        self.outputs = {name: have[name] for name in self._names}
 
-    @property
-    def input_shape(self) -> tuple[int | str, ...]:
-        """A dimension that is open is a str."""
-        return tuple(dim if isinstance(dim, int) else str(dim) for dim in self.raw.get_inputs()[0].shape)
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs by name. No copies, no checks: names and shapes are the caller's promise."""
+        return dict(zip(self._names, self.raw.run(self._names, feeds), strict=True))
 
-    @property
-    def dtypes(self) -> dict[str, str]:
-        """Name -> numpy's name of the dtype, inputs and outputs."""
-        return {
-            node.name: _NUMPY.get(node.type, node.type) for node in (*self.raw.get_inputs(), *self.raw.get_outputs())
-        }
+    def close(self) -> None:
+        """Let go of the graph and its memory, once the runs under way have ended."""
+        self.raw = Closed(self.source)
+
+
+def _specs(nodes: Iterable[Any]) -> dict[str, TensorSpec]:
+    return {
+        node.name: TensorSpec(
+            tuple(size if isinstance(size, int) else str(size) for size in node.shape),
+            _NUMPY.get(node.type, node.type),
+        )
+        for node in nodes
+    }
 
 
 def available_devices() -> list[str]:
@@ -88,7 +78,7 @@ def open_session(
     profile: bool | str | os.PathLike[str] = False,
     outputs: Sequence[str] | None = None,
 ) -> Session:
-    """Open a graph that has one input.
+    """Open a graph.
 
     threads: CPU threads of one run, None for ONNX Runtime's own choice (the physical cores)
     profile: write ONNX Runtime's JSON trace, to a file whose name begins with this path, or (True) into the working
@@ -126,15 +116,7 @@ def open_session(
         raise RequestError(
             _no_cuda("ONNX Runtime found no usable GPU, driver or CUDA library and fell back to the CPU")
         )
-    have = [node.name for node in raw.get_outputs()]
-    if len(raw.get_inputs()) != 1 or (outputs is not None and not set(outputs) <= set(have)):
-        wanted = ", ".join(outputs or have)
-        raise BundleError(
-            f"{Path(path).name} must have one input and the outputs {wanted}; "
-            f"it has {len(raw.get_inputs())} and {', '.join(have)}; export the bundle again"
-        )
-    names = tuple(have if outputs is None else outputs)
-    return Session(raw, device, raw.get_inputs()[0].name, names, Path(path).name)
+    return Session(raw, device, Path(path).name, outputs)
 
 
 def _onnxruntime() -> Any:

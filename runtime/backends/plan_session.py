@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.bundle import Bundle, Engine
+from edgeprune.bundle import Bundle, Engine, TensorSpec
 from edgeprune.errors import BundleError, EdgepruneError, ImageError, RequestError
+from edgeprune.runtime.backends import Closed, check_names
 from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.cuda_api import Cuda, load_cuda, pinned_array
 
@@ -43,6 +44,10 @@ class _Tensor:
     device: int
     """address"""
 
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.host.shape, self.host.dtype.name)
+
 
 def open_plan(bundle: Bundle, outputs: Sequence[str] | None = None) -> PlanSession:
     """Open the plan of a bundle that fits this machine.
@@ -59,15 +64,17 @@ def open_plan(bundle: Bundle, outputs: Sequence[str] | None = None) -> PlanSessi
 
 
 class PlanSession:
-    """An open plan with one input. `run` may be called from several threads: they take turns.
+    """An open plan. `run` may be called from several threads: they take turns.
 
     raw: TensorRT's execution context
     engine: what the manifest says of the plan
-    input_name, output_names
+    source: name of the file
+    inputs, outputs: name -> shape and dtype; the outputs are those that `run` returns
     cuda_graph: "captured", "by TensorRT-RTX", or "none: " and why
     """
 
     device = plans.DEVICE
+    _runtime: Any = None
 
     def __init__(self, trt: Any, cuda: Cuda, content: bytes, engine: Engine, outputs: Sequence[str] | None) -> None:
         """trt: the package that built the plan. Raises as `open_plan` does."""
@@ -76,42 +83,54 @@ class PlanSession:
         self._log = _log(trt)
         self._log.errors.clear()
         owned: list[tuple[str, Any]] = []  # (how it is freed, what), in the order of making
-        self._close = weakref.finalize(self, _free, cuda, owned)
+        self._free = weakref.finalize(self, _free, cuda, owned)
         try:
             self._plan = self._deserialize(trt, content)
             self.raw, self.cuda_graph = self._context(trt)
             self._stream = cuda("cudaStreamCreateWithFlags", NON_BLOCKING)
             owned.append(("cudaStreamDestroy", self._stream))
-            self._input, self._outputs = self._tensors(trt, outputs, owned)
+            self._given, self._returned = self._tensors(trt, outputs, owned)
             self._graph = self._warm_up(owned)
         except RequestError:
-            self._close()
+            self._free()
             raise
         except EdgepruneError as error:  # CUDA's: no memory, a driver that is too old
-            self._close()
+            self._free()
             raise RequestError(f"device {self.device} cannot be used: {error}; use --device cpu") from None
-        self.input_name = self._input.name
-        self.output_names = tuple(tensor.name for tensor in self._outputs)
+        self.inputs = {tensor.name: tensor.spec for tensor in self._given}
+        self.outputs = {tensor.name: tensor.spec for tensor in self._returned}
 
-    def run(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """The outputs in the order of `output_names`; the arrays are the caller's.
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs by name; the arrays are the caller's.
 
         Raises ImageError for another shape or dtype than the plan's, EdgepruneError when CUDA or TensorRT fails.
         """
-        if values.shape != self.input_shape or values.dtype != self._input.host.dtype:
-            raise ImageError(
-                f"{self.input_name} must be {self._input.host.dtype} {list(self.input_shape)}, "
-                f"got {values.dtype} {list(values.shape)}; cast or reshape it"
-            )
+        for tensor in self._given:
+            values, host = feeds[tensor.name], tensor.host
+            if values.shape != host.shape or values.dtype != host.dtype:
+                raise ImageError(
+                    f"{tensor.name} must be {host.dtype} {list(host.shape)}, "
+                    f"got {values.dtype} {list(values.shape)}; cast or reshape it"
+                )
         cuda, stream = self._cuda, self._stream
         with self._lock:
-            np.copyto(self._input.host, values)
-            self._copy(self._input, cuda.to_device)
+            self._check_open()
+            for tensor in self._given:
+                np.copyto(tensor.host, feeds[tensor.name])
+                self._copy(tensor, cuda.to_device)
             self._launch()
-            for tensor in self._outputs:
+            for tensor in self._returned:
                 self._copy(tensor, cuda.to_host)
             cuda("cudaStreamSynchronize", stream)
-            return [tensor.host.copy() for tensor in self._outputs]
+            return {tensor.name: tensor.host.copy() for tensor in self._returned}
+
+    def close(self) -> None:
+        """Free the plan and its memory, on the GPU as well, once the run under way has ended."""
+        with self._lock:
+            self.raw = Closed(self.source)
+            self._graph = self._plan = None
+            self._runtime = None
+            self._free()
 
     def times(self, rounds: int) -> tuple[list[float], list[float]]:
         """(seconds that the GPU computes, seconds of the CPU to start it) of each of some runs, without transfers.
@@ -121,6 +140,7 @@ class PlanSession:
         cuda, stream = self._cuda, self._stream
         computed, enqueued = [], []
         with self._lock:
+            self._check_open()
             events = [cuda("cudaEventCreate") for _ in range(2)]
             try:
                 for _ in range(rounds):
@@ -136,14 +156,10 @@ class PlanSession:
                     cuda("cudaEventDestroy", event)
         return computed, enqueued
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self._input.host.shape
-
-    @property
-    def dtypes(self) -> dict[str, str]:
-        """Name -> numpy's name of the dtype, of the input and of what `run` returns."""
-        return {tensor.name: tensor.host.dtype.name for tensor in (self._input, *self._outputs)}
+    def _check_open(self) -> None:
+        """Raises RequestError when it was closed: its memory is freed."""
+        if isinstance(self.raw, Closed):
+            self.raw.run()
 
     def _deserialize(self, trt: Any, content: bytes) -> Any:
         self._runtime = trt.Runtime(self._log)  # must outlive the engine
@@ -169,19 +185,15 @@ class PlanSession:
 
     def _tensors(
         self, trt: Any, wanted: Sequence[str] | None, owned: list[tuple[str, Any]]
-    ) -> tuple[_Tensor, list[_Tensor]]:
-        """Memory for every tensor of the plan, of which TensorRT is told; returns the input and the wanted outputs."""
+    ) -> tuple[list[_Tensor], list[_Tensor]]:
+        """Memory for every tensor of the plan, of which TensorRT is told; returns the inputs and the wanted outputs."""
         plan = self._plan
         names = [plan.get_tensor_name(at) for at in range(plan.num_io_tensors)]
         inputs = [name for name in names if plan.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         have = [name for name in names if name not in inputs]
-        if len(inputs) != 1 or not set(wanted or ()) <= set(have):
-            raise BundleError(
-                f"{self.source} must have one input and the outputs {', '.join(wanted or have)}; "
-                f"it has {len(inputs)} and {', '.join(have)}; build it again"
-            )
+        returned = check_names(self.source, dict.fromkeys(inputs), dict.fromkeys(have), wanted, "build it again")
         tensors = {name: self._allocate(name, owned) for name in names}
-        return tensors[inputs[0]], [tensors[name] for name in (have if wanted is None else wanted)]
+        return [tensors[name] for name in inputs], [tensors[name] for name in returned]
 
     def _allocate(self, name: str, owned: list[tuple[str, Any]]) -> _Tensor:
         shape, kind = tuple(self._plan.get_tensor_shape(name)), self._plan.get_tensor_dtype(name).name

@@ -24,20 +24,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Bundle
+from edgeprune.bundle import ENCODER, Bundle
 from edgeprune.errors import BundleError, RequestError
-from edgeprune.runtime.backends.ort import Backend, open_session
+from edgeprune.runtime.backends import Backend
+from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.ledger.jetson import Board, watching
 from edgeprune.runtime.ledger.plan_bench import PlanTimes, time_plan
 
-__all__ = ["Ledger", "Row", "bench", "measure", "parts"]
+__all__ = ["Ledger", "Row", "bench", "measure", "noise", "parts"]
 
 PRUNED, PEAK = "pruned", "matmul"
 WARM_UP = 2
@@ -47,6 +48,9 @@ ROUNDS = (7, 200)
 PROFILED_RUNS = 5
 PARTS = ("encoder", "selection", "projector")
 ORDER = ("unpruned", "naive", "pool", PEAK)
+
+Feeds: TypeAlias = "Mapping[str, NDArray[Any]]"
+"""what a graph is given, by the names of its inputs"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def bench(
         return _bench_plan(bundle, threads, rounds, against, progress)
     graphs = _graphs(bundle, against)
     sessions = {name: open_session(path, device, threads) for name, path in graphs.items()}
-    inputs = {name: _input(session) for name, session in sessions.items()}
+    inputs = {name: noise(session) for name, session in sessions.items()}
     names = list(sessions)
     with watching() as watch:
         times = measure(sessions, inputs, rounds, progress)
@@ -150,7 +154,7 @@ def _bench_plan(
         raise RequestError(f"a plan runs on the GPU and takes no --threads, got {threads}; leave it out")
 
     def turns(session: Backend) -> list[float]:
-        return measure({PRUNED: session}, {PRUNED: _input(session)}, rounds, progress)[PRUNED]
+        return measure({PRUNED: session}, {PRUNED: noise(session)}, rounds, progress)[PRUNED]
 
     if progress:
         progress(0, rounds or 1, "open")
@@ -176,11 +180,14 @@ def _bench_plan(
 
 def measure(
     sessions: Mapping[str, Backend],
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Mapping[str, Feeds],
     rounds: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Name -> seconds of each run. The sessions take turns; each follows each other one equally often."""
+    """Name -> seconds of each run. The sessions take turns; each follows each other one equally often.
+
+    inputs: what each is given, by the names of its inputs
+    """
     warm = {name: min(_time(sessions[name], inputs[name]) for _ in range(WARM_UP)) for name in sessions}
     if rounds is None:
         rounds = int(np.clip(BUDGET_S / sum(warm.values()), *ROUNDS))
@@ -201,22 +208,28 @@ def _graphs(bundle: Bundle, against: Iterable[str] | None) -> dict[str, Path]:
     unknown = [name for name in wanted if name not in have]
     if unknown:
         raise RequestError(f"no baseline '{unknown[0]}' in {bundle.folder}; it has {', '.join(have) or 'none'}")
-    return {PRUNED: bundle.path("encoder.onnx"), **{name: have[name] for name in wanted}}
+    return {PRUNED: bundle.graph(ENCODER), **{name: have[name] for name in wanted}}
 
 
-def _input(session: Backend) -> NDArray[Any]:
-    """Seeded noise of the graph's shape, 1 for a free batch."""
-    shape = [size if isinstance(size, int) else 1 for size in session.input_shape]
-    dtype = np.dtype(session.dtypes[session.input_name])
-    generator = np.random.default_rng(0)
-    if dtype == np.uint8:
-        return generator.integers(0, 256, shape, dtype=np.uint8)
-    return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+def noise(session: Backend) -> dict[str, NDArray[Any]]:
+    """Seeded noise for every input of a graph, 1 for a free batch; zeros where it takes whole numbers that are no
+    pixels, which may be positions in something."""
+    feeds: dict[str, NDArray[Any]] = {}
+    for name, spec in session.inputs.items():
+        shape, dtype = [size if isinstance(size, int) else 1 for size in spec.shape], np.dtype(spec.dtype)
+        generator = np.random.default_rng(0)
+        if dtype == np.uint8:
+            feeds[name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        elif dtype.kind == "f":
+            feeds[name] = generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+        else:
+            feeds[name] = np.zeros(shape, dtype)
+    return feeds
 
 
-def _time(session: Backend, values: NDArray[Any]) -> float:
+def _time(session: Backend, feeds: Feeds) -> float:
     start = time.perf_counter()
-    session.run(values)
+    session.run(feeds)
     return time.perf_counter() - start
 
 
@@ -244,12 +257,12 @@ def _cost(bundle: Bundle, key: str) -> int:
     return bundle.manifest.cost[key]
 
 
-def parts(path: Path, device: str, threads: int | None, values: NDArray[Any]) -> dict[str, float]:
+def parts(path: Path, device: str, threads: int | None, feeds: Feeds) -> dict[str, float]:
     """Share of a graph's kernel time by part of the encoder, by ONNX Runtime's profile."""
     with tempfile.TemporaryDirectory() as scratch:
         session = open_session(path, device, threads, profile=Path(scratch) / "profile")
         for _ in range(PROFILED_RUNS):
-            session.run(values)
+            session.run(feeds)
         events = json.loads(Path(session.raw.end_profiling()).read_text(encoding="utf-8"))
     kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     return part_shares((event["name"].removesuffix("_kernel_time"), event["dur"]) for event in _outermost(kernels))

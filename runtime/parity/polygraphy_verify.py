@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Bundle, Engine
+from edgeprune.bundle import ENCODER, Bundle, Engine
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
@@ -120,7 +120,7 @@ def _choose_tensorrt(bundle: Bundle) -> None:
 def _onnxrt(bundle: Bundle, device: str, threads: int | None) -> Any:
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
-    return OnnxrtRunner(open_session(bundle.path("encoder.onnx"), device, threads).raw)
+    return OnnxrtRunner(open_session(bundle.graph(ENCODER), device, threads).raw)
 
 
 def _trt(bundle: Bundle, engine: Engine) -> Any:

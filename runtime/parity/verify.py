@@ -14,9 +14,10 @@ from edgeprune.errors import BundleError, ImageError, MissingPackageError, Reque
 from edgeprune.runtime.backends.ort import available_devices
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.backends.plan_session import PlanSession
-from edgeprune.runtime.loading import Encoder
+from edgeprune.runtime.loading import open_bundle
 from edgeprune.runtime.parity import Report, worst
 from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
+from edgeprune.runtime.runner import PIXELS, Runner
 
 __all__ = ["BackendReport", "Progress", "devices_of", "verify"]
 
@@ -75,7 +76,7 @@ def verify(
         refused: RequestError | None = None
         for name in devices:
             try:
-                encoder = Encoder(bundle, name, threads)
+                runner = open_bundle(bundle, name, threads)
             except BundleError:
                 raise
             except RequestError as error:
@@ -89,9 +90,10 @@ def verify(
             for probe in names:
                 if progress:
                     progress(done, total, f"{name} {probe}")
-                results[probe] = _run(encoder, probe, read(probe))
+                results[probe] = _run(runner, probe, read(probe))
                 done += 1
-            reports.append(BackendReport(name, _dtype(encoder), results))
+            reports.append(BackendReport(name, _dtype(runner), results))
+            runner.close()
     if refused is not None and not any(report.probes for report in reports):
         raise refused
     if progress:
@@ -109,17 +111,21 @@ def devices_of(bundle: Bundle) -> list[str]:
         return ["cpu", PLAN_DEVICE]
 
 
-def _dtype(encoder: Encoder) -> str:
+def _dtype(runner: Runner) -> str:
     """What it computes in: a weakly typed plan takes and gives the float32 of its graph, and computes in float16."""
-    engine = encoder.session.engine if isinstance(encoder.session, PlanSession) else None
-    return "float16" if engine and "FP16" in engine.flags else encoder.manifest.precision
+    engine = runner.session.engine if isinstance(runner.session, PlanSession) else None
+    return "float16" if engine and "FP16" in engine.flags else runner.manifest.precision
 
 
-def _run(encoder: Encoder, name: str, probe: Probe) -> Report:
+def _run(runner: Runner, name: str, probe: Probe) -> Report:
+    """Of a probe with images, pixel_values are made of them here, so that the preprocessing is judged, too."""
     try:
-        got = encoder.outputs(probe.values)
+        feeds = probe.inputs
+        if probe.images is not None:
+            feeds = {**feeds, PIXELS: runner.prepare(list(probe.images))}
+        got = runner.run(feeds)
     except ImageError as error:
         raise BundleError(
             f"{REFERENCE}: probe {name} does not fit the graph: {error}; export the bundle again"
         ) from None
-    return probe.compare(got, _dtype(encoder))
+    return probe.compare(got, _dtype(runner))

@@ -121,11 +121,11 @@ def test_a_pruned_detector_is_as_much_faster_as_its_multiply_adds_say(
     times: dict[str, list[float]] = {"pruned": [], "unpruned": [], "transformers": []}
     bound = whole_cost / exported(encoder, kind, share, tmp_path)
     gc.collect()
-    pixels = np.random.default_rng(0).standard_normal((1, 3, *SIZE), dtype=np.float32)
+    feeds = {"pixel_values": np.random.default_rng(0).standard_normal((1, 3, *SIZE), dtype=np.float32)}
     for _ in range(PAIRS):  # two sessions of one graph differ by a per cent, so several are opened
         paths = {"pruned": tmp_path / "encoder.onnx", **whole}
         sessions = {name: open_session(path, threads=THREADS) for name, path in paths.items()}
-        for which, seconds in measure(sessions, dict.fromkeys(sessions, pixels), ROUNDS).items():
+        for which, seconds in measure(sessions, dict.fromkeys(sessions, feeds), ROUNDS).items():
             times[which] += seconds
         del sessions
     pruned = np.median(times["pruned"])
@@ -141,7 +141,7 @@ import numpy as np
 from edgeprune.runtime.backends.ort import open_session
 session = open_session(sys.argv[1], threads={THREADS})
 for _ in range(2):
-    session.run(np.zeros((1, 3, {LARGE[0]}, {LARGE[1]}), dtype=np.float32))
+    session.run({{"pixel_values": np.zeros((1, 3, {LARGE[0]}, {LARGE[1]}), dtype=np.float32)}})
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(int(status["VmHWM"].split()[0]) // 1024)  # getrusage would count what the parent had before the fork
 """

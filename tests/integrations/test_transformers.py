@@ -19,7 +19,7 @@ from edgeprune.errors import RequestError
 from edgeprune.export import Request, export_bundle
 from edgeprune.integrations.transformers import generation_inputs
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime import Encoder, load
+from edgeprune.runtime import TokenEncoder, load
 
 KEEP, IMAGE, NEW = 9, 3, 12
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 60, 3), dtype=np.uint8))
@@ -130,7 +130,7 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
 @pytest.fixture(scope="module", params=KINDS)
 def made(
     request: pytest.FixtureRequest, model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Kind, Path, Any, Encoder]:
+) -> tuple[Kind, Path, Any, TokenEncoder]:
     """(kind, checkpoint, the whole model, its bundle)"""
     kind, folder = KINDS[request.param], tmp_path_factory.mktemp("model")
     model = write(kind, model_folder, folder)
@@ -174,7 +174,9 @@ def places(model: Any, kept: Tensor) -> Tensor:
     return torch.cat((torch.arange(len(stays)).expand(1, 1, -1), axes[:, :, stays]))
 
 
-def test_a_model_says_the_same_from_the_bundle_and_from_the_reference(made: tuple[Kind, Path, Any, Encoder]) -> None:
+def test_a_model_says_the_same_from_the_bundle_and_from_the_reference(
+    made: tuple[Kind, Path, Any, TokenEncoder],
+) -> None:
     kind, folder, model, bundle = made
     kept = bundle.manifest.tiles * KEEP
     method: Any = pruners.get(kind.method)
@@ -203,12 +205,13 @@ def llava(llava_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def whole(llava: tuple[Any, Path], tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+def whole(llava: tuple[Any, Path], tmp_path_factory: pytest.TempPathFactory) -> TokenEncoder:
     output = tmp_path_factory.mktemp("bundles") / "whole"
-    return load(export_bundle(Request("none", "cpu", model=str(llava[1]), output=output, baselines=False)).folder)
+    done = export_bundle(Request("none", "cpu", model=str(llava[1]), output=output, baselines=False))
+    return load(done.folder, kind=TokenEncoder)
 
 
-def test_with_every_token_kept_it_says_what_the_model_says(llava: tuple[Any, Path], whole: Encoder) -> None:
+def test_with_every_token_kept_it_says_what_the_model_says(llava: tuple[Any, Path], whole: TokenEncoder) -> None:
     inputs = generation_inputs(llava[0], whole, PHOTO, PROMPT)
     pixels = torch.from_numpy(whole.prepare(PHOTO))
     assert spoken(llava[0], **inputs) == spoken(llava[0], input_ids=inputs["input_ids"], pixel_values=pixels)
@@ -244,13 +247,13 @@ def test_so_does_qwen_with_its_positions_and_deeper_features(
 
 
 def test_a_placeholder_may_already_be_as_long_as_the_processor_makes_it(
-    llava: tuple[Any, Path], whole: Encoder
+    llava: tuple[Any, Path], whole: TokenEncoder
 ) -> None:
     long = torch.tensor([[5, *[IMAGE] * 576, 8]])
     assert generation_inputs(llava[0], whole, PHOTO, long)["input_ids"].tolist() == [[5, *[IMAGE] * 36, 8]]
 
 
-def test_two_images_take_two_placeholders(llava: tuple[Any, Path], whole: Encoder) -> None:
+def test_two_images_take_two_placeholders(llava: tuple[Any, Path], whole: TokenEncoder) -> None:
     prompt = torch.tensor([[IMAGE, 5, IMAGE]])
     inputs = generation_inputs(llava[0], whole, [PHOTO, PHOTO.rotate(90)], prompt)
     assert inputs["input_ids"].tolist() == [[*[IMAGE] * 36, 5, *[IMAGE] * 36]]

@@ -58,8 +58,11 @@ def expected(values: NDArray[Any]) -> Expected:
     return Expected(np.take_along_axis(patches, indices[..., None], 1) @ WEIGHT, indices, scores)
 
 
-def graph(batch: int | str, dtype: str, shift: int) -> onnx.ModelProto:
-    """dtype: of the input, float32, float16 or uint8; shift: added to every index (a wrong graph)."""
+def graph(batch: int | str, dtype: str, shift: int, picks: bool = False, prior: bool = False) -> onnx.ModelProto:
+    """dtype: of the input, float32, float16 or uint8; shift: added to every index (a wrong graph)
+
+    picks: hand them out, too; prior: take another input [B, N], which is added to the scores
+    """
     floats = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
     kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
     shape = [batch, *SIZE, 3] if dtype == "uint8" else [batch, 3, *SIZE]
@@ -88,7 +91,8 @@ def graph(batch: int | str, dtype: str, shift: int) -> onnx.ModelProto:
         helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[PATCH, PATCH], strides=[PATCH, PATCH]),
         helper.make_node("Reshape", ["pooled", "patches"], ["channels_first"]),
         helper.make_node("Transpose", ["channels_first"], ["rows"], perm=[0, 2, 1]),
-        helper.make_node("ReduceMean", ["rows", "last"], ["scores"], keepdims=0),
+        helper.make_node("ReduceMean", ["rows", "last"], ["means" if prior else "scores"], keepdims=0),
+        *([helper.make_node("Add", ["means", "prior"], ["scores"])] if prior else []),
         helper.make_node("TopK", ["scores", "keep"], ["best_scores", "best"], axis=1),
         helper.make_node("TopK", ["best", "keep"], ["ascending", "order"], axis=1, largest=0),
         helper.make_node("Unsqueeze", ["ascending", "last"], ["where"]),
@@ -105,6 +109,11 @@ def graph(batch: int | str, dtype: str, shift: int) -> onnx.ModelProto:
         helper.make_tensor_value_info("tokens", floats, [batch, KEEP, WIDTH]),
     ]
     inputs = [helper.make_tensor_value_info("pixel_values", kinds[dtype], shape)]
+    if prior:
+        inputs.append(helper.make_tensor_value_info("prior", TensorProto.FLOAT, [batch, GRID[0] * GRID[1]]))
+    if picks:
+        nodes.append(helper.make_node("Cast", ["best"], ["picks"], to=TensorProto.INT32))
+        outputs.append(helper.make_tensor_value_info("picks", TensorProto.INT32, [batch, KEEP]))
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(helper.make_graph(nodes, "encoder", inputs, outputs, initializers), opset_imports=opset)
@@ -114,10 +123,17 @@ def graph(batch: int | str, dtype: str, shift: int) -> onnx.ModelProto:
 
 
 def write_bundle(
-    folder: Path, batch: int | str = 1, dtype: str = "float32", shift: int = 0, probes: int = 2, **changes: Any
+    folder: Path,
+    batch: int | str = 1,
+    dtype: str = "float32",
+    shift: int = 0,
+    probes: int = 2,
+    picks: bool = False,
+    prior: bool = False,
+    **changes: Any,
 ) -> Path:
     folder.mkdir()
-    onnx.save(graph(batch, dtype, shift), folder / "encoder.onnx")
+    onnx.save(graph(batch, dtype, shift, picks, prior), folder / "encoder.onnx")
     tiles = batch if isinstance(batch, int) else 1
     tensors: dict[str, NDArray[Any]] = {}
     for probe in range(probes):
@@ -125,6 +141,12 @@ def write_bundle(
         tensors[f"scene{probe:02}/pixel_values"] = images if dtype == "uint8" else normalised(images)
         for name, value in expected(normalised(images))._asdict().items():
             tensors[f"scene{probe:02}/{name}"] = np.ascontiguousarray(value)
+        scores = tensors[f"scene{probe:02}/scores"]
+        if picks:
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :KEEP]
+            tensors[f"scene{probe:02}/picks"] = best.astype(np.int32)
+        if prior:
+            tensors[f"scene{probe:02}/prior"] = np.zeros_like(scores)
     save_file(tensors, folder / "reference.safetensors")
     floats = "float16" if dtype == "float16" else "float32"
     inputs = {"pixel_values": TensorSpec((batch, *SIZE, 3) if dtype == "uint8" else (batch, 3, *SIZE), dtype)}
@@ -133,6 +155,10 @@ def write_bundle(
         "indices": TensorSpec((batch, KEEP), "int32"),
         "scores": TensorSpec((batch, GRID[0] * GRID[1]), "float32"),
     }
+    if picks:
+        outputs["picks"] = TensorSpec((batch, KEEP), "int32")
+    if prior:
+        inputs["prior"] = TensorSpec((batch, GRID[0] * GRID[1]), "float32")
     fields: dict[str, Any] = {
         "method": "brightest",
         "options": {},
@@ -155,7 +181,7 @@ def write_bundle(
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
-    """make_bundle(batch=1, dtype="float32", shift=0, probes=2, **fields of the manifest) -> its folder."""
+    """make_bundle(batch=1, dtype="float32", shift=0, probes=2, picks=False, prior=False, **fields) -> its folder."""
     made: list[Path] = []
 
     def make(**options: Any) -> Path:

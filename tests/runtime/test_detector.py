@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from edgeprune.errors import ImageError
 from edgeprune.export import Request, export_bundle
-from edgeprune.runtime import Encoder, load
-from edgeprune.runtime.detector import Detections, Detector, detections
+from edgeprune.runtime import TokenEncoder, load
+from edgeprune.runtime.detections import Detections
+from edgeprune.runtime.detector import Detector
 from edgeprune.runtime.show import draw
 
 SIZE, CLASSES, TOKENS = (48, 64), 3, 9
@@ -152,42 +152,7 @@ def test_what_does_not_fit_is_refused_as_by_every_encoder(detector: Detector, gi
 
 
 def test_a_bundle_of_tokens_still_gives_an_encoder(make_bundle: Callable[..., Path]) -> None:
-    assert type(load(make_bundle())) is Encoder
-
-
-def post_processed(logits: Tensor, boxes: Tensor, sizes: list[tuple[int, int]], threshold: float) -> Found:
-    from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
-
-    outputs = SimpleNamespace(logits=logits, pred_boxes=boxes)
-    found: Found = YolosImageProcessorPil().post_process_object_detection(outputs, threshold, sizes)
-    return found
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.4, 0.5, 1.0])
-def test_the_convention_is_that_of_post_process_object_detection(threshold: float) -> None:
-    random = torch.Generator().manual_seed(0)
-    logits, boxes = 4 * torch.randn(3, 50, 6, generator=random), torch.rand(3, 50, 4, generator=random)
-    sizes = [(480, 640), (1333, 800), (7, 5)]
-    wanted = post_processed(logits, boxes, sizes, threshold)
-    got = detections(logits.numpy(), boxes.numpy(), sizes, threshold)
-    for one, other in zip(got, wanted, strict=True):
-        np.testing.assert_array_equal(one.labels, other["labels"].numpy())
-        np.testing.assert_array_equal(one.boxes, other["boxes"].numpy())
-        np.testing.assert_allclose(one.scores, other["scores"].numpy(), rtol=1e-6)
-
-
-def test_no_object_is_never_a_label() -> None:
-    (found,) = detections(np.array([[[0.0, 1, 9]]], np.float32), np.full((1, 1, 4), 0.5, np.float32), [(1, 1)], 0.0)
-    assert found.labels.tolist() == [1]
-    assert found.scores[0] < 0.01
-
-
-def test_logits_of_float16_are_computed_in_float32() -> None:
-    logits, boxes = np.array([[[12.0, 3, -60000]]], np.float16), np.full((1, 1, 4), 0.3, np.float16)
-    (found,) = detections(logits, boxes, [(1000, 1000)])
-    assert found.scores[0] == pytest.approx(1 / (1 + np.exp(-9)), rel=1e-6)
-    assert found.boxes.dtype == np.float32
-    np.testing.assert_allclose(found.boxes[0], np.array([150, 150, 450, 450]), atol=0.2)
+    assert type(load(make_bundle())) is TokenEncoder
 
 
 def test_the_picture_says_how_many_objects_are_found(bundle: Path, photo: NDArray[np.uint8]) -> None:

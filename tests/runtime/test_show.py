@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime import load, show
-from edgeprune.runtime.detector import Detections
+from edgeprune.runtime.detections import Detections
 from edgeprune.runtime.show import draw
 
 MakeBundle = Callable[..., Path]

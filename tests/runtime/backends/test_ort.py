@@ -8,12 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from edgeprune.bundle import TensorSpec
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.ort import available_devices, open_session
 
 MakeBundle = Callable[..., Path]
+FEEDS = {"pixel_values": np.zeros((1, 3, 32, 48), np.float32)}
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
@@ -26,24 +29,52 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 
 def test_a_session_runs_its_graph(make_bundle: MakeBundle) -> None:
     session = open_session(make_bundle() / "encoder.onnx")
-    assert (session.device, session.input_name, session.input_shape) == ("cpu", "pixel_values", (1, 3, 32, 48))
-    assert session.output_names == ("scores", "indices", "tokens")
-    assert [array.shape for array in session.run(np.zeros((1, 3, 32, 48), np.float32))] == [(1, 24), (1, 5), (1, 5, 7)]
+    assert session.device == "cpu"
+    assert session.inputs == {"pixel_values": TensorSpec((1, 3, 32, 48), "float32")}
+    shapes = {"scores": (1, 24), "indices": (1, 5), "tokens": (1, 5, 7)}
+    assert {name: spec.shape for name, spec in session.outputs.items()} == shapes
+    assert {name: array.shape for name, array in session.run(FEEDS).items()} == shapes
 
 
 def test_outputs_come_in_the_order_asked_for(make_bundle: MakeBundle) -> None:
     session = open_session(make_bundle() / "encoder.onnx", outputs=["tokens", "indices"])
-    assert [array.shape for array in session.run(np.zeros((1, 3, 32, 48), np.float32))] == [(1, 5, 7), (1, 5)]
+    got = session.run(FEEDS)
+    assert [(name, array.shape) for name, array in got.items()] == [("tokens", (1, 5, 7)), ("indices", (1, 5))]
+    assert list(session.outputs) == list(got)
+
+
+def test_a_graph_may_take_several_inputs(tmp_path: Path) -> None:
+    spec = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["pixel_values", "prior"], ["scores"])], "g",
+        [spec("pixel_values", 1, [2]), spec("prior", 1, [2])], [spec("scores", 1, [2])],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "x.onnx")
+    session = open_session(tmp_path / "x.onnx")
+    assert list(session.inputs) == ["pixel_values", "prior"]
+    feeds = {"prior": np.array([1, 2], np.float32), "pixel_values": np.array([10, 20], np.float32)}
+    assert session.run(feeds)["scores"].tolist() == [11, 22]
+
+
+def test_a_session_that_was_closed_refuses_to_run(make_bundle: MakeBundle) -> None:
+    session = open_session(make_bundle() / "encoder.onnx")
+    session.close()
+    session.close()
+    with pytest.raises(RequestError, match=r"encoder\.onnx is closed; open the bundle again"):
+        session.run(FEEDS)
 
 
 def test_dtypes_carry_the_names_of_numpy(make_bundle: MakeBundle) -> None:
     session = open_session(make_bundle(dtype="float16") / "encoder.onnx")
-    assert session.dtypes == {"pixel_values": "float16", "scores": "float32", "indices": "int32", "tokens": "float16"}
-    assert open_session(make_bundle(dtype="uint8") / "encoder.onnx").dtypes["pixel_values"] == "uint8"
+    dtypes = {name: spec.dtype for name, spec in {**session.inputs, **session.outputs}.items()}
+    assert dtypes == {"pixel_values": "float16", "scores": "float32", "indices": "int32", "tokens": "float16"}
+    assert open_session(make_bundle(dtype="uint8") / "encoder.onnx").inputs["pixel_values"].dtype == "uint8"
 
 
 def test_an_open_batch_dimension_is_a_name(make_bundle: MakeBundle) -> None:
-    assert open_session(make_bundle(batch="batch") / "encoder.onnx").input_shape == ("batch", 3, 32, 48)
+    session = open_session(make_bundle(batch="batch") / "encoder.onnx")
+    assert session.inputs["pixel_values"].shape == ("batch", 3, 32, 48)
 
 
 def test_threads_reach_onnxruntime(make_bundle: MakeBundle) -> None:
@@ -63,7 +94,7 @@ def test_a_profile_is_written_where_asked(
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     session = open_session(graph, profile=where == "here" or tmp_path / "there" / "run")
-    session.run(np.zeros((1, 3, 32, 48), np.float32))
+    session.run(FEEDS)
     trace = Path(session.raw.end_profiling()).resolve()
     assert trace.parent == tmp_path / where
     assert any("TopK" in event["name"] for event in json.loads(trace.read_text()))
@@ -125,5 +156,5 @@ def test_a_graph_without_the_wanted_output_is_refused(make_bundle: MakeBundle) -
 
 
 def test_opening_and_running_print_nothing(make_bundle: MakeBundle, capfd: pytest.CaptureFixture[str]) -> None:
-    open_session(make_bundle() / "encoder.onnx").run(np.zeros((1, 3, 32, 48), np.float32))
+    open_session(make_bundle() / "encoder.onnx").run(FEEDS)
     assert capfd.readouterr() == ("", "")

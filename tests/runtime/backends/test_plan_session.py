@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Engine
 from edgeprune.errors import BundleError, EdgepruneError, ImageError, RequestError
-from edgeprune.runtime import Encoder, load
+from edgeprune.runtime import Runner, load
 from edgeprune.runtime.backends import cuda_api
 from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.cuda_api import Cuda, load_cuda
@@ -305,7 +305,7 @@ def values(seed: int = 0, dtype: str = "float32", batch: int = 1) -> NDArray[Any
     return np.random.default_rng(seed).standard_normal((batch, 3, 32, 48)).astype(dtype)
 
 
-def session_of(encoder: Encoder) -> PlanSession:
+def session_of(encoder: Runner) -> PlanSession:
     assert isinstance(encoder.session, PlanSession)
     return encoder.session
 
@@ -421,7 +421,9 @@ def test_a_plan_that_tensorrt_cannot_open_is_refused_with_what_it_says(device: D
 def test_a_plan_that_lacks_an_output_is_refused(device: Device) -> None:
     folder = device.bundle()
     del device.plan.tensors["scores"]
-    with pytest.raises(BundleError, match=r"must have one input and the outputs tokens, indices, scores; it has 1"):
+    with pytest.raises(
+        BundleError, match=r"must have an input and the outputs tokens, indices, scores; it has .*; build it again"
+    ):
         load(folder, device="tensorrt")
 
 
@@ -436,7 +438,7 @@ def test_a_plan_with_an_open_shape_or_a_type_that_numpy_lacks_is_refused(device:
 def test_a_plan_of_another_graph_is_refused_by_its_own_name(device: Device) -> None:
     folder = device.bundle()
     device.plan.tensors["tokens"] = ((1, 5, 7), "HALF")
-    with pytest.raises(BundleError, match=r"tokens is float16 in encoder\.jetson-orin\.plan, manifest"):
+    with pytest.raises(BundleError, match=r"tokens is float16 \[1, 5, 7\] in encoder\.jetson-orin\.plan, manifest"):
         load(folder, device="tensorrt")
 
 
@@ -444,7 +446,18 @@ def test_a_plan_of_another_graph_is_refused_by_its_own_name(device: Device) -> N
 def test_an_input_of_another_shape_or_type_never_reaches_the_gpu(device: Device, wrong: NDArray[Any]) -> None:
     session = load(device.bundle(), device="tensorrt").session
     with pytest.raises(ImageError, match=r"pixel_values must be float32 \[1, 3, 32, 48\], got"):
-        session.run(wrong)
+        session.run({"pixel_values": wrong})
+
+
+def test_a_plan_that_is_closed_has_freed_its_memory_and_runs_no_more(device: Device) -> None:
+    with load(device.bundle(), device="tensorrt") as encoder:
+        session = session_of(encoder)
+        encoder(values())
+        assert device.cuda.device
+    assert not device.cuda.device
+    for call in (lambda: encoder(values()), lambda: session.run({"pixel_values": values()}), lambda: session.times(1)):
+        with pytest.raises(RequestError, match=r"encoder\.jetson-orin\.plan is closed; open the bundle again"):
+            call()
 
 
 def test_verify_compares_the_plan_beside_the_graph(device: Device) -> None:

@@ -61,7 +61,7 @@ def test_float32_rounding_is_accepted() -> None:
 
 
 def test_float16_tokens_are_accepted_in_a_float16_graph_only() -> None:
-    got = REFERENCE._replace(tokens=REFERENCE.tokens.astype(np.float16))
+    got = replace(REFERENCE, tokens=REFERENCE.tokens.astype(np.float16))
     assert compare(REFERENCE, got, "float16").passed
     assert "tokens must be float32" in failing(got)
     assert "tokens must be float16" in failing(REFERENCE, dtype="float16")
@@ -129,7 +129,7 @@ def test_indices_shifted_by_one_fail() -> None:
     """The [CLS] token forgotten, so that every patch is named by its neighbour."""
     reference = output(np.where(np.arange(PATCHES) == PATCHES - 1, np.float32(0), SCORES))
     shifted = reference.indices + np.int32(1)
-    assert "kept by one side only" in failing(reference._replace(indices=shifted), reference)
+    assert "kept by one side only" in failing(replace(reference, indices=shifted), reference)
 
 
 def test_the_bounds_of_float16_catch_a_shift_too() -> None:
@@ -141,7 +141,7 @@ def test_the_bounds_of_float16_catch_a_shift_too() -> None:
 def test_two_swapped_tokens_fail() -> None:
     tokens = REFERENCE.tokens.copy()
     tokens[1, [2, 3]] = tokens[1, [3, 2]]
-    reasons = failing(REFERENCE._replace(tokens=tokens))
+    reasons = failing(replace(REFERENCE, tokens=tokens))
     assert "image 1: tokens differ" in reasons
     assert "image 0" not in reasons
 
@@ -160,14 +160,14 @@ def test_the_same_fails_where_the_rounding_is_below_the_bound() -> None:
 
 
 def unsorted(got: Output) -> Output:
-    return got._replace(tokens=got.tokens[:, ::-1], indices=got.indices[:, ::-1])
+    return replace(got, tokens=got.tokens[:, ::-1], indices=got.indices[:, ::-1])
 
 
 def with_value(field: str, value: float) -> Callable[[Output], Output]:
     def change(got: Output) -> Output:
         array = getattr(got, field).copy()
         array[1, 3] = value
-        return got._replace(**{field: array})
+        return replace(got, **{field: array})
 
     return change
 
@@ -177,16 +177,16 @@ def with_value(field: str, value: float) -> Callable[[Output], Output]:
     [
         (unsorted, "indices must ascend strictly"),
         (with_value("indices", 0), "indices must ascend strictly"),
-        (lambda got: got._replace(indices=np.repeat(got.indices[:, :1], KEEP, 1)), "indices must ascend strictly"),
-        (lambda got: got._replace(indices=got.indices + np.int32(PATCHES)), r"indices must lie in 0\.\.23"),
-        (lambda got: got._replace(indices=got.indices - np.int32(PATCHES)), r"indices must lie in 0\.\.23"),
+        (lambda got: replace(got, indices=np.repeat(got.indices[:, :1], KEEP, 1)), "indices must ascend strictly"),
+        (lambda got: replace(got, indices=got.indices + np.int32(PATCHES)), r"indices must lie in 0\.\.23"),
+        (lambda got: replace(got, indices=got.indices - np.int32(PATCHES)), r"indices must lie in 0\.\.23"),
         (with_value("scores", math.nan), "scores hold 1 values that are not finite"),
         (with_value("scores", math.inf), "scores hold 1 values that are not finite"),
         (with_value("tokens", math.nan), "tokens hold 16 values that are not finite"),
-        (lambda got: got._replace(scores=got.scores.astype(np.float16)), "scores must be float32"),
-        (lambda got: got._replace(indices=got.indices.astype(np.int64)), "indices must be int32"),
-        (lambda got: got._replace(scores=got.scores[:, :-1]), r"scores must be float32 \[2, 24\]"),
-        (lambda got: got._replace(tokens=got.tokens[:1]), r"tokens must be float32 \[2, 8, 16\]"),
+        (lambda got: replace(got, scores=got.scores.astype(np.float16)), "scores must be float32"),
+        (lambda got: replace(got, indices=got.indices.astype(np.int64)), "indices must be int32"),
+        (lambda got: replace(got, scores=got.scores[:, :-1]), r"scores must be float32 \[2, 24\]"),
+        (lambda got: replace(got, tokens=got.tokens[:1]), r"tokens must be float32 \[2, 8, 16\]"),
         (lambda got: Output(got.tokens[:, 1:], got.indices[:, 1:], got.scores), r"indices must be int32 \[2, 8\]"),
     ],
 )  # fmt: skip
@@ -261,7 +261,7 @@ class TestGreedy:
         assert (report.passed, report.exact, report.score_error) == (True, 2, 0)
 
     def test_rounding_is_accepted(self) -> None:
-        noisy = GREEDY._replace(scores=GREEDY.scores * np.float32(1 + 1e-6))
+        noisy = replace(GREEDY, scores=GREEDY.scores * np.float32(1 + 1e-6))
         report = compare(GREEDY, noisy, "float32", PICKS)
         assert report.passed
         assert 0 < report.score_error_relative < FLOAT32_BOUND
@@ -283,11 +283,11 @@ class TestGreedy:
         got = furthest(ROWS + 0.3 * np.sin(np.arange(PATCHES))[:, None])[0]
         tied = replace(picks, margins=np.where(np.arange(KEEP) == 1, np.float32(0), picks.tensors()["margins"]))
         rows = np.take_along_axis(ROWS, got.indices[..., None].astype(int), 1)
-        got = got._replace(tokens=rows)
+        got = replace(got, tokens=rows)
         assert not compare(reference, got, "float32", picks).passed
         assert compare(reference, got, "float32", tied).passed
         assert "tokens differ" in "; ".join(
-            compare(reference, got._replace(tokens=rows[:, ::-1].copy()), "float32", tied).reasons
+            compare(reference, replace(got, tokens=rows[:, ::-1].copy()), "float32", tied).reasons
         )
 
     def test_a_swapped_pick_with_a_clear_margin_is_refused(self) -> None:
@@ -301,7 +301,7 @@ class TestGreedy:
         assert "2 patches are kept by one side only" in report.reasons[0]
 
     def test_other_gains_of_the_same_patches_are_refused(self) -> None:
-        wrong = GREEDY._replace(scores=GREEDY.scores * np.float32(1.001))
+        wrong = replace(GREEDY, scores=GREEDY.scores * np.float32(1.001))
         report = compare(GREEDY, wrong, "float32", PICKS)
         assert "scores differ by 0.001" in report.reasons[0]
 
@@ -319,7 +319,7 @@ class TestGreedy:
         kept, eps = np.isfinite(GREEDY.scores), 2**-24
         tied = replace(PICKS, margins=np.zeros_like(MARGINS))
         reference, got = (
-            GREEDY._replace(scores=np.where(kept, np.float32(step * eps), np.float32(-np.inf))) for step in (0.1, 2)
+            replace(GREEDY, scores=np.where(kept, np.float32(step * eps), np.float32(-np.inf))) for step in (0.1, 2)
         )
         assert compare(reference, got, "float32", tied).passed
 
@@ -327,13 +327,13 @@ class TestGreedy:
     def test_a_score_where_nothing_is_kept_is_a_defect(self, value: float) -> None:
         scores = GREEDY.scores.copy()
         scores[0, next(patch for patch in range(PATCHES) if patch not in GREEDY.indices[0])] = value
-        reasons = compare(GREEDY, GREEDY._replace(scores=scores), "float32", PICKS).reasons
+        reasons = compare(GREEDY, replace(GREEDY, scores=scores), "float32", PICKS).reasons
         assert reasons == ("scores must be finite at the kept patches and -inf elsewhere; 1 are not",)
 
     def test_no_score_where_a_patch_is_kept_is_a_defect(self) -> None:
         scores = GREEDY.scores.copy()
         scores[1, GREEDY.indices[1, 2]] = -np.inf
-        reasons = compare(GREEDY, GREEDY._replace(scores=scores), "float32", PICKS).reasons
+        reasons = compare(GREEDY, replace(GREEDY, scores=scores), "float32", PICKS).reasons
         assert "-inf elsewhere; 1 are not" in reasons[0]
 
     def test_a_damaged_record_of_the_picks_is_named(self) -> None:
@@ -345,7 +345,7 @@ class TestGreedy:
             assert reason in "; ".join(compare(GREEDY, GREEDY, "float32", picks).reasons)
 
     def test_scores_rounded_through_float16_fail_in_a_float32_graph(self) -> None:
-        rounded = GREEDY._replace(scores=GREEDY.scores.astype(np.float16).astype(np.float32))
+        rounded = replace(GREEDY, scores=GREEDY.scores.astype(np.float16).astype(np.float32))
         assert "float16" in "; ".join(compare(GREEDY, rounded, "float32", PICKS).reasons)
 
 

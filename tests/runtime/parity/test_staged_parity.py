@@ -61,7 +61,7 @@ def test_what_the_last_stage_ranks_by_is_compared_whatever_the_stages_did() -> N
 def test_the_score_of_a_patch_in_a_tier_is_compared_too() -> None:
     scores = REFERENCE.scores.copy()
     scores[0, FIRST[0]] += np.float32(0.01)
-    assert "scores differ" in check(REFERENCE._replace(scores=scores)).reasons[0]
+    assert "scores differ" in check(replace(REFERENCE, scores=scores)).reasons[0]
 
 
 def test_another_outcome_of_the_stages_is_refused_with_a_clear_margin_and_excused_by_a_tie() -> None:
@@ -106,7 +106,7 @@ def test_a_merged_token_near_to_being_another_is_not_compared_and_others_are(ext
     tokens = REFERENCE.tokens.copy()
     tokens[0, 2] *= 1.5
     blend = np.full((1, KEEP), np.inf, np.float32)
-    got = REFERENCE._replace(tokens=tokens) if extra == "tokens" else REFERENCE
+    got = replace(REFERENCE, tokens=tokens) if extra == "tokens" else REFERENCE
     rows = ({extra: REFERENCE.tokens}, {extra: tokens}) if extra != "tokens" else ({}, {})
     refused = compare(REFERENCE, got, "float32", replace(CLEAR, blend=blend), rows)
     assert f"{extra} differ" in refused.reasons[0]

@@ -1,0 +1,201 @@
+"""A bundle that is open on a device: what all kinds of them have, whatever comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.bundle import ENCODER, Bundle, Manifest, TensorSpec
+from edgeprune.errors import BundleError, ImageError, RequestError
+from edgeprune.runtime.backends import Backend, Closed
+from edgeprune.runtime.backends.ort import DEVICES, open_session
+from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
+
+__all__ = ["PIXELS", "Images", "Runner"]
+
+Images: TypeAlias = "ImageLike | list[ImageLike] | tuple[ImageLike, ...] | NDArray[Any]"
+Self = TypeVar("Self", bound="Runner")
+
+PIXELS = "pixel_values"
+"""the input that images become"""
+
+
+class Runner:
+    """A bundle, open on a device. Thread-safe: ONNX Runtime keeps no state between calls, a plan takes turns.
+
+    What a call returns is its kind's; `outputs` gives every kind's tensors by name. `close`, or the end of a `with`
+    block, lets go of the memory that the graph holds, on the GPU as well.
+
+    manifest: what the bundle is
+    grid: patches (rows, columns)
+    keep: tokens per image, K
+    preprocessing: image -> pixel_values
+    session: the open graph or plan
+    """
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = ()
+    """the outputs by which a bundle is of this kind, in the order in which they are returned"""
+
+    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+        """Raises as `edgeprune.runtime.load` does."""
+        self.manifest: Manifest = bundle.manifest
+        self.grid = self.manifest.grid
+        self.keep = self.manifest.keep
+        self.preprocessing = Preprocessing.from_json(self.manifest.preprocessing)
+        names = (*self.OUTPUTS, *(name for name in self.manifest.outputs if name not in self.OUTPUTS))
+        self.session: Backend = _open(bundle, device, threads, names)
+        _check_tensors(bundle.folder, self.manifest, self.session)
+        pixels = self.session.inputs[PIXELS]
+        self._shape, self._dtype = pixels.shape, np.dtype(pixels.dtype)
+
+    def outputs(self, images: Images, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Everything that the graph hands out for B images, by name.
+
+        images: one image: a file name, a Pillow image of any mode, or RGB as uint8 [H, W, 3]; or
+                a list or tuple of them, or uint8 [B, H, W, 3]: exactly B where the bundle's batch is fixed; or
+                pixel_values, float32 or the graph's own dtype, of exactly the graph's shape [B, 3, H, W]; they pass
+                unchanged, except that float32 is cast to float16 for a float16 graph.
+        inputs: what else the graph takes, by name (`manifest.inputs`)
+
+        An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, the whole image first;
+        as a list, it holds that one image. `edgeprune.runtime.images.tiles.packed` puts what is kept of them in order.
+        A graph with uint8 input [B, H, W, 3] takes no pixel_values. uint8 arrays of exactly its H and W pass to it
+        unchanged; any other image is resized and cropped.
+
+        Raises ImageError when an image cannot be read, or does not fit, RequestError when an input is missing.
+        """
+        if not inputs and len(self.session.inputs) == 1:
+            return self.session.run({PIXELS: self.prepare(images)})
+        return self.run({PIXELS: self.prepare(images), **inputs})
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same for all inputs by name, as the graph takes them; float32 is cast where it takes float16.
+
+        Raises RequestError when an input is missing or there is no such one, ImageError when one does not fit.
+        """
+        specs = self.session.inputs
+        if feeds.keys() != specs.keys():
+            raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
+        return self.session.run({name: _cast(name, feeds[name], spec) for name, spec in specs.items()})
+
+    def prepare(self, images: Images) -> NDArray[Any]:
+        """pixel_values of these images, as `outputs` takes them: [B, 3, H, W] float or [B, H, W, 3] uint8."""
+        if isinstance(images, np.ndarray):
+            if images.dtype == self._dtype and _fits(images.shape, self._shape):
+                return images
+            if images.dtype.kind == "f":
+                return self._pixel_values(images)
+            single = images.ndim != 4
+            chosen: list[Any] = [images] if single else list(images)
+        elif isinstance(images, (list, tuple)):
+            chosen = list(images)
+        else:
+            chosen = [images]
+        cut = self.preprocessing.tiles is not None
+        batch = 1 if cut else self._shape[0]
+        if not chosen or (isinstance(batch, int) and len(chosen) != batch):
+            wanted = batch if isinstance(batch, int) else "at least 1"
+            remedy = "give one, which it cuts into tiles" if cut else "give a list of that length"
+            raise ImageError(f"this encoder takes {wanted} images at a time, got {len(chosen)}; {remedy}")
+        if cut and self._dtype == np.uint8:
+            return self.preprocessing.tiled_pixels(chosen[0])
+        if cut:
+            return self.preprocessing.tiled(chosen[0]).astype(self._dtype, copy=False)
+        return np.stack([self._prepared(image) for image in chosen])
+
+    def close(self) -> None:
+        """Let go of the graph. A second time, nothing happens; every other call is refused then."""
+        if not isinstance(self.session, Closed):
+            self.session.close()
+            self.session = Closed(self.session.source)
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "closed" if isinstance(self.session, Closed) else self.session.device
+        return f"<{type(self).__name__}: {self.manifest.method} keeps {self.manifest.budget}, {where}>"
+
+    def _prepared(self, image: ImageLike) -> NDArray[Any]:
+        if self._dtype != np.uint8:
+            return self.preprocessing(image).astype(self._dtype, copy=False)
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == self._shape[1:]:
+            return image
+        return self.preprocessing.pixels(image)
+
+    def _pixel_values(self, values: NDArray[Any]) -> NDArray[Any]:
+        if self._dtype != np.uint8 and values.dtype == np.float32 and _fits(values.shape, self._shape):
+            return values.astype(self._dtype)
+        takes = "float32 or float16" if self._dtype == np.float16 else self._dtype.name
+        shape = ", ".join(str(dim) for dim in self._shape)
+        raise ImageError(
+            f"an array for this encoder must be {takes} [{shape}], got {values.dtype} {list(values.shape)}; "
+            "cast or reshape it, or give the image itself"
+        )
+
+
+def _cast(name: str, values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """As the graph takes it. Raises ImageError when it does not fit."""
+    if _fits(values.shape, spec.shape):
+        if values.dtype == spec.dtype:
+            return values
+        if values.dtype == np.float32 and spec.dtype == "float16":
+            return values.astype(np.float16)
+    shape = ", ".join(map(str, spec.shape))
+    raise ImageError(
+        f"{name} must be {spec.dtype} [{shape}], got {values.dtype} {list(values.shape)}; cast or reshape it"
+    )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    """An open dimension takes any size but none."""
+    if len(shape) != len(wanted):
+        return False
+    return all(one == other if isinstance(other, int) else one > 0 for one, other in zip(shape, wanted, strict=True))
+
+
+def _open(bundle: Bundle, device: str, threads: int | None, outputs: tuple[str, ...]) -> Backend:
+    if device not in (known := (*DEVICES, PLAN_DEVICE)):
+        raise RequestError(f"device must be one of {', '.join(known)}, got '{device}'")
+    if device != PLAN_DEVICE:
+        return open_session(bundle.graph(ENCODER), device, threads, outputs=outputs)
+    from edgeprune.runtime.backends.plan_session import open_plan
+
+    return open_plan(bundle, outputs)
+
+
+def _check_tensors(folder: Path, manifest: Manifest, session: Backend) -> None:
+    """Raises BundleError when the graph and the manifest do not have the same tensors."""
+    have = {**session.inputs, **session.outputs}
+    said = {**manifest.inputs, **manifest.outputs}
+    for name in (*have, *said):
+        if not _same(have.get(name), said.get(name)):
+            one, other = (_shown(specs.get(name)) for specs in (have, said))
+            raise BundleError(
+                f"{folder}: {name} is {one} in {session.source}, manifest.json says {other}; export the bundle again"
+            )
+    if PIXELS not in session.inputs:
+        raise BundleError(f"{folder}: {session.source} must take {PIXELS}, it takes {', '.join(session.inputs)}")
+
+
+def _same(one: TensorSpec | None, other: TensorSpec | None) -> bool:
+    """An open dimension may have any name."""
+    if one is None or other is None or one.dtype != other.dtype or len(one.shape) != len(other.shape):
+        return False
+    pairs = zip(one.shape, other.shape, strict=True)
+    return all(a == b or (isinstance(a, str) and isinstance(b, str)) for a, b in pairs)
+
+
+def _shown(spec: TensorSpec | None) -> str:
+    return "nothing" if spec is None else f"{spec.dtype} [{', '.join(map(str, spec.shape))}]"

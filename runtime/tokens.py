@@ -1,0 +1,183 @@
+"""What an encoder of tokens gives, and how fewer of them are taken without another run.
+
+encoder = load("out")
+tokens, indices, scores = encoder("photo.jpg")
+few = encoder("photo.jpg").cut(16)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.bundle import Manifest
+from edgeprune.errors import RequestError
+from edgeprune.runtime.runner import Images, Runner
+
+__all__ = ["Budgets", "Output", "TokenEncoder", "first_picks"]
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Whether the kept sets of a method nest, so that fewer tokens are the first of its picks."""
+
+    refused: str
+    """why they do not, or cannot be cut here; empty where they can"""
+    greedy: bool = False
+    """whether the scores are gains of picks, and -inf elsewhere"""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Budgets:
+        method, again = manifest.method, "export again with the --keep that is wanted"
+        if not manifest.nested:
+            return cls(f"the kept sets of {method} do not nest, or this bundle does not say so; {again}")
+        if "picks" not in manifest.outputs:
+            return cls(f"this bundle of {method} has no picks, the order in which it chose; {again}")
+        if manifest.pooled:
+            return cls(f"the {manifest.tiles} tiles of this bundle share one budget; {again}")
+        return cls("", greedy=manifest.rule.get("name") == "greedy")
+
+
+CANNOT = Budgets("the kept sets are not known to nest; take the outputs of a bundle")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Output:
+    """What one run returns: `tokens, indices, scores = output`. The leading dimension is that of the images given."""
+
+    tokens: NDArray[Any]
+    """[B, K, D] float32 or float16, kept tokens in raster order"""
+    indices: NDArray[np.int32]
+    """[B, K] int32, which patches they are, ascending"""
+    scores: NDArray[np.float32]
+    """[B, N] float32, what the method ranked by, higher is kept; of a greedy method the gain of each pick, -inf else"""
+    picks: NDArray[np.int32] | None = None
+    """[B, K] int32, the same patches in the order in which the method chose them, most wanted first; None without"""
+    extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """what else the graph hands out, by name"""
+    budgets: Budgets = CANNOT
+
+    @classmethod
+    def of(cls, tensors: dict[str, NDArray[Any]], budgets: Budgets = CANNOT) -> Output:
+        """Of the outputs of a run, by name; what is no field of its own stays behind in `tensors`, as the extras."""
+        tokens, indices, scores = tensors.pop("tokens"), tensors.pop("indices"), tensors.pop("scores")
+        return cls(tokens, indices, scores, tensors.pop("picks", None), tensors, budgets)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter((self.tokens, self.indices, self.scores))
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, at: int) -> NDArray[Any]:
+        return (self.tokens, self.indices, self.scores)[at]
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={value.dtype}{list(value.shape)}" for name, value in self.tensors().items()]
+        return f"Output({', '.join(shown)})"
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """All of it by name."""
+        picks = {} if self.picks is None else {"picks": self.picks}
+        return {"tokens": self.tokens, "indices": self.indices, "scores": self.scores, **picks, **self.extras}
+
+    def cut(self, keep: int) -> Output:
+        """The same with fewer tokens, without another run: what a bundle exported with --keep `keep` would give.
+
+        keep: 1..K
+
+        Raises RequestError when it is not in that range, or the kept sets of the method do not nest.
+        """
+        if self.budgets.refused:
+            raise RequestError(f"cut needs kept sets that nest: {self.budgets.refused}")
+        tensors = first_picks(self.tensors(), keep, self.budgets.greedy)
+        return Output.of(tensors, self.budgets)
+
+    def until(self, share: float) -> list[Output]:
+        """Each image with the fewest of its picks that hold this share of the total, all K where they do not reach it.
+
+        share: in (0, 1], of the sum of the scores of all N patches, of a greedy method of the gains of its K picks
+
+        As images differ in how many they need, each is an output of its own, with a leading dimension of 1. Raises
+        RequestError for another share, for scores of which there are no shares (below 0), and as `cut` does.
+        """
+        if not 0 < share <= 1:
+            raise RequestError(f"share must be above 0 and at most 1, got {share}")
+        if self.budgets.refused or self.picks is None:
+            raise RequestError(f"until needs kept sets that nest: {self.budgets.refused or CANNOT.refused}")
+        values = np.take_along_axis(self.scores, self.picks.astype(np.intp), 1).astype(np.float64)
+        all_of_them = values if self.budgets.greedy else self.scores.astype(np.float64)
+        if not (np.isfinite(all_of_them).all() and (all_of_them >= 0).all()):
+            raise RequestError("until needs scores that are finite and not below 0, these are not; cut(k) needs none")
+        wanted = share * all_of_them.sum(axis=1, keepdims=True)
+        # Rounding of the sums must not ask for one more pick than the share does.
+        short = (values.cumsum(axis=1) < wanted * (1 - 1e-9)).sum(axis=1)
+        counts = np.minimum(short + 1, self.picks.shape[1]).tolist()
+        return [self._image(at).cut(count) for at, count in enumerate(counts)]
+
+    def _image(self, at: int) -> Output:
+        """One of B images, with a leading dimension of 1. What has no leading dimension of B stays as it is."""
+        batch = self.tokens.shape[:1]
+        one = {
+            name: value[at : at + 1] if value.shape[:1] == batch else value for name, value in self.tensors().items()
+        }
+        return Output.of(one, self.budgets)
+
+
+class TokenEncoder(Runner):
+    """The encoder of a bundle that gives tokens."""
+
+    OUTPUTS = ("tokens", "indices", "scores")
+
+    @functools.cached_property
+    def budgets(self) -> Budgets:
+        return Budgets.of(self.manifest)
+
+    def __call__(self, images: Images, **inputs: NDArray[Any]) -> Output:
+        """Encode B images, or the tiles of one: their tokens, indices and scores. It takes what `outputs` takes."""
+        return Output.of(self.outputs(images, **inputs), self.budgets)
+
+
+def first_picks(tensors: Mapping[str, NDArray[Any]], keep: int, greedy: bool = False) -> dict[str, NDArray[Any]]:
+    """The outputs of a run, by name, with only the first `keep` of their picks: in raster order as before.
+
+    tensors: with indices and picks [B, K]. Cut is what has K as its second dimension (or, for one image, as its last)
+    greedy: whether the scores are gains; those of the picks that go become -inf
+
+    Raises RequestError when keep is not in 1..K, or there are no picks.
+
+    >>> run = {"indices": np.array([[2, 5, 7]]), "picks": np.array([[5, 7, 2]]), "tokens": np.array([[[2], [5], [7]]])}
+    >>> {name: value.ravel().tolist() for name, value in first_picks(run, 2).items()}
+    {'indices': [5, 7], 'picks': [5, 7], 'tokens': [5, 7]}
+    """
+    if (picks := tensors.get("picks")) is None:
+        raise RequestError("fewer tokens need picks, the order of choice, which the graph does not hand out")
+    every = picks.shape[1]
+    if not isinstance(keep, (int, np.integer)) or isinstance(keep, bool) or not 1 <= keep <= every:
+        raise RequestError(
+            f"the number of tokens must be a whole one in 1..{every}, got {keep}; export with more --keep"
+        )
+    stays = np.argsort(picks, axis=1) < keep  # when each was picked, in raster order
+    cut = {name: _rows(value, stays, keep) for name, value in tensors.items() if name not in ("picks", "scores")}
+    cut["picks"] = picks[:, :keep]
+    if (scores := tensors.get("scores")) is not None:
+        cut["scores"] = scores
+        if greedy:
+            cut["scores"] = scores.copy()
+            np.put_along_axis(cut["scores"], picks[:, keep:].astype(np.intp), -np.inf, 1)
+    return {name: cut[name] for name in tensors}
+
+
+def _rows(value: NDArray[Any], stays: NDArray[np.bool_], keep: int) -> NDArray[Any]:
+    """[B, K, ...] -> [B, keep, ...], of one image [..., K] -> [..., keep]; anything else as it is."""
+    batch, every = stays.shape
+    if value.shape[:2] == (batch, every):
+        return value[stays].reshape(batch, keep, *value.shape[2:])
+    if batch == 1 and value.shape[-1:] == (every,):
+        return value[..., stays[0]]
+    return value
