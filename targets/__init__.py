@@ -37,6 +37,8 @@
     trtexec      where it lies on the board
     install      the line that installs edgeprune's runtime on the board
 
+Whatever reaches build.sh or a command line holds no character that a shell acts on; else the file is refused.
+
 A new target is one file of this form: beside this module, or anywhere, given as a path that ends in .toml.
 """
 
