@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.hoist import hoist
+from edgeprune.export.translate import translate
 from edgeprune.pruners._select import lower_take
 
 __all__ = ["to_onnx"]
@@ -50,18 +51,15 @@ def to_onnx(
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=dynamic)
         if hoisted:
             hoist(program)
-        program = program.run_decompositions(LOWERED)
-        exported = torch.onnx.export(
+        model = translate(
             program,
-            dynamo=True,
+            LOWERED,
             opset_version=opset,
             input_names=["pixel_values"],
             output_names=list(outputs),
             optimize=False,
             verbose=False,
         )
-        assert exported is not None
-        model: ir.Model = exported.model
         InlinePass()(model)  # the body of a Scan comes as a call of a function
         if dynamic_batch:
             _name_batch(model.graph)

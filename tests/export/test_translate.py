@@ -1,0 +1,128 @@
+"""The exporter's repeated work is left out, and the model is the one that it would have written, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from edgeprune import encoders, pruners
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.export import graph, translate
+from edgeprune.pruners._greedy import Form, written_as
+from edgeprune.trace import PrunedEncoder, build_method
+
+OUTPUTS = ("tokens", "indices", "scores")
+
+
+@pytest.fixture(scope="module")
+def encoder(llava_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava")))))
+
+
+def written(encoder: Encoder, method: str, form: Form, dynamic_batch: bool) -> bytes:
+    module = PrunedEncoder(encoder, build_method(pruners.get(method), method, encoder, 6))
+    with written_as(form):
+        example = torch.zeros(2, 3, 48, 48)
+        model = graph.to_onnx(module, example, OUTPUTS, opset=18, ir_version=10, dynamic_batch=dynamic_batch)
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def at_length(program: ExportedProgram, decompositions: Any, **options: Any) -> ir.Model:
+    """Each step on its own, and nothing kept: decompose, then let the exporter do the same again."""
+    exported = torch.onnx.export(program.run_decompositions(dict(decompositions)), dynamo=True, **options)
+    assert exported is not None
+    model: ir.Model = exported.model
+    return model
+
+
+@pytest.mark.parametrize(
+    ("method", "form", "dynamic_batch"),
+    [
+        ("fastervlm", "looped", False),
+        ("divprune", "looped", True),
+        ("dpp", "unrolled", False),
+        ("visionzip", "looped", False),
+    ],
+)
+def test_graphs_are_the_same_bytes_as_without_the_short_cuts(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, method: str, form: Form, dynamic_batch: bool
+) -> None:
+    short = written(encoder, method, form, dynamic_batch)
+    monkeypatch.setattr(graph, "translate", at_length)
+    assert written(encoder, method, form, dynamic_batch) == short
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) * 2
+
+
+def program() -> ExportedProgram:
+    return torch.export.export(Doubled(), (torch.zeros(1, 4),))
+
+
+def operators(model: ir.Model) -> set[str]:
+    return {node.op_type for node in model.graph.all_nodes()}
+
+
+def test_the_registry_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    build = ONNXRegistry.from_torchlib
+
+    def counted(opset_version: int) -> ONNXRegistry:
+        reads.append(opset_version)
+        return build(opset_version=opset_version)
+
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(counted))
+    for opset in (18, 18, 20, 18):
+        translate.translate(program(), {}, opset_version=opset, verbose=False)
+    assert reads == [18, 20]
+
+
+def test_torch_is_left_as_it_was() -> None:
+    before, kept = vars(ONNXRegistry)["from_torchlib"], program()
+    translate.translate(kept, {}, opset_version=18, verbose=False)
+    assert vars(ONNXRegistry)["from_torchlib"] is before
+    assert "run_decompositions" not in vars(kept)
+
+
+def test_torch_is_left_as_it_was_by_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, kept = vars(ONNXRegistry)["from_torchlib"], program()
+    with pytest.raises(TypeError, match="no_such_option"):
+        translate.translate(kept, {}, no_such_option=1)
+    assert vars(ONNXRegistry)["from_torchlib"] is before
+    assert "run_decompositions" not in vars(kept)
+
+
+def test_a_translation_that_one_export_adds_is_not_there_in_the_next() -> None:
+    from onnxscript import opset18
+
+    table = {torch.ops.aten.relu.default: lambda x: opset18.Abs(x)}
+    assert "Abs" in operators(translate.translate(program(), {}, opset_version=18, custom_translation_table=table))
+    assert "Relu" in operators(translate.translate(program(), {}, opset_version=18, verbose=False))
+
+
+def test_a_decomposition_comes_before_the_exporters_own_translation() -> None:
+    def relu(x: Tensor) -> Tensor:
+        return torch.maximum(x, torch.zeros_like(x))
+
+    model = translate.translate(program(), {torch.ops.aten.relu.default: relu}, opset_version=18, verbose=False)
+    assert "Relu" not in operators(model)
+    assert "Max" in operators(model)
+
+
+def test_without_the_registry_it_knows_a_release_of_torch_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.onnx._internal.exporter import _registration
+
+    monkeypatch.delattr(_registration, "ONNXRegistry")
+    with translate._registry_kept():
+        assert not hasattr(_registration, "ONNXRegistry")
