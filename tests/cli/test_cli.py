@@ -2,7 +2,7 @@
 
 `tests/golden/help.txt` holds the help of every verb, 80 columns wide. After a wanted change of it, write it again:
 
-    python tests/test_cli.py > tests/golden/help.txt
+    python tests/cli/test_cli.py > tests/golden/help.txt
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-GOLDEN = Path(__file__).parent / "golden" / "help.txt"
+GOLDEN = Path(__file__).parents[1] / "golden" / "help.txt"
 SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
 VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets", "bavit")
 BAVIT = ("train", "finetune", "eval")
