@@ -2,7 +2,7 @@
 
 A method has lines that begin with Reads, Cost, Needs, Paper and Source; an encoder has one that begins with Has for
 each kind of tower. What a method needs and an encoder does not have is why it is refused there. One that has detection
-tokens detects inside, and refuses what drops tokens behind it. The code that refuses is `edgeprune.trace.build_method`,
+tokens detects inside, and refuses what drops tokens behind it. The code that refuses is `edgeprune.fit`,
 and tests hold both together.
 """
 

@@ -11,8 +11,6 @@ place on nothing attends to the patches that are not kept.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +38,7 @@ class OfficialEncoder(nn.Module):
 
     def choose(self, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Selection]:
         """The outputs, and what the method said of how it chose them."""
-        if (depth := depth_of(self._method, self._encoder.detects)) is not None:
+        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.detects)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
@@ -66,7 +64,8 @@ class OfficialEncoder(nn.Module):
             merge = chosen.merge.expand(features.shape[0], -1, -1)
             averaged = encoder.pooling is not None
             tokens = torch.bmm(merge, projected) if averaged else self.projector(torch.bmm(merge, features))
-        outputs = [tokens, chosen.indices.to(torch.int32), chosen.scores]
+        emitted = chosen.emitted(self._method.traits.emits)
+        outputs = [tokens, chosen.indices.to(torch.int32), chosen.scores, *emitted]
         if encoder.positions is not None:
             outputs.append(encoder.positions[:, chosen.indices[0]])
         for layer, projector in encoder.extras.values():
@@ -87,16 +86,8 @@ class OfficialEncoder(nn.Module):
         eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels)
         chosen = self._method.official(eager)
         found = self._masked(pixels, depth, chosen.indices, end)
-        last, others = _exchanged(chosen)
-        changes = [
-            (other - one).norm(dim=-1) / one.norm(dim=-1)
-            for one, other in zip(found, self._masked(pixels, depth, others, end), strict=True)
-        ]
-        if not encoder.detects:  # the row that was exchanged is another token
-            changes = [change.scatter(1, last, 0.0) for change in changes]
-        sway = torch.stack([change.amax(dim=1) for change in changes]).amax(dim=0)
-        chosen = replace(chosen, doubt=replace(chosen.doubt, sway=sway))
-        return (*found, chosen.indices.to(torch.int32), chosen.scores), chosen
+        emitted = chosen.emitted(self._method.traits.emits)
+        return (*found, chosen.indices.to(torch.int32), chosen.scores, *emitted), chosen
 
     def _masked(self, pixels: Tensor, depth: int, indices: Tensor, end: int) -> tuple[Tensor, ...]:
         """Tokens at the indices, or what a detector finds, when the layers from `depth` on see no other patches."""
@@ -119,14 +110,3 @@ class OfficialEncoder(nn.Module):
             return x
         last, prefix = x.movedim(dim, -1), self._encoder.tower.prefix
         return torch.cat((last[..., :prefix], last[..., prefix:] @ areas.mT.to(x.dtype)), dim=-1).movedim(-1, dim)
-
-
-def _exchanged(chosen: Selection) -> tuple[Tensor, Tensor]:
-    """Where the kept patch of the lowest score stands, [B, 1], and the indices [B, K] with the best that is not kept in
-    its place; as they are where all are kept."""
-    kept = chosen.scores.gather(1, chosen.indices)
-    last = kept.argmin(dim=1, keepdim=True)
-    if kept.shape == chosen.scores.shape:
-        return last, chosen.indices
-    others = chosen.scores.scatter(1, chosen.indices, -torch.inf)
-    return last, chosen.indices.scatter(1, last, others.argmax(dim=1, keepdim=True))

@@ -26,22 +26,24 @@ __all__ = ["MATMUL_SIDE", "baselines"]
 MATMUL_SIDE = 2048
 """2048^3 multiply-adds: a tenth of a second on two CPU cores, far above any launch overhead on a GPU"""
 
-ToOnnx = Callable[[nn.Module, bool], ir.Model]
+ToOnnx = Callable[[nn.Module, Method, bool], ir.Model]
 
 
 def baselines(
     encoder: Encoder, method: Method, pixels: nn.Module, to_onnx: ToOnnx, pooled: int = 1
 ) -> dict[str, ir.Model]:
-    """Name -> graph. `to_onnx(module, hoisted)` exports with the settings of the bundle's own graph.
+    """Name -> graph. `to_onnx(module, method, hoisted)` exports with the settings of the bundle's own graph.
 
     pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
     """
-    inside = depth_of(method, encoder.detects) is not None
-    found = {} if inside else {"naive": to_onnx(OfficialEncoder(encoder, method, pixels), False)}
-    if not isinstance(method, none.Method):
-        found["unpruned"] = to_onnx(PrunedEncoder(encoder, none.Method(encoder.patches), pixels), True)
+    inside = depth_of(method, encoder.layer, encoder.detects) is not None
+    found = {} if inside else {"naive": to_onnx(OfficialEncoder(encoder, method, pixels), method, False)}
+    if not method.traits.keeps_all:
+        every = none.Method(encoder.patches)
+        found["unpruned"] = to_onnx(PrunedEncoder(encoder, every, pixels), every, True)
         if not inside and not isinstance(method, pool.Method):
-            found["pool"] = to_onnx(PrunedEncoder(encoder, pool.Method(max(1, method.keep // pooled)), pixels), True)
+            cells = pool.Method(max(1, method.keep // pooled))
+            found["pool"] = to_onnx(PrunedEncoder(encoder, cells, pixels), cells, True)
     return found
 
 

@@ -45,12 +45,12 @@ def warnings(manifest: Manifest, method: Method) -> tuple[str, ...]:
     """Of tokens that are dropped inside the encoder: whether it pays, and whether enough are kept."""
     found, cost = [], manifest.cost
     bound = cost["unpruned_formula"] / cost["formula"]
-    if hasattr(method, "inside") and bound < WORTHWHILE:
+    if method.traits.inside and bound < WORTHWHILE:
         found.append(
             f"by its multiply-adds this runs at most {bound:.2f} times as fast as without pruning; keep less than "
             f"{manifest.keep} of {manifest.patches}, or use a scorer that costs less (coarse, trunk)"
         )
-    share = getattr(getattr(method, "scorer", None), "config", None)
+    share = getattr(method.scorer, "config", None)
     high = 0.0 if share is None else share.foreground.get("p90", 0.0)
     if manifest.keep < high * manifest.patches:
         found.append(

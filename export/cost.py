@@ -28,7 +28,7 @@ __all__ = ["formula", "graph_cost"]
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
-    if (depth := depth_of(method, encoder.detects)) is not None:
+    if (depth := depth_of(method, encoder.layer, encoder.detects)) is not None:
         return _inside(encoder, method, depth)
     tower = encoder.tower
     patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
@@ -66,8 +66,7 @@ def _inside(encoder: Encoder, method: Method, depth: int) -> int:
         if layer == depth - 1:  # its queries are known before the rest of it runs, so that this is for the kept alone
             every, kept = tokens[layer], method.keep + special
             layers[layer] = 3 * every * width * width + kept * (width * width + mlp) + 2 * kept * every * width
-    scorer: int = method.multiply_adds(encoder.patches) if hasattr(method, "multiply_adds") else 0
-    return sum(layers) + maps + scorer + rows * _weights(encoder.projector)
+    return sum(layers) + maps + method.multiply_adds(encoder.patches) + rows * _weights(encoder.projector)
 
 
 def _weights(projector: nn.Module) -> int:

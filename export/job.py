@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import gc
-import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from PIL import Image
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 import edgeprune
@@ -22,7 +19,7 @@ from edgeprune import bundle, encoders, pruners, targets
 from edgeprune.bundle import Manifest
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
+from edgeprune.errors import BundleError, ParityError, RequestError
 from edgeprune.export import budget
 from edgeprune.export.baselines import baselines, matmul
 from edgeprune.export.cost import formula, graph_cost
@@ -30,17 +27,19 @@ from edgeprune.export.downgrade import TRACED_OPSET, downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint, parse, refuse
 from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
+from edgeprune.export.precision import RawPixels, in_precision
+from edgeprune.export.record import Reference
+from edgeprune.export.request import TRAINED, Request, check_flags, pair
 from edgeprune.export.storage import file_of, save_graphs
+from edgeprune.fit import build_method
 from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
 from edgeprune.pruners._greedy import written_as
 from edgeprune.pruners._scorer import Scorer, load_scorer
-from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.images.preprocess import Preprocessing
-from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation, outputs
+from edgeprune.trace import PrunedEncoder, outputs
 
 __all__ = ["STEPS", "Exported", "Request", "export_bundle"]
 
@@ -52,42 +51,8 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
-TRAINED = Path("bavit-scorer")
-"""where `edgeprune bavit train` writes unless it is told otherwise"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `edgeprune export` was asked for."""
-
-    method: str
-    target: str
-    keep: int | float | None = None
-    """tokens, or a float in (0, 1]: their share of all"""
-    scorer: Path | None = None
-    """the trained weights of a method that has such; None takes those in TRAINED, where they are"""
-    options: Mapping[str, str] = field(default_factory=dict)
-    """the method's own, as text"""
-    model: str | None = None
-    revision: str | None = None
-    output: Path | None = None
-    precision: str | None = None
-    """float32 or float16; None takes the target's"""
-    layer: int | None = None
-    """index into hidden_states; None takes the checkpoint's"""
-    tiles: int = 1
-    grid: str | None = None
-    """rows x columns of patches, as text, for an encoder that takes any image size"""
-    video: bool = False
-    size: str | None = None
-    """height x width of images in pixels, as text, for a detector"""
-    dynamic_batch: bool = False
-    uint8: bool = False
-    probes: Path | None = None
-    baselines: bool = True
-    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +74,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     """
     target = targets.load(request.target)
     method_type = pruners.get(request.method)
-    _check_flags(request, target)
+    check_flags(request, target)
     if request.output is not None:
         bundle.check_output(request.output, request.force)
 
@@ -121,9 +86,9 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     encoder = encoders.load(
         checkpoint,
         request.layer,
-        grid=_pair("--grid", request.grid, "rows x columns of patches, such as 32x32"),
+        grid=pair("--grid", request.grid, "rows x columns of patches, such as 32x32"),
         video=request.video,
-        size=_pair("--size", request.size, "height x width in pixels, such as 512x864"),
+        size=pair("--size", request.size, "height x width in pixels, such as 512x864"),
     )
     _check_batch(request, encoder)
     pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
@@ -150,9 +115,13 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         _check_space(folder, encoder, precision)
 
         step("run the reference")
-        example = _write_reference(folder, encoder, method, images, preprocessing, request)
+        batch = 2 if request.dynamic_batch else request.tiles
+        rule = method.rule(pooled * encoder.patches)
+        reference = Reference(encoder, method, preprocessing, batch, rule)
+        images |= reference.telling(encoder.tower.image_size)
+        example = reference.write(folder, images, request.uint8)
 
-        _set_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
+        encoder, method = in_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))
         models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
@@ -187,25 +156,6 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     return Exported(output, manifest, reports, budget.warnings(manifest, method))
 
 
-def _check_flags(request: Request, target: Target) -> None:
-    if request.precision not in (None, "float32", "float16"):
-        raise RequestError(f"--precision must be float32 or float16, got {request.precision}")
-    if request.precision == "float32" and not target.onnx.float32_matmul:
-        raise RequestError(f"{target.name} computes products in float16 alone, got --precision float32; leave it out")
-    if request.tiles < 1:
-        raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
-    if request.tiles > 1 and request.dynamic_batch:
-        raise RequestError(f"--tiles {request.tiles} fixes the batch and --dynamic-batch frees it; give one of them")
-
-
-def _pair(option: str, text: str | None, what: str) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise RequestError(f"{option} must be {what}, got {text}")
-    return int(found[1]), int(found[2])
-
-
 def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
     """What was given, or what `edgeprune bavit train` left here."""
     if given is None and method.traits.needs_scorer and TRAINED.is_dir():
@@ -234,55 +184,6 @@ def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
         )
 
 
-def _write_reference(
-    folder: Path,
-    encoder: Encoder,
-    method: Method,
-    images: dict[str, Image.Image],
-    preprocessing: Preprocessing,
-    request: Request,
-) -> Tensor:
-    """Run the independent reference on every probe and store inputs and outputs; returns one input as an example.
-
-    With several tiles, a probe fills them with its image and the ones after it, so that mixed-up tiles show.
-    """
-    official, tensors = OfficialEncoder(encoder, method).eval(), {}
-    batch = 2 if request.dynamic_batch else request.tiles
-    everything = list(images.values())
-    for at, name in enumerate(images):
-        tiles = [everything[(at + offset) % len(everything)] for offset in range(batch)]
-        pixel_values = np.stack([preprocessing(image) for image in tiles])
-        with torch.inference_mode():
-            results, chosen = official.choose(torch.from_numpy(pixel_values))
-        given = np.stack([preprocessing.pixels(image) for image in tiles]) if request.uint8 else pixel_values
-        tensors[f"{name}/pixel_values"] = given
-        named = dict(zip(outputs(encoder), results, strict=True)) | chosen.doubt.tensors()
-        for key, value in named.items():
-            whole = value.dtype == torch.int64
-            tensors[f"{name}/{key}"] = (value.to(torch.int32) if whole else value).contiguous().numpy()
-    save_file(tensors, folder / REFERENCE)
-    return torch.from_numpy(given)
-
-
-def _set_precision(
-    encoder: Encoder, method: Method, preprocessing: Preprocessing, precision: str, uint8: bool, id: str
-) -> None:
-    """Bring the weights into the form the graph has: raw pixels folded in, float16. In place."""
-    scorer: Scorer | None = getattr(method, "scorer", None)
-    if uint8:
-        own = [scorer.patch_embedding] if scorer is not None and scorer.config.kind != "trunk" else []
-        for convolution in (encoder.tower.patch_embedding, *own):
-            fold_normalisation(convolution, preprocessing.rescale, preprocessing.mean, preprocessing.std)
-    if precision == "float16":
-        if scorer is not None:
-            scorer.half()
-        for part in (encoder.tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values())):
-            part.half()
-            for name, value in part.named_parameters():
-                if not torch.isfinite(value).all():
-                    raise ModelError(f"{id}: {name} is beyond the range of float16; export with --precision float32")
-
-
 def _trace(
     encoder: Encoder,
     method: Method,
@@ -304,11 +205,13 @@ def _trace(
         "edgeprune.version": edgeprune.__version__,
     }
 
-    def convert(module: nn.Module, hoisted: bool = True, metadata: Mapping[str, str] | None = None) -> ir.Model:
+    def convert(
+        module: nn.Module, method: Method, hoisted: bool = True, metadata: Mapping[str, str] | None = None
+    ) -> ir.Model:
         model = to_onnx(
             module,
             example,
-            outputs(encoder),
+            outputs(encoder, method),
             opset=max(opset, TRACED_OPSET),
             ir_version=ir_version,
             dynamic_batch=request.dynamic_batch,
@@ -320,7 +223,7 @@ def _trace(
     pixels: nn.Module = RawPixels(getattr(torch, precision)) if request.uint8 else nn.Identity()
     step("trace and export")
     with written_as(target.onnx.greedy):
-        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), metadata=metadata)}
+        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), method, metadata=metadata)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step("export the baselines")

@@ -18,7 +18,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export import recipe
 from edgeprune.export.storage import file_of
-from edgeprune.pruners import Method
+from edgeprune.pruners import Method, depth_of
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.targets import Target
@@ -49,7 +49,7 @@ def manifest_of(
     """
     return Manifest(
         method=name,
-        options=pruners.options(method),
+        options=method.options(),
         keep=method.keep,
         grid=encoder.grid,
         tiles=tiles,
@@ -65,12 +65,21 @@ def manifest_of(
         target=target.name,
         cost=cost,
         deviations=pruners.deviations(method),
+        steps=tuple((depth, method.keep) for depth in steps_of(method, encoder)),
+        nested=method.traits.nested and not steps_of(method, encoder),
+        rule=method.rule(encoder.patches * (tiles if method.traits.pools_tiles and encoder.tiled else 1)),
         versions={
             "edgeprune": edgeprune.__version__,
             "python": platform.python_version(),
             **{tool: version(tool) for tool in TOOLS},
         },
     )
+
+
+def steps_of(method: Method, encoder: Encoder) -> tuple[int, ...]:
+    """Behind how many layers tokens are dropped inside the encoder; a detector has no other place."""
+    depth = depth_of(method, encoder.layer, encoder.detects)
+    return () if depth is None else (depth,)
 
 
 def write_texts(folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target) -> None:

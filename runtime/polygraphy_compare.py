@@ -24,8 +24,8 @@ from edgeprune import bundle as bundles
 from edgeprune import targets
 from edgeprune.bundle import Bundle
 from edgeprune.errors import EdgepruneError, RequestError
-from edgeprune.runtime.parity import Report
 from edgeprune.runtime.parity.stored import stored_probes
+from edgeprune.runtime.parity.verdict import Verdict
 
 __all__ = ["COMPARE", "PROBES", "REFERENCE", "Probes", "compare_outputs", "load_data", "probes_json"]
 
@@ -82,7 +82,7 @@ class Probes:
                 given = read(probe).inputs
                 yield {name: given[name].astype(spec.dtype, copy=False) for name, spec in specs.items()}
 
-    def compare(self, first: Any, second: Any, dtype: str | None = None) -> tuple[str, Report]:
+    def compare(self, first: Any, second: Any, dtype: str | None = None) -> tuple[str, Verdict]:
         """The probe's name, and how the runner's outputs compare with the reference's.
 
         dtype: what the runner computes in; None goes by its name and the bundle
@@ -102,7 +102,7 @@ class Probes:
             dtype = "float16" if weak else self.bundle.manifest.precision
         return which.runner_name, self._compare(which.runner_name, got.runner_name, dict(got.items()), dtype)
 
-    def _compare(self, probe: str, runner: str, got: Mapping[str, NDArray[Any]], dtype: str) -> Report:
+    def _compare(self, probe: str, runner: str, got: Mapping[str, NDArray[Any]], dtype: str) -> Verdict:
         manifest = self.bundle.manifest
         if missing := manifest.outputs.keys() - got.keys():
             raise RequestError(
@@ -142,7 +142,7 @@ def _critical() -> Iterator[None]:
         G_LOGGER.critical(str(error))
 
 
-def _measured(report: Report) -> str:
+def _measured(report: Verdict) -> str:
     return (
         f"{report.exact} of {report.images} sets equal, flips {report.explained} ok, {report.unexplained} bad, "
         f"score error {report.score_error_relative:.1e}, token error {report.token_error_max:.1e}"

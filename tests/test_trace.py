@@ -14,10 +14,12 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
+from edgeprune.export.precision import RawPixels, fold_normalisation
+from edgeprune.fit import build_method
 from edgeprune.probes import scenes
 from edgeprune.pruners import fastervlm, none
 from edgeprune.runtime.images.preprocess import Preprocessing
-from edgeprune.trace import PrunedEncoder, RawPixels, build_method, fold_normalisation
+from edgeprune.trace import PrunedEncoder
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from edgeprune.estimate.bound import Bound
 from edgeprune.runtime.ledger.bench import Ledger
 from edgeprune.runtime.ledger.jetson import Board
 from edgeprune.runtime.ledger.plan_bench import PlanTimes
-from edgeprune.runtime.parity import Report
+from edgeprune.runtime.parity.verdict import Verdict
 from edgeprune.runtime.parity.verify import BackendReport
 from edgeprune.targets import Target
 
@@ -65,13 +65,21 @@ def files(found: Manifest) -> Table:
 
 
 def parity(reports: Iterable[BackendReport]) -> Table:
-    """A row for the worst of each backend, and one for each of its probes below it.
+    """A row for each backend as a whole, and one for each of its probes below it.
 
-    flips ok, bad: patches that one side keeps and the other does not, which the score error explains or not
-    score error: the largest, over the largest reference score;  token median, max: relative errors at shared indices
+    decided: decisions whose margin exceeds the tolerance, so that a mistake there would be seen
+    within: something else was better, by less than rounding explains;  regret: the largest, over its tolerance
     """
-    measures = ("sets\nequal", "flips\nok", "flips\nbad", "Jaccard", "score\nerror", "token\nmedian", "token\nmax")
-    table = _table("Parity with the reference", "backend\nand probe", *(f"{one} >" for one in measures), "")
+    headings = (
+        "decisions",
+        "decided",
+        "within\nrounding",
+        "wrong",
+        "regret /\ntolerance",
+        "score\nerror",
+        "token\nerror",
+    )
+    table = _table("Parity with the reference", "backend\nand probe", *(f"{one} >" for one in headings), "")
     table.padding = (0, 1, 0, 0)
     for backend in reports:
         name = f"{backend.device} {backend.dtype}"
@@ -87,21 +95,21 @@ def parity(reports: Iterable[BackendReport]) -> Table:
     return table
 
 
-def _measured(report: Report) -> list[str]:
+def _measured(verdict: Verdict) -> list[str]:
     return [
-        f"{report.exact}/{report.images}",
-        str(report.explained),
-        f"[red]{report.unexplained}[/]" if report.unexplained else "0",
-        f"{report.jaccard:.3f}",
-        f"{report.score_error_relative:.1e}",
-        f"{report.token_error_median:.1e}",
-        f"{report.token_error_max:.1e}",
-        "[green]pass[/]" if report.passed else "[red]FAIL[/]",
+        str(verdict.decisions),
+        str(verdict.decided),
+        str(verdict.within),
+        f"[red]{verdict.wrong}[/]" if verdict.wrong else "0",
+        f"{verdict.regret:.2g}",
+        f"{verdict.error_relative:.1e}",
+        f"{verdict.token_error:.1e}",
+        "[green]pass[/]" if verdict.passed else "[red]FAIL[/]",
     ]
 
 
 def parity_line(reports: Sequence[BackendReport]) -> str:
-    """One line on how every backend compares."""
+    """One line on how every backend compares, and one for each reason why not."""
     lines = []
     for report in reports:
         if report.not_run:
@@ -109,11 +117,13 @@ def parity_line(reports: Sequence[BackendReport]) -> str:
             continue
         worst = report.worst
         verdict = "[green]parity[/]" if worst.passed else "[red]NO PARITY[/]"
-        ties = f" ({worst.explained} flips within the score error)" if worst.explained else ""
-        tokens = f"token error {worst.token_error_max:.1e}" if worst.compared else "no token to compare behind ties"
+        proven = "" if report.proven else "[yellow]not proven[/]: "
+        share = f"{report.decided:.0%} of the decisions decided" if worst.decisions else "nothing to decide"
+        rounding = f", {worst.within} within rounding" if worst.within else ""
+        tokens = f"token error {worst.token_error:.1e}" if worst.tokens else "no token to compare"
         lines.append(
-            f"{verdict} on {report.device}: {worst.exact} of {worst.images} sets equal{ties}, "
-            f"score error {worst.score_error_relative:.1e}, {tokens}"
+            f"{verdict} on {report.device}: {proven}{share}{rounding}, {worst.wrong} wrong, "
+            f"score error {worst.error_relative:.1e}, {tokens}"
         )
         lines += [f"  {escape(reason)}" for reason in worst.reasons]
     return "\n".join(lines)

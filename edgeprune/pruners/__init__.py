@@ -7,11 +7,12 @@ that parity is checked against and the naive export the ledger compares with. Th
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
 
 __all__ = [
-    "Doubt",
     "Eager",
     "Host",
     "Method",
@@ -31,43 +31,8 @@ __all__ = [
     "get",
     "greedily",
     "names",
-    "options",
     "rows_of",
-    "wavering",
 ]
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """Where a rounding may change what a method decides; only `official` says so, and parity reads it.
-
-    A greedy method, whose scores are -inf where nothing was picked:
-        order: [B, K] int64, the indices as they were picked
-        margins: [B, K] float32, how much more each pick gained than the best other candidate; inf without one
-    A method of stages, whose scores are 2 t + s: the stages put a patch into tier t, s in 0..1 is what it is ranked by:
-        tie: [B] float32, how near the stages were to another outcome, over the largest of what they compared
-        slack: [B, N] float32, how far s of each patch is from turning its own decision, the stages being as they are
-    A method that merges:
-        blend: [B, K] float32, how near each token was to being made of other features, in cosine; inf: never
-    A method that stretches what it measured:
-        scale: [B] float32, the largest measured value in units of the scores, instead of the largest score
-    A method that drops tokens inside the encoder, so that every output hangs on all that are kept (the reference itself
-    finds it out, no method says it):
-        sway: [B] float32, how much an output row changes at most, relative to its length, when the kept patch of the
-        lowest score gives its place to the next one
-    """
-
-    order: Tensor | None = None
-    margins: Tensor | None = None
-    tie: Tensor | None = None
-    slack: Tensor | None = None
-    blend: Tensor | None = None
-    scale: Tensor | None = None
-    sway: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Those that are there, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -78,13 +43,26 @@ class Selection:
     scores: [B, N] float32, what it ranked by, higher is kept
     merge: [K, N] or [B, K, N], for methods whose tokens are weighted sums of features instead of K of them
     merged: [B, K, D], for methods that merge projected features: their tokens themselves
+    picks: [B, K] int64, the same patches in the order in which they were chosen, most wanted first
+    origin: [B, N] int64, for methods that merge: the place in `indices` of the token that each patch went to, -1: none
+    order: [B, L] int64, for methods that thin out: every order that decided what was compared next
+    quantities: what parity replays the decisions by, by name, [B, ...] float32; only `official` gives it, and it is
+        stored, not exported
     """
 
     indices: Tensor
     scores: Tensor
     merge: Tensor | None = None
     merged: Tensor | None = None
-    doubt: Doubt = Doubt()
+    picks: Tensor | None = None
+    origin: Tensor | None = None
+    order: Tensor | None = None
+    quantities: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def emitted(self, names: Sequence[str]) -> list[Tensor]:
+        """Those of picks, origin and order that are named, int32, as the graph hands them out."""
+        given: list[Tensor] = [getattr(self, name) for name in names]
+        return [one.to(torch.int32) for one in given]
 
 
 @dataclass(frozen=True)
@@ -137,71 +115,96 @@ class Traits:
     pools_tiles: bool = False
     """whether the tiles of one image are one pool of candidates"""
     needs_scorer: bool = False
-    """whether it has trained weights, and is made by `fitted(keep, scorer, host)`"""
+    """whether it has trained weights, and is made by `fitted`"""
     blind: bool = False
     """whether it reads nothing but the grid, so that it can drop tokens in front of everything"""
+    inside: bool = False
+    """whether it drops tokens inside the encoder; `steps` says where"""
+    keeps_all: bool = False
+    """whether its budget is every patch there is"""
+    emits: tuple[str, ...] = ("picks",)
+    """which of picks, origin and order the graph hands out"""
+    nested: bool = False
+    """whether a smaller budget keeps the first of `picks`"""
     deviations: tuple[str, ...] = ()
     """where the static form departs from the official code"""
 
 
-class Method(Protocol):
-    """A frozen dataclass with the field `keep`; further fields are the method's options and have defaults.
+class Method:
+    """What a method is derived from: a frozen dataclass with the field `keep`; its further fields are its options."""
 
-    One that computes something of the projector's weights, once and not in every run, also has
-    `prepared(projector) -> Method`, which is traced in its place. One that drops tokens inside the encoder has
-    `inside`, the number of layers in front of that place; taps and eager features are the patches there. One whose
-    options are not its fields has `options()`, and one that departs from its source in one form alone `departs`.
-    """
+    keep: int
+    traits: ClassVar[Traits] = Traits()
+    scorer: Any = None
+    """the trained module of a method that has one"""
 
-    traits: ClassVar[Traits]
+    @classmethod
+    def fitted(cls, keep: int, scorer: Any, host: Host) -> Method:
+        """A method with trained weights, for an encoder. Raises MethodError when they are for another one."""
+        raise MethodError(f"{cls.__module__.rpartition('.')[2]} has no trained weights")
 
-    @property
-    def keep(self) -> int: ...
+    def prepared(self, projector: nn.Module) -> Method:
+        """The method with what it computes of the projector's weights once, and not in every run."""
+        return self
+
+    def steps(self, depth: int) -> tuple[int, ...]:
+        """Behind how many of the encoder's layers tokens are dropped *inside* it; none: all behind the last."""
+        return ()
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """Layers whose attention it reads, from 0, of the `depth` layers in front of the features.
 
         Raises MethodError when an option names one that is not there.
         """
-        ...
+        return ()
 
     def select(self, taps: Taps) -> Selection:
         """The static form. No shape may depend on the data."""
-        ...
+        raise MethodError(f"{type(self).__module__} has no static form")
 
     def official(self, eager: Eager) -> Selection:
-        """The official code's form."""
-        ...
+        """The official code's form. It shares neither code nor an approximation with `select`."""
+        raise MethodError(f"{type(self).__module__} has no official form")
+
+    def rule(self, patches: int) -> dict[str, Any]:
+        """How parity judges its decisions: the name of a rule in `edgeprune.runtime.parity`, and its parameters."""
+        return {"name": "topk"}
+
+    def options(self) -> dict[str, Any]:
+        """Its own options by name, as the manifest has them."""
+        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self) if spec.name != "keep"}  # type: ignore[arg-type]
+
+    @property
+    def departs(self) -> tuple[str, ...]:
+        """Where it departs from its source as it is built, beside `traits.deviations`."""
+        return ()
+
+    def multiply_adds(self, patches: int) -> int:
+        """Of its own weights, for one image of N patches."""
+        return 0
 
 
-def depth_of(method: Method, detects: bool) -> int | None:
+def depth_of(method: Method, layers: int, detects: bool) -> int | None:
     """How many layers of the encoder see every token; None: all, tokens are dropped behind it.
 
+    layers: in front of the features
     detects: whether the encoder is a detector, in which every method has to drop inside
     """
-    found: int | None = getattr(method, "inside", 0 if detects else None)
-    return found
-
-
-def options(method: Method) -> dict[str, Any]:
-    """A method's own options by name, as the manifest has them."""
-    if hasattr(method, "options"):
-        return dict(method.options())
-    return {name: value for name, value in vars(method).items() if name != "keep"}
+    inside = method.steps(layers)
+    return inside[0] if inside else 0 if detects else None
 
 
 def deviations(method: Method) -> tuple[str, ...]:
     """Where a method as it is built departs from its source, as the manifest has it."""
-    own: tuple[str, ...] = getattr(method, "departs", ())
-    return (*method.traits.deviations, *own)
+    return (*method.traits.deviations, *method.departs)
 
 
 def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:
-    """The plain greedy loop of the official forms, with what parity needs to replay it.
+    """The plain greedy loop of the official forms.
 
     gain: [B, t] int64, the picks so far in their order -> [B, N], what each patch would add; asked once per t
     """
-    order, gained, margins = torch.empty(batch, 0, dtype=torch.int64), [], []
+    order, gained = torch.empty(batch, 0, dtype=torch.int64), []
     for step in range(keep):
         gains = gain(order)
         if step:
@@ -209,30 +212,13 @@ def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selecti
         best, pick = gains.max(dim=1, keepdim=True)
         order = torch.cat((order, pick), dim=1)
         gained.append(best)
-        margins.append(best - gains.scatter(1, pick, -torch.inf).amax(dim=1, keepdim=True))
     scores = torch.full_like(gains, -torch.inf).scatter(1, order, torch.cat(gained, dim=1))
-    return Selection(order.sort(dim=1).values, scores, doubt=Doubt(order=order, margins=torch.cat(margins, dim=1)))
+    return Selection(order.sort(dim=1).values, scores, picks=order)
 
 
 def rows_of(x: Tensor, rows: Tensor) -> Tensor:
     """The rows that an official form takes of each image: [B, N, C], [B, K] int64 -> [B, K, C]"""
     return x.gather(1, rows[:, :, None].expand(-1, -1, x.shape[2]))
-
-
-def wavering(similarity: Tensor) -> Tensor:
-    """How near each row is to joining or leaving each column, when it joins the one it is most similar to.
-
-    similarity: [..., I, J] -> [..., I, J], what the best has over the others; of the best, over the second; inf where
-    there is no second
-
-    >>> wavering(torch.tensor([[0.5, 0.25, -0.5]]))
-    tensor([[0.2500, 0.2500, 1.0000]])
-    """
-    none = torch.full_like(similarity[..., :1], -torch.inf)
-    highest = torch.cat((similarity, none), dim=-1).topk(2, dim=-1).values
-    best, second = highest[..., :1], highest[..., 1:]
-    found: Tensor = best - torch.where(similarity < best, similarity, second)
-    return found
 
 
 def names() -> list[str]:

@@ -23,6 +23,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from edgeprune.pruners import Selection
+
 __all__ = ["Form", "Pick", "State", "cosine", "greedy", "written_as"]
 
 Form: TypeAlias = Literal["unrolled", "looped"]
@@ -61,20 +63,22 @@ def greedy(
     gain: Callable[[State], Tensor],
     update: Callable[[State, Pick], State],
     keep: int,
-) -> tuple[Tensor, Tensor]:
+) -> Selection:
     """Choose `keep` patches, one after the other.
 
     matrix: [B, N, N] float32, whose rows the updates read; first: [B, N] float32, the gains of the first pick
     gain: state -> [B, N] float32, those of the later ones, finite; every state keeps its shape and dtype
-    -> indices [B, keep] int64, ascending and distinct; scores [B, N] float32, the gain of each pick, -inf elsewhere
+    -> indices [B, keep] int64, ascending and distinct; picks, the same in their order; scores [B, N] float32, the gain
+        of each pick, -inf elsewhere
 
     Of equal gains the lowest index is taken. What `gain` and `update` read besides their arguments, a loop captures: no
     two tensors of it may share memory (clone one), and neither may make one with `torch.tensor` (take the number).
 
     >>> far = torch.tensor([[[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]]])
     >>> least = lambda state, pick: (torch.minimum(state[0], pick.row),)
-    >>> greedy(far, far[:, 0], (far[:, 0] + 9,), lambda state: state[0], least, keep=2)
-    (tensor([[0, 2]]), tensor([[2., -inf, 2.]]))
+    >>> chosen = greedy(far, far[:, 0], (far[:, 0] + 9,), lambda state: state[0], least, keep=2)
+    >>> chosen.picks, chosen.scores
+    (tensor([[2, 0]]), tensor([[2., -inf, 2.]]))
     """
     images, size = first.shape
     patches = torch.arange(size, dtype=torch.float32)
@@ -111,7 +115,8 @@ def greedy(
             carry, best = pick(gain(tuple(rest)) if step else first, scores, tuple(rest), torch.tensor(step))
             found.append(best)
         picks = torch.stack(found)
-    return picks.transpose(0, 1).sort(dim=-1).values, carry[0]
+    picks = picks.transpose(0, 1)
+    return Selection(picks.sort(dim=-1).values, carry[0], picks=picks)
 
 
 def _scan(step: Callable[[State, Tensor], tuple[State, Tensor]], carry: State, steps: Tensor) -> tuple[State, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["lower_take", "take", "top_in_order"]
+__all__ = ["lower_take", "ranked_top", "take", "top_in_order"]
 
 
 def top_in_order(scores: Tensor, keep: int) -> Tensor:
@@ -29,6 +29,16 @@ def top_in_order(scores: Tensor, keep: int) -> Tensor:
     tensor([[1, 3]])
     """
     return scores.topk(keep, dim=-1).indices.sort(dim=-1).values
+
+
+def ranked_top(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """The same in raster order, and by falling score: [B, N] float -> [B, keep] int64 twice.
+
+    >>> ranked_top(torch.tensor([[0.1, 0.9, 0.3, 0.7]]), 2)
+    (tensor([[1, 3]]), tensor([[1, 3]]))
+    """
+    picks = scores.topk(keep, dim=-1).indices
+    return picks.sort(dim=-1).values, picks
 
 
 def take(x: Tensor, rows: Tensor, dim: int = 1) -> Tensor:

@@ -20,13 +20,14 @@ Cost    902.4 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from edgeprune.pruners import Doubt, Eager, Selection, Traits, rows_of, wavering
+from edgeprune import pruners
+from edgeprune.pruners import Eager, Selection, Traits, rows_of
 from edgeprune.pruners._select import lower_take
 from edgeprune.taps import Taps
 
@@ -45,11 +46,12 @@ def rounds(patches: int, keep: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         early=False,
         projects_all=True,
+        emits=("origin",),
         deviations=(
             "any K, by a last round that merges fewer; the official code has two rounds of one half",
             "tokens stay in raster order of the patch that others joined; the official code puts those that joined "
@@ -59,8 +61,8 @@ class Method:
         ),
     )
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "match", "form": "rounds", "merged": rounds(patches, self.keep)}
 
     def select(self, taps: Taps) -> Selection:
         tokens = taps.projected.float()
@@ -72,7 +74,8 @@ class Method:
         scores = ((1 - highest.index_select(1, torch.tensor(raster))) / 2).clamp(0, 1)
         names = number.expand(batch, -1)
         if self.keep == patches:
-            return Selection(names, scores)
+            return Selection(names, scores, origin=names)
+        origin = names  # the patch that each one is of
         for turn, count in enumerate(rounds(patches, self.keep)):
             if turn:
                 similarity = _even_by_odd(tokens)
@@ -86,10 +89,14 @@ class Method:
             weight = joins.float()
             tokens = _merged(tokens, weight, alone)
             others = names[:, 1::2]
+            into = (names[:, 0::2, None] == origin.unsqueeze(1)).float()  # [B, even, N]
+            moved = joins.float() @ into > 0  # [B, odd, N]
+            origin = torch.where(moved.any(dim=1), others.gather(1, moved.float().argmax(dim=1)), origin)
             names = others if alone is None else torch.cat((names[:, 0::2].gather(1, alone), others), dim=1)
             scores = scores + 2 * (names.unsqueeze(-1) == number).any(dim=1)
         indices, order = names.sort(dim=1)
-        return Selection(indices, scores, merged=lower_take(tokens, order, 1).to(taps.projected.dtype))
+        place = (indices.unsqueeze(1) == origin.unsqueeze(-1)).float().argmax(dim=-1)
+        return Selection(indices, scores, merged=lower_take(tokens, order, 1).to(taps.projected.dtype), origin=place)
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected
@@ -98,41 +105,29 @@ class Method:
         alike = _likeness(x)
         highest = torch.zeros_like(x[:, :, 0]).scatter(1, names[:, ::2], alike.amax(dim=2))
         scores = (1 - highest.scatter(1, names[:, 1::2], alike.amax(dim=1))).clamp(0, 2) / 2
-        slack = blend = torch.full_like(scores, torch.inf)
-        before = now = blend[:, 0]  # the smallest margin of any decision, in the rounds before and in this one
+        origin = names.clone()
         while (n := x.shape[1]) > self.keep:
             r = min(n // 2, n - self.keep)
-            alike = _likeness(x)
-            highest, nearest = alike.max(dim=2)
-            ranked, order = highest.sort(dim=1, descending=True)
+            highest, nearest = _likeness(x).max(dim=2)
+            order = highest.argsort(dim=1, descending=True)
             source, lonely = order[:, :r], order[:, r:]
-            own = torch.full_like(highest, torch.inf)  # how near each of a is to being merged, or not
-            if r < order.shape[1]:
-                own = torch.maximum(highest - ranked[:, r : r + 1], ranked[:, r - 1 : r] - highest)
-            before = torch.minimum(before, now)
-            joined = torch.zeros_like(highest).scatter(1, source, 1.0)[:, :, None] > 0
-            blend = _turning(alike, joined, own[:, :, None]).amin(dim=1)
-            now = torch.minimum(blend.amin(dim=1), own.amin(dim=1))
-            blend = torch.cat((torch.full_like(blend, torch.inf)[:, : lonely.shape[1]], blend), dim=1)
-            slack = torch.full_like(scores, torch.inf).scatter(1, names[:, ::2], own / 2)
-
             into = one_hot(nearest.gather(1, source), n // 2).to(x.dtype)
             size = 1 + into.sum(dim=1)[:, :, None]
             joined_by = (x[:, 1::2] + torch.bmm(into.mT, rows_of(x, 2 * source))) / size
             x = torch.cat((rows_of(x, 2 * lonely), joined_by), dim=1)
+            gone, target = names.gather(1, 2 * source), names[:, 1::2].gather(1, nearest.gather(1, source))
+            renamed = torch.arange(patches).repeat(batch, 1).scatter(1, gone, target)
+            origin = renamed.gather(1, origin)
             names = torch.cat((names.gather(1, 2 * lonely), names[:, 1::2]), dim=1)
             scores = scores + torch.zeros_like(scores).scatter(1, names, 2.0)
         indices, raster = names.sort(dim=1)
+        place = torch.zeros_like(origin).scatter(1, indices, torch.arange(indices.shape[1]).repeat(batch, 1))
         return Selection(
             indices,
             scores,
             merged=rows_of(x, raster),
-            doubt=Doubt(
-                tie=before,
-                slack=slack,
-                blend=torch.minimum(blend, before[:, None]).gather(1, raster),
-                scale=torch.full_like(before, 0.5),  # what is measured is a cosine; a score has half of it
-            ),
+            origin=place.gather(1, origin),
+            quantities={"products": torch.bmm(eager.projected, eager.projected.mT)},
         )
 
 
@@ -153,13 +148,3 @@ def _merged(x: Tensor, weight: Tensor, alone: Tensor | None) -> Tensor:
 def _likeness(x: Tensor) -> Tensor:
     unit = torch.nn.functional.normalize(x, dim=-1)
     return torch.bmm(unit[:, ::2], unit[:, 1::2].mT)
-
-
-def _turning(alike: Tensor, joined: Tensor, own: Tensor) -> Tensor:
-    """How near each of a is to joining or leaving each of b, in cosine: [B, a, b]. It joins the nearest, if any.
-
-    alike: [B, a, b]; joined: [B, a, 1], whether it joins; own: [B, a, 1], how near it is to the opposite of that
-    """
-    away, nearest = wavering(alike), alike == alike.amax(dim=2, keepdim=True)
-    outside = torch.maximum(torch.where(nearest, 0.0, away), torch.where(joined, 0.0, own))
-    return torch.where(nearest & joined, torch.minimum(away, own), outside)

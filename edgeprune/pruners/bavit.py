@@ -27,21 +27,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError, RequestError
-from edgeprune.pruners import Eager, Host, Selection, Traits
+from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.pruners._scorer import BACKGROUND, FOREGROUND, Scorer
-from edgeprune.pruners._select import top_in_order
+from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     scorer: Scorer
     side: int = 1
     """m: the encoder's patches along a side of the scorer's"""
     traits: ClassVar[Traits] = Traits(
         needs_scorer=True,
+        inside=True,
         deviations=(
             "the number of kept patches is fixed; the paper drops every patch that is called background",
             "scores are float32 in every precision",
@@ -49,7 +51,7 @@ class Method:
     )
 
     @classmethod
-    def fitted(cls, keep: int, scorer: Scorer, host: Host) -> Method:
+    def fitted(cls, keep: int, scorer: Scorer, host: pruners.Host) -> Method:
         """The method for an encoder. Raises MethodError when the scorer was trained for another one, RequestError when
         the budget or the grid does not divide into its blocks."""
         config = scorer.config
@@ -79,9 +81,8 @@ class Method:
             raise RequestError(f"keep must be a multiple of the {side**2} patches of a block, got {keep}; {near} would")
         return cls(keep, scorer.fitted((rows // side, columns // side), host.mean, host.std), side)
 
-    @property
-    def inside(self) -> int:
-        return self.scorer.config.layers if self.scorer.config.kind == "trunk" else 0
+    def steps(self, depth: int) -> tuple[int, ...]:
+        return (self.scorer.config.layers if self.scorer.config.kind == "trunk" else 0,)
 
     @property
     def departs(self) -> tuple[str, ...]:
@@ -91,9 +92,6 @@ class Method:
         }
         kind = self.scorer.config.kind
         return (other[kind],) if kind in other else ()
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
 
     def options(self) -> dict[str, Any]:
         config = self.scorer.config
@@ -112,11 +110,13 @@ class Method:
         logits: Tensor = self.scorer(taps.features if self.scorer.config.kind == "trunk" else taps.pixels)
         scores = logits[..., FOREGROUND] - logits[..., BACKGROUND]
         if self.side == 1:
-            return Selection(top_in_order(scores, self.keep), scores)
+            indices, picks = ranked_top(scores, self.keep)
+            return Selection(indices, scores, picks=picks)
         members = _members(taps.grid, self.side)
-        blocks = top_in_order(scores, self.keep // self.side**2)
-        patches = members.index_select(0, blocks.flatten()).reshape(blocks.shape[0], self.keep).sort(dim=1).values
-        return Selection(patches, scores.index_select(1, members.flatten().argsort() // self.side**2))
+        _, blocks = ranked_top(scores, self.keep // self.side**2)
+        picks = members.index_select(0, blocks.flatten()).reshape(blocks.shape[0], self.keep)
+        scores = scores.index_select(1, members.flatten().argsort() // self.side**2)
+        return Selection(picks.sort(dim=1).values, scores, picks=picks)
 
     def official(self, eager: Eager) -> Selection:
         given = eager.features if self.scorer.config.kind == "trunk" else eager.pixels
@@ -127,7 +127,8 @@ class Method:
         maps = torch.stack((score, kept), dim=1).unflatten(2, coarse)  # type: ignore[no-untyped-call]
         score, kept = torch.nn.functional.interpolate(maps, scale_factor=side, mode="nearest").flatten(2).unbind(dim=1)
         indices = torch.stack([image.nonzero().squeeze(1) for image in kept])
-        return Selection(indices, score)
+        falling = score.gather(1, indices).argsort(dim=1, descending=True, stable=True)
+        return Selection(indices, score, picks=indices.gather(1, falling))
 
 
 def _members(grid: tuple[int, int], side: int) -> Tensor:

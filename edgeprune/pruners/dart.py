@@ -18,13 +18,13 @@ Cost    18.9 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError
-from edgeprune.pruners import Doubt, Eager, Selection, Traits
+from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.pruners._select import lower_take
 from edgeprune.taps import Taps
 
@@ -35,7 +35,7 @@ BEYOND = 4.0
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     pivots: int = 8
     """how many patches take turns, at least 1"""
@@ -54,8 +54,10 @@ class Method:
         if self.pivots < 1:
             raise MethodError(f"option pivots of dart must be at least 1, got {self.pivots}")
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        count = min(self.pivots, self.keep)
+        quotas = [len(range(turn, self.keep - count, count)) for turn in range(count)]
+        return {"name": "greedy", "objective": "pivots", "pivots": count, "quotas": quotas}
 
     def select(self, taps: Taps) -> Selection:
         x = taps.projected.float()
@@ -76,7 +78,8 @@ class Method:
             scores = torch.where(others, scores, 1 - cosine)
             free = free & others
             chosen.append(least)
-        return Selection(torch.cat(chosen, dim=1).sort(dim=1).values, scores)
+        picks = torch.cat(chosen, dim=1)
+        return Selection(picks.sort(dim=1).values, scores, picks=picks)
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected
@@ -85,23 +88,17 @@ class Method:
         count = min(self.pivots, self.keep)
         falling = length.gather(1, order) / length.amax(dim=1, keepdim=True).clamp(min=1e-12)
         pivots, gains = order[:, :count], [falling[:, :count]]
-        after = torch.nn.functional.pad(falling, (0, 1), value=-torch.inf)[:, 1 : count + 1]
-        chosen, margins = [pivots], [falling[:, :count] - after]
+        chosen = [pivots]
         for turn in range(count):
             quota = len(range(turn, self.keep - count, count))
             pivot = torch.take_along_dim(x, pivots[:, turn, None, None], dim=1)
             cosine = torch.nn.functional.cosine_similarity(x, pivot, dim=-1, eps=1e-12)
             rest = cosine.scatter(1, torch.cat(chosen, dim=1), torch.inf).sort(dim=1)
-            beyond = torch.nn.functional.pad(rest.values, (0, 1), value=torch.inf)[:, quota : quota + 1]
             taken = rest.values[:, :quota]
             chosen.append(rest.indices[:, :quota])
             gains.append(1 - taken)
-            margins.append(beyond - taken)
         picks = torch.cat(chosen, dim=1)
         scores = torch.full_like(length, -torch.inf).scatter(1, picks, torch.cat(gains, dim=1))
-        return Selection(picks.sort(dim=1).values, scores, doubt=Doubt(order=picks, margins=_running(margins)))
-
-
-def _running(margins: list[Tensor]) -> Tensor:
-    """The smallest so far: a tie of two pivots shows only in what they take, and what was taken changes later turns."""
-    return torch.cat(margins, dim=1).cummin(dim=1).values
+        unit = x / length.clamp(min=1e-12)[:, :, None]
+        quantities = {"length": length, "similarity": torch.bmm(unit, unit.mT)}
+        return Selection(picks.sort(dim=1).values, scores, picks=picks, quantities=quantities)

@@ -14,12 +14,13 @@ Cost    1019 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits, greedily
 from edgeprune.pruners._greedy import cosine, greedy
 from edgeprune.taps import Taps
@@ -29,12 +30,13 @@ FAR = 4.0
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         early=False,
         projects_all=True,
         pools_tiles=True,
+        nested=True,
         deviations=(
             "a chosen patch cannot be chosen again, so that exactly K distinct ones remain; the official code relies "
             "on its distance to itself being 0",
@@ -43,8 +45,8 @@ class Method:
         ),
     )
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "greedy", "objective": "max-min"}
 
     def select(self, taps: Taps) -> Selection:
         distance = 1 - cosine(taps.projected)
@@ -57,7 +59,7 @@ class Method:
             update=lambda state, pick: (torch.minimum(state[0], pick.row),),
             keep=self.keep,
         )
-        return Selection(*chosen)
+        return chosen
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected
@@ -69,4 +71,4 @@ class Method:
                 return distance.topk(min(2, distance.shape[1]), dim=1, largest=False).values[:, -1]
             return torch.take_along_dim(distance, chosen.unsqueeze(-1), dim=1).amin(dim=1)
 
-        return greedily(gain, x.shape[0], self.keep)
+        return replace(greedily(gain, x.shape[0], self.keep), quantities={"similarity": 1 - distance})

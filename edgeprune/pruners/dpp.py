@@ -15,12 +15,13 @@ Cost    1019 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits, greedily
 from edgeprune.pruners._greedy import Pick, State, cosine, greedy
 from edgeprune.taps import Taps
@@ -43,11 +44,12 @@ def leave_out(state: State, pick: Pick) -> State:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         early=False,
         projects_all=True,
+        nested=True,
         deviations=(
             "no text: the relevance of every patch is 1",
             "the cosine of a patch with itself is 1, so that the first of equals is picked first; in the official code "
@@ -56,19 +58,18 @@ class Method:
         ),
     )
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "greedy", "objective": "determinant", "smallest": SMALLEST}
 
     def select(self, taps: Taps) -> Selection:
         similarity = cosine(taps.projected)
         left = torch.ones_like(similarity[..., 0])
         factor = torch.zeros_like(similarity[:, : self.keep])
-        chosen = greedy(similarity, left, (left, factor), lambda state: state[0], leave_out, self.keep)
-        return Selection(*chosen)
+        return greedy(similarity, left, (left, factor), lambda state: state[0], leave_out, self.keep)
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected / eager.projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        rest = torch.bmm(x, x.mT)  # becomes the Schur complement of the chosen ones
+        similarity = rest = torch.bmm(x, x.mT)  # becomes the Schur complement of the chosen ones
         rest = rest + torch.diag_embed(1 - rest.diagonal(dim1=1, dim2=2))
 
         def gain(chosen: Tensor) -> Tensor:
@@ -79,4 +80,4 @@ class Method:
                 rest = torch.where(itself > SMALLEST, rest - row.mT * row / itself, rest)
             return rest.diagonal(dim1=1, dim2=2)
 
-        return greedily(gain, x.shape[0], self.keep)
+        return replace(greedily(gain, x.shape[0], self.keep), quantities={"similarity": similarity})

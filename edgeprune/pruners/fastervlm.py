@@ -14,17 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits
-from edgeprune.pruners._select import top_in_order
+from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         needs_cls=True,
         query_rows=1,
+        nested=True,
         deviations=("scores are float32 in every precision; the official code averages heads in the model's dtype",),
     )
 
@@ -33,9 +35,10 @@ class Method:
 
     def select(self, taps: Taps) -> Selection:
         scores = taps.cls_attention().mean(dim=1)
-        return Selection(top_in_order(scores, self.keep), scores)
+        indices, picks = ranked_top(scores, self.keep)
+        return Selection(indices, scores, picks=picks)
 
     def official(self, eager: Eager) -> Selection:
         cls_attention = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1)
         chosen = cls_attention.topk(self.keep, dim=1).indices
-        return Selection(chosen.sort(dim=1).values, cls_attention)
+        return Selection(chosen.sort(dim=1).values, cls_attention, picks=chosen)

@@ -18,14 +18,14 @@ Cost    682 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError, unknown_name
-from edgeprune.pruners import Doubt, Eager, Selection, Traits
-from edgeprune.pruners._select import top_in_order
+from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.taps import Taps
 
 FIRST = 2.0
@@ -35,7 +35,7 @@ PUBLISHED_LAYERS = {23: 9, 24: 9, 31: 16, 32: 16}
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     alpha: float = 0.1
     """how much of the budget anchors and buffers take, 0..1"""
@@ -76,48 +76,53 @@ class Method:
         middle, last = self._object_layer(depth), depth - 1
         return (middle, last) if self._anchors and middle != last else (last,)
 
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "stages", "anchors": self._anchors}
+
     def select(self, taps: Taps) -> Selection:
         scores = taps.column_mean()
+        anchors = scores[:, :0].long()
         if self._anchors:
             anchors = taps.column_mean(self._object_layer(taps.depth)).topk(self._anchors, dim=1).indices
             around = torch.tensor(_surroundings(taps.grid, self.neighbours))
             marked = torch.nn.functional.embedding(anchors, around).flatten(1)
             chosen = (marked.unsqueeze(-1) == torch.arange(scores.shape[1])).any(dim=1)
             scores = scores + FIRST * chosen.float()
-        return Selection(top_in_order(scores, self.keep), scores)
+        # Anchors first, then the others by their score: picked for a second time, an anchor would come twice.
+        ahead = (anchors.unsqueeze(-1) == torch.arange(scores.shape[1])).any(dim=1) if self._anchors else None
+        rest = scores if ahead is None else torch.where(ahead, -1.0, scores)
+        picks = torch.cat((anchors, rest.topk(self.keep - self._anchors, dim=1).indices), dim=1)
+        return Selection(picks.sort(dim=1).values, scores, picks=picks)
 
     def official(self, eager: Eager) -> Selection:
         rows, columns = eager.grid
         deep = eager.attentions[-1].mean(dim=1).mean(dim=1)[:, eager.prefix :]
         shallow = eager.attentions[self._object_layer(len(eager.attentions))].mean(dim=1).mean(dim=1)[:, eager.prefix :]
         count = round(self.keep * self.alpha / 5)
-        highest = shallow.topk(count + 1, dim=1)  # count < N: five times as many fit into the budget
-        a = highest.indices[:, :count]
-        if self.neighbours == "flat":
-            around = torch.cat([a, a - 1, a + 1, a - columns, a + columns], dim=1).clamp(0, rows * columns - 1)
-        else:
-            row, column = a // columns, a % columns
-            beside = [row * columns + (column + step).clamp(0, columns - 1) for step in (-1, 1)]
-            above = [(row + step).clamp(0, rows - 1) * columns + column for step in (-1, 1)]
-            around = torch.cat([a, *beside, *above], dim=1)
+        a = shallow.topk(count, dim=1).indices
+        around = _beside(a[..., None], rows, columns, self.neighbours).flatten(1)
         first = torch.zeros_like(deep).scatter(1, around, 1.0)  # the union of the two
         rest = self.keep - first.sum(dim=1, keepdim=True)
         place = torch.argsort(torch.argsort(deep - first, dim=1, descending=True), dim=1)  # they come last: deep <= 1
         keep = torch.where(first > 0, torch.ones_like(first), (place < rest).to(first.dtype))
         indices = torch.topk(keep, self.keep, dim=1).indices.sort(dim=1).values
-        return Selection(indices, deep + 2 * first, doubt=_doubt(highest.values, deep, first > 0, keep > 0))
+        scores = deep + 2 * first
+        behind = scores.scatter(1, a, -1.0).topk(self.keep - count, dim=1).indices
+        quantities = {"first": shallow}
+        if count:
+            every = torch.arange(rows * columns)[:, None]
+            quantities["around"] = _beside(every, rows, columns, self.neighbours).repeat(len(deep), 1, 1).float()
+        return Selection(indices, scores, picks=torch.cat((a, behind), dim=1), quantities=quantities)
 
 
-def _doubt(highest: Tensor, deep: Tensor, first: Tensor, kept: Tensor) -> Doubt:
-    """highest: [B, anchors + 1] of shallow, falling; deep: [B, N]; first, kept: [B, N] bool, tier 1 and the set."""
-    if highest.shape[1] > 1:
-        tie = (highest[:, -2] - highest[:, -1]) / highest[:, 0]
-    else:
-        tie = torch.full_like(highest[:, 0], torch.inf)
-    worst = deep.masked_fill(first | ~kept, torch.inf).amin(dim=1, keepdim=True)
-    best = deep.masked_fill(kept, -torch.inf).amax(dim=1, keepdim=True)
-    slack = torch.where(kept, deep - best, worst - deep).masked_fill(first, torch.inf)
-    return Doubt(tie=tie, slack=slack)
+def _beside(a: Tensor, rows: int, columns: int, neighbours: str) -> Tensor:
+    """The anchors [..., 1] and their four neighbours, [..., 5], as the official code finds them."""
+    if neighbours == "flat":
+        return torch.cat([a, a - 1, a + 1, a - columns, a + columns], dim=-1).clamp(0, rows * columns - 1)
+    row, column = a // columns, a % columns
+    beside = [row * columns + (column + step).clamp(0, columns - 1) for step in (-1, 1)]
+    above = [(row + step).clamp(0, rows - 1) * columns + column for step in (-1, 1)]
+    return torch.cat([a, *beside, *above], dim=-1)
 
 
 def _surroundings(grid: tuple[int, int], neighbours: str) -> list[list[int]]:

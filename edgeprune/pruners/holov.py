@@ -19,13 +19,14 @@ Cost    85.5 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from edgeprune.pruners import Doubt, Eager, Selection, Traits
-from edgeprune.pruners._select import top_in_order
+from edgeprune import pruners
+from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
 CHUNKS = 16
@@ -46,7 +47,7 @@ def sizes(patches: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         needs_cls=True,
@@ -62,6 +63,9 @@ class Method:
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
+
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "chunks", "sizes": sizes(patches), "epsilon": EPSILON}
 
     def select(self, taps: Taps) -> Selection:
         attention = taps.cls_attention().mean(dim=1)
@@ -80,7 +84,8 @@ class Method:
         within = (rank < share.unsqueeze(-1)).flatten(1)
         back = [chunk * size[0] + place for chunk, count in enumerate(size) for place in range(count)]
         scores = attention + FIRST * within.index_select(1, torch.tensor(back)).float()
-        return Selection(top_in_order(scores, self.keep), scores)
+        indices, picks = ranked_top(scores, self.keep)
+        return Selection(indices, scores, picks=picks)
 
     def _shares(self, attention: Tensor, tokens: Tensor, there: Tensor, size: list[int]) -> Tensor:
         """attention: [B, chunks, slots], tokens: [B, chunks * slots, D] -> [B, chunks], how many each chunk keeps"""
@@ -124,38 +129,14 @@ class Method:
         falling = weight.sort(dim=1, descending=True)
         place = torch.argsort(falling.indices, dim=1)
         share = share + (place < left).to(share.dtype)
-        tie = torch.minimum(_to_an_integer(part), _to_the_next(falling.values, left.long()))
-        within, slack = [], []
+        within = []
         for chunk, attention in enumerate(torch.split(cls_attention, lengths, 1)):
             order = torch.argsort(attention, dim=1, descending=True)
             allowed = torch.arange(lengths[chunk]) < share[:, chunk : chunk + 1]
             within.append(torch.zeros_like(attention).scatter(1, order, allowed.to(attention.dtype)))
-            slack.append(_apart(attention, within[-1] > 0))
-        first = torch.cat(within, dim=1)
-        scores = cls_attention + 2 * first
-        indices = scores.topk(self.keep, dim=1).indices.sort(dim=1).values
-        # Those that fill up where shares are larger than their chunks have another limit: that of the whole image.
-        kept = torch.zeros_like(first).scatter(1, indices, 1.0) > 0
-        filling = _apart(cls_attention.masked_fill(first > 0, torch.inf), kept)
-        return Selection(indices, scores, doubt=Doubt(tie=tie, slack=torch.minimum(torch.cat(slack, dim=1), filling)))
-
-
-def _to_an_integer(part: Tensor) -> Tensor:
-    """How near the nearest of K weight / (sum of weights) is to where its floor changes, over itself: [B, C] -> [B]."""
-    return ((part - part.round()).abs() / part.clamp_min(EPSILON)).amin(dim=1)
-
-
-def _to_the_next(falling: Tensor, left: Tensor) -> Tensor:
-    """The gap behind the `left` heaviest chunks, over the heaviest: [B, C], [B, 1] -> [B]; inf where there is none."""
-    gaps = torch.nn.functional.pad(falling[:, :-1] - falling[:, 1:], (1, 1), value=torch.inf)
-    return (torch.take_along_dim(gaps, left, dim=1) / falling[:, :1]).squeeze(1)
-
-
-def _apart(values: Tensor, inside: Tensor) -> Tensor:
-    """How far each value is from the other side's nearest: [B, n], [B, n] bool -> [B, n], inf where there is none."""
-    best = values.masked_fill(inside, -torch.inf).amax(dim=1, keepdim=True)
-    worst = values.masked_fill(~inside, torch.inf).amin(dim=1, keepdim=True)
-    return torch.where(inside, values - best, worst - values)
+        scores = cls_attention + 2 * torch.cat(within, dim=1)
+        picks = scores.topk(self.keep, dim=1).indices
+        return Selection(picks.sort(dim=1).values, scores, picks=picks, quantities={"weight": weight})
 
 
 def _above(values: Tensor) -> Tensor:

@@ -15,11 +15,12 @@ Cost    1360 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.pruners import Eager, Selection, Traits, greedily
 from edgeprune.pruners._greedy import cosine, greedy
@@ -32,7 +33,7 @@ SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     balance: float = 0.5
     """of importance against diversity, the official lambda: above 0, at most 1"""
@@ -42,6 +43,7 @@ class Method:
         query_rows=None,
         early=False,
         projects_all=True,
+        nested=True,
         deviations=("importance is attention; the official one is a trained scorer",),
     )
 
@@ -57,13 +59,16 @@ class Method:
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
 
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "greedy", "objective": "relevance", "balance": self.balance, "smallest": SMALLEST}
+
     def select(self, taps: Taps) -> Selection:
         """Raises MethodError for importance=cls on an encoder without special tokens."""
         self._check(taps.prefix)
         measured = taps.cls_attention().mean(dim=1) if self.importance == "cls" else taps.column_mean()
         low, high = measured.amin(dim=-1, keepdim=True), measured.amax(dim=-1, keepdim=True)
         wanted = self.balance * (measured - low) / (high - low + SMALLEST)
-        chosen = greedy(
+        return greedy(
             cosine(taps.projected),
             wanted,
             (wanted * 0 + UNLIKE,),
@@ -71,7 +76,6 @@ class Method:
             update=lambda state, pick: (torch.maximum(state[0], pick.row),),
             keep=self.keep,
         )
-        return Selection(*chosen)
 
     def official(self, eager: Eager) -> Selection:
         """Raises MethodError for importance=cls on an encoder without special tokens."""
@@ -89,12 +93,8 @@ class Method:
             likeness = torch.bmm(torch.take_along_dim(x, chosen.unsqueeze(-1), dim=1), x.mT)
             return relevance - (1 - self.balance) * likeness.amax(dim=1)
 
-        picked = greedily(gain, x.shape[0], self.keep)
-        # An error of m is stretched with m: where all patches are as important, to many times the largest gain. Twice,
-        # because an importance is the difference of two m.
-        stretched = (2 * self.balance * most / (most - least + 1e-6)).squeeze(1)
-        gains = picked.scores.masked_fill(picked.scores == -torch.inf, 0).abs().amax(dim=1)
-        return replace(picked, doubt=replace(picked.doubt, scale=torch.maximum(stretched, gains)))
+        quantities = {"similarity": torch.bmm(x, x.mT), "attention": scorer}
+        return replace(greedily(gain, x.shape[0], self.keep), quantities=quantities)
 
     def _check(self, prefix: int) -> None:
         if self.importance == "cls" and not prefix:

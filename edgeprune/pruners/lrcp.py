@@ -20,15 +20,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError
-from edgeprune.pruners import Doubt, Eager, Selection, Traits, wavering
-from edgeprune.pruners._select import lower_take, top_in_order
+from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._select import lower_take, ranked_top
 from edgeprune.taps import Taps
 
 ITERATIONS = 8
@@ -39,13 +40,14 @@ ITSELF = 2.0
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     rank: int = 4
     """main directions taken out, 1 or more; the source has 8 for Qwen"""
     traits: ClassVar[Traits] = Traits(
         early=False,
         projects_all=True,
+        emits=("picks", "origin"),
         deviations=(
             f"{ITERATIONS} power iterations from a fixed start in place of a singular value decomposition",
             "a kept token is divided by 1 + the number of merged ones; the source divides by 2 where there are none, "
@@ -63,8 +65,8 @@ class Method:
         drawn = random.Random(0)
         return [[2 * drawn.random() - 1 for _ in range(self.rank)] for _ in range(patches)]
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "match", "form": "nearest"}
 
     def select(self, taps: Taps) -> Selection:
         x = taps.projected.float()
@@ -76,16 +78,17 @@ class Method:
             along = centred @ directions
         rest = centred - along @ directions.transpose(1, 2)
         scores = (rest * rest).sum(dim=-1)
-        indices = top_in_order(scores, self.keep)
+        indices, picks = ranked_top(scores, self.keep)
         if self.keep == patches:
-            return Selection(indices, scores)
+            return Selection(indices, scores, picks=picks, origin=indices)
         here = indices.unsqueeze(-1) == torch.arange(patches)  # [B, K, N]
         unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(TINY)
         near = (lower_take(unit, indices, 1) @ unit.transpose(1, 2)).argmax(dim=1, keepdim=True)
         joins = (near == torch.arange(self.keep).unsqueeze(-1)) & ~here.any(dim=1, keepdim=True)
         member = (here | joins).float()
         merge = member / member.sum(dim=-1, keepdim=True)
-        return Selection(indices, scores, merged=merge.to(taps.projected.dtype) @ taps.projected)
+        merged = merge.to(taps.projected.dtype) @ taps.projected
+        return Selection(indices, scores, merged=merged, picks=picks, origin=member.argmax(dim=1))
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected.float()
@@ -96,7 +99,7 @@ class Method:
             v = _gram_schmidt(_gram_schmidt(torch.bmm(centred.mT, z)))
             z = torch.bmm(centred, v)
         scores = (centred - torch.bmm(z, v.mT)).square().sum(dim=2)
-        ranked, order = scores.sort(dim=1, descending=True)
+        order = scores.argsort(dim=1, descending=True)
         chosen = order[:, : self.keep].sort(dim=1).values
 
         unit = torch.nn.functional.normalize(x, dim=2)
@@ -105,19 +108,13 @@ class Method:
         near = torch.where(own > 0, ITSELF, alike.gather(2, chosen[:, None, :].expand(-1, patches, -1)))
         merge = one_hot(near.argmax(dim=2), self.keep).mT.to(x.dtype)
         merge = merge / merge.sum(dim=2, keepdim=True)
-        # An error of e |x_j| in X_j, which subtractions left little of, is one of 2 e |x_j| sqrt(score_j) in the score
-        scale = (scores.sqrt() * x.norm(dim=2)).amax(dim=1)
-        blend = torch.full_like(scores[:, : self.keep], torch.inf)
-        if self.keep < patches:
-            kept = own.sum(dim=2) > 0
-            above, below = ranked[:, self.keep - 1 : self.keep], ranked[:, self.keep : self.keep + 1]
-            gap = torch.where(kept, scores - below, above - scores) / scale[:, None].clamp_min(TINY)
-            blend = _turning(near, alike, kept, gap, chosen).amin(dim=1)
         return Selection(
             chosen,
             scores,
             merged=torch.bmm(merge, x).to(eager.projected.dtype),
-            doubt=Doubt(blend=blend, scale=scale),
+            picks=order[:, : self.keep],
+            origin=near.argmax(dim=2),
+            quantities={"similarity": alike, "length": x.norm(dim=2)},
         )
 
 
@@ -143,19 +140,3 @@ def _gram_schmidt(w: Tensor) -> Tensor:
         found.append(q)
         w = w[:, :, 1:] - q * (q * w[:, :, 1:]).sum(dim=1, keepdim=True)
     return torch.cat(found, dim=2)
-
-
-def _turning(near: Tensor, alike: Tensor, kept: Tensor, gap: Tensor, chosen: Tensor) -> Tensor:
-    """How near each patch is to joining or leaving each kept token, itself or because of what is kept: [B, N, K].
-
-    near: [B, N, K], cosines with the kept, ITSELF with itself; alike: [B, N, N]; kept: [B, N] bool
-    gap: [B, N], how near each patch is to being kept, or not; chosen: [B, K]
-    """
-    away = wavering(near)
-    best, at = near.max(dim=2, keepdim=True)
-    # the nearest is dropped: then the second is
-    second = torch.where(near < best, best - near, torch.inf).amin(dim=2, keepdim=True)
-    dropped = torch.maximum(gap.gather(1, chosen.gather(1, at[:, :, 0]))[:, :, None], best - near - second)
-    # another patch is kept, and nearer
-    found = torch.where(kept[:, None], torch.inf, torch.maximum(gap[:, None], best - alike)).amin(dim=2, keepdim=True)
-    return torch.minimum(away, torch.where(near == best, found, dropped))

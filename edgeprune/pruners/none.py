@@ -9,21 +9,22 @@ Cost    0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.taps import Taps
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
-    traits: ClassVar[Traits] = Traits(early=False, blind=True)
+    traits: ClassVar[Traits] = Traits(early=False, blind=True, keeps_all=True, emits=())
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "fixed"}
 
     def select(self, taps: Taps) -> Selection:
         scores = torch.ones_like(taps.features[..., 0], dtype=torch.float32)

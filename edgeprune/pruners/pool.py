@@ -12,10 +12,11 @@ Cost    37.7 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.taps import Taps
 
@@ -38,12 +39,12 @@ def cells(grid: tuple[int, int], keep: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
-    traits: ClassVar[Traits] = Traits(early=False)
+    traits: ClassVar[Traits] = Traits(early=False, emits=())
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "fixed"}
 
     def select(self, taps: Taps) -> Selection:
         cell = torch.tensor(cells(taps.grid, self.keep))

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.taps import Taps
 
@@ -29,13 +30,13 @@ def shuffled(patches: int, seed: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     seed: int = 0
-    traits: ClassVar[Traits] = Traits(blind=True)
+    traits: ClassVar[Traits] = Traits(blind=True, nested=True)
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "fixed"}
 
     def select(self, taps: Taps) -> Selection:
         batch, patches, _ = taps.features.shape
@@ -43,12 +44,14 @@ class Method:
         scores = [1 - order.index(patch) / patches for patch in range(patches)]
         # as_tensor: tensor() detaches its constant in place, and no selection moves above that
         return Selection(
-            torch.as_tensor(sorted(order[: self.keep])).expand(batch, -1), torch.as_tensor(scores).expand(batch, -1)
+            torch.as_tensor(sorted(order[: self.keep])).expand(batch, -1),
+            torch.as_tensor(scores).expand(batch, -1),
+            picks=torch.as_tensor(order[: self.keep]).expand(batch, -1),
         )
 
     def official(self, eager: Eager) -> Selection:
         batch, patches, _ = eager.features.shape
         score = torch.zeros(patches)
         score[torch.tensor(shuffled(patches, self.seed))] = torch.arange(patches, 0, -1) / patches
-        chosen = score.topk(self.keep).indices.sort().values
-        return Selection(chosen.repeat(batch, 1), score.repeat(batch, 1))
+        picks = score.topk(self.keep).indices.repeat(batch, 1)
+        return Selection(picks.sort(dim=1).values, score.repeat(batch, 1), picks=picks)

@@ -16,21 +16,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits
-from edgeprune.pruners._select import top_in_order
+from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     layer: int = 2
-    traits: ClassVar[Traits] = Traits(query_rows=None)
+    traits: ClassVar[Traits] = Traits(query_rows=None, inside=True)
 
-    @property
-    def inside(self) -> int:
-        return self.layer
+    def steps(self, depth: int) -> tuple[int, ...]:
+        return (self.layer,)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         if depth < 2:
@@ -41,10 +41,12 @@ class Method:
 
     def select(self, taps: Taps) -> Selection:
         scores = taps.column_mean(self.layer - 1)
-        return Selection(top_in_order(scores, self.keep), scores)
+        indices, picks = ranked_top(scores, self.keep)
+        return Selection(indices, scores, picks=picks)
 
     def official(self, eager: Eager) -> Selection:
         received = eager.attentions[self.layer - 1].sum(dim=2)
         score = received.mean(dim=1) / received.shape[2]
         score = score[:, eager.prefix : eager.prefix + eager.features.shape[1]]
-        return Selection(score.topk(self.keep, dim=1).indices.sort(dim=1).values, score)
+        chosen = score.topk(self.keep, dim=1).indices
+        return Selection(chosen.sort(dim=1).values, score, picks=chosen)

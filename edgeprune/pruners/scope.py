@@ -12,12 +12,13 @@ Cost    1020 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits, greedily
 from edgeprune.pruners._greedy import State, cosine, greedy
@@ -25,7 +26,7 @@ from edgeprune.taps import Taps
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     alpha: float = 1.0
     """power of the saliency, 0 or more; 0 leaves coverage alone"""
@@ -33,6 +34,7 @@ class Method:
         needs_cls=True,
         early=False,
         projects_all=True,
+        nested=True,
         deviations=(
             "cosines and gains are float32 in every precision; the official code has them in the model's dtype",
         ),
@@ -45,6 +47,9 @@ class Method:
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
 
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "greedy", "objective": "coverage"}
+
     def select(self, taps: Taps) -> Selection:
         saliency = taps.cls_attention().mean(dim=1) ** self.alpha
         similarity = cosine(taps.projected)
@@ -53,7 +58,7 @@ class Method:
             return (similarity - state[0].unsqueeze(1)).relu().sum(dim=-1) * saliency
 
         nothing = torch.zeros_like(saliency)
-        chosen = greedy(
+        return greedy(
             similarity,
             gain((nothing,)),
             (nothing,),
@@ -61,7 +66,6 @@ class Method:
             update=lambda state, pick: (torch.maximum(state[0], pick.row),),
             keep=self.keep,
         )
-        return Selection(*chosen)
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected / eager.projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -74,4 +78,5 @@ class Method:
                 covered = torch.take_along_dim(likeness, chosen.unsqueeze(-1), dim=1).amax(dim=1).clamp(min=0)
             return torch.clamp(likeness - covered.unsqueeze(1), min=0).sum(dim=2) * salient
 
-        return greedily(gain, x.shape[0], self.keep)
+        quantities = {"similarity": likeness, "saliency": salient}
+        return replace(greedily(gain, x.shape[0], self.keep), quantities=quantities)

@@ -13,23 +13,25 @@ Cost    255 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits, greedily
 from edgeprune.pruners._greedy import cosine, greedy
 from edgeprune.taps import Taps
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         needs_cls=True,
         early=False,
+        nested=True,
         deviations=(
             "each tile has its own first patch and pool of candidates; the paper takes the thumbnail's for the image",
             "the second stage, inside the language model, is left out",
@@ -39,9 +41,12 @@ class Method:
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
 
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "greedy", "objective": "max-sum"}
+
     def select(self, taps: Taps) -> Selection:
         pivot = taps.cls_attention().mean(dim=1)
-        chosen = greedy(
+        return greedy(
             cosine(taps.features),
             pivot,
             (torch.zeros_like(pivot),),
@@ -49,7 +54,6 @@ class Method:
             update=lambda state, pick: (state[0] + pick.row,),
             keep=self.keep,
         )
-        return Selection(*chosen)
 
     def official(self, eager: Eager) -> Selection:
         h = eager.features / eager.features.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -60,4 +64,5 @@ class Method:
                 return attended
             return -torch.bmm(torch.take_along_dim(h, chosen.unsqueeze(-1), dim=1), h.mT).sum(dim=1)
 
-        return greedily(gain, h.shape[0], self.keep)
+        quantities = {"similarity": torch.bmm(h, h.mT), "first": attended}
+        return replace(greedily(gain, h.shape[0], self.keep), quantities=quantities)

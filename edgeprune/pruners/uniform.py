@@ -13,10 +13,11 @@ Cost    0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.taps import Taps
 
@@ -40,12 +41,12 @@ def middles(grid: tuple[int, int], keep: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
-    traits: ClassVar[Traits] = Traits(blind=True)
+    traits: ClassVar[Traits] = Traits(blind=True, emits=())
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "fixed"}
 
     def select(self, taps: Taps) -> Selection:
         batch, patches, _ = taps.features.shape

@@ -20,14 +20,16 @@ Cost    40.7 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn.functional import one_hot
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError
-from edgeprune.pruners import Doubt, Eager, Selection, Traits, rows_of, wavering
-from edgeprune.pruners._select import lower_take, top_in_order
+from edgeprune.pruners import Eager, Selection, Traits, rows_of
+from edgeprune.pruners._select import lower_take, ranked_top
 from edgeprune.taps import Taps
 
 NO_COSINE = -2.0
@@ -37,13 +39,14 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     contextual: int | None = None
     """how many of the kept tokens are merged ones; None: 10 of 64"""
     traits: ClassVar[Traits] = Traits(
         needs_cls=True,
         early=False,
+        emits=("picks", "origin"),
         deviations=(
             "[CLS] is no token: all K are patches; the official code counts it among the dominant ones",
             "tokens stay in raster order; the official code puts the contextual ones behind the dominant ones",
@@ -71,6 +74,10 @@ class Method:
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
 
+    def rule(self, patches: int) -> dict[str, Any]:
+        dominant, contextual = self.parts
+        return {"name": "match", "form": "stands", "dominant": dominant, "contextual": contextual}
+
     def select(self, taps: Taps) -> Selection:
         attended = taps.cls_attention().mean(dim=1)
         patches, (dominant, contextual) = attended.shape[1], self.parts
@@ -78,12 +85,14 @@ class Method:
         leads = (attended.topk(dominant, dim=-1).indices.unsqueeze(-1) == number).any(dim=1)
         if not contextual:
             scores = attended + 4 * leads
-            return Selection(top_in_order(scores, self.keep), scores)
+            indices, picks = ranked_top(scores, self.keep)
+            own = indices.unsqueeze(1) == number.unsqueeze(-1)
+            return Selection(indices, scores, picks=picks, origin=_place(own))
         step = max(1, (patches - dominant) // contextual)
         place = (~leads).int().cumsum(dim=1) - 1  # among the others
         stands = ~leads & (place.unsqueeze(-1) == step * torch.arange(contextual)).any(dim=-1)
         scores = attended + 4 * leads + 2 * stands
-        indices = top_in_order(scores, self.keep)
+        indices, picks = ranked_top(scores, self.keep)
         here = indices.unsqueeze(-1) == number  # [B, K, N]
         keys = taps.keys()
         keys = keys / torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp_min(TINY)
@@ -91,17 +100,15 @@ class Method:
         near = torch.where((here & stands.unsqueeze(1)).any(dim=-1, keepdim=True), similarity, NO_COSINE).argmax(dim=1)
         joins = (near.unsqueeze(1) == torch.arange(self.keep).unsqueeze(-1)) & ~(leads | stands).unsqueeze(1)
         merge = here.float() + joins.float() / joins.sum(dim=-1, keepdim=True).clamp_min(1)
-        return Selection(indices, scores, merge.to(taps.features.dtype))
+        origin = _place((here | joins).transpose(1, 2))
+        return Selection(indices, scores, merge.to(taps.features.dtype), picks=picks, origin=origin)
 
     def official(self, eager: Eager) -> Selection:
         attended = eager.attentions[-1][:, :, 0, eager.prefix :].sum(dim=1)
         keys = eager.keys.mean(dim=1)[:, eager.prefix :]
         keys = keys / keys.norm(dim=-1, keepdim=True).clamp(min=TINY)
         (batch, patches), (dominant, contextual) = attended.shape, self.parts
-        ranked, order = attended.topk(min(dominant + 1, patches), dim=1)
-        largest = ranked[:, :1].clamp(min=TINY)
-        over = (ranked - ranked[:, -1:])[:, :dominant] / largest if dominant < patches else torch.inf * (1 + ranked)
-        tie, lead = over.amin(dim=1), order[:, :dominant]
+        lead = attended.topk(dominant, dim=1).indices
 
         taken = torch.zeros(batch, patches, dtype=torch.int64).scatter(1, lead, 1)
         rest = (taken * patches + torch.arange(patches)).topk(patches - dominant, dim=1, largest=False).values
@@ -113,21 +120,25 @@ class Method:
             joins = one_hot(similarity.argmax(dim=2), contextual).to(keys.dtype)
             mean = (joins / joins.sum(dim=1, keepdim=True).clamp(min=1)).mT
             into = torch.bmm(mean, one_hot(other, patches).to(keys.dtype))
-            doubt = torch.minimum(wavering(similarity).amin(dim=1), tie[:, None])
         else:
-            into, doubt = torch.zeros(()), tie[:, None].expand(-1, contextual)
+            into = torch.zeros(())
         merged = one_hot(target, patches).to(keys.dtype) + into
 
         indices, raster = torch.cat((lead, target), dim=1).sort(dim=1)
         merge = rows_of(torch.cat((one_hot(lead, patches).to(keys.dtype), merged), dim=1), raster)
         tiers = torch.zeros_like(attended).scatter(1, target, 2.0).scatter(1, lead, 4.0)
+        went = merge.max(dim=1)
+        falling = attended.gather(1, target).argsort(dim=1, descending=True)
         return Selection(
             indices,
             tiers + attended / eager.attentions[-1].shape[1],
             merge.to(eager.features.dtype),
-            doubt=Doubt(
-                tie=tie,
-                slack=torch.full_like(attended, torch.inf),
-                blend=torch.cat((over, doubt), dim=1).gather(1, raster),
-            ),
+            picks=torch.cat((lead, target.gather(1, falling)), dim=1),
+            origin=torch.where(went.values > 0, went.indices, -1),
+            quantities={"similarity": torch.bmm(keys, keys.mT)},
         )
+
+
+def _place(member: Tensor) -> Tensor:
+    """The place of the token that each patch is of: [B, N, K] bool -> [B, N] int64, -1 for none"""
+    return torch.where(member.any(dim=-1), member.float().argmax(dim=-1), -1)

@@ -21,12 +21,13 @@ Cost    255.4 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from edgeprune.pruners import Doubt, Eager, Selection, Traits
+from edgeprune import pruners
+from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.pruners._greedy import cosine
 from edgeprune.pruners._select import lower_take
 from edgeprune.taps import Taps
@@ -50,11 +51,12 @@ def rounds(patches: int, keep: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         needs_cls=True,
         early=False,
+        emits=("picks", "order"),
         deviations=(
             "of an odd number the last one is at an even place, and no round drops more than are there; the official "
             "code fails on both",
@@ -65,6 +67,9 @@ class Method:
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
 
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "thin", "important": self.keep // 2, "dropped": rounds(patches, self.keep)}
+
     def select(self, taps: Taps) -> Selection:
         attended = taps.cls_attention().mean(dim=1)
         patches, important = attended.shape[1], self.keep // 2
@@ -72,45 +77,45 @@ class Method:
         order = attended.argsort(dim=-1, descending=True)
         rest = order[:, important:]
         alike = lower_take(lower_take(cosine(taps.features), rest, 1), rest, 2)
+        log = [order]
         for dropped in rounds(patches, self.keep):
             highest = alike[:, 0::2, 1::2].amax(dim=-1)
-            left = 2 * highest.argsort(dim=-1, descending=True)[:, dropped:]
+            falling = 2 * highest.argsort(dim=-1, descending=True)
+            log.append(rest.gather(1, falling))
+            left = falling[:, dropped:]
             odd = torch.arange(1, rest.shape[1], 2).expand(rest.shape[0], -1)
             left = torch.cat((left, odd), dim=1)
             rest = rest.gather(1, left)
             alike = lower_take(lower_take(alike, left, 1), left, 2)
-        indices, scores = rest, attended + 2 * _among(number, rest)
+        picks, scores = rest, attended + 2 * _among(number, rest)
         if important:  # of no patch at all there is no `any` in ONNX
-            indices = torch.cat((order[:, :important], rest), dim=1)
+            picks = torch.cat((order[:, :important], rest), dim=1)
             scores = scores + 4 * _among(number, order[:, :important])
-        return Selection(indices.sort(dim=-1).values, scores)
+        return Selection(picks.sort(dim=-1).values, scores, picks=picks, order=torch.cat(log, dim=1))
 
     def official(self, eager: Eager) -> Selection:
         attended = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1)
         important = int(self.keep * 0.5)
-        ranked, order = attended.sort(dim=1, descending=True)
+        order = attended.argsort(dim=1, descending=True)
         lead, residual = order[:, :important], order[:, important:]
         normalised = eager.features / eager.features.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        tie = torch.full_like(attended[:, 0], torch.inf)
-        if self.keep < attended.shape[1]:  # the order of the rest decides which are compared
-            steps = -ranked[:, max(important - 1, 0) :].diff(dim=1) / ranked[:, :1].clamp(min=1e-30)
-            tie = steps.amin(dim=1)
+        log = [order]
         while (left := residual.shape[1] - (self.keep - important)) > 0:
             features = normalised.gather(1, residual[:, :, None].expand(-1, -1, normalised.shape[2]))
             a, b = features[:, ::2], features[:, 1::2]
-            scores, distinct = torch.bmm(a, b.mT).amax(dim=2).sort(dim=1, descending=True)
+            distinct = torch.bmm(a, b.mT).amax(dim=2).argsort(dim=1, descending=True)
             r = min(AT_ONCE, left, a.shape[1])
-            gaps = -scores[:, r - 1 :].diff(dim=1)  # the order among the dropped ones is nothing
-            if left == r:
-                gaps = gaps[:, :1]  # and in the end the order of what is left
-            if gaps.shape[1]:
-                tie = torch.minimum(tie, gaps.amin(dim=1))
-            residual = torch.cat((residual[:, ::2].gather(1, distinct[:, r:]), residual[:, 1::2]), dim=1)
+            ordered = residual[:, ::2].gather(1, distinct)
+            log.append(ordered)
+            residual = torch.cat((ordered[:, r:], residual[:, 1::2]), dim=1)
         tiers = torch.zeros_like(attended).scatter(1, lead, 4.0).scatter(1, residual, 2.0)
+        picks = torch.cat((lead, residual), dim=1)
         return Selection(
-            torch.cat((lead, residual), dim=1).sort(dim=1).values,
+            picks.sort(dim=1).values,
             tiers + attended,
-            doubt=Doubt(tie=tie, slack=torch.full_like(attended, torch.inf)),
+            picks=picks,
+            order=torch.cat(log, dim=1),
+            quantities={"similarity": torch.bmm(normalised, normalised.mT)},
         )
 
 

@@ -20,11 +20,12 @@ Cost    8871.0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits, greedily
 from edgeprune.pruners._greedy import cosine, greedy
@@ -36,12 +37,13 @@ FLAT = 1e-6
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
         needs_mlp=True,
         early=False,
         projects_all=True,
+        nested=True,
         deviations=(
             "the sensitivity of a patch is sqrt(g^T Q g / d), a closed form and an approximation of our own; the paper "
             "averages finite differences along 64 random directions",
@@ -66,8 +68,8 @@ class Method:
         inner, outer = first.weight.detach(), second.weight.detach()
         return Prepared(self.keep, _upper((outer.T @ outer) * (inner @ inner.T)))
 
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return ()
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "greedy", "objective": "distance", "flat": FLAT}
 
     def select(self, taps: Taps) -> Selection:
         return self.prepared(taps.projector).select(taps)
@@ -90,17 +92,19 @@ class Method:
                 return relevance
             return relevance * (1 - torch.take_along_dim(alike, chosen.unsqueeze(-1), dim=1).amax(dim=1))
 
-        found = greedily(gain, h.shape[0], self.keep)
-        scale = torch.maximum((most / spread).squeeze(1), found.scores.amax(dim=1))
-        return replace(found, doubt=replace(found.doubt, scale=scale))
+        quantities = {"similarity": alike, "sensitivity": sensitivity}
+        return replace(greedily(gain, h.shape[0], self.keep), quantities=quantities)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prepared(Method):
-    """In slots, because what stands in `vars` are options."""
+    """With the weights that it needs, which are no option."""
 
     quadratic: tuple[Tensor, ...]
     """Q on and above its diagonal: PARTS blocks of columns, [those in front and its own, its own] float32 each"""
+
+    def options(self) -> dict[str, Any]:
+        return {}
 
     def sensitivity(self, features: Tensor, projector: nn.Module) -> Tensor:
         """S: [B, N, C] -> [B, N] float32. The hidden row is the one that the projector computes anyway."""
@@ -119,7 +123,7 @@ class Prepared(Method):
         above = sensitivity - sensitivity.amin(dim=-1, keepdim=True)
         spread = torch.maximum(above.amax(dim=-1, keepdim=True), FLAT * most)
         relevance = above / spread.clamp_min(1e-30)
-        chosen = greedy(
+        return greedy(
             cosine(taps.projected),
             relevance,
             (relevance * 0 - 1,),
@@ -127,7 +131,6 @@ class Prepared(Method):
             update=lambda state, pick: (torch.maximum(state[0], pick.row),),
             keep=self.keep,
         )
-        return Selection(*chosen)
 
 
 def _upper(matrix: Tensor) -> tuple[Tensor, ...]:

@@ -105,7 +105,7 @@ def _export(
         everything = share == 1.0
         method: Method = none.Method(keep) if everything else dataclasses.replace(detector.method, keep=keep)
         module, opset = PrunedEncoder(encoder, method), max(target.onnx.opset, TRACED_OPSET)
-        model = to_onnx(module, example, outputs(encoder), opset=opset, ir_version=target.onnx.ir_version)
+        model = to_onnx(module, example, outputs(encoder, method), opset=opset, ir_version=target.onnx.ir_version)
         models[share] = downgrade(model, target)
     names = {1.0: "encoder", **{share: f"baseline.{share:g}" for share in keeps if share != 1.0}}
     save_graphs(folder, {name: models[share] for share, name in names.items()})

@@ -22,7 +22,7 @@ from edgeprune.bundle import ENCODER, Bundle, Engine
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
-from edgeprune.runtime.parity import Report
+from edgeprune.runtime.parity.verdict import Verdict
 from edgeprune.runtime.parity.verify import BackendReport, Progress, devices_of
 from edgeprune.runtime.polygraphy_compare import REFERENCE, Probes
 
@@ -144,11 +144,11 @@ def _trt(bundle: Bundle, engine: Engine) -> Any:
     return TrtRunner(loaded)
 
 
-def _compared(runner: Any, probes: Probes, dtype: str, show: Callable[[int, str], None]) -> dict[str, Report]:
+def _compared(runner: Any, probes: Probes, dtype: str, show: Callable[[int, str], None]) -> dict[str, Verdict]:
     """Raises EdgepruneError when the runner fails."""
     from polygraphy.comparator import Comparator, IterationResult
 
-    reports: dict[str, Report] = {}
+    reports: dict[str, Verdict] = {}
 
     def inputs() -> Iterator[dict[str, NDArray[Any]]]:
         for done, (name, values) in enumerate(zip(probes.names, probes.inputs(), strict=True)):

@@ -11,7 +11,8 @@ leading batch dimension B:
     photo/images          [B, H, W, 3] uint8, of at least one probe: what pixel_values were made of, so that verify
                           runs the preprocessing, too; tiles of one image have B = 1
 
-and what else the graph hands out, and where the reference is in doubt (`doubt`): `<probe>/order`, ...
+and what else the graph hands out (picks, origin, ...), and what the rule replays decisions by, `<probe>/quantity.<name>`
+[B, ...] float32. Of cosines and inner products, which are symmetric, what stands on and above the diagonal is kept.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, MissingPackageError
-from edgeprune.runtime.parity import Report, compare
-from edgeprune.runtime.parity.doubt import DOUBTS, Doubt, doubt_of
+from edgeprune.runtime.parity.verdict import Verdict, compare
 
-__all__ = ["IMAGES", "REFERENCE", "Probe", "stored_probes"]
+__all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "packed", "stored_probes", "unpacked"]
 
 REFERENCE = "reference.safetensors"
+QUANTITY = "quantity."
+SYMMETRIC = ("similarity", "products")
 IMAGES = "images"
 """of a probe that is run through the preprocessing as well"""
 
@@ -42,31 +44,44 @@ class Probe:
     """what the graph is given, by name"""
     outputs: Mapping[str, NDArray[Any]]
     """what the reference made of it, by name"""
-    doubt: Doubt
+    rule: Mapping[str, Any]
+    """how decisions are judged"""
+    quantities: Mapping[str, NDArray[Any]]
+    """what the rule replays them by"""
+    whole: bool = False
+    """whether every output hangs on all that are kept"""
     images: NDArray[np.uint8] | None = None
     """[B, H, W, 3] uint8 of any size, before the preprocessing, from which pixel_values come; where there are such"""
 
-    def compare(self, got: Mapping[str, NDArray[Any]], dtype: str) -> Report:
+    def compare(self, got: Mapping[str, NDArray[Any]], dtype: str) -> Verdict:
         """How the outputs of a backend compare with the reference's.
 
         dtype: what the backend computes in, which the bounds go with, whatever it hands out
         """
-        (reference, more), (found, others) = _split(self.outputs), _split(got)
-        if found.tokens is not None:
-            found = found._replace(tokens=found.tokens.astype(dtype, copy=False))
-        return compare(reference, found, dtype, self.doubt, (more, others))
+        cast = {name: value.astype(dtype, copy=False) for name, value in got.items() if name == "tokens"}
+        return compare(self.outputs, {**got, **cast}, dtype, self.rule, self.quantities, self.whole)
 
 
-class _Found(NamedTuple):
-    tokens: NDArray[Any] | None
-    indices: NDArray[Any]
-    scores: NDArray[Any]
+def packed(name: str, value: NDArray[Any]) -> NDArray[Any]:
+    """A quantity as it is stored: [B, N, N] -> [B, N (N + 1) / 2], others as they are; float32."""
+    if name not in SYMMETRIC:
+        return np.ascontiguousarray(value, np.float32)
+    rows, columns = np.triu_indices(value.shape[-1])
+    return np.ascontiguousarray(value[:, rows, columns], np.float32)
 
 
-def _split(outputs: Mapping[str, NDArray[Any]]) -> tuple[_Found, dict[str, NDArray[Any]]]:
-    """What every encoder has, a detector without tokens, and the rest."""
-    rest = {name: value for name, value in outputs.items() if name not in _Found._fields}
-    return _Found(*(outputs.get(name) for name in _Found._fields)), rest  # type: ignore[arg-type]
+def unpacked(name: str, value: NDArray[Any]) -> NDArray[Any]:
+    """The inverse of `packed`; a cosine of a patch with itself is 1."""
+    if name not in SYMMETRIC:
+        return value
+    size = int((2 * value.shape[-1]) ** 0.5)
+    full = np.zeros((len(value), size, size), value.dtype)
+    rows, columns = np.triu_indices(size)
+    full[:, rows, columns] = value
+    full[:, columns, rows] = value
+    if name == "similarity":
+        full[:, range(size), range(size)] = 1
+    return full
 
 
 @contextlib.contextmanager
@@ -86,8 +101,9 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
             probe, _, field = key.rpartition("/")
             have.setdefault(probe, set()).add(field)
         inputs, outputs = bundle.manifest.inputs, bundle.manifest.outputs
-        doubts = sorted({field for fields in have.values() for field in fields} & DOUBTS)
-        needed = (*inputs, *outputs, *doubts)  # what one probe has, every probe has
+        quantities = sorted({one for fields in have.values() for one in fields if one.startswith(QUANTITY)})
+        needed = (*inputs, *outputs, *quantities)  # what one probe has, every probe has
+        whole = bool(bundle.manifest.steps)
         missing = [f"{name}/{field}" for name in sorted(have) for field in needed if field not in have[name]]
         if missing or not have:
             raise BundleError(
@@ -99,11 +115,22 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
                 found: NDArray[Any] = file.get_tensor(f"{name}/{field}")
                 return found
 
+            named = {one.removeprefix(QUANTITY): tensor(one) for one in quantities}
+            expected = {one: tensor(one) for one in outputs}
             return Probe(
                 {one: tensor(one) for one in inputs},
-                {one: tensor(one) for one in outputs},
-                doubt_of(doubts, tensor),
+                expected,
+                bundle.manifest.rule or _older(expected),
+                {one: unpacked(one, value) for one, value in named.items()},
+                whole,
                 tensor(IMAGES) if IMAGES in have[name] else None,
             )
 
         yield sorted(have), read
+
+
+def _older(outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """The rule of a bundle of schema 1.x, which names none: a top-k where it was one, else nothing may differ."""
+    scores, indices = outputs["scores"], outputs["indices"]
+    highest = np.sort(np.argsort(-scores, axis=1, kind="stable")[:, : indices.shape[1]], axis=1)
+    return {"name": "topk" if np.isfinite(scores).all() and np.array_equal(highest, indices) else "fixed"}

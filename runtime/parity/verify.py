@@ -15,8 +15,8 @@ from edgeprune.runtime.backends.ort import available_devices
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.backends.plan_session import PlanSession
 from edgeprune.runtime.loading import open_bundle
-from edgeprune.runtime.parity import Report, worst
 from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
+from edgeprune.runtime.parity.verdict import Verdict, worst
 from edgeprune.runtime.runner import PIXELS, Runner
 
 __all__ = ["BackendReport", "Progress", "devices_of", "verify"]
@@ -25,23 +25,41 @@ Progress: TypeAlias = "Callable[[int, int, str], None]"
 """Called with probes done, probes in all, and what comes next."""
 
 
+FLAT = ("flat", "black", "white")
+"""probes that prove shapes, not choices: all their patches are alike"""
+PROVEN = 0.5
+"""share of the decisions"""
+
+
 @dataclass(frozen=True)
 class BackendReport:
     device: str
     dtype: str
-    probes: Mapping[str, Report]
+    probes: Mapping[str, Verdict]
     """probe -> its comparison, in the file's order"""
     not_run: str = ""
     """why the device could not be used; then there are no probes"""
 
     @property
-    def worst(self) -> Report:
+    def worst(self) -> Verdict:
         return worst(self.probes.values())
 
     @property
     def passed(self) -> bool:
         """False when a probe failed. A device that was not run has not failed; look at `not_run`."""
         return self.worst.passed
+
+    @property
+    def decided(self) -> float:
+        """Share of the decisions that a mistake would be seen in, on all probes but the flat ones; 1 of none."""
+        telling = [one for name, one in self.probes.items() if name not in FLAT]
+        decisions = sum(one.decisions for one in telling)
+        return sum(one.decided for one in telling) / decisions if decisions else 1.0
+
+    @property
+    def proven(self) -> bool:
+        """Whether at least half of the decisions are decided: below, parity says little about what is kept."""
+        return self.decided >= PROVEN
 
     def to_json(self) -> dict[str, Any]:
         """`passed` is null for a device that was not run."""
@@ -51,6 +69,8 @@ class BackendReport:
             "dtype": self.dtype,
             "passed": self.passed if ran else None,
             "not_run": self.not_run or None,
+            "proven": self.proven if ran else None,
+            "decided": self.decided if ran else None,
             "worst": self.worst.to_json() if ran else None,
             "probes": {name: report.to_json() for name, report in self.probes.items()},
         }
@@ -117,7 +137,7 @@ def _dtype(runner: Runner) -> str:
     return "float16" if engine and "FP16" in engine.flags else runner.manifest.precision
 
 
-def _run(runner: Runner, name: str, probe: Probe) -> Report:
+def _run(runner: Runner, name: str, probe: Probe) -> Verdict:
     """Of a probe with images, pixel_values are made of them here, so that the preprocessing is judged, too."""
     try:
         feeds = probe.inputs

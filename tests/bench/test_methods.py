@@ -21,10 +21,11 @@ from edgeprune.encoders import Encoder
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.storage import save_graphs
+from edgeprune.fit import build_method
 from edgeprune.pruners import none
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.ledger.bench import measure, parts
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 THREADS, PAIRS, ROUNDS, KEEP = 2, 3, 5, 64
 PIXELS = np.random.default_rng(0).standard_normal((1, 3, 336, 336), dtype=np.float32)

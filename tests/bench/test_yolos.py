@@ -27,11 +27,12 @@ from edgeprune.encoders import Encoder
 from edgeprune.export.cost import graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.storage import save_graphs
+from edgeprune.fit import build_method
 from edgeprune.pruners import none
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.ledger.bench import measure
-from edgeprune.trace import PrunedEncoder, build_method, outputs
+from edgeprune.trace import PrunedEncoder, outputs
 
 THREADS, PAIRS, ROUNDS = 2, 2, 4
 SIZE, LARGE = (512, 864), (800, 1344)

@@ -20,10 +20,11 @@ from edgeprune.encoders._attention import attending, recording
 from edgeprune.errors import MethodError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.cost import formula
+from edgeprune.fit import build_method
 from edgeprune.pruners import Method, fastervlm, none, pool
 from edgeprune.reference import OfficialEncoder
 from edgeprune.taps import Taps
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 Made = Callable[[str], tuple[Path, Encoder]]
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))

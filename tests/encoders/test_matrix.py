@@ -11,8 +11,8 @@ from edgeprune.catalog import Entry, Family, families, methods, refusal
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError
 from edgeprune.export import Request, export_bundle
+from edgeprune.fit import build_method
 from edgeprune.pruners import get
-from edgeprune.trace import build_method
 
 Made = Callable[[str], tuple[Path, Encoder]]
 

@@ -23,12 +23,13 @@ from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
+from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection, Traits, divprune, none, uniform
 from edgeprune.pruners._select import top_in_order
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.taps import Taps
-from edgeprune.trace import PrunedEncoder, build_method, outputs
+from edgeprune.trace import PrunedEncoder, outputs
 
 Made = Callable[[str], tuple[Path, Encoder]]
 QWEN = ("qwen2 vl", "qwen2.5 vl", "qwen3 vl")

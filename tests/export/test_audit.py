@@ -20,7 +20,8 @@ from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
 from edgeprune.export import Request, export_bundle
 from edgeprune.export.audit import Audit, Report, audit, audit_bundle, read
 from edgeprune.export.graph import to_onnx
-from edgeprune.trace import PrunedEncoder, build_method, outputs
+from edgeprune.fit import build_method
+from edgeprune.trace import PrunedEncoder, outputs
 
 LAYERS = [f"encoder.encoder.layers.{at}.self_attn" for at in range(5)]
 """of the embedded model, up to the feature layer"""

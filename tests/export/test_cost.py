@@ -16,10 +16,11 @@ from edgeprune.encoders import Encoder, Tower
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
+from edgeprune.fit import build_method
 from edgeprune.pruners import Method, bavit, divprune, fastervlm, none, pool, random, received
 from edgeprune.pruners._greedy import written_as
 from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
-from edgeprune.trace import PrunedEncoder, build_method, outputs
+from edgeprune.trace import PrunedEncoder, outputs
 
 
 def llava_7b() -> Encoder:
@@ -232,7 +233,7 @@ def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
     encoder = encoders.load(open_checkpoint(str(yolos_folder)))
     method = inside(encoder, name, make_scorer)
     model = to_onnx(
-        PrunedEncoder(encoder, method), torch.zeros(1, 3, 48, 64), outputs(encoder), opset=18, ir_version=10
+        PrunedEncoder(encoder, method), torch.zeros(1, 3, 48, 64), outputs(encoder, method), opset=18, ir_version=10
     )
     patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
     assert graph_cost(model.graph) == formula(encoder, method) + patch_embedding

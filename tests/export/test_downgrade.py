@@ -21,10 +21,11 @@ from edgeprune.errors import TargetError
 from edgeprune.export.downgrade import downgrade, floats_only
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint
+from edgeprune.fit import build_method
 from edgeprune.pruners._greedy import Form, written_as
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 OUTPUTS = ("tokens", "indices", "scores")
 MakeFolder = Callable[..., Path]

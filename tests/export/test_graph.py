@@ -18,10 +18,11 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.graph import to_onnx
+from edgeprune.fit import build_method
 from edgeprune.pruners import divprune, fastervlm
 from edgeprune.pruners._greedy import Form, written_as
 from edgeprune.reference import OfficialEncoder
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 OUTPUTS = ("tokens", "indices", "scores")
 MakeFolder = Callable[..., Path]

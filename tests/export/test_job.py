@@ -20,7 +20,8 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.budget import tokens as tokens_of
-from edgeprune.export.job import STEPS, TRAINED
+from edgeprune.export.job import STEPS
+from edgeprune.export.request import TRAINED
 from edgeprune.probes import scenes
 from edgeprune.pruners import _select as selection
 from edgeprune.pruners import fastervlm

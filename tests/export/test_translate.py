@@ -17,8 +17,9 @@ from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export import graph, translate
+from edgeprune.fit import build_method
 from edgeprune.pruners._greedy import Form, written_as
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 OUTPUTS = ("tokens", "indices", "scores")
 

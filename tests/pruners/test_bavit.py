@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError
+from edgeprune.fit import build_method
 from edgeprune.pruners import Host, bavit, none
 from edgeprune.pruners._scorer import Scorer
 from edgeprune.pruners.bavit import Method
 from edgeprune.reference import OfficialEncoder
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 MakeScorer = Callable[..., Scorer]
 Array = NDArray[np.float64]

@@ -13,13 +13,14 @@ from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError, RequestError
+from edgeprune.fit import build_method
 from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import Output
 from edgeprune.runtime.parity import compare
 from edgeprune.runtime.parity.doubt import doubt_of
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 PATCHES, WIDTH, SIDE = 81, 48, 72
 Build = Callable[[int], Method]

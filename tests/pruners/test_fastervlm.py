@@ -15,12 +15,13 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import attending
 from edgeprune.errors import MethodError
+from edgeprune.fit import build_method
 from edgeprune.probes import scenes
 from edgeprune.pruners import Eager
 from edgeprune.pruners.fastervlm import Method
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.taps import Attention, Taps
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import MethodError
+from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.hiprune import Method, _surroundings
 from edgeprune.taps import Attention, Taps
-from edgeprune.trace import build_method
 
 Floats = NDArray[np.float64]
 GRID, PATCHES, HEADS, WIDTH = (7, 9), 63, 4, 8

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError
+from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection, none
 from edgeprune.pruners.received import Method
 from edgeprune.reference import OfficialEncoder
 from edgeprune.taps import Attention, Taps
-from edgeprune.trace import PrunedEncoder, build_method
+from edgeprune.trace import PrunedEncoder
 
 HEADS, GRID, PREFIX, SUFFIX, WIDTH = 2, (2, 3), 1, 2, 4
 PATCHES, TOKENS = 6, 9

@@ -14,13 +14,13 @@ from transformers.activations import ACT2FN
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import MethodError
+from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.zoo import Method, Prepared
 from edgeprune.runtime import Output
 from edgeprune.runtime.parity import compare
 from edgeprune.runtime.parity.doubt import Doubt
 from edgeprune.taps import Taps
-from edgeprune.trace import build_method
 
 Floats = NDArray[np.float64]
 PATCHES, WIDTH = 24, 8

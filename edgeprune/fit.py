@@ -1,0 +1,125 @@
+"""A method made to fit an encoder: its budget and options checked, its weights brought to the encoder's pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from edgeprune import pruners
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import WINDOWS
+from edgeprune.errors import MethodError, RequestError, unknown_name
+from edgeprune.pruners import Host, Method
+from edgeprune.pruners._scorer import Scorer
+
+__all__ = ["build_method"]
+
+
+def build_method(
+    method: type[Method],
+    name: str,
+    encoder: Encoder,
+    keep: int | None,
+    options: Mapping[str, str] | None = None,
+    pooled: int = 1,
+    scorer: Scorer | None = None,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,) * 3, (1.0,) * 3),
+) -> Method:
+    """The method with its budget and options, checked against the encoder.
+
+    options: name -> value as text, as the command line has them
+    pooled: how many tiles are one pool of candidates
+    scorer: the trained weights of a method that has such
+    pixels: mean and spread that normalise the encoder's pixels, which a scorer has to be brought to
+
+    Raises RequestError when keep is missing or outside 1..N, MethodError when an option is not the method's, or the
+    encoder lacks what the method reads.
+    """
+    _check_place(method, name, encoder)
+    if method.traits.needs_scorer != (scorer is not None):
+        must = "needs trained weights: give --scorer, made by `edgeprune bavit train`"
+        raise MethodError(f"{name} {must}" if scorer is None else f"{name} has no weights: leave --scorer out")
+    patches = pooled * encoder.patches
+    if keep is None and method.traits.keeps_all:
+        keep = patches
+    if keep is None:
+        raise RequestError(f"--keep must say how many of the {patches} patches to keep (1..{patches}); it is missing")
+    if not 1 <= keep <= patches:
+        raise RequestError(f"keep must be in 1..{patches} for {patches} patches, got {keep}")
+    if method.traits.keeps_all and keep != patches:
+        raise RequestError(f"method {name} keeps all {patches} patches, got keep {keep}; leave --keep out")
+    if method.traits.needs_cls and not encoder.tower.has_cls:
+        others = [one for one in pruners.names() if _offered(pruners.get(one), encoder)]
+        raise MethodError(
+            f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(others)}"
+        )
+    weighted = [part for part in encoder.projector.modules() if list(part.parameters(recurse=False))]
+    if method.traits.needs_mlp and [isinstance(part, nn.Linear) for part in weighted] != [True, True]:
+        has = ", ".join(type(part).__name__ for part in weighted) or "nothing"
+        raise MethodError(
+            f"{name} reads the weights of a two-layer projector; that of {encoder.family} has {has}. Use divprune"
+        )
+    if scorer is None:
+        make: Any = method
+        built: Method = make(keep, **_typed(method, name, options or {}))
+    elif options:
+        raise MethodError(f"{name} has no options, got {', '.join(options)}; they are the scorer's")
+    else:
+        tower, (mean, std) = encoder.tower, pixels
+        host = Host(encoder.grid, tower.patch_embedding.kernel_size[0], tower.width, encoder.layer, mean, std)
+        built = method.fitted(keep, scorer, host)
+    built = built.prepared(encoder.projector)
+    windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
+    for layer in built.layers(encoder.layer):
+        if layer in windowed:
+            whole = [at + 1 for at in range(encoder.layer) if at not in windowed]
+            raise MethodError(
+                f"{name} must read a layer that attends to the whole image, layer {layer + 1} attends in windows; "
+                f"whole are {', '.join(map(str, whole))}, counted from 1"
+            )
+    return built
+
+
+def _check_place(method: type[Method], name: str, encoder: Encoder) -> None:
+    """Raises MethodError when the encoder cannot go on with the tokens that the method keeps."""
+    inside = method.traits.inside
+    if encoder.detects and not inside and not method.traits.blind:
+        able = [one for one in pruners.names() if pruners.get(one).traits.blind or pruners.get(one).traits.inside]
+        raise MethodError(
+            f"{name} drops tokens behind the encoder, and {encoder.family} detects inside it; use {', '.join(able)}"
+        )
+    if inside and not _any_length(encoder):
+        raise MethodError(
+            f"{name} drops tokens inside the encoder, whose layers must take any number of patches, each of them a "
+            f"token; those of {encoder.family} do not. Use divprune"
+        )
+
+
+def _any_length(encoder: Encoder) -> bool:
+    """Whether its layers take any number of patches, each of which is a token."""
+    return encoder.tower.embeddings is not None and encoder.groups is None and encoder.pooling is None
+
+
+def _offered(method: type[Method], encoder: Encoder) -> bool:
+    """Whether a method is a way out where there is no [CLS]."""
+    traits = method.traits
+    return not traits.needs_cls and not traits.keeps_all and (not traits.inside or _any_length(encoder))
+
+
+def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Options in the types of the method's fields: the type of the field's default, int where that is None."""
+    fields = {field.name: field for field in dataclasses.fields(method) if field.name != "keep"}  # type: ignore[arg-type]
+    found = {}
+    for option, text in options.items():
+        if option not in fields:
+            raise MethodError(unknown_name(f"option of {name}", option, fields))
+        default: Any = fields[option].default
+        kind = int if default is None else type(default)
+        try:
+            found[option] = kind(text)
+        except ValueError:
+            raise MethodError(f"option {option} of {name} must be {kind.__name__}, got {text!r}") from None
+    return found

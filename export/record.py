@@ -1,0 +1,117 @@
+"""What the independent reference makes of the probes, as it travels in the bundle; and the probes that decide.
+
+A probe that decides is a drawn scene whose decisions have wide margins for this model and method: a mistake in any of
+them would be seen. CANDIDATES are drawn, the reference runs on each, and the TELLING best are kept.
+Before any weight is cast the traced module itself is held against the reference, in float32: a wrong algorithm cannot
+hide behind the rounding of a precision.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from edgeprune.encoders import Encoder
+from edgeprune.errors import ParityError
+from edgeprune.probes.drawn import Scenes
+from edgeprune.pruners import Method
+from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.parity import Verdict, compare
+from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed
+from edgeprune.trace import PrunedEncoder, outputs
+
+__all__ = ["CANDIDATES", "TELLING", "Reference"]
+
+CANDIDATES, TELLING = 16, 3
+"""scenes that are drawn, and how many of them become probes"""
+SEED = 20
+"""of the drawn scenes; a probe's name says which of them it is"""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Reference:
+    """The official form of a method on an encoder, as eager float32 torch.
+
+    batch: images of one run
+    rule: how its decisions are judged (`Method.rule`)
+    """
+
+    def __init__(
+        self, encoder: Encoder, method: Method, preprocessing: Preprocessing, batch: int, rule: dict[str, Any]
+    ) -> None:
+        self._official = OfficialEncoder(encoder, method).eval()
+        self._traced = PrunedEncoder(encoder, method).eval()
+        self._names, self._preprocessing, self._batch, self._rule = outputs(encoder, method), preprocessing, batch, rule
+        self._whole = bool(method.steps(encoder.layer)) or encoder.detects
+
+    def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
+        """Name -> drawn scene of the given (height, width), the most telling ones; none where nothing is decided."""
+        if self._rule["name"] == "fixed" or min(size) < 32:
+            return {}
+        scenes = Scenes(CANDIDATES, seed=SEED, size=size)
+        drawn = {f"drawn{SEED}-{at:02}": Image.fromarray(scenes[at].image) for at in range(CANDIDATES)}
+        shares = {}
+        for name, image in drawn.items():
+            values = np.stack([self._preprocessing(image)] * self._batch)
+            wanted, quantities = self._run(values)
+            # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
+            verdict = compare(wanted, _rounded(wanted), "float16", self._rule, quantities)
+            shares[name] = verdict.decided / max(verdict.decisions, 1)
+        best = sorted(shares, key=lambda name: (-shares[name], name))[:TELLING]
+        return {name: drawn[name] for name in sorted(best)}
+
+    def write(self, folder: Path, images: dict[str, Image.Image], uint8: bool) -> Tensor:
+        """Run every probe and store inputs, outputs and quantities; returns one input as an example.
+
+        With several tiles, a probe fills them with its image and the ones after it, so that mixed-up tiles show. The
+        first probe is stored as an image, too, so that a device runs the preprocessing.
+
+        Raises ParityError when the traced module decides anything wrong, in float32.
+        """
+        tensors: Arrays = {}
+        everything = list(images.values())
+        for at, name in enumerate(images):
+            tiles = [everything[(at + offset) % len(everything)] for offset in range(self._batch)]
+            pixel_values = np.stack([self._preprocessing(image) for image in tiles])
+            wanted, quantities = self._run(pixel_values)
+            self._check(name, pixel_values, wanted, quantities)
+            given = np.stack([self._preprocessing.pixels(image) for image in tiles]) if uint8 else pixel_values
+            tensors[f"{name}/pixel_values"] = given
+            tensors |= {f"{name}/{key}": np.ascontiguousarray(value) for key, value in wanted.items()}
+            tensors |= {f"{name}/{QUANTITY}{key}": packed(key, value) for key, value in quantities.items()}
+            same_size = len({image.size for image in tiles}) == 1
+            if not at and self._preprocessing.tiles is None and same_size:
+                tensors[f"{name}/{IMAGES}"] = np.stack([np.asarray(image.convert("RGB")) for image in tiles])
+        save_file(tensors, folder / REFERENCE)
+        return torch.from_numpy(given)
+
+    def _run(self, pixel_values: NDArray[np.float32]) -> tuple[Arrays, Arrays]:
+        with torch.inference_mode():
+            results, chosen = self._official.choose(torch.from_numpy(pixel_values))
+        wanted = {name: value.numpy() for name, value in zip(self._names, results, strict=True)}
+        return wanted, {name: value.float().numpy() for name, value in chosen.quantities.items()}
+
+    def _check(self, name: str, pixel_values: NDArray[np.float32], wanted: Arrays, quantities: Arrays) -> None:
+        with torch.inference_mode():
+            results = self._traced(torch.from_numpy(pixel_values))
+        got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
+        verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
+        if not verdict.passed:
+            raise ParityError(f"the traced module differs from the reference on {name}: {verdict.reasons[0]}")
+
+
+def _rounded(outputs: Arrays) -> Arrays:
+    """The same with scores as far off as float16 would have them, so that the tolerance is that of a device."""
+    scores = outputs["scores"]
+    off = np.where(np.isfinite(scores), scores * np.float32(1 + 2.0**-11), scores)
+    tokens = {name: value.astype(np.float16) for name, value in outputs.items() if name == "tokens"}
+    return {**outputs, "scores": off.astype(np.float32), **tokens}

@@ -1,0 +1,58 @@
+"""`chunks`: a share of the budget for each run of patches, then the highest of each. numpy only.
+
+part    = K w / (sum of w + epsilon)            w: `weight` of each chunk, by the reference                holov
+share   = floor(part), and 1 more for the heaviest; those of the device are how many of each it marked
+then    the `share` highest scores of each chunk, and, where a chunk has fewer patches, of all that are left
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined
+from edgeprune.runtime.parity.stages import TIER_ROUNDING, parted, tiers_of
+from edgeprune.runtime.parity.topk import measured
+
+__all__ = ["chunks"]
+
+
+def chunks(case: Case) -> Chain:
+    sizes = [int(size) for size in case.rule["sizes"]]
+    ranked, marked = parted(case.got["scores"]), tiers_of(case.got["scores"]) > 0
+    reference = parted(case.reference["scores"])
+    error, relative, errors = measured(ranked, reference)
+    if error <= TIER_ROUNDING:
+        error, relative = 0.0, 0.0
+    kept = np.zeros(len(marked), bool)
+    kept[case.got["indices"]] = True
+    chains, ends = [_shares(case, marked, sizes, max(relative, case.unseen))], np.cumsum(sizes)
+    for size, end in zip(sizes, ends, strict=True):
+        here = np.zeros(len(marked), bool)
+        here[end - size : end] = True
+        chains.append(cut(reference, np.flatnonzero(marked & here), here, errors, case.eps))
+    chains.append(cut(reference, np.flatnonzero(kept & ~marked), ~marked, errors, case.eps))
+    defects = [] if kept[marked].all() else ["a patch of a chunk's share is not kept"]
+    return joined(chains, error, relative, defects)
+
+
+def _shares(case: Case, marked: np.ndarray, sizes: list[int], relative: float) -> Chain:
+    """One decision for each chunk: was its part rounded down, and was it among the heaviest that get one more?"""
+    weight = case.quantities["weight"].astype(np.float64)
+    part = case.keep * weight / (weight.sum() + float(case.rule["epsilon"]))
+    share = np.add.reduceat(marked, np.cumsum([0, *sizes[:-1]])).astype(np.float64)
+    full = share >= sizes  # as much as there is: its share may be larger
+    floor = np.floor(part)
+    tolerance = (2 * relative + 4 * case.eps) * case.keep * weight / weight.sum() + case.eps * case.keep
+    more = share - floor
+    # A share that is no floor, nor one more, comes of a part beyond the next whole number.
+    beyond = np.where(full, 0.0, np.maximum(np.where(more < 0, part - share - 1, share - 1 - part), 0))
+    regret, margin = beyond, np.abs(part - np.round(part))
+    one_more, without = (more >= 1) & ~full, (more <= 0) & ~full
+    if one_more.any() and without.any():
+        over = np.maximum(part_of_heaviest(weight, without) - weight, 0) * case.keep / weight.sum()
+        regret = np.maximum(regret, np.where(one_more, over, 0))
+    return Chain(regret, tolerance, margin)
+
+
+def part_of_heaviest(weight: np.ndarray, where: np.ndarray) -> float:
+    return float(weight[where].max())

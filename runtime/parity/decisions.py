@@ -1,0 +1,124 @@
+"""What a rule makes of the decisions of one image, and the cut of a top-k, which most rules are made of. numpy only.
+
+regret     value of the best alternative - value of what was chosen, both by the reference's numbers, >= 0
+tolerance  2 err + eps x the largest quantity at that decision       err: the largest difference found near it
+margin     how far the chosen value is from the best alternative
+
+wrong      regret > tolerance          within rounding   0 < regret <= tolerance          equal   regret = 0
+decided    margin > tolerance: a mistake there would be seen
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["COSINE_NOISE", "NEAR", "Case", "Chain", "cut", "joined"]
+
+Floats = NDArray[np.float64]
+
+COSINE_NOISE = 16 * float(np.finfo(np.float32).eps)
+"""how far two float32 cosines of vectors of 4096 may lie apart: sqrt(4096) / 4 roundings"""
+NEAR = 16
+"""scores on either side of a cut that its error is taken of, at most: all of them would excuse nearly everything"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image: what the reference and the device hand out, and what the bundle keeps for the replay."""
+
+    reference: Mapping[str, NDArray[Any]]
+    got: Mapping[str, NDArray[Any]]
+    """outputs by name, without the leading dimension"""
+    quantities: Mapping[str, NDArray[Any]]
+    """what the method's rule reads, by name, without the leading dimension; `similarity` is [N, N]"""
+    rule: Mapping[str, Any]
+    """the rule and its parameters, as the manifest has them"""
+    bound: float
+    """of a quantity's error, over the largest"""
+    eps: float
+    unseen: float
+    """relative error of the tokens: what is taken for that of quantities which do not leave the graph"""
+
+    @property
+    def keep(self) -> int:
+        return len(self.reference["indices"])
+
+    @property
+    def picks(self) -> NDArray[np.int64]:
+        return np.asarray(self.got["picks"], np.int64)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The decisions of one image, in their order; arrays of one length."""
+
+    regret: Floats
+    tolerance: Floats
+    margin: Floats
+    error: float = 0.0
+    """largest difference of what the device ranked by from what the reference computes for the same decisions"""
+    relative: float = 0.0
+    """the same over the largest of these quantities; parity fails where it is beyond the bound"""
+    defects: Sequence[str] = field(default=())
+    """what cannot be a chain of decisions of this rule at all"""
+
+    @property
+    def wrong(self) -> int:
+        return int((~(self.regret <= self.tolerance)).sum())
+
+    @property
+    def within(self) -> int:
+        return int(((self.regret > 0) & (self.regret <= self.tolerance)).sum())
+
+    @property
+    def decided(self) -> int:
+        return int(((self.margin > self.tolerance) & (self.regret <= 0)).sum())
+
+    @property
+    def worst(self) -> float:
+        """The largest regret over its tolerance; inf where there is no tolerance at all."""
+        regretted = self.regret > 0
+        if not regretted.any():
+            return 0.0
+        with np.errstate(divide="ignore"):
+            return float((self.regret[regretted] / self.tolerance[regretted]).max())
+
+
+def cut(
+    values: NDArray[Any], chosen: NDArray[np.int64], among: NDArray[np.bool_], error: float | NDArray[Any], eps: float
+) -> Chain:
+    """Were the `chosen` those of the highest values among the candidates? One decision for each of them.
+
+    values: [N], by the reference; among: [N] bool, the candidates, of which all chosen are
+    error: of the values; or [N], of each of them, of which the largest near the cut is taken
+    """
+    values = values.astype(np.float64)
+    inside = np.zeros(len(values), bool)
+    inside[chosen] = True
+    left = among & ~inside
+    if not len(chosen) or not left.any():
+        none = np.zeros(len(chosen))
+        return Chain(none, none, none + np.inf)
+    if isinstance(error, np.ndarray):
+        ranked = np.flatnonzero(among)[np.argsort(-values[among], kind="stable")]
+        width = max(1, min(NEAR, len(chosen) // 2))
+        error = float(error[ranked[max(0, len(chosen) - width) : len(chosen) + width]].max())
+    tolerance = 2 * error + eps * float(np.abs(values[among]).max())
+    over = float(values[left].max()) - values[chosen]
+    return Chain(np.maximum(over, 0), np.full(len(chosen), tolerance), np.abs(over))
+
+
+def joined(chains: Sequence[Chain], error: float = 0.0, relative: float = 0.0, defects: Sequence[str] = ()) -> Chain:
+    """Stages one after the other; the errors are the largest."""
+    parts = [np.concatenate([getattr(one, name) for one in chains]) for name in ("regret", "tolerance", "margin")]
+    return Chain(
+        *parts,
+        error=max([error, *(one.error for one in chains)]),
+        relative=max([relative, *(one.relative for one in chains)]),
+        defects=[*defects, *(defect for one in chains for defect in one.defects)],
+    )

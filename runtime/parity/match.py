@@ -1,0 +1,136 @@
+"""`match`: patches that are not kept go to the kept one that is most like them. `origin` says to which. numpy only.
+
+    nearest  a cut by the scores; every other patch joins the kept one of the highest `similarity`               lrcp
+    stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
+             of these                                                                                       visionzip
+    rounds   tokens at even places join the nearest at an odd place, the r most alike of them, round by round     aim
+
+origin[j] is the place in `indices` of the token that patch j went to, -1 for none. What merges are judged by does not
+leave the graph: the error of a cosine is taken for twice that of the tokens, or of the scores where that is more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined
+from edgeprune.runtime.parity.stages import TIER_ROUNDING, parted, tiers_of
+from edgeprune.runtime.parity.topk import measured
+
+__all__ = ["match"]
+
+
+def match(case: Case) -> Chain:
+    return {"nearest": _nearest, "stands": _stands, "rounds": _rounds}[case.rule["form"]](case)
+
+
+def _nearest(case: Case) -> Chain:
+    reference = case.reference["scores"].astype(np.float64)
+    got = case.got["scores"].astype(np.float64)
+    # An error of e |x_j| in X_j, which subtractions left little of, is one of 2 e |x_j| sqrt(score_j) in the score.
+    scale = max(float((np.sqrt(reference.clip(0)) * case.quantities["length"]).max()), 1e-30)
+    errors = np.abs(got - reference)
+    kept = np.asarray(case.got["indices"], np.int64)
+    chosen = cut(reference, kept, np.ones(len(reference), bool), errors, case.eps)
+    others = np.setdiff1d(np.arange(len(reference)), kept)
+    relative = float(errors.max()) / scale
+    merges, defects = _joins(case, others, kept, relative)
+    return joined([chosen, merges], float(errors.max()), relative, defects)
+
+
+def _stands(case: Case) -> Chain:
+    dominant, contextual = int(case.rule["dominant"]), int(case.rule["contextual"])
+    ranked, tiers = parted(case.got["scores"]), tiers_of(case.got["scores"])
+    reference, every = parted(case.reference["scores"]), np.ones(len(tiers), bool)
+    error, relative, errors = measured(ranked, reference)
+    if error <= TIER_ROUNDING:
+        error, relative = 0.0, 0.0
+    lead = np.flatnonzero(tiers == 2)
+    rest = np.setdiff1d(np.arange(len(tiers)), lead)
+    step = max(1, len(rest) // max(contextual, 1))
+    stands = rest[::step][:contextual]
+    defects = []
+    if len(lead) != dominant or not np.array_equal(np.flatnonzero(tiers == 1), stands):
+        defects.append(f"the scores must mark {dominant} dominant patches and every {step}-th of the others")
+    elif not np.array_equal(np.sort(np.concatenate((lead, stands))), case.got["indices"]):
+        defects.append("the kept patches are not those that the scores mark")
+    chains = [cut(reference, lead, every, errors, case.eps)]
+    if contextual and not defects:
+        merges, more = _joins(case, np.setdiff1d(rest, stands), stands, relative)
+        chains.append(merges)
+        defects += more
+    return joined(chains, error, relative, defects)
+
+
+def _joins(case: Case, others: np.ndarray, targets: np.ndarray, relative: float) -> tuple[Chain, list[str]]:
+    """Each of the others must have gone to the nearest of the targets: -> chain, what is no merge at all."""
+    origin, kept = np.asarray(case.got["origin"], np.int64), np.asarray(case.got["indices"], np.int64)
+    defects = []
+    if len(kept) and not np.array_equal(origin[kept], np.arange(len(kept))):
+        defects.append("a kept patch must be of its own token")
+    if not len(others):
+        return Chain(*(np.zeros(0) for _ in range(3))), defects
+    went = np.where(origin[others] >= 0, kept[origin[others]], -1)
+    if not np.isin(went, targets).all():
+        return Chain(*(np.zeros(0) for _ in range(3))), [*defects, "a patch went to a token that takes none"]
+    alike = case.quantities["similarity"].astype(np.float64)[np.ix_(others, targets)]
+    chosen = alike[np.arange(len(others)), np.searchsorted(targets, went)]
+    highest = np.sort(alike, axis=1)
+    second = highest[:, -2] if len(targets) > 1 else np.full(len(others), -np.inf)
+    tolerance = np.full(len(others), 2 * _cosine_error(case, relative) + case.eps)
+    return Chain(highest[:, -1] - chosen, tolerance, np.abs(chosen - second)), defects
+
+
+def _rounds(case: Case) -> Chain:
+    """Which of several tokens with the same end one joined does not leave the graph: the most alike is taken for it."""
+    origin, through = np.asarray(case.got["origin"], np.int64), tiers_of(case.got["scores"])
+    errors = np.abs(parted(case.got["scores"]) - parted(case.reference["scores"]))
+    error = float(errors.max())
+    if error <= TIER_ROUNDING:
+        error = 0.0
+    noise = _cosine_error(case, 2 * error)  # a score has half of a cosine
+    products = case.quantities["products"].astype(np.float64)
+    patches = len(through)
+    names, mix = np.arange(patches), np.eye(patches)  # what each token is made of
+    chains: list[Chain] = []
+    defects: list[str] = []
+    for turn, count in enumerate(int(count) for count in case.rule["merged"]):
+        a, b = names[0::2], names[1::2]
+        gone = through[a] == turn
+        if gone.sum() != count or (through[b] == turn).any():
+            defects.append(f"round {turn + 1} must merge {count} of the tokens at even places")
+            break
+        alike = _cosines(mix[a], mix[b], products)
+        best = np.zeros(patches)
+        best[a] = alike.max(axis=1)
+        among = np.zeros(patches, bool)
+        among[a] = True
+        chains.append(cut(best, a[gone], among, noise, case.eps))
+        same = origin[a[gone], None] == origin[b]
+        if not same.any(axis=1).all():
+            defects.append("a patch went to a token that none of its round became")
+            break
+        into = np.where(same, alike[gone], -np.inf).argmax(axis=1)
+        value, ranked = alike[gone, :][np.arange(count), into], np.sort(alike[gone], axis=1)
+        second = ranked[:, -2] if len(b) > 1 else np.full(count, -np.inf)
+        chains.append(Chain(ranked[:, -1] - value, np.full(count, 2 * noise + case.eps), np.abs(value - second)))
+        total = mix[b].copy()
+        np.add.at(total, into, mix[a[gone]])
+        mix[b] = total / (1 + np.bincount(into, minlength=len(b)))[:, None]
+        alone = a[~gone]
+        names = np.concatenate((alone[np.argsort(best[alone], kind="stable")], b))
+    if not defects and not np.array_equal(np.sort(names), case.got["indices"]):
+        defects.append("the kept patches are not what the rounds leave")
+    nothing = np.zeros(0)
+    return joined([Chain(nothing, nothing, nothing), *chains], error, 2 * error, defects)
+
+
+def _cosines(left: np.ndarray, right: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Of mixtures of features, by the inner products of these: [A, N], [B, N], [N, N] -> [A, B]"""
+    lengths = [np.sqrt(np.einsum("ij,jk,ik->i", rows, products, rows).clip(1e-24)) for rows in (left, right)]
+    cosines: np.ndarray = left @ products @ right.T / np.outer(*lengths)
+    return cosines
+
+
+def _cosine_error(case: Case, relative: float) -> float:
+    return 2 * max(case.unseen, relative) + COSINE_NOISE

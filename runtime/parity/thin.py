@@ -1,0 +1,73 @@
+"""`thin`: rounds of removal. What is left stands in an order that decides what is compared next. numpy only.
+
+    order   as the device hands it out, [L]: all patches by falling attention, then for each round those at even places
+            by falling value, of which the first are dropped                                                 vispruner
+    value   the highest cosine with any at an odd place: `similarity`, given the device's own order so far
+
+A sort is as many decisions as it has places: at each, the highest of what is not placed yet. Cosines do not leave the
+graph: their error is taken for twice that of the tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined
+from edgeprune.runtime.parity.stages import TIER_ROUNDING, parted
+from edgeprune.runtime.parity.topk import measured
+
+__all__ = ["thin"]
+
+
+def thin(case: Case) -> Chain:
+    important, dropped = int(case.rule["important"]), [int(count) for count in case.rule["dropped"]]
+    ranked, reference = parted(case.got["scores"]), parted(case.reference["scores"])
+    error, relative, errors = measured(ranked, reference)
+    if error <= TIER_ROUNDING:
+        error, relative = 0.0, 0.0
+    log = np.asarray(case.got["order"], np.int64)
+    order, log = log[: len(ranked)], log[len(ranked) :]
+    if sorted(order.tolist()) != list(range(len(ranked))):
+        return _not_a_chain("order does not begin with every patch once", error, relative)
+    every, similarity = np.ones(len(ranked), bool), case.quantities["similarity"].astype(np.float64)
+    chains = [cut(reference, order[:important], every, errors, case.eps)]
+    rest = order[important:]
+    # Of the rest, too, the order by attention decides which are compared.
+    chains.append(_sorted(reference, rest, errors + case.eps * float(reference.max()) / 2))
+    cosine_error = np.full(len(ranked), 2 * max(case.unseen, relative) + COSINE_NOISE)
+    for at, count in enumerate(dropped):
+        even, odd = rest[0::2], rest[1::2]
+        sequence, log = log[: len(even)], log[len(even) :]
+        if sorted(sequence.tolist()) != sorted(even.tolist()):
+            return _not_a_chain(
+                f"order of round {at + 1} holds other patches than stand at even places", error, relative
+            )
+        value = np.full(len(ranked), -np.inf)
+        value[even] = similarity[np.ix_(even, odd)].max(axis=1)
+        if at + 1 < len(dropped):
+            within = np.zeros(len(ranked), bool)
+            within[even] = True
+            chains.append(cut(value, sequence[:count], within, cosine_error, case.eps))
+            chains.append(_sorted(value, sequence[count:], cosine_error))
+        else:
+            within = np.zeros(len(ranked), bool)
+            within[even] = True
+            chains.append(cut(value, sequence[:count], within, cosine_error, case.eps))
+        rest = np.concatenate((sequence[count:], odd))
+    kept = np.sort(np.concatenate((order[:important], rest)))
+    defects = [] if np.array_equal(kept, case.got["indices"]) else ["the kept patches are not what the rounds leave"]
+    return joined(chains, error, relative, defects)
+
+
+def _sorted(value: np.ndarray, sequence: np.ndarray, errors: np.ndarray) -> Chain:
+    """Each place of a falling order as one decision."""
+    here = value[sequence]
+    highest = np.maximum.accumulate(here[::-1])[::-1] if len(here) else here
+    after = np.append(highest[1:], -np.inf)
+    tolerance = 2 * errors[sequence]
+    return Chain(highest - here, tolerance, np.abs(here - after))
+
+
+def _not_a_chain(why: str, error: float, relative: float) -> Chain:
+    nothing = np.zeros(0)
+    return Chain(nothing, nothing, nothing, error, relative, [why])

@@ -1,0 +1,40 @@
+"""`topk`: one cut, the K highest of N scores. And `fixed`: the same of every image, nothing to decide. numpy only.
+
+quantities   the scores themselves, which leave the graph
+blocks       {"block": m * m}: patches are kept in blocks, which have one score each
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgeprune.runtime.parity.decisions import Case, Chain, cut
+
+__all__ = ["fixed", "measured", "topk"]
+
+
+def topk(case: Case) -> Chain:
+    reference = case.reference["scores"].astype(np.float64)
+    error, relative, errors = measured(case.got["scores"].astype(np.float64), reference)
+    chosen = np.asarray(case.got["indices"], np.int64)
+    chain = cut(reference, chosen, np.ones(len(reference), bool), errors, case.eps)
+    return Chain(chain.regret, chain.tolerance, chain.margin, error, relative)
+
+
+def fixed(case: Case) -> Chain:
+    """No decision: the kept patches must be those of the reference."""
+    error, relative, _ = measured(case.got["scores"], case.reference["scores"])
+    same = np.array_equal(case.got["indices"], case.reference["indices"])
+    nothing = np.zeros(0)
+    return Chain(
+        nothing, nothing, nothing, error, relative, [] if same else ["the kept patches are not the fixed ones"]
+    )
+
+
+def measured(got: np.ndarray, reference: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Largest difference, the same over the largest reference, and [N] all of them."""
+    errors = np.abs(got.astype(np.float64) - reference.astype(np.float64))
+    error, scale = float(errors.max(initial=0)), float(np.abs(reference).max(initial=0))
+    return error, error / scale if scale else (math.inf if error else 0.0), errors

@@ -1,0 +1,293 @@
+"""Is it the same output? The device's own decisions are judged, each given those before it, by the reference's numbers.
+
+    1  quantities   what the device ranked by is, within the bound, what the reference computes for the same decisions
+    2  decisions    no regret above its tolerance (`decisions`); the rule of the method says what a decision is
+    3  tokens       that are of the same patches agree within the bound, relative, each
+    4  shape        indices ascend, are those of `picks` and the K highest of the own scores; scores are float32
+
+    Bounds: 1e-4 in float32, 1e-2 in float16. `docs/parity.md` tells it with an example.
+
+Where tokens are dropped inside the encoder every output hangs on all that are kept: they are compared only where the
+kept sets are equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.runtime.parity.chunks import chunks
+from edgeprune.runtime.parity.decisions import Case, Chain
+from edgeprune.runtime.parity.greedy import greedy
+from edgeprune.runtime.parity.match import match
+from edgeprune.runtime.parity.stages import stages
+from edgeprune.runtime.parity.thin import thin
+from edgeprune.runtime.parity.topk import fixed, topk
+
+__all__ = ["BOUNDS", "RULES", "Verdict", "compare", "worst"]
+
+BOUNDS = {"float32": 1e-4, "float16": 1e-2}
+"""Two float32 executors that sum in another order differ by some 1e-6 after a dozen layers, a wrong formula by 1e-2;
+float16 keeps 11 bits, 5e-4 per rounding, and adds up over the layers."""
+
+RULES: dict[str, Callable[[Case], Chain]] = {
+    "topk": topk,
+    "fixed": fixed,
+    "stages": stages,
+    "greedy": greedy,
+    "thin": thin,
+    "chunks": chunks,
+    "match": match,
+}
+TELLING = 4
+"""scores that show whether they were rounded to float16; a few may be float16 numbers by chance"""
+ROUNDING = 1e-5
+"""far more than a float32 score of another executor differs by, and far less than most differ from a float16 number"""
+NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order")
+"""outputs that are no rows of the kept patches, of another kind than an extra"""
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What parity makes of one run, or of several: counts add up, errors are those of the worst image.
+
+    When the outputs are malformed nothing can be measured: the errors are inf, and `reasons` says why.
+    """
+
+    images: int
+    equal_sets: int
+    """images whose kept set is the reference's"""
+    decisions: int
+    decided: int
+    """whose margin exceeds the tolerance: a mistake there would be seen"""
+    within: int
+    """within rounding: something else was better, by less than the tolerance"""
+    wrong: int
+    regret: float
+    """the largest, over its tolerance"""
+    error: float
+    """of what the device ranked by"""
+    error_relative: float
+    """the same over the largest of these quantities"""
+    token_error: float
+    """the largest ||a - b|| / ||b|| of tokens that are of the same patches; of a detector, of its rows"""
+    tokens: int
+    """how many were compared"""
+    reasons: tuple[str, ...] = ()
+    """why it failed, each in one line; empty when it passed"""
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields and `passed`; an error that is not finite becomes null."""
+        fields = dataclasses.asdict(self)
+        finite = {
+            name: value if not isinstance(value, float) or math.isfinite(value) else None
+            for name, value in fields.items()
+        }
+        return {"passed": self.passed, **finite, "reasons": list(self.reasons)}
+
+
+def compare(
+    reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, Any], quantities: Outputs, whole: bool = False
+) -> Verdict:
+    """Judge one run, image by image.
+
+    reference, got: outputs by name: indices [B, K] int32, scores [B, N] float32, picks [B, K] and origin [B, N] where
+        the graph has them, tokens [B, K, D] or a detector's rows, extras [B, K, D], or positions [3, K]
+    dtype: what the device computes in, float32 or float16: the bounds go with it
+    rule: as the manifest has it, {"name": ..., parameters}
+    quantities: what the rule replays, by name, [B, ...]
+    whole: whether every output hangs on all that are kept, as where tokens are dropped inside the encoder
+
+    Raises ValueError for another dtype or rule. Malformed outputs are a failed verdict, not an exception.
+    """
+    if dtype not in BOUNDS:
+        raise ValueError(f"dtype must be one of {', '.join(BOUNDS)}, got {dtype}")
+    if rule.get("name") not in RULES:
+        raise ValueError(f"the rule of parity must be one of {', '.join(RULES)}, got {rule.get('name')}")
+    images = len(reference["indices"])
+    if defects := _defects(reference, got, dtype, rule):
+        inf = math.inf
+        return Verdict(images, 0, 0, 0, 0, 0, inf, inf, inf, inf, 0, tuple(defects))
+    verdicts = []
+    for at in range(images):
+        parts = [
+            {name: _image(value, at, images) for name, value in one.items()} for one in (reference, got, quantities)
+        ]
+        name = f"image {at}: " if images > 1 else ""
+        verdicts.append(_judge(name, parts[0], parts[1], parts[2], dtype, rule, whole))
+    return worst(verdicts)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """All of them as one: counts added, errors the largest, reasons in order."""
+    parts = list(verdicts)
+    values: dict[str, Any] = {}
+    for spec in dataclasses.fields(Verdict):
+        column = [getattr(part, spec.name) for part in parts]
+        if spec.name == "reasons":
+            values[spec.name] = tuple(reason for reasons in column for reason in reasons)
+        elif spec.name in ("regret", "error", "error_relative", "token_error"):
+            values[spec.name] = max(column, default=0.0)
+        else:
+            values[spec.name] = sum(column)
+    return Verdict(**values)
+
+
+def _image(value: NDArray[Any], at: int, images: int) -> NDArray[Any]:
+    """Of one image; positions are the same of all, and have their patches last."""
+    return value.T if value.ndim == 2 and value.dtype.kind == "i" and len(value) == 3 != images else value[at]
+
+
+def _judge(
+    name: str, reference: Outputs, got: Outputs, quantities: Outputs, dtype: str, rule: Mapping[str, Any], whole: bool
+) -> Verdict:
+    bound, eps = BOUNDS[dtype], float(np.finfo(dtype).eps)
+    same = np.array_equal(reference["indices"], got["indices"])
+    errors, others = _rows(reference, got, whole and not same)
+    typical = float(np.median(errors)) if len(errors) else 0.0
+    chain = RULES[rule["name"]](Case(reference, got, quantities, rule, bound, eps, min(typical, bound)))
+    largest = float(errors.max(initial=0))
+    reasons = [f"{name}{defect}" for defect in chain.defects]
+    if not chain.relative <= bound:
+        reasons.append(
+            f"{name}scores differ by {chain.relative:.2g} of the largest reference score, {dtype} allows {bound:g}"
+        )
+    if chain.wrong:
+        reasons.append(
+            f"{name}{chain.wrong} of {len(chain.regret)} decisions are wrong: something better was there, by up to "
+            f"{chain.worst:.3g} times what rounding explains"
+        )
+    if not largest <= bound:
+        what = "tokens" if "tokens" in reference else " or ".join(others)
+        reasons.append(f"{name}{what} differ by up to {largest:.2g} of their length, {dtype} allows {bound:g}")
+    if rounded := _rounded(reference, got, dtype):
+        reasons.append(f"{name}{rounded}")
+    for extra, error in others.items():
+        if not error <= bound and "tokens" in reference:
+            reasons.append(f"{name}{extra} differs by up to {error:.2g} of its length, {dtype} allows {bound:g}")
+    return Verdict(
+        images=1,
+        equal_sets=int(same),
+        decisions=len(chain.regret),
+        decided=chain.decided,
+        within=chain.within,
+        wrong=chain.wrong,
+        regret=chain.worst,
+        error=chain.error,
+        error_relative=chain.relative,
+        token_error=largest,
+        tokens=len(errors),
+        reasons=tuple(reasons),
+    )
+
+
+def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """Errors of the tokens that are of the same patches; and the largest of each extra, by name.
+
+    undecided: whether nothing can be said of them, because everything hangs on a set that differs
+    """
+    extras = [name for name in reference if name not in NOT_ROWS]
+    if undecided:
+        return np.zeros(0), {}
+    if "tokens" not in reference:
+        errors = {name: _relative(reference[name], got[name]) for name in extras}
+        return np.concatenate(list(errors.values())), {name: float(one.max(initial=0)) for name, one in errors.items()}
+    _, at, where = np.intersect1d(reference["indices"], got["indices"], return_indices=True)
+    if "origin" in reference:  # a token of the same members
+        alike = [
+            np.array_equal(reference["origin"] == one, got["origin"] == other)
+            for one, other in zip(at, where, strict=True)
+        ]
+        at, where = at[np.array(alike, bool)], where[np.array(alike, bool)]
+    found = {}
+    for name in extras:
+        pair = reference[name][at], got[name][where]
+        integers = pair[0].dtype.kind == "i"
+        found[name] = float(not np.array_equal(*pair)) * math.inf if integers and not np.array_equal(*pair) else 0.0
+        if not integers:
+            found[name] = float(_relative(*pair).max(initial=0))
+    return _relative(reference["tokens"][at], got["tokens"][where]), found
+
+
+def _relative(reference: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]:
+    """[F, D], [F, D] -> [F], ||got - reference|| / ||reference||; for a reference of zeros, 0 or inf."""
+    wanted, given = reference.astype(np.float64), got.astype(np.float64)
+    difference, length = np.linalg.norm(given - wanted, axis=-1), np.linalg.norm(wanted, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(difference == 0, 0.0, difference / length))
+
+
+def _rounded(reference: Outputs, got: Outputs, dtype: str) -> str:
+    """Scores are float32 in every precision. What stands in a tier lost bits to it, and small gains have few."""
+
+    def numbers(outputs: Outputs) -> NDArray[Any]:
+        scores: NDArray[Any] = outputs["scores"]
+        return scores[
+            np.isfinite(scores)
+            & (np.abs(scores) > 1e-2 * np.abs(scores[np.isfinite(scores)]).max(initial=0))
+            & (np.abs(scores) < 2)
+        ]
+
+    def through(scores: NDArray[Any], tolerance: float) -> bool:
+        with np.errstate(over="ignore", invalid="ignore"):
+            away = np.abs(scores.astype(np.float16).astype(np.float32) - scores)
+        return len(scores) >= TELLING and bool((away <= tolerance * np.abs(scores)).all())
+
+    if through(numbers(got), 0) and not through(numbers(reference), ROUNDING):
+        return "every score is a float16 number, so they were rounded; they must be computed in float32"
+    return ""
+
+
+def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the outputs themselves, whatever they are compared with."""
+    found = []
+    for name, like in reference.items():
+        if name not in got:
+            found.append(f"{name} is missing")
+            continue
+        kind = (
+            dtype
+            if name == "tokens"
+            else like.dtype.name
+            if like.dtype.kind == "i" or name == "scores"
+            else got[name].dtype.name
+        )
+        if got[name].shape != like.shape or got[name].dtype != kind:
+            found.append(f"{name} must be {kind} {list(like.shape)}, got {got[name].dtype} {list(got[name].shape)}")
+        elif got[name].dtype.kind == "f" and name != "scores" and not np.isfinite(got[name]).all():
+            found.append(f"{name} hold {int((~np.isfinite(got[name])).sum())} values that are not finite")
+    if found:
+        return found
+    indices, scores = got["indices"], got["scores"]
+    patches, keep = scores.shape[1], indices.shape[1]
+    if indices.size and (indices.min() < 0 or indices.max() >= patches):
+        return [f"indices must lie in 0..{patches - 1}, got {indices.min()}..{indices.max()}"]
+    if (np.diff(indices, axis=1) <= 0).any():
+        return ["indices must ascend strictly; they repeat or run backwards"]
+    if "picks" in got and not np.array_equal(np.sort(got["picks"], axis=1), indices):
+        found.append("picks must hold the kept patches, each once")
+    kept = np.zeros(scores.shape, bool)
+    np.put_along_axis(kept, indices.astype(np.int64), True, axis=1)
+    if rule["name"] == "greedy":
+        wrong = int((np.isfinite(scores) != kept).sum() + ((scores != -np.inf) & ~np.isfinite(scores) & ~kept).sum())
+        if wrong:
+            found.append(f"scores must be finite at the kept patches and -inf elsewhere; {wrong} are not")
+    elif not np.isfinite(scores).all():
+        found.append(f"scores hold {int((~np.isfinite(scores)).sum())} values that are not finite")
+    elif rule["name"] != "fixed" and keep < patches:
+        lowest = np.where(kept, scores, np.inf).min(axis=1)
+        if (np.where(kept, -np.inf, scores).max(axis=1) > lowest).any():
+            found.append("the kept patches must be those of the highest scores; they are not")
+    return found
