@@ -142,8 +142,8 @@ def _critical() -> Iterator[None]:
         G_LOGGER.critical(str(error))
 
 
-def _measured(report: Verdict) -> str:
+def _measured(verdict: Verdict) -> str:
     return (
-        f"{report.exact} of {report.images} sets equal, flips {report.explained} ok, {report.unexplained} bad, "
-        f"score error {report.score_error_relative:.1e}, token error {report.token_error_max:.1e}"
+        f"{verdict.decided} of {verdict.decisions} decisions decided, {verdict.within} within rounding, "
+        f"{verdict.wrong} wrong, score error {verdict.error_relative:.1e}, token error {verdict.token_error:.1e}"
     )

@@ -45,7 +45,9 @@ class Selection:
     merged: [B, K, D], for methods that merge projected features: their tokens themselves
     picks: [B, K] int64, the same patches in the order in which they were chosen, most wanted first
     origin: [B, N] int64, for methods that merge: the place in `indices` of the token that each patch went to, -1: none
-    order: [B, L] int64, for methods that thin out: every order that decided what was compared next
+    order: [B, L] int64, what else the device must say so that its decisions can be judged one by one: of a method that
+        thins out, every order that decided what was compared next; of one that merges in rounds, L = N, the patch that
+        each one joined
     quantities: what parity replays the decisions by, by name, [B, ...] float32; only `official` gives it, and it is
         stored, not exported
     """

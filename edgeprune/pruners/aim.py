@@ -51,7 +51,7 @@ class Method(pruners.Method):
     traits: ClassVar[Traits] = Traits(
         early=False,
         projects_all=True,
-        emits=("origin",),
+        emits=("origin", "order"),
         deviations=(
             "any K, by a last round that merges fewer; the official code has two rounds of one half",
             "tokens stay in raster order of the patch that others joined; the official code puts those that joined "
@@ -74,8 +74,8 @@ class Method(pruners.Method):
         scores = ((1 - highest.index_select(1, torch.tensor(raster))) / 2).clamp(0, 1)
         names = number.expand(batch, -1)
         if self.keep == patches:
-            return Selection(names, scores, origin=names)
-        origin = names  # the patch that each one is of
+            return Selection(names, scores, origin=names, order=names)
+        origin = joined = names  # the patch that each one is of, and the one that it joined itself
         for turn, count in enumerate(rounds(patches, self.keep)):
             if turn:
                 similarity = _even_by_odd(tokens)
@@ -91,12 +91,17 @@ class Method(pruners.Method):
             others = names[:, 1::2]
             into = (names[:, 0::2, None] == origin.unsqueeze(1)).float()  # [B, even, N]
             moved = joins.float() @ into > 0  # [B, odd, N]
+            target = others.gather(1, near).unsqueeze(-1)
+            here = (names[:, 0::2, None] == number) & joins.any(dim=1).unsqueeze(-1)
+            joined = torch.where(here.any(dim=1), (here * target).sum(dim=1), joined)
             origin = torch.where(moved.any(dim=1), others.gather(1, moved.float().argmax(dim=1)), origin)
             names = others if alone is None else torch.cat((names[:, 0::2].gather(1, alone), others), dim=1)
             scores = scores + 2 * (names.unsqueeze(-1) == number).any(dim=1)
         indices, order = names.sort(dim=1)
         place = (indices.unsqueeze(1) == origin.unsqueeze(-1)).float().argmax(dim=-1)
-        return Selection(indices, scores, merged=lower_take(tokens, order, 1).to(taps.projected.dtype), origin=place)
+        return Selection(
+            indices, scores, merged=lower_take(tokens, order, 1).to(taps.projected.dtype), origin=place, order=joined
+        )
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected
@@ -105,7 +110,7 @@ class Method(pruners.Method):
         alike = _likeness(x)
         highest = torch.zeros_like(x[:, :, 0]).scatter(1, names[:, ::2], alike.amax(dim=2))
         scores = (1 - highest.scatter(1, names[:, 1::2], alike.amax(dim=1))).clamp(0, 2) / 2
-        origin = names.clone()
+        origin, joined = names.clone(), names.clone()
         while (n := x.shape[1]) > self.keep:
             r = min(n // 2, n - self.keep)
             highest, nearest = _likeness(x).max(dim=2)
@@ -117,7 +122,7 @@ class Method(pruners.Method):
             x = torch.cat((rows_of(x, 2 * lonely), joined_by), dim=1)
             gone, target = names.gather(1, 2 * source), names[:, 1::2].gather(1, nearest.gather(1, source))
             renamed = torch.arange(patches).repeat(batch, 1).scatter(1, gone, target)
-            origin = renamed.gather(1, origin)
+            origin, joined = renamed.gather(1, origin), joined.scatter(1, gone, target)
             names = torch.cat((names.gather(1, 2 * lonely), names[:, 1::2]), dim=1)
             scores = scores + torch.zeros_like(scores).scatter(1, names, 2.0)
         indices, raster = names.sort(dim=1)
@@ -127,6 +132,7 @@ class Method(pruners.Method):
             scores,
             merged=rows_of(x, raster),
             origin=place.gather(1, origin),
+            order=joined,
             quantities={"products": torch.bmm(eager.projected, eager.projected.mT)},
         )
 

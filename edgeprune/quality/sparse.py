@@ -81,13 +81,18 @@ class SparseDetector:
         """
         if choose is None:
             return self.model(pixels)
-        with dropping(self.tower, self.method.inside, choose):
+        with dropping(self.tower, self.depth, choose):
             return self.model(pixels)
+
+    @property
+    def depth(self) -> int:
+        """Layers that see every patch."""
+        return self.method.steps(len(self.tower.blocks))[0]
 
     def train_behind(self) -> None:
         """Lets everything train that the scorer does not read; what it reads must stay as it was trained on."""
         self.model.requires_grad_(True)
-        if not (depth := self.method.inside):
+        if not (depth := self.depth):
             return
         for part in (self.tower.embeddings, *self.tower.blocks[:depth]):
             assert part is not None

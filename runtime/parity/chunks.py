@@ -22,7 +22,7 @@ def chunks(case: Case) -> Chain:
     reference = parted(case.reference["scores"])
     error, relative, errors = measured(ranked, reference)
     if error <= TIER_ROUNDING:
-        error, relative = 0.0, 0.0
+        relative = min(relative, case.bound)
     kept = np.zeros(len(marked), bool)
     kept[case.got["indices"]] = True
     chains, ends = [_shares(case, marked, sizes, max(relative, case.unseen))], np.cumsum(sizes)

@@ -115,10 +115,14 @@ def cut(
 
 def joined(chains: Sequence[Chain], error: float = 0.0, relative: float = 0.0, defects: Sequence[str] = ()) -> Chain:
     """Stages one after the other; the errors are the largest."""
-    parts = [np.concatenate([getattr(one, name) for one in chains]) for name in ("regret", "tolerance", "margin")]
+    regret, tolerance, margin = (
+        np.concatenate([getattr(one, name) for one in chains]) for name in ("regret", "tolerance", "margin")
+    )
     return Chain(
-        *parts,
-        error=max([error, *(one.error for one in chains)]),
-        relative=max([relative, *(one.relative for one in chains)]),
-        defects=[*defects, *(defect for one in chains for defect in one.defects)],
+        regret,
+        tolerance,
+        margin,
+        max([error, *(one.error for one in chains)]),
+        max([relative, *(one.relative for one in chains)]),
+        [*defects, *(defect for one in chains for defect in one.defects)],
     )

@@ -58,7 +58,9 @@ def greedy(case: Case) -> Chain:
     tolerance = 2 * near + case.eps * largest + 2 * COSINE_NOISE * noise
     error, scale = float(errors.max()), max(float(np.abs(chosen).max()), stretched)
     small = error <= max(4 * case.eps, COSINE_NOISE) * noise
-    relative = 0.0 if small else error / scale if scale else math.inf
+    relative = error / scale if scale else math.inf if error else 0.0
+    if small:  # a few roundings of a cosine, whatever is left of the gains
+        relative = min(relative, case.bound)
     return Chain(regret, tolerance, margin, error, relative)
 
 
@@ -82,7 +84,8 @@ def _max_sum(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
 
 def _determinant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
     """An incremental Cholesky in float64; what has `smallest` left or less is no direction."""
-    left, factor = [np.ones(len(given["similarity"]))], []
+    left: list[Floats] = [np.ones(len(given["similarity"]))]
+    factor: list[Floats] = []
 
     def gains(picks: list[int]) -> Floats:
         while len(left) <= len(picks):
@@ -106,7 +109,7 @@ def _coverage(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
         gained: Floats = (similarity - covered).clip(0).sum(axis=1) * saliency
         return gained
 
-    return gains, len(saliency) * float(saliency.max()), 0.0
+    return gains, math.sqrt(len(saliency)) * float(saliency.max()), 0.0
 
 
 def _relevance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
@@ -115,7 +118,7 @@ def _relevance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
     wanted = balance * (measured - measured.min()) / spread
 
     def gains(picks: list[int]) -> Floats:
-        return wanted - (1 - balance) * given["similarity"][picks].max(axis=0) if picks else wanted
+        return np.asarray(wanted - (1 - balance) * given["similarity"][picks].max(axis=0) if picks else wanted)
 
     # an importance is the difference of two measured values, stretched to 0..1
     return gains, 1.0, 2 * balance * float(measured.max()) / spread
@@ -127,7 +130,7 @@ def _distance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
     relevance = (measured - measured.min()) / spread
 
     def gains(picks: list[int]) -> Floats:
-        return relevance * (1 - given["similarity"][picks].max(axis=0)) if picks else relevance
+        return np.asarray(relevance * (1 - given["similarity"][picks].max(axis=0)) if picks else relevance)
 
     return gains, 1.0, float(measured.max()) / spread
 

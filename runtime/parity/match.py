@@ -5,8 +5,9 @@
              of these                                                                                       visionzip
     rounds   tokens at even places join the nearest at an odd place, the r most alike of them, round by round     aim
 
-origin[j] is the place in `indices` of the token that patch j went to, -1 for none. What merges are judged by does not
-leave the graph: the error of a cosine is taken for twice that of the tokens, or of the scores where that is more.
+origin[j] is the place in `indices` of the token that patch j went to, -1 for none; of rounds, order[j] is the patch
+whose token it joined. What merges are judged by does not leave the graph: the error of a cosine is taken for twice that
+of the tokens, or of the scores where that is more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from edgeprune.runtime.parity.topk import measured
 __all__ = ["match"]
 
 
+NOTHING = Chain(np.zeros(0), np.zeros(0), np.zeros(0))
+
+
 def match(case: Case) -> Chain:
     return {"nearest": _nearest, "stands": _stands, "rounds": _rounds}[case.rule["form"]](case)
 
@@ -29,13 +33,14 @@ def _nearest(case: Case) -> Chain:
     got = case.got["scores"].astype(np.float64)
     # An error of e |x_j| in X_j, which subtractions left little of, is one of 2 e |x_j| sqrt(score_j) in the score.
     scale = max(float((np.sqrt(reference.clip(0)) * case.quantities["length"]).max()), 1e-30)
-    errors = np.abs(got - reference)
+    errors = np.abs(got - reference) + (COSINE_NOISE * case.quantities["length"]) ** 2  # of which nothing is left
     kept = np.asarray(case.got["indices"], np.int64)
     chosen = cut(reference, kept, np.ones(len(reference), bool), errors, case.eps)
     others = np.setdiff1d(np.arange(len(reference)), kept)
-    relative = float(errors.max()) / scale
+    error = float(np.abs(got - reference).max())
+    relative = error / scale
     merges, defects = _joins(case, others, kept, relative)
-    return joined([chosen, merges], float(errors.max()), relative, defects)
+    return joined([chosen, merges], error, relative, defects)
 
 
 def _stands(case: Case) -> Chain:
@@ -44,7 +49,7 @@ def _stands(case: Case) -> Chain:
     reference, every = parted(case.reference["scores"]), np.ones(len(tiers), bool)
     error, relative, errors = measured(ranked, reference)
     if error <= TIER_ROUNDING:
-        error, relative = 0.0, 0.0
+        relative = min(relative, case.bound)
     lead = np.flatnonzero(tiers == 2)
     rest = np.setdiff1d(np.arange(len(tiers)), lead)
     step = max(1, len(rest) // max(contextual, 1))
@@ -69,10 +74,10 @@ def _joins(case: Case, others: np.ndarray, targets: np.ndarray, relative: float)
     if len(kept) and not np.array_equal(origin[kept], np.arange(len(kept))):
         defects.append("a kept patch must be of its own token")
     if not len(others):
-        return Chain(*(np.zeros(0) for _ in range(3))), defects
+        return NOTHING, defects
     went = np.where(origin[others] >= 0, kept[origin[others]], -1)
     if not np.isin(went, targets).all():
-        return Chain(*(np.zeros(0) for _ in range(3))), [*defects, "a patch went to a token that takes none"]
+        return NOTHING, [*defects, "a patch went to a token that takes none"]
     alike = case.quantities["similarity"].astype(np.float64)[np.ix_(others, targets)]
     chosen = alike[np.arange(len(others)), np.searchsorted(targets, went)]
     highest = np.sort(alike, axis=1)
@@ -82,12 +87,10 @@ def _joins(case: Case, others: np.ndarray, targets: np.ndarray, relative: float)
 
 
 def _rounds(case: Case) -> Chain:
-    """Which of several tokens with the same end one joined does not leave the graph: the most alike is taken for it."""
-    origin, through = np.asarray(case.got["origin"], np.int64), tiers_of(case.got["scores"])
+    origin, order = (np.asarray(case.got[name], np.int64) for name in ("origin", "order"))
+    through = tiers_of(case.got["scores"])
     errors = np.abs(parted(case.got["scores"]) - parted(case.reference["scores"]))
     error = float(errors.max())
-    if error <= TIER_ROUNDING:
-        error = 0.0
     noise = _cosine_error(case, 2 * error)  # a score has half of a cosine
     products = case.quantities["products"].astype(np.float64)
     patches = len(through)
@@ -106,11 +109,11 @@ def _rounds(case: Case) -> Chain:
         among = np.zeros(patches, bool)
         among[a] = True
         chains.append(cut(best, a[gone], among, noise, case.eps))
-        same = origin[a[gone], None] == origin[b]
-        if not same.any(axis=1).all():
+        joins = order[a[gone], None] == b
+        if not joins.any(axis=1).all() or (origin[a[gone]] != origin[order[a[gone]]]).any():
             defects.append("a patch went to a token that none of its round became")
             break
-        into = np.where(same, alike[gone], -np.inf).argmax(axis=1)
+        into = joins.argmax(axis=1)
         value, ranked = alike[gone, :][np.arange(count), into], np.sort(alike[gone], axis=1)
         second = ranked[:, -2] if len(b) > 1 else np.full(count, -np.inf)
         chains.append(Chain(ranked[:, -1] - value, np.full(count, 2 * noise + case.eps), np.abs(value - second)))
@@ -121,8 +124,7 @@ def _rounds(case: Case) -> Chain:
         names = np.concatenate((alone[np.argsort(best[alone], kind="stable")], b))
     if not defects and not np.array_equal(np.sort(names), case.got["indices"]):
         defects.append("the kept patches are not what the rounds leave")
-    nothing = np.zeros(0)
-    return joined([Chain(nothing, nothing, nothing), *chains], error, 2 * error, defects)
+    return joined([NOTHING, *chains], error, 2 * error, defects)
 
 
 def _cosines(left: np.ndarray, right: np.ndarray, products: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ def stages(case: Case) -> Chain:
     ranked, tiers = parted(case.got["scores"]), tiers_of(case.got["scores"])
     reference = parted(case.reference["scores"])
     error, relative, errors = measured(ranked, reference)
-    if error <= TIER_ROUNDING and tiers.any():
-        error, relative = 0.0, 0.0
+    if error <= TIER_ROUNDING:  # what s lost to the tier in front of it
+        relative = min(relative, case.bound)
     anchors = case.picks[:count]
     marked = np.zeros(len(every), bool)
     if count:

@@ -11,8 +11,9 @@ leading batch dimension B:
     photo/images          [B, H, W, 3] uint8, of at least one probe: what pixel_values were made of, so that verify
                           runs the preprocessing, too; tiles of one image have B = 1
 
-and what else the graph hands out (picks, origin, ...), and what the rule replays decisions by, `<probe>/quantity.<name>`
-[B, ...] float32. Of cosines and inner products, which are symmetric, what stands on and above the diagonal is kept.
+and what else the graph hands out (picks, origin, ...), and what the rule replays decisions by:
+`<probe>/quantity.<name>` [B, ...] float32. Of cosines and inner products, which are symmetric, what stands on and above
+the diagonal is kept.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def thin(case: Case) -> Chain:
     ranked, reference = parted(case.got["scores"]), parted(case.reference["scores"])
     error, relative, errors = measured(ranked, reference)
     if error <= TIER_ROUNDING:
-        error, relative = 0.0, 0.0
+        relative = min(relative, case.bound)
     log = np.asarray(case.got["order"], np.int64)
     order, log = log[: len(ranked)], log[len(ranked) :]
     if sorted(order.tolist()) != list(range(len(ranked))):

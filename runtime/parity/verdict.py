@@ -205,9 +205,10 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
         errors = {name: _relative(reference[name], got[name]) for name in extras}
         return np.concatenate(list(errors.values())), {name: float(one.max(initial=0)) for name, one in errors.items()}
     _, at, where = np.intersect1d(reference["indices"], got["indices"], return_indices=True)
-    if "origin" in reference:  # a token of the same members
+    if "origin" in reference:  # a token of the same members, which joined it in the same way
+        same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)
         alike = [
-            np.array_equal(reference["origin"] == one, got["origin"] == other)
+            np.array_equal(members := reference["origin"] == one, got["origin"] == other) and same[members].all()
             for one, other in zip(at, where, strict=True)
         ]
         at, where = at[np.array(alike, bool)], where[np.array(alike, bool)]
@@ -233,12 +234,10 @@ def _rounded(reference: Outputs, got: Outputs, dtype: str) -> str:
     """Scores are float32 in every precision. What stands in a tier lost bits to it, and small gains have few."""
 
     def numbers(outputs: Outputs) -> NDArray[Any]:
-        scores: NDArray[Any] = outputs["scores"]
-        return scores[
-            np.isfinite(scores)
-            & (np.abs(scores) > 1e-2 * np.abs(scores[np.isfinite(scores)]).max(initial=0))
-            & (np.abs(scores) < 2)
-        ]
+        scores: NDArray[Any] = outputs["scores"][np.isfinite(outputs["scores"])]
+        sizes = np.abs(scores)
+        telling: NDArray[Any] = scores[(sizes > 1e-2 * sizes.max(initial=0)) & (sizes < 2)]
+        return telling
 
     def through(scores: NDArray[Any], tolerance: float) -> bool:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -87,7 +87,7 @@ def exported(encoder: Encoder, kind: str, share: float, folder: Path, hoisted: b
         method = build_method(pruners.get("bavit"), "bavit", encoder, keep, scorer=scorer(kind, size))
     example = torch.zeros(1, 3, *size)
     module = PrunedEncoder(encoder, method)
-    graph = to_onnx(module, example, outputs(encoder), opset=18, ir_version=10, hoisted=hoisted)
+    graph = to_onnx(module, example, outputs(encoder, method), opset=18, ir_version=10, hoisted=hoisted)
     save_graphs(folder, {"encoder": graph})
     return graph_cost(graph.graph)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgeprune import encoders
+from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
@@ -39,12 +39,12 @@ CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 3e-4}
 
 
 @dataclass(frozen=True)
-class ColumnMean:
+class ColumnMean(pruners.Method):
     """The attention that each token receives in a layer."""
 
     keep: int
     layer: int = 1
-    traits: ClassVar[Traits] = Traits(query_rows=None)
+    traits: ClassVar[Traits] = Traits(query_rows=None, emits=())
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return (self.layer,)
@@ -123,10 +123,11 @@ def test_windows_are_of_the_sizes_that_the_grid_leaves_and_change_the_tokens(loa
 @pytest.mark.parametrize("name", QWEN)
 def test_both_paths_agree(load: Callable[..., Encoder], name: str) -> None:
     encoder, image = load(name), pixels(UNEVEN)
-    for method in (uniform.Method(5), divprune.Method(4), ColumnMean(5)):
+    methods: tuple[pruners.Method, ...] = (uniform.Method(5), divprune.Method(4), ColumnMean(5))
+    for method in methods:
         with torch.inference_mode():
             found, expected = PrunedEncoder(encoder, method)(image), OfficialEncoder(encoder, method)(image)
-        assert len(found) == len(outputs(encoder))
+        assert len(found) == len(outputs(encoder, method))
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, **CLOSE)
 

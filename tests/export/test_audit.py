@@ -106,9 +106,10 @@ def graph(method: str, folder: Path, dtype: torch.dtype = torch.float16) -> Path
     for part in (encoder.tower.module, encoder.projector):
         part.to(dtype)
     keep = None if method == "none" else 64
-    module = PrunedEncoder(encoder, build_method(pruners.get(method), method, encoder, keep))
+    built = build_method(pruners.get(method), method, encoder, keep)
+    module = PrunedEncoder(encoder, built)
     example = torch.zeros(1, 3, *encoder.tower.image_size, dtype=dtype)
-    ir.save(to_onnx(module, example, outputs(encoder), opset=18, ir_version=10), folder / f"{method}.onnx")
+    ir.save(to_onnx(module, example, outputs(encoder, built), opset=18, ir_version=10), folder / f"{method}.onnx")
     return folder / f"{method}.onnx"
 
 

@@ -492,7 +492,7 @@ def far_rows(x: Tensor, offset: float = 0.0, write: bool = False) -> Tensor:
         row = pick.row + offset
         return (torch.minimum(state[0], row.clone().mul_(2) if write else row),)
 
-    return greedy(distance, nearest, (nearest,), lambda state: state[0], update, K)[0]
+    return greedy(distance, nearest, (nearest,), lambda state: state[0], update, K).indices
 
 
 SCAN = torch.ops.higher_order.scan

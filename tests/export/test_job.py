@@ -21,6 +21,7 @@ from edgeprune.errors import BundleError, ModelError, ParityError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.budget import tokens as tokens_of
 from edgeprune.export.job import STEPS
+from edgeprune.export.record import TELLING
 from edgeprune.export.request import TRAINED
 from edgeprune.probes import scenes
 from edgeprune.pruners import _select as selection
@@ -98,9 +99,12 @@ def test_the_graph_carries_its_metadata(exported: Exported) -> None:
 
 def test_parity_was_checked_on_every_probe_before_it_returned(exported: Exported) -> None:
     (report,) = exported.reports
-    assert len(report.probes) == 7
+    drawn = [name for name in report.probes if name.startswith("drawn")]
+    assert len(report.probes) == 7 + len(drawn)
+    assert len(drawn) == TELLING
+    assert report.proven
     assert report.passed
-    assert report.worst.unexplained == 0
+    assert report.worst.wrong == 0
 
 
 def test_the_graph_stays_within_one_per_cent_of_the_formula_where_patches_cost_little(exported: Exported) -> None:
@@ -275,7 +279,7 @@ class Mistakes:
 
     @staticmethod
     def unsorted_indices(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(fastervlm, "top_in_order", lambda scores, keep: scores.topk(keep).indices)
+        patch.setattr(fastervlm, "ranked_top", lambda scores, keep: (scores.topk(keep).indices,) * 2)
 
     @staticmethod
     def two_tokens_swapped(patch: pytest.MonkeyPatch) -> None:
@@ -292,7 +296,7 @@ def test_parity_catches_a_mistake_of_the_traced_path_and_no_bundle_is_left(
     mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     getattr(Mistakes, mistake)(monkeypatch)
-    with pytest.raises(ParityError, match="the exported graph differs from the reference: "):
+    with pytest.raises(ParityError, match="differs from the reference"):
         export_bundle(Request("fastervlm", "cpu", keep=16, output=tmp_path / "out", baselines=False))
     assert not list(tmp_path.iterdir())
 
@@ -300,16 +304,16 @@ def test_parity_catches_a_mistake_of_the_traced_path_and_no_bundle_is_left(
 def test_parity_accepts_an_exact_tie_on_a_flat_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without positions, all patches of a flat image are equal; trace and reference prefer different ones."""
 
-    def last_first(scores: torch.Tensor, keep: int) -> torch.Tensor:
-        return selection.top_in_order(scores + 1e-9 * torch.arange(scores.shape[-1]), keep)
+    def last_first(scores: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return selection.ranked_top(scores + 1e-9 * torch.arange(scores.shape[-1]), keep)
 
     monkeypatch.setattr(encoders, "load", without_positions(encoders.load))
-    monkeypatch.setattr(fastervlm, "top_in_order", last_first)
+    monkeypatch.setattr(fastervlm, "ranked_top", last_first)
     done = export_bundle(Request("fastervlm", "cpu", keep=16, output=tmp_path / "out", baselines=False))
     flat = done.reports[0].probes["flat"]
     assert flat.passed
-    assert flat.explained > 0
-    assert flat.unexplained == 0
+    assert flat.equal_sets == 0
+    assert flat.decided == flat.wrong == 0
 
 
 def without_positions(load: Callable[..., Encoder]) -> Callable[..., Encoder]:

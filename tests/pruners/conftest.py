@@ -13,7 +13,9 @@ from torch import nn
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.pruners import Method, Selection
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
+from edgeprune.runtime.parity import Verdict, compare
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +56,34 @@ def make_scorer() -> Callable[..., Scorer]:
         return scorer
 
     return make
+
+
+Judge = Callable[..., Verdict]
+
+
+@pytest.fixture(scope="session")
+def judged() -> Judge:
+    """(method, rows [B, N, D], official selection, another one) -> how parity judges the other in float32."""
+
+    def judge(method: Method, rows: Any, official: Selection, other: Selection) -> Verdict:
+        rows = torch.as_tensor(rows).float()
+        patches = official.scores.shape[1]
+
+        def outputs(chosen: Selection) -> dict[str, Any]:
+            if chosen.merged is not None:
+                tokens = chosen.merged
+            elif chosen.merge is not None:
+                tokens = chosen.merge @ rows
+            else:
+                tokens = rows.gather(1, chosen.indices[..., None].expand(-1, -1, rows.shape[2]))
+            names = ("indices", "scores", *method.traits.emits)
+            values = (chosen.indices.int(), chosen.scores, *chosen.emitted(method.traits.emits))
+            named = {"tokens": tokens, **dict(zip(names, values, strict=True))}
+            return {name: value.numpy() for name, value in named.items()}
+
+        quantities = {name: value.float().numpy() for name, value in official.quantities.items()}
+        if "similarity" in quantities:
+            quantities["similarity"][:, range(patches), range(patches)] = 1
+        return compare(outputs(official), outputs(other), "float32", method.rule(patches), quantities)
+
+    return judge

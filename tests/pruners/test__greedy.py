@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.export.graph import to_onnx
-from edgeprune.pruners import dpp, greedily
+from edgeprune.pruners import Selection, dpp, greedily
 from edgeprune.pruners._greedy import Form, Pick, State, cosine, greedy, written_as
 
 PATCHES, WIDTH = 24, 8
 ROWS = torch.randn(2, PATCHES, WIDTH, generator=torch.Generator().manual_seed(0))
 Rule = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+
+def both(chosen: Selection) -> tuple[Tensor, Tensor]:
+    return chosen.indices, chosen.scores
 
 
 def furthest(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -27,14 +31,14 @@ def furthest(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         return (torch.minimum(state[0], pick.row),)
 
     start = distance.sum(dim=-1)
-    return greedy(distance, start, (start * 0 + 4,), lambda state: state[0], nearer, keep)
+    return both(greedy(distance, start, (start * 0 + 4,), lambda state: state[0], nearer, keep))
 
 
 def volume(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     similarity = cosine(x)
     left = torch.ones_like(similarity[..., 0])
     state = (left, torch.zeros_like(similarity[:, :keep]))
-    return greedy(similarity, left, state, lambda state: state[0], dpp.leave_out, keep)
+    return both(greedy(similarity, left, state, lambda state: state[0], dpp.leave_out, keep))
 
 
 def careless(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -48,7 +52,7 @@ def careless(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     def update(state: State, pick: Pick) -> State:
         return state[0], torch.maximum(state[1], pick.row.unsqueeze(1)), state[3], state[3]
 
-    return greedy(similarity, start, (similarity.mT, similarity[:, :1] * 0, start, start), gain, update, keep)
+    return both(greedy(similarity, start, (similarity.mT, similarity[:, :1] * 0, start, start), gain, update, keep))
 
 
 RULES = (furthest, volume, careless)
@@ -197,7 +201,7 @@ def test_no_operator_in_or_around_the_loop_is_one_that_tensorrt_lacks() -> None:
             assert node.op_type not in {"NonZero", "Unique", "Compress", "ScatterElements", "ScatterND", "Loop", "If"}
 
 
-def test_the_plain_loop_of_the_official_forms_says_order_and_margins() -> None:
+def test_the_plain_loop_of_the_official_forms_says_its_order() -> None:
     worth = torch.tensor([[3.0, 9, 5, 1], [1.0, 2, 3, 4]])
     seen = []
 
@@ -207,9 +211,7 @@ def test_the_plain_loop_of_the_official_forms_says_order_and_margins() -> None:
 
     chosen = greedily(gain, 2, 3)
     assert seen == [(2, 0), (2, 1), (2, 2)]
-    assert chosen.doubt.tensors()["order"].tolist() == [[1, 2, 0], [3, 2, 1]]
+    assert chosen.picks is not None
+    assert chosen.picks.tolist() == [[1, 2, 0], [3, 2, 1]]
     assert chosen.indices.tolist() == [[0, 1, 2], [1, 2, 3]]
-    assert chosen.doubt.tensors()["margins"].tolist() == [[4, 2, 2], [1, 1, 1]]
     assert chosen.scores.tolist() == [[3, 9, 5, -torch.inf], [-torch.inf, 2, 3, 4]]
-    everything = greedily(lambda chosen: worth, 2, 4)
-    assert everything.doubt.tensors()["margins"][:, -1].tolist() == [torch.inf] * 2

@@ -140,28 +140,6 @@ def test_both_forms_have_the_same_neighbours(neighbours: str) -> None:
         assert torch.equal(select(method, tapped).indices, official(method, tapped).indices)
 
 
-def test_the_reference_says_how_near_another_anchor_was() -> None:
-    for tie, one in zip(
-        official(Method(50, object_layer=2), CASES["random"]).doubt.tensors()["tie"], (0, 1), strict=True
-    ):
-        falling = np.sort(maps(CASES["random"])[1].mean(axis=(1, 2))[one, 1:])[::-1]
-        assert float(tie) == pytest.approx((falling[0] - falling[1]) / falling[0])
-    assert official(Method(29), EQUAL).doubt.tensors()["tie"].tolist() == [0, 0]
-    assert official(Method(16), EQUAL).doubt.tensors()["tie"].tolist() == [np.inf, np.inf]  # no anchors
-
-
-def test_the_reference_says_how_far_each_patch_was_from_turning() -> None:
-    slack = official(Method(40, 0.5, object_layer=2), CASES["random"]).doubt.tensors()["slack"]
-    shallow, deep = (maps(CASES["random"])[layer].mean(axis=(1, 2))[:, 1:] for layer in (1, 4))
-    for image in range(2):
-        kept, first = golden(shallow[image], deep[image], 40, 0.5)
-        worst = min(deep[image][at] for at in kept - first)
-        best = max(deep[image][at] for at in range(PATCHES) if at not in kept)
-        want = np.where(np.isin(np.arange(PATCHES), list(kept)), deep[image] - best, worst - deep[image])
-        want[list(first)] = np.inf
-        np.testing.assert_allclose(slack[image].numpy(), want)
-
-
 @pytest.mark.parametrize(
     ("keep", "anchors"), [(192, 4), (128, 3), (125, 2), (75, 2), (64, 1), (29, 1), (25, 0), (16, 0)]
 )

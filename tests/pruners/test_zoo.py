@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,9 +18,7 @@ from edgeprune.errors import MethodError
 from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.zoo import Method, Prepared
-from edgeprune.runtime import Output
-from edgeprune.runtime.parity import compare
-from edgeprune.runtime.parity.doubt import Doubt
+from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Taps
 
 Floats = NDArray[np.float64]
@@ -62,25 +61,21 @@ def sensitivity(h: Floats) -> Floats:
     return np.asarray(np.sqrt((jacobians**2).sum(axis=(1, 2)) / h.shape[1]))
 
 
-def golden(h: Floats, keep: int) -> tuple[Output, Doubt]:
-    """One image [N, C] -> outputs and picks, one after the other."""
+def golden(h: Floats, keep: int) -> tuple[list[int], Floats]:
+    """One image [N, C] -> picks, one after the other, and scores [N]"""
     x, sensed = project(h), sensitivity(h)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     spread = max(np.ptp(sensed), 1e-6 * sensed.max())
     relevance = (sensed - sensed.min()) / spread
     order: list[int] = []
-    margins, scores = [], np.full((1, len(h)), -np.inf, np.float32)
+    scores = np.full(len(h), -np.inf)
     for _ in range(keep):
         gains = relevance * (1 - (unit @ unit[order].T).max(axis=1)) if order else relevance.copy()
         gains[order] = -np.inf
         pick = int(gains.argmax())
-        scores[0, pick] = gains[pick]
-        margins.append(gains[pick] - np.delete(gains, pick).max(initial=-np.inf))
+        scores[pick] = gains[pick]
         order.append(pick)
-    indices = np.sort(np.array([order], np.int32))
-    scale = np.array([max(sensed.max() / spread, scores.max())], np.float32)
-    doubt = Doubt(order=np.array([order], np.int32), margins=np.array([margins], np.float32), scale=scale)
-    return Output(x[indices].astype(np.float32), indices, scores), doubt
+    return order, scores
 
 
 def both(h: Floats, keep: int, projector: nn.Sequential = PROJECTOR) -> tuple[Selection, Selection]:
@@ -94,26 +89,16 @@ def both(h: Floats, keep: int, projector: nn.Sequential = PROJECTOR) -> tuple[Se
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("keep", [1, 2, 9, PATCHES])
-def test_both_forms_equal_the_formula_but_for_ties(case: str, keep: int) -> None:
+def test_both_forms_equal_the_formula_but_for_ties(case: str, keep: int, judged: Callable[..., Verdict]) -> None:
     h = CASES[case]
-    for chosen in both(h, keep):
-        for image in range(2):
-            wanted, picks = golden(h[image], keep)
-            indices, scores = (part[image : image + 1].numpy() for part in (chosen.indices.int(), chosen.scores))
-            got = Output(project(h[image])[indices].astype(np.float32), indices, scores)
-            assert not compare(wanted, got, "float32", picks).reasons
-            if case in CLEAR and keep <= 9:
-                np.testing.assert_array_equal(got.indices, wanted.indices)
-                np.testing.assert_allclose(got.scores, wanted.scores, rtol=1e-3, atol=1e-4)
-
-
-def test_the_reference_says_in_which_order_it_picked_and_how_far_it_stretched() -> None:
-    found = {name: value.numpy() for name, value in both(RANDOM, 9)[1].doubt.tensors().items()}
-    for image in range(2):
-        picks = golden(RANDOM[image], 9)[1].tensors()
-        np.testing.assert_array_equal(found["order"][image], picks["order"][0])
-        np.testing.assert_allclose(found["margins"][image], picks["margins"][0], rtol=1e-2, atol=1e-4)
-        np.testing.assert_allclose(found["scale"][image], picks["scale"][0], rtol=1e-3)
+    static, reference = both(h, keep)
+    for chosen in (static, reference):
+        assert not judged(Method(keep), PROJECTOR(torch.tensor(h).float()), reference, chosen).reasons
+        for image in range(2) if case in CLEAR and keep <= 9 else ():
+            order, scores = golden(h[image], keep)
+            assert chosen.picks is not None
+            assert chosen.picks[image].tolist() == order
+            np.testing.assert_allclose(chosen.scores[image].numpy(), scores, rtol=1e-3, atol=1e-4)
 
 
 def test_the_closed_form_ranks_as_the_papers_finite_differences_do() -> None:
@@ -142,7 +127,7 @@ def test_any_activation_has_its_own_slope(activation: str) -> None:
 
 
 def test_the_weights_are_no_option_of_the_method() -> None:
-    assert vars(Method(4).prepared(PROJECTOR)) == {}
+    assert Method(4).prepared(PROJECTOR).options() == {}
 
 
 class Residual(nn.Sequential):

@@ -49,7 +49,7 @@ def test_a_right_graph_passes_every_probe(make_bundle: MakeBundle, dtype: str, b
     (report,) = verify(make_bundle(dtype=dtype, batch=batch), device="cpu")
     assert report.passed, report.worst.reasons
     assert list(report.probes) == ["scene00", "scene01"]
-    assert report.worst.images == report.worst.exact == 2 * (batch if isinstance(batch, int) else 1)
+    assert report.worst.images == report.worst.equal_sets == 2 * (batch if isinstance(batch, int) else 1)
 
 
 def test_a_graph_that_names_the_wrong_patches_fails(make_bundle: MakeBundle) -> None:
