@@ -42,7 +42,7 @@ class Case:
     """of a quantity's error, over the largest"""
     eps: float
     unseen: float
-    """relative error of the tokens: what is taken for that of quantities which do not leave the graph"""
+    """the largest relative error of a token, at most the bound: taken for that of what does not leave the graph"""
 
     @property
     def keep(self) -> int:

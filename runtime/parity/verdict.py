@@ -156,9 +156,8 @@ def _judge(
     bound, eps = BOUNDS[dtype], float(np.finfo(dtype).eps)
     same = np.array_equal(reference["indices"], got["indices"])
     errors, others = _rows(reference, got, whole and not same)
-    typical = float(np.median(errors)) if len(errors) else 0.0
-    chain = RULES[rule["name"]](Case(reference, got, quantities, rule, bound, eps, min(typical, bound)))
     largest = float(errors.max(initial=0))
+    chain = RULES[rule["name"]](Case(reference, got, quantities, rule, bound, eps, min(largest, bound)))
     reasons = [f"{name}{defect}" for defect in chain.defects]
     if not chain.relative <= bound:
         reasons.append(

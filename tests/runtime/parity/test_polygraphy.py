@@ -111,7 +111,7 @@ def choose_another(tensors: Tensors) -> None:
     [
         (raise_score, "scores differ by"),
         (lengthen_token, "tokens differ by up to 0.0099"),
-        (choose_another, "2 patches are kept by one side only"),
+        (choose_another, "the kept patches are not the fixed ones"),
     ],
 )
 def test_one_changed_number_of_the_reference_fails_and_is_named(
@@ -173,7 +173,7 @@ def test_the_verb_prints_the_same_table(bundle: MakeBundle) -> None:
     folder = bundle()
     done = CliRunner().invoke(cli, ["verify", str(folder), "--polygraphy", "--device", "cpu"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
-    assert "ort cpu float32    2/2" in done.output
+    assert "10 of 10" in done.output or "100% of the decisions decided" in done.output
     done = CliRunner().invoke(cli, ["verify", str(folder), "--polygraphy", "--device", "cpu", "--json"])
     assert json.loads(done.output)["backends"][0]["probes"].keys() == {"scene00", "scene01"}
 

@@ -23,9 +23,8 @@ def case(rule: dict[str, Any], reference: dict[str, Any], got: dict[str, Any], *
     sides = [
         {name: np.array(value, kinds.get(name, np.int32)) for name, value in side.items()} for side in (reference, got)
     ]
-    return Case(
-        sides[0], sides[1], {name: np.array(one, np.float64) for name, one in quantities.items()}, rule, 1e-2, EPS, 0.0
-    )
+    given = {name: np.array(one, np.float64) for name, one in quantities.items()}
+    return Case(sides[0], sides[1], given, rule, 1e-2, EPS, 0.0)
 
 
 def counts(chain: Chain) -> tuple[int, int, int, int]:

@@ -110,7 +110,7 @@ def test_reports_are_json(make_bundle: MakeBundle) -> None:
 
 def test_the_table_shows_each_probe_and_the_worst(make_bundle: MakeBundle) -> None:
     good, bad = render(verify(make_bundle(), device="cpu")), render(verify(make_bundle(shift=-1), device="cpu"))
-    for name in ("cpu float32", "scene00", "scene01", "1/1", "2/2", "pass"):
+    for name in ("cpu float32", "scene00", "scene01", "decisions", "decided", "10", "pass"):
         assert name in good
     assert "FAIL" in bad
     assert "FAIL" not in good
@@ -166,26 +166,3 @@ def test_without_safetensors_the_package_is_named(make_bundle: MakeBundle, monke
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(MissingPackageError, match="safetensors"):
         verify(make_bundle(), device="cpu")
-
-
-def picks(tensors: Tensors) -> None:
-    """As if a greedy method had made the reference: how it picked. Its scores would be -inf where nothing is kept."""
-    for name in ("scene00", "scene01"):
-        tensors[f"{name}/order"] = tensors[f"{name}/indices"][:, ::-1].copy()
-        tensors[f"{name}/margins"] = np.ones(tensors[f"{name}/indices"].shape, np.float32)
-
-
-def test_the_picks_of_a_greedy_reference_are_replayed(make_bundle: MakeBundle) -> None:
-    folder = make_bundle()
-    change_reference(folder, picks)
-    report = verify(folder, "cpu")[0]
-    assert "the reference's scores must be finite at the kept patches and -inf elsewhere" in report.worst.reasons[0]
-
-
-@pytest.mark.parametrize("missing", ["scene01/order", "scene00/margins"])
-def test_picks_must_be_there_for_every_probe_or_for_none(make_bundle: MakeBundle, missing: str) -> None:
-    folder = make_bundle()
-    change_reference(folder, picks)
-    change_reference(folder, lambda tensors: tensors.pop(missing))
-    with pytest.raises(BundleError, match=rf"reference\.safetensors lacks {missing}; export the bundle again"):
-        verify(folder, "cpu")
