@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -112,3 +113,16 @@ def test_methods_are_listed_without_torch() -> None:
     code = "import sys; from edgeprune.catalog import methods; methods(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    "source", ["", "HAS: dict = {}", "HAS = {'': names()}"], ids=["missing", "annotated", "computed"]
+)
+def test_what_is_no_literal_is_refused(source: str) -> None:
+    with pytest.raises(ValueError):
+        catalog.literal(ast.parse(source), "HAS", "shiny.py")
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda family: f"{family.name} {family.tower}".strip())
+def test_what_a_family_has_are_features_that_the_catalog_knows(family: Family) -> None:
+    assert set(family.has) <= set(catalog.FEATURES)
