@@ -78,7 +78,10 @@ def literal(tree: ast.Module, name: str, file: str) -> Any:
     """The value of a module's constant, which must be a literal. Raises ValueError where it is missing or is none."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
-            return ast.literal_eval(node.value)
+            try:
+                return ast.literal_eval(node.value)
+            except ValueError:
+                raise ValueError(f"{file} must declare {name} as a literal, got {ast.unparse(node.value)}") from None
     raise ValueError(f"{file} must declare {name} as a literal; it is missing")
 
 
