@@ -1,6 +1,6 @@
 """What methods and encoders there are, and which goes with which, read from the heads of their files: no torch.
 
-A method has lines that begin with Reads, Cost, Needs, Paper and Source; an encoder has one that begins with Has for
+A method has lines that begin with Reads, Cost, Needs, Paper and Source; an encoder declares HAS, a literal, for
 each kind of tower. What a method needs and an encoder does not have is why it is refused there. One that has detection
 tokens detects inside, and refuses what drops tokens behind it. The code that refuses is `edgeprune.fit`,
 and tests hold both together.
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Entry", "Family", "families", "methods", "refusal"]
 
@@ -58,12 +59,11 @@ def methods() -> list[Entry]:
 
 def families() -> list[Family]:
     """Every file in edgeprune/encoders, by name, once for each kind of tower."""
-    found = []
-    for name, head in _heads("encoders"):
-        for line in _fields(head, "Has"):
-            facts, _, tower = line.partition(" with ")
-            found.append(Family(name, tower, tuple(one for one in FEATURES if one in facts)))
-    return found
+    return [
+        Family(path.stem, tower, has)
+        for path, tree in _sources("encoders")
+        for tower, has in literal(tree, "HAS", path.name).items()
+    ]
 
 
 def refusal(method: Entry, family: Family) -> str:
@@ -74,11 +74,27 @@ def refusal(method: Entry, family: Family) -> str:
     return f"no {missing[0]}" if missing else ""
 
 
+def literal(tree: ast.Module, name: str, file: str) -> Any:
+    """The value of a module's constant, which must be a literal. Raises ValueError where it is missing or is none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            try:
+                return ast.literal_eval(node.value)
+            except ValueError:
+                raise ValueError(f"{file} must declare {name} as a literal, got {ast.unparse(node.value)}") from None
+    raise ValueError(f"{file} must declare {name} as a literal; it is missing")
+
+
 def _heads(package: str) -> Iterator[tuple[str, str]]:
+    for path, tree in _sources(package):
+        yield path.stem, ast.get_docstring(tree) or ""
+
+
+def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
     folder = Path(str(files("edgeprune"))) / package
     for path in sorted(folder.glob("*.py")):
         if not path.stem.startswith("_"):
-            yield path.stem, ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _entry(name: str, head: str) -> Entry:

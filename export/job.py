@@ -28,6 +28,7 @@ from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint, parse, refuse
 from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
 from edgeprune.export.precision import RawPixels, in_precision
+from edgeprune.export.processor import read_processor
 from edgeprune.export.record import Reference
 from edgeprune.export.request import TRAINED, Request, check_flags, pair
 from edgeprune.export.storage import file_of, save_graphs
@@ -36,7 +37,6 @@ from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
 from edgeprune.pruners._greedy import written_as
 from edgeprune.pruners._scorer import Scorer, load_scorer
-from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder, outputs
@@ -97,7 +97,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
     keep = total if pooled > 1 else budget.of_a_tile(total, request.tiles, encoder)
     tiles = request.tiles if encoder.tiled else None
-    preprocessing = Preprocessing.from_hf(checkpoint.processor, encoder.tower.image_size, tiles)
+    preprocessing = read_processor(checkpoint.processor, encoder.tower.image_size, tiles)
     method = build_method(
         method_type,
         request.method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -112,3 +113,14 @@ def test_methods_are_listed_without_torch() -> None:
     code = "import sys; from edgeprune.catalog import methods; methods(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("source", ["", "HAS: dict = {}", "HAS = {'': names()}"])
+def test_what_is_no_literal_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match=r"shiny\.py must declare HAS as a literal"):
+        catalog.literal(ast.parse(source), "HAS", "shiny.py")
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda family: f"{family.name} {family.tower}".strip())
+def test_what_a_family_has_are_features_that_the_catalog_knows(family: Family) -> None:
+    assert set(family.has) <= set(catalog.FEATURES)

@@ -15,10 +15,10 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.export.precision import RawPixels, fold_normalisation
+from edgeprune.export.processor import read_processor
 from edgeprune.fit import build_method
 from edgeprune.probes import scenes
 from edgeprune.pruners import fastervlm, none
-from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.trace import PrunedEncoder
 
 
@@ -54,7 +54,7 @@ def test_keeping_every_patch_equals_the_unpruned_encoder(tiny: Encoder) -> None:
 
 def test_raw_images_with_folded_normalisation_equal_normalised_pixels() -> None:
     checkpoint = open_checkpoint()
-    tiny, preprocessing = encoders.load(checkpoint), Preprocessing.from_hf(checkpoint.processor, (96, 96))
+    tiny, preprocessing = encoders.load(checkpoint), read_processor(checkpoint.processor, (96, 96))
     folded = copy.deepcopy(tiny)
     fold_normalisation(folded.tower.patch_embedding, preprocessing.rescale, preprocessing.mean, preprocessing.std)
     images: list[Path] = scenes()[:2]

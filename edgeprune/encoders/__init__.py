@@ -2,27 +2,31 @@
 
 A family's file declares `MODEL_TYPES` and `load(checkpoint, layer) -> Encoder`. A family that can be the vision tower
 of another also declares `tower(checkpoint, config, *prefixes) -> Tower`; one whose load takes `grid`, `video` or `size`
-names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Nothing else has to change for a
-new one.
-The parts that families share are below: `bare` and `connected` encoders, `described` towers.
+names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two more are
+read by others: `HAS`, by the catalog, which imports nothing, so that it is a literal; and `PROCESSORS`, the classes of
+image processors that come with the family. Nothing else has to change for a new one. What families share is in
+`_load`, `_processor`, `_attention` and `_grid`.
+
+    HAS = {"": ("[CLS]", "layers of any length")}       kind of tower, where there are several -> catalog.FEATURES
+    PROCESSORS = {"ViT": Processor(VIT)}                class of transformers, without ImageProcessor
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 import pkgutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders._processor import Processor
 from edgeprune.errors import ModelError, RequestError, unknown_name
 
-__all__ = ["Encoder", "Tower", "families", "family_of", "feature_depth", "load"]  # the rest is for families
+__all__ = ["Encoder", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
 
 
 @dataclass(frozen=True)
@@ -162,20 +166,29 @@ def load(
     for option, why in refusals.items():
         if option in given and option not in options:
             raise RequestError(f"{name} takes no --{option}: {why}; leave it out")
-    found: Encoder = family.load(checkpoint, layer, **given)
-    return found
+    encoder: Encoder = family.load(checkpoint, layer, **given)
+    return encoder
 
 
 def families() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
+def _modules() -> Iterator[ModuleType]:
+    for name in families():
+        yield importlib.import_module(f"{__name__}.{name}")
+
+
+def processors() -> dict[str, Processor]:
+    """The image processors of all families: class of transformers without ImageProcessor -> what it means."""
+    return {name: one for module in _modules() for name, one in getattr(module, "PROCESSORS", {}).items()}
+
+
 def family_of(config: dict[str, Any], id: str) -> ModuleType:
     """The module of the family whose MODEL_TYPES hold the config's model_type."""
     model_type = config.get("model_type")
     known: list[str] = []
-    for name in families():
-        module = importlib.import_module(f"{__name__}.{name}")
+    for module in _modules():
         if model_type in module.MODEL_TYPES:
             return module
         if model_type in (refused := getattr(module, "REFUSED", {})):
@@ -197,157 +210,3 @@ def feature_depth(layer: int, layers: int) -> int:
     if not 1 <= depth <= layers:
         raise ModelError(f"layer must be in 1..{layers} or -{layers}..-1 for {layers} layers, got {layer}")
     return depth
-
-
-def bare(family: str, tower: Tower, layer: int | None) -> Encoder:
-    """An encoder without projector: tokens are those of last_hidden_state, or of hidden_states[layer] if one is given.
-
-    So None and -1 differ where the family has a final norm: transformers applies it to last_hidden_state only.
-    """
-    depth = feature_depth(-1 if layer is None else layer, len(tower.attention))
-    return Encoder(family, tower, depth, nn.Identity(), normed=layer is None)
-
-
-def connected(
-    family: str,
-    checkpoint: Checkpoint,
-    config: Any,
-    projector: Any,
-    layer: int | None,
-    tower_name: str = "vision_tower",
-) -> Encoder:
-    """The vision tower and the projector of a vision-language model of the LLaVA kind.
-
-    config: its config in transformers' class; projector: its projector, whose tensors are read here
-    tower_name: what the model calls its tower
-
-    Raises ModelError for feature settings that would not give the patches of one layer, no more and no less.
-    """
-    chosen = config.vision_feature_layer if layer is None else layer
-    if not isinstance(chosen, int):
-        raise ModelError(
-            f"{checkpoint.id}: vision_feature_layer must be one layer, got {chosen}; choose one with --layer"
-        )
-    vision = checkpoint.config["vision_config"]
-    tower_family = family_of(vision, f"the vision tower of {checkpoint.id}")
-    if not hasattr(tower_family, "tower"):
-        raise ModelError(f"{checkpoint.id} has a {vision['model_type']} as vision tower, which edgeprune cannot trace")
-    tower: Tower = tower_family.tower(
-        checkpoint,
-        vision,
-        f"model.{tower_name}.vision_model.",
-        f"{tower_name}.vision_model.",
-        f"model.{tower_name}.",
-        f"{tower_name}.",
-    )
-    # "default" drops the first token whatever it is, "full" drops none
-    strategy, wanted = config.vision_feature_select_strategy, "default" if tower.prefix else "full"
-    if strategy != wanted:
-        what = "patches without [CLS]" if tower.prefix else "all tokens; there is no [CLS] to drop"
-        raise ModelError(
-            f"{checkpoint.id}: vision_feature_select_strategy must be {wanted!r} ({what}), got {strategy!r}"
-        )
-    try:
-        projector.load_state_dict(checkpoint.tensors("model.multi_modal_projector.", "multi_modal_projector."))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{checkpoint.id}: the projector does not fit config.json: {' '.join(str(error).split())}"
-        ) from None
-    depth = feature_depth(chosen, len(tower.attention))
-    return Encoder(family, tower, depth, projector.float().eval().requires_grad_(False))
-
-
-def described(
-    module: nn.Module,
-    attention: Sequence[nn.Module],
-    mlp: nn.Module,
-    patch_embedding: nn.Conv2d,
-    image_size: int | Sequence[int],
-    *,
-    prefix: int,
-    has_cls: bool = True,
-    embeddings: nn.Module | None = None,
-    blocks: Sequence[nn.Module] = (),
-) -> Tower:
-    """The tower around a transformers model; grid and widths are read off its parts.
-
-    attention: the module of each layer; mlp: that of one layer, all have the same
-    embeddings, blocks: as in Tower, of layers that take any number of tokens
-    """
-    (height, width), (down, right) = pair(image_size), patch_embedding.kernel_size
-    features = patch_embedding.out_channels
-    weights = sum(part.weight.numel() for part in mlp.modules() if isinstance(part, nn.Linear))
-    return Tower(
-        module=module,
-        attention=attention,
-        patch_embedding=patch_embedding,
-        image_size=(height, width),
-        grid=(height // down, width // right),
-        prefix=prefix,
-        has_cls=has_cls,
-        width=features,
-        mlp_width=weights // (2 * features),
-        embeddings=embeddings,
-        blocks=list(blocks),
-    )
-
-
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """
-    >>> pair(224), pair([448, 224])
-    ((224, 224), (448, 224))
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def input_size(checkpoint: Checkpoint, default: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) in which the image processor hands images over, for families that take any size.
-
-    default: of the config; what it was trained at is often not what it is used at
-
-    Raises ModelError when the image processor's size is of no kind that transformers writes.
-    """
-    processor = checkpoint.processor
-    size = processor.get("crop_size") if processor.get("do_center_crop", True) else None
-    size = size or processor.get("size") or default
-    if isinstance(size, Mapping):
-        size = [size["height"], size["width"]] if {"height", "width"} <= set(size) else default
-    try:
-        return pair(size)
-    except (TypeError, ValueError):
-        raise ModelError(f"{checkpoint.id}: its image processor must give height and width, got {size!r}") from None
-
-
-def settings(cls: Any, config: Mapping[str, Any], **changes: Any) -> Any:
-    """The config in transformers' class. It knows its own model_type."""
-    return cls(**{**{name: value for name, value in config.items() if name != "model_type"}, **changes})
-
-
-def without(checkpoint: Checkpoint, *parts: str) -> Checkpoint:
-    """The checkpoint without the tensors that have one of the parts in their dotted name: heads that nobody exports."""
-    shards = {name: file for name, file in checkpoint.shards.items() if not set(parts) & set(name.split("."))}
-    return replace(checkpoint, shards=shards)
-
-
-def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **options: Any) -> nn.Module:
-    """A transformers model with these tensors, in float32 and evaluation mode. Raises ModelError for a missing one."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)  # its report of missing tensors is ours to give, in one line
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        module, report = cls.from_pretrained(
-            None, config=config, state_dict=tensors, dtype="float32", output_loading_info=True, **options
-        )
-    except RuntimeError as error:  # sizes that differ from the config's
-        raise ModelError(f"{id}: tensors do not fit config.json: {' '.join(str(error).split())[:200]}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    if report["missing_keys"]:
-        raise ModelError(
-            f"{id} lacks the tensor {min(report['missing_keys'])} of {cls.__name__}; copy the whole checkpoint"
-        )
-    model: nn.Module = module.eval().requires_grad_(False)
-    return model

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, Tower, described, feature_depth, pretrained
+from edgeprune.encoders import Encoder, Tower, feature_depth
 from edgeprune.encoders._attention import WINDOWS
+from edgeprune.encoders._load import pretrained, tower_around
 from edgeprune.errors import RequestError
 
 __all__ = ["GridTower", "Merger", "Windows", "checked", "merged", "visual"]
@@ -185,7 +186,7 @@ def merged(
 
 def _described(tower: GridTower, mlp: nn.Module, image_size: Sequence[int]) -> Tower:
     attention = [block.attn for block in tower.blocks]
-    found = described(tower, attention, mlp, tower.patch_embedding, image_size, prefix=0, has_cls=False)
+    found = tower_around(tower, attention, mlp, tower.patch_embedding, image_size, prefix=0, has_cls=False)
     return replace(found, batched=False)  # positions are of one image
 
 

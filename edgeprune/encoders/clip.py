@@ -2,8 +2,6 @@
 
 A bare CLIP has no projector: its tokens are the hidden states of the last layer, as last_hidden_state gives them
 (without post_layernorm, which CLIP applies to [CLS] only).
-
-Has     [CLS], layers of any length
 """
 
 from __future__ import annotations
@@ -11,14 +9,18 @@ from __future__ import annotations
 from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, Tower, bare, described, pretrained, settings
+from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
+from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("clip", "clip_vision_model")
+HAS = {"": ("[CLS]", "layers of any length")}
+PROCESSORS = {"CLIP": Processor(CLIP)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     config = checkpoint.config.get("vision_config", checkpoint.config)
-    return bare("clip", tower(checkpoint, config, "vision_model.", "clip.vision_model.", ""), layer)
+    return without_projector("clip", tower(checkpoint, config, "vision_model.", "clip.vision_model.", ""), layer)
 
 
 def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tower:
@@ -29,7 +31,7 @@ def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tow
     layers = module.encoder.layers
     attention = [layer.self_attn for layer in layers]
     patches = module.embeddings.patch_embedding
-    return described(
+    return tower_around(
         module,
         attention,
         layers[0].mlp,

@@ -4,7 +4,6 @@ Its tokens are the patches of last_hidden_state, which is behind the final layer
 read nor exported. Checkpoints trained without distillation are of model_type vit.
 
 Source  facebookresearch/deit models.py (DistilledVisionTransformer), transformers DeiTModel
-Has     [CLS], layers of any length
 """
 
 from __future__ import annotations
@@ -12,9 +11,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, bare, described, pretrained, settings, without
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
+from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("deit",)
+HAS = {"": ("[CLS]", "layers of any length")}
+PROCESSORS = {
+    "DeiT": Processor(VIT | {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True}),
+}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -24,7 +29,7 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     tensors = without(checkpoint, "pooler", "mask_token").tensors("deit.", "")
     module = cast(Any, pretrained(DeiTModel, config, tensors, checkpoint.id, add_pooling_layer=False))
     layers, embeddings = module.layers, module.embeddings
-    tower = described(
+    tower = tower_around(
         module,
         [part.attention for part in layers],
         layers[0].mlp,
@@ -34,4 +39,4 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
         embeddings=embeddings,
         blocks=layers,
     )
-    return bare("deit", tower, layer)
+    return without_projector("deit", tower, layer)

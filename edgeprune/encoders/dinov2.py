@@ -6,7 +6,6 @@ processor gives (224 on the hub), so that the graph holds them as a constant. Th
 
 Source  facebookresearch/dinov2 models/vision_transformer.py (interpolate_pos_encoding, x_norm_patchtokens),
         transformers Dinov2Model, Dinov2WithRegistersModel
-Has     [CLS], layers of any length
 """
 
 from __future__ import annotations
@@ -17,10 +16,14 @@ import torch
 from torch import nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, bare, described, input_size, pretrained, settings
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
+from edgeprune.encoders._processor import CLIP, Processor, input_size
 from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("dinov2", "dinov2_with_registers")
+HAS = {"": ("[CLS]", "layers of any length")}
+PROCESSORS = {"Bit": Processor(CLIP)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -34,7 +37,7 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     tensors = checkpoint.tensors("dinov2.", "dinov2_with_registers.", "")
     module = cast(Any, pretrained(getattr(transformers, f"{stem}Model"), config, tensors, checkpoint.id))
     layers, embeddings = module.encoder.layer, module.embeddings
-    tower = described(
+    tower = tower_around(
         module,
         [part.attention for part in layers],
         layers[0].mlp,
@@ -47,4 +50,4 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     like = torch.empty(1, 1 + tower.grid[0] * tower.grid[1], tower.width)
     positions = embeddings.interpolate_pos_encoding(like, height, width)
     embeddings.position_embeddings = nn.Parameter(positions, requires_grad=False)
-    return bare("dinov2", tower, layer)
+    return without_projector("dinov2", tower, layer)

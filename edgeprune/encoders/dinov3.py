@@ -6,7 +6,6 @@ special tokens and patches apart and joins them again, which the selection does 
 the queries of all tokens, (S - K - q)*C*C multiply-adds more than the formula.
 
 Source  facebookresearch/dinov3 dinov3/models/vision_transformer.py (x_norm_patchtokens), transformers DINOv3ViTModel
-Has     [CLS]
 """
 
 from __future__ import annotations
@@ -14,9 +13,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, bare, described, input_size, pretrained, settings
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
+from edgeprune.encoders._processor import input_size
 
 MODEL_TYPES = ("dinov3_vit",)
+HAS = {"": ("[CLS]",)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -25,7 +27,7 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     config = settings(DINOv3ViTConfig, checkpoint.config)
     module = cast(Any, pretrained(DINOv3ViTModel, config, checkpoint.tensors(""), checkpoint.id))
     layers = module.model.layer
-    tower = described(
+    tower = tower_around(
         module,
         [part.attention for part in layers],
         layers[0].mlp,
@@ -33,4 +35,4 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
         input_size(checkpoint, config.image_size),
         prefix=1 + config.num_register_tokens,
     )
-    return bare("dinov3", tower, layer)
+    return without_projector("dinov3", tower, layer)

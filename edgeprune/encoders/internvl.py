@@ -6,7 +6,6 @@ The features are last_hidden_state for vision_feature_layer -1, as get_image_fea
 images of a batch are images: where a caller cuts one into crops and a thumbnail, each of them has its own budget.
 
 Source  OpenGVLab/InternVL (pixel_shuffle, ps_version v2), transformers InternVLModel.get_image_features
-Has     [CLS]
 """
 
 from __future__ import annotations
@@ -18,10 +17,16 @@ import torch
 from torch import Tensor
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, Tower, bare, connected, described, pretrained, settings
+from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._load import pretrained, settings, tower_around, with_projector, without_projector
+from edgeprune.encoders._processor import CLIP, Processor
 from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("internvl", "internvl_vision")
+HAS = {"": ("[CLS]",)}
+PROCESSORS = {
+    "GotOcr2": Processor(CLIP | {"size": {"height": 384, "width": 384}, "do_center_crop": False}),
+}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -30,9 +35,9 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
     if "vision_config" not in checkpoint.config:
-        return bare("internvl", tower(checkpoint, checkpoint.config, ""), layer)
+        return without_projector("internvl", tower(checkpoint, checkpoint.config, ""), layer)
     config = InternVLConfig(**checkpoint.config)
-    encoder = connected("internvl", checkpoint, config, InternVLMultiModalProjector(config), layer)
+    encoder = with_projector("internvl", checkpoint, config, InternVLMultiModalProjector(config), layer)
     side = round(1 / config.downsample_ratio)
     rows, columns = encoder.tower.grid
     if rows != columns or rows % side:
@@ -51,7 +56,7 @@ def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tow
     module = cast(Any, pretrained(InternVLVisionModel, ours, checkpoint.tensors(*prefixes), checkpoint.id))
     layers = module.encoder.layer
     attention, patches = [layer.attention for layer in layers], module.embeddings.patch_embeddings.projection
-    return described(module, attention, layers[0].mlp, patches, ours.image_size, prefix=1)
+    return tower_around(module, attention, layers[0].mlp, patches, ours.image_size, prefix=1)
 
 
 def _squares(rows: int, side: int) -> Tensor:

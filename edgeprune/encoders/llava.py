@@ -5,16 +5,21 @@ tower, which has no [CLS], all tokens ("full").
 
 Source  haotian-liu/LLaVA, llava/model/multimodal_encoder/clip_encoder.py (feature_select) and
         transformers LlavaModel.get_image_features, whose conventions these are.
-Has     [CLS], two-layer projector, layers of any length with a CLIP tower
-Has     two-layer projector, layers of any length with a SigLIP tower
 """
 
 from __future__ import annotations
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, connected
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._load import with_projector
+from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava",)
+HAS = {
+    "a CLIP tower": ("[CLS]", "two-layer projector", "layers of any length"),
+    "a SigLIP tower": ("two-layer projector", "layers of any length"),
+}
+PROCESSORS = {"Llava": Processor(CLIP)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -22,4 +27,4 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
     config = LlavaConfig(**checkpoint.config)
-    return connected("llava", checkpoint, config, LlavaMultiModalProjector(config), layer)
+    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector(config), layer)

@@ -7,8 +7,6 @@ The tokens are those of get_image_features in front of its packing. How a langua
 the official pruning codes ('spatial'): rows of padding stay in, and there is no image_newline.
 
 Source  haotian-liu/LLaVA llava/model/llava_arch.py (anyres), transformers LlavaNextModel.get_image_features
-Has     [CLS], two-layer projector, layers of any length with a CLIP tower
-Has     two-layer projector, layers of any length with a SigLIP tower
 """
 
 from __future__ import annotations
@@ -16,9 +14,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, connected
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._load import with_projector
+from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava_next",)
+HAS = {
+    "a CLIP tower": ("[CLS]", "two-layer projector", "layers of any length"),
+    "a SigLIP tower": ("two-layer projector", "layers of any length"),
+}
+PROCESSORS = {
+    "LlavaNext": Processor(
+        CLIP | {"image_grid_pinpoints": [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]},
+        harmless=("do_pad",),  # pads the list of tiles
+    )
+}
 LAYOUT = "tiles: the whole image first, then its tiles row by row; no image_newline, padding is not cut off"
 
 
@@ -27,5 +37,5 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
     config = LlavaNextConfig(**checkpoint.config)
-    encoder = connected("llava_next", checkpoint, config, LlavaNextMultiModalProjector(config), layer)
+    encoder = with_projector("llava_next", checkpoint, config, LlavaNextMultiModalProjector(config), layer)
     return replace(encoder, tiled=True, layout=LAYOUT)

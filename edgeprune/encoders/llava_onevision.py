@@ -9,7 +9,6 @@ be dropped inside the encoder.
 
 Source  LLaVA-VL/LLaVA-NeXT llava/model/llava_arch.py (encode_images, get_2dPool), whose conventions transformers
         LlavaOnevisionModel keeps
-Has     two-layer projector, layers of any length
 """
 
 from __future__ import annotations
@@ -20,10 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, connected, llava_next
+from edgeprune.encoders import Encoder, llava_next
+from edgeprune.encoders._load import with_projector
+from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava_onevision",)
 OPTIONS = ("video",)
+HAS = {"": ("two-layer projector", "layers of any length")}
+PROCESSORS = {
+    "LlavaOnevision": Processor(
+        CLIP
+        | {
+            "size": {"height": 384, "width": 384},
+            "do_center_crop": False,
+            "image_grid_pinpoints": [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)],
+        },
+        harmless=("do_pad",),  # pads the list of tiles
+    )
+}
 TILES = f"{llava_next.LAYOUT}; many tiles are not shrunk to fewer tokens"
 FRAMES = "frames: one after the other; no image_newline"
 
@@ -33,7 +46,7 @@ def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Enco
     from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionMultiModalProjector
 
     config = LlavaOnevisionConfig(**checkpoint.config)
-    encoder = connected("llava_onevision", checkpoint, config, LlavaOnevisionMultiModalProjector(config), layer)
+    encoder = with_projector("llava_onevision", checkpoint, config, LlavaOnevisionMultiModalProjector(config), layer)
     if video:
         return replace(encoder, pooling=_halved(encoder.tower.grid), layout=FRAMES)
     return replace(encoder, tiled=True, layout=TILES)

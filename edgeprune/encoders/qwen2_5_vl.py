@@ -5,7 +5,6 @@ in windows of 112 pixels; what stands beyond the last whole window is a smaller 
 its tokens come out in raster order. Grid and positions are as in `qwen2_vl`.
 
 Source  QwenLM/Qwen2.5-VL, transformers Qwen2_5_VisionTransformerPretrainedModel (get_vision_window_index)
-Has     nothing that a method needs
 """
 
 from __future__ import annotations
@@ -13,11 +12,13 @@ from __future__ import annotations
 import torch
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, settings
+from edgeprune.encoders import Encoder
 from edgeprune.encoders._grid import Merger, checked, merged, visual
+from edgeprune.encoders._load import settings
 
 MODEL_TYPES = ("qwen2_5_vl",)
 OPTIONS = ("grid",)
+HAS = {"": ()}
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:

@@ -5,17 +5,20 @@ the tokens in the image (time, row, column) from 0, for the rotary positions of 
 place of the image in the text. Text goes on behind the whole grid, whatever was kept.
 
 Source  QwenLM/Qwen2-VL, transformers Qwen2VisionTransformerPretrainedModel, Qwen2VLModel.get_image_features
-Has     nothing that a method needs
 """
 
 from __future__ import annotations
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, settings
+from edgeprune.encoders import Encoder
 from edgeprune.encoders._grid import Merger, checked, merged, visual
+from edgeprune.encoders._load import settings
+from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("qwen2_vl",)
 OPTIONS = ("grid",)
+HAS = {"": ()}
+PROCESSORS = {"Qwen2VL": Processor(CLIP | {"do_center_crop": False}, any_size=True)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:

@@ -5,7 +5,6 @@ deepstack_visual_indexes, each behind a merger of its own, whose norm sees the p
 model adds them to its first layers at the places of the tokens. Grid and positions are as in `qwen2_vl`.
 
 Source  QwenLM/Qwen3-VL, transformers Qwen3VLVisionModel (get_vision_interpolation_indices_and_weights)
-Has     nothing that a method needs
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ import torch
 from torch import nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, settings
+from edgeprune.encoders import Encoder
 from edgeprune.encoders._grid import Merger, checked, merged, visual
+from edgeprune.encoders._load import settings
 
 MODEL_TYPES = ("qwen3_vl",)
 OPTIONS = ("grid",)
+HAS = {"": ()}
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:

@@ -5,7 +5,6 @@ gives hidden_states, which are in front of it. The attention-pooling head is nei
 SigLIP 2 checkpoints of one fixed size are of this family too; NaFlex ones (model_type siglip2) are not.
 
 Source  google-research/big_vision models/vit.py (posemb learn, pool_type map), transformers SiglipVisionModel
-Has     layers of any length
 """
 
 from __future__ import annotations
@@ -13,14 +12,18 @@ from __future__ import annotations
 from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, Tower, bare, described, pretrained, settings, without
+from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
+from edgeprune.encoders._processor import SIGLIP, Processor
 
 MODEL_TYPES = ("siglip", "siglip_vision_model")
+HAS = {"": ("layers of any length",)}
+PROCESSORS = {"Siglip": Processor(SIGLIP)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     config = checkpoint.config.get("vision_config", checkpoint.config)
-    return bare("siglip", tower(checkpoint, config, "vision_model.", "siglip.vision_model.", ""), layer)
+    return without_projector("siglip", tower(checkpoint, config, "vision_model.", "siglip.vision_model.", ""), layer)
 
 
 def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tower:
@@ -32,7 +35,7 @@ def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tow
     layers = module.encoder.layers
     attention = [layer.self_attn for layer in layers]
     patches = module.embeddings.patch_embedding
-    return described(
+    return tower_around(
         module,
         attention,
         layers[0].mlp,

@@ -6,7 +6,6 @@ channel); here that is the convolution it equals. The positions are resampled on
 (antialiased). The pooling head is neither read nor exported. SigLIP 2 checkpoints of one fixed size are `siglip`.
 
 Source  google-research/big_vision models/proj/image_text/naflex_vit.py, transformers Siglip2VisionModel
-Has     nothing that a method needs
 """
 
 from __future__ import annotations
@@ -18,11 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, bare, described, pretrained, settings, without
+from edgeprune.encoders import Encoder
 from edgeprune.encoders._grid import checked
+from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
+from edgeprune.encoders._processor import SIGLIP, Processor
 
 MODEL_TYPES = ("siglip2", "siglip2_vision_model")
 OPTIONS = ("grid",)
+HAS = {"": ()}
+PROCESSORS = {"Siglip2": Processor(SIGLIP | {"resample": 2, "do_convert_rgb": False}, any_size=True)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:
@@ -38,8 +41,8 @@ def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None
     attention = [block.self_attn for block in tower.layers]
     size = rows * config.patch_size, columns * config.patch_size
     mlp = own.encoder.layers[0].mlp
-    return bare(
-        "siglip2", described(tower, attention, mlp, tower.patch_embedding, size, prefix=0, has_cls=False), layer
+    return without_projector(
+        "siglip2", tower_around(tower, attention, mlp, tower.patch_embedding, size, prefix=0, has_cls=False), layer
     )
 
 

@@ -7,7 +7,6 @@ Frames take the steps of the image processor. Only the tensors of the chosen tow
 
 Source  PKU-YuanGroup/Video-LLaVA llava/model/llava_arch.py, transformers VideoLlavaModel.get_image_features and
         get_video_features
-Has     [CLS], two-layer projector, layers of any length
 """
 
 from __future__ import annotations
@@ -15,10 +14,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, connected
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._load import with_projector
+from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("video_llava",)
 OPTIONS = ("video",)
+HAS = {"": ("[CLS]", "two-layer projector", "layers of any length")}
+PROCESSORS = {"VideoLlava": Processor(CLIP)}
 FRAMES = "frames: one after the other; [CLS] of each is left out"
 
 
@@ -28,5 +31,5 @@ def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Enco
 
     config = VideoLlavaConfig(**checkpoint.config)
     projector, tower = VideoLlavaMultiModalProjector(config), "video_tower" if video else "image_tower"
-    encoder = connected("video_llava", checkpoint, config, projector, layer, tower)
+    encoder = with_projector("video_llava", checkpoint, config, projector, layer, tower)
     return replace(encoder, layout=FRAMES) if video else encoder

@@ -4,7 +4,6 @@ Its tokens are the patches of last_hidden_state, which is behind the final layer
 read nor exported.
 
 Source  google-research/vision_transformer vit_jax/models_vit.py, transformers ViTModel
-Has     [CLS], layers of any length
 """
 
 from __future__ import annotations
@@ -12,9 +11,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, bare, described, pretrained, settings, without
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
+from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("vit",)
+HAS = {"": ("[CLS]", "layers of any length")}
+PROCESSORS = {"ViT": Processor(VIT)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -24,7 +27,7 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     tensors = without(checkpoint, "pooler", "mask_token").tensors("vit.", "")
     module = cast(Any, pretrained(ViTModel, config, tensors, checkpoint.id, add_pooling_layer=False))
     layers, embeddings = module.layers, module.embeddings
-    tower = described(
+    tower = tower_around(
         module,
         [part.attention for part in layers],
         layers[0].mlp,
@@ -34,4 +37,4 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
         embeddings=embeddings,
         blocks=layers,
     )
-    return bare("vit", tower, layer)
+    return without_projector("vit", tower, layer)

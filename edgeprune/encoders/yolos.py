@@ -9,7 +9,6 @@ Dropping patches needs no way back: boxes come from the detection tokens alone. 
 map (DETR, Deformable DETR, RT-DETR and their kin), so these are refused.
 
 Source  hustvl/YOLOS models/backbone.py, transformers YolosForObjectDetection
-Has     [CLS], detection tokens, layers of any length
 """
 
 from __future__ import annotations
@@ -22,11 +21,27 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, Tower, described, input_size, pretrained, settings
+from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._load import pretrained, settings, tower_around
+from edgeprune.encoders._processor import SIGLIP, Processor, input_size
 from edgeprune.errors import RequestError
 
 MODEL_TYPES = ("yolos",)
 OPTIONS = ("size",)
+HAS = {"": ("[CLS]", "layers of any length", "detection tokens")}
+PROCESSORS = {
+    "Yolos": Processor(
+        SIGLIP
+        | {
+            "size": {"shortest_edge": 800, "longest_edge": 1333},
+            "resample": 2,
+            "image_mean": (0.485, 0.456, 0.406),
+            "image_std": (0.229, 0.224, 0.225),
+        },
+        any_size=True,
+        harmless=("do_pad", "do_convert_annotations"),  # pads images to the largest of a batch
+    )
+}
 _MAP = "its decoder reads the whole map of features, so that no token of it can be left out"
 REFUSED = {
     "detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
@@ -103,7 +118,7 @@ def tower_of(whole: Any, size: tuple[int, int]) -> Tower:
     module, layers = whole.vit, whole.vit.encoder.layer
     projection = module.embeddings.patch_embeddings.projection
     mlp = nn.ModuleList([layers[0].intermediate.dense, layers[0].output.dense])
-    tower = described(module, [part.attention.attention for part in layers], mlp, projection, size, prefix=1)
+    tower = tower_around(module, [part.attention.attention for part in layers], mlp, projection, size, prefix=1)
     return replace(
         tower,
         suffix=whole.config.num_detection_tokens,

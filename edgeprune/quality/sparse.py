@@ -20,6 +20,7 @@ from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.dropping import dropping
 from edgeprune.encoders import Tower, yolos
 from edgeprune.errors import ModelError
+from edgeprune.export.processor import read_processor
 from edgeprune.pruners import Host, Selection
 from edgeprune.pruners._scorer import Scorer
 from edgeprune.pruners.bavit import Method
@@ -116,7 +117,7 @@ def open_sparse(model: str | Path | None, scorer: Scorer, size: tuple[int, int] 
         raise ModelError(f"--model must be a YOLOS detector, {checkpoint.id} is {kind or 'unknown'}")
     whole, size = yolos.detector(checkpoint, size)
     tower = yolos.tower_of(whole, size)
-    preprocessing = Preprocessing.from_hf(checkpoint.processor, size)
+    preprocessing = read_processor(checkpoint.processor, size)
     host = Host(
         tower.grid,
         tower.patch_embedding.kernel_size[0],

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
-from edgeprune.encoders import input_size, pretrained, settings
+from edgeprune.encoders._load import pretrained, settings
+from edgeprune.encoders._processor import input_size
 from edgeprune.errors import ModelError, RequestError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Detector", "Trunk", "default_detector", "read_detector"]

@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from edgeprune.errors import BundleError, ImageError, ModelError
-from edgeprune.runtime.images import hf
+from edgeprune.errors import BundleError, ImageError
 from edgeprune.runtime.images.tiles import Tiles
 
 __all__ = ["ImageLike", "Preprocessing"]
@@ -76,24 +75,6 @@ class Preprocessing:
             )
         if self.tiles is not None and {*self.size, *(self.resize or {"": 0}).values()} != {self.tiles.side}:
             raise ValueError("tiles must be squares of the size that their processor resizes to and the encoder takes")
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any], size: tuple[int, int], tiles: int | None = None) -> Preprocessing:
-        """From the content of `preprocessor_config.json`, or of `processor_config.json` (transformers 5).
-
-        size: (height, width) that the encoder takes
-        tiles: how many tiles it takes of one image, the whole image among them; None where images are not cut up
-
-        Raises ModelError when the steps do not end at that size, when one of them is not of the kind above, or when
-        the processor never makes that many tiles.
-        """
-        try:
-            whole = cls(size=size, **hf.steps(config, size))
-            if tiles is None:
-                return whole
-            return replace(whole, tiles=Tiles.among(tiles, size[0], hf.pinpoints(config) if tiles > 1 else ()))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"the image processor cannot be used: {error}; use a checkpoint like CLIP's") from None
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Preprocessing:

@@ -98,6 +98,7 @@ CLIP: dict[str, Any] = {
 CROPPED: dict[str, Any] = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
 TILES: dict[str, Any] = {"image_grid_pinpoints": [[48, 96], [96, 48]]}
 KINDS = {
+    "aimv2": Kind("Aimv2VisionModel", processor("CLIP", **CROPPED), prefix=0),
     "clip": Kind("CLIPVisionModel", processor("CLIP", **CROPPED)),
     "siglip vision": Kind("SiglipVisionModel", processor("Siglip", **SQUARE), prefix=0),
     "siglip": Kind("SiglipModel", processor("Siglip", **SQUARE), "vision_model", 0, BOTH),

@@ -17,9 +17,9 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError
+from edgeprune.export.processor import read_processor
 from edgeprune.pruners import fastervlm, none
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.trace import PrunedEncoder
 
 Made = Callable[[str], tuple[Path, Encoder]]
@@ -118,5 +118,5 @@ def test_an_image_is_prepared_as_its_processor_prepares_one_tile(made: Made) -> 
     checkpoint = open_checkpoint(str(made("internvl")[0]))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 99, 3), dtype=np.uint8))
     own = GotOcr2ImageProcessorPil(**checkpoint.processor)(image, return_tensors="pt")["pixel_values"][0]
-    found = Preprocessing.from_hf(checkpoint.processor, (48, 48))(image)
+    found = read_processor(checkpoint.processor, (48, 48))(image)
     torch.testing.assert_close(torch.from_numpy(found), own, rtol=0, atol=1e-6)

@@ -17,6 +17,7 @@ from edgeprune.pruners import get
 Made = Callable[[str], tuple[Path, Encoder]]
 
 CHECKPOINTS = {
+    ("aimv2", ""): "aimv2",
     ("clip", ""): "clip",
     ("deit", ""): "deit",
     ("dinov2", ""): "dinov2 registers",

@@ -23,11 +23,11 @@ from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
+from edgeprune.export.processor import read_processor
 from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection, Traits, divprune, none, uniform
 from edgeprune.pruners._select import top_in_order
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.taps import Taps
 from edgeprune.trace import PrunedEncoder, outputs
 
@@ -252,7 +252,7 @@ def test_images_are_resized_to_the_grid_as_the_processor_resizes_to_its_own(made
     own = Qwen2VLImageProcessorPil(**checkpoint.processor)(image, return_tensors="pt")
     rows, columns = own["image_grid_thw"][0, 1:].tolist()
     assert (rows, columns) == (18, 24)
-    found = Preprocessing.from_hf(checkpoint.processor, (4 * rows, 4 * columns))(image)
+    found = read_processor(checkpoint.processor, (4 * rows, 4 * columns))(image)
     expected = own["pixel_values"]
     torch.testing.assert_close(flattened(torch.from_numpy(found)[None], (rows, columns)), expected, rtol=0, atol=1e-6)
 

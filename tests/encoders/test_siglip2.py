@@ -17,9 +17,9 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
+from edgeprune.export.processor import read_processor
 from edgeprune.pruners import none, uniform
 from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.trace import PrunedEncoder
 
 Made = Callable[[str], tuple[Path, Encoder]]
@@ -98,7 +98,5 @@ def test_images_are_resized_to_the_grid_as_the_processor_resizes_to_its_own(made
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 99, 3), dtype=np.uint8))
     own = Siglip2ImageProcessorPil(**checkpoint.processor)(image, return_tensors="pt")
     rows, columns = own["spatial_shapes"][0].tolist()
-    found = flattened(
-        torch.from_numpy(Preprocessing.from_hf(checkpoint.processor, (8 * rows, 8 * columns))(image))[None]
-    )
+    found = flattened(torch.from_numpy(read_processor(checkpoint.processor, (8 * rows, 8 * columns))(image))[None])
     torch.testing.assert_close(found[0], own["pixel_values"][0, : rows * columns], rtol=0, atol=1e-6)

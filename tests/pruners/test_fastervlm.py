@@ -15,11 +15,11 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import attending
 from edgeprune.errors import MethodError
+from edgeprune.export.processor import read_processor
 from edgeprune.fit import build_method
 from edgeprune.probes import scenes
 from edgeprune.pruners import Eager
 from edgeprune.pruners.fastervlm import Method
-from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.taps import Attention, Taps
 from edgeprune.trace import PrunedEncoder
 
@@ -90,7 +90,7 @@ def test_the_reference_form_equals_the_official_formula() -> None:
 @pytest.mark.parametrize("scene", scenes()[:3], ids=lambda path: path.stem)
 def test_on_the_trained_model_it_keeps_what_transformers_own_attention_says(tiny: Encoder, scene: object) -> None:
     config = open_checkpoint().processor
-    pixels = torch.from_numpy(Preprocessing.from_hf(config, (96, 96))(Image.open(str(scene))))[None]
+    pixels = torch.from_numpy(read_processor(config, (96, 96))(Image.open(str(scene))))[None]
     with torch.inference_mode(), attending(tiny.tower.module, "eager"):
         seen = tiny.tower.module(pixels, output_attentions=True).attentions
     indices, scores = golden(

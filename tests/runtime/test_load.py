@@ -15,7 +15,8 @@ from PIL import Image
 from edgeprune import bundle as bundles
 from edgeprune.bundle import TensorSpec
 from edgeprune.errors import BundleError, ImageError, RequestError
-from edgeprune.runtime import Output, Preprocessing, load
+from edgeprune.export.processor import read_processor
+from edgeprune.runtime import Output, load
 
 MakeBundle = Callable[..., Path]
 Normalise = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -116,7 +117,7 @@ def test_a_uint8_graph_takes_pixels_of_its_size_as_they_are(
 
 
 def test_a_uint8_graph_takes_them_so_even_where_an_image_is_resized_and_cropped(make_bundle: MakeBundle) -> None:
-    steps = Preprocessing.from_hf({"size": {"height": 40, "width": 60}, "crop_size": [32, 48]}, (32, 48)).to_json()
+    steps = read_processor({"size": {"height": 40, "width": 60}, "crop_size": [32, 48]}, (32, 48)).to_json()
     encoder, array = load(make_bundle(dtype="uint8", preprocessing=steps)), images(1)
     for given in (array, array[0], [array[0]]):
         np.testing.assert_array_equal(encoder.prepare(given), array)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeprune.errors import BundleError, ImageError, ModelError
+from edgeprune.export.processor import read_processor
 from edgeprune.runtime.images.preprocess import Preprocessing
 
 transformers = pytest.importorskip("transformers")
@@ -51,7 +52,7 @@ def theirs(image: Any, config: dict[str, Any]) -> NDArray[np.float32]:
 def ours(config: dict[str, Any]) -> Preprocessing:
     crop = config.get("crop_size") if config.get("do_center_crop", True) else config["size"]
     assert isinstance(crop, dict)
-    return Preprocessing.from_hf(config, (crop["height"], crop["width"]))
+    return read_processor(config, (crop["height"], crop["width"]))
 
 
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
@@ -132,7 +133,7 @@ def test_pixels_are_the_image_before_normalisation() -> None:
 
 def test_what_a_file_leaves_out_is_the_default_of_clip() -> None:
     image = picture(300, 250)
-    np.testing.assert_array_equal(Preprocessing.from_hf({}, (224, 224))(image), theirs(image, {}))
+    np.testing.assert_array_equal(read_processor({}, (224, 224))(image), theirs(image, {}))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_what_a_file_leaves_out_is_the_default_of_clip() -> None:
 def test_null_switches_a_step_off_as_in_transformers(nulls: list[str]) -> None:
     config: dict[str, Any] = {"size": {"height": 24, "width": 24}, "crop_size": 24, **dict.fromkeys(nulls)}
     image = picture(50, 40)
-    np.testing.assert_array_equal(Preprocessing.from_hf(config, (24, 24))(image), theirs(image, config))
+    np.testing.assert_array_equal(read_processor(config, (24, 24))(image), theirs(image, config))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_null_switches_a_step_off_as_in_transformers(nulls: list[str]) -> None:
 def test_what_a_file_leaves_out_is_the_default_of_its_class(name: str, processor: Any) -> None:
     image = picture(300, 250)
     expected = processor()(image, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_array_equal(Preprocessing.from_hf({"image_processor_type": name}, (224, 224))(image), expected)
+    np.testing.assert_array_equal(read_processor({"image_processor_type": name}, (224, 224))(image), expected)
 
 
 def test_a_deit_file_of_the_hubs_first_years_is_read() -> None:
@@ -167,14 +168,14 @@ def test_a_deit_file_of_the_hubs_first_years_is_read() -> None:
     image = picture(300, 250)
     expected = deit.DeiTImageProcessorPil(**config)(image, return_tensors="np")["pixel_values"][0]
     config["feature_extractor_type"] = "DeiTFeatureExtractor"
-    np.testing.assert_array_equal(Preprocessing.from_hf(config, (224, 224))(image), expected)
+    np.testing.assert_array_equal(read_processor(config, (224, 224))(image), expected)
 
 
 def test_llava_onevision_takes_the_steps_of_its_first_tile() -> None:
     image = picture(300, 250)
     expected = onevision.LlavaOnevisionImageProcessorPil()(image, return_tensors="np")["pixel_values"][0][0]
     config = {"image_processor_type": "LlavaOnevisionImageProcessor", "do_pad": True}
-    np.testing.assert_array_equal(Preprocessing.from_hf(config, (384, 384))(image), expected)
+    np.testing.assert_array_equal(read_processor(config, (384, 384))(image), expected)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +195,13 @@ def test_llava_onevision_takes_the_steps_of_its_first_tile() -> None:
     ids=["integers", "list", "transformers 5", "llava-next", "fast"],
 )
 def test_old_and_new_spellings_are_the_same_steps(spelling: dict[str, Any]) -> None:
-    assert Preprocessing.from_hf(spelling, (24, 24)) == Preprocessing.from_hf(CLIP, (24, 24))
+    assert read_processor(spelling, (24, 24)) == read_processor(CLIP, (24, 24))
 
 
 def test_what_transformers_saves_is_read_back(tmp_path: Path) -> None:
     clip.CLIPImageProcessorPil(**PADDED).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert Preprocessing.from_hf(saved, (24, 31)) == ours(PADDED)
+    assert read_processor(saved, (24, 31)) == ours(PADDED)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_what_transformers_saves_is_read_back(tmp_path: Path) -> None:
 )
 def test_steps_that_this_runtime_does_not_take_are_refused(config: dict[str, Any], names: str) -> None:
     with pytest.raises(ModelError, match=names) as refused:
-        Preprocessing.from_hf(config, (24, 24))
+        read_processor(config, (24, 24))
     assert "\n" not in str(refused.value)
 
 
@@ -292,12 +293,12 @@ def test_an_image_without_pixels_is_refused() -> None:
 
 def test_a_line_that_would_grow_beyond_memory_is_refused() -> None:
     with pytest.raises(ImageError, match="long and thin"):
-        Preprocessing.from_hf({}, (224, 224))(Image.new("RGB", (1, 60_000)))
+        read_processor({}, (224, 224))(Image.new("RGB", (1, 60_000)))
 
 
 def test_without_a_resize_only_the_exact_size_is_taken() -> None:
     config = {"do_resize": False, "do_center_crop": False}
-    preprocessing, image = Preprocessing.from_hf(config, (24, 30)), picture(24, 30)
+    preprocessing, image = read_processor(config, (24, 30)), picture(24, 30)
     np.testing.assert_array_equal(preprocessing(image), theirs(image, config))
     with pytest.raises(ImageError, match=r"24x30.*30x24"):
         preprocessing(picture(30, 24))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeprune.errors import BundleError, ModelError, RequestError
+from edgeprune.export.processor import read_processor
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.images.tiles import Tiles, packed
 
@@ -66,7 +67,7 @@ def test_tiles_are_the_bits_of_transformers_where_it_chooses_as_many(config: dic
         image = picture(*size)
         expected = theirs(image, config)
         seen.add(len(expected))
-        values = Preprocessing.from_hf(config, (SIDE, SIDE), len(expected)).tiled(image)
+        values = read_processor(config, (SIDE, SIDE), len(expected)).tiled(image)
         assert values.dtype == np.float32
         np.testing.assert_array_equal(values, expected, err_msg=str(size))
     assert seen == counts
@@ -75,25 +76,25 @@ def test_tiles_are_the_bits_of_transformers_where_it_chooses_as_many(config: dic
 def test_only_pinpoints_of_as_many_tiles_are_chosen_from() -> None:
     wide = picture(100, 300)
     assert len(theirs(wide, NEXT)) == 4  # its own choice is 24x72
-    found = Preprocessing.from_hf(NEXT, (SIDE, SIDE), 3).tiled(wide)
+    found = read_processor(NEXT, (SIDE, SIDE), 3).tiled(wide)
     np.testing.assert_array_equal(found, theirs(wide, NEXT | {"image_grid_pinpoints": [[24, 48], [48, 24]]}))
 
 
 def test_rows_and_columns_follow_the_shape_of_the_image() -> None:
-    four = Preprocessing.from_hf(NEXT, (SIDE, SIDE), 4)
+    four = read_processor(NEXT, (SIDE, SIDE), 4)
     assert (four.tile_shape(picture(90, 30)), four.tile_shape(picture(30, 90))) == ((3, 1), (1, 3))
-    assert Preprocessing.from_hf(NEXT, (SIDE, SIDE), 5).tile_shape(picture(30, 90)) == (2, 2)
+    assert read_processor(NEXT, (SIDE, SIDE), 5).tile_shape(picture(30, 90)) == (2, 2)
 
 
 def test_one_tile_is_the_whole_image_squeezed_into_it() -> None:
-    image, one = picture(40, 90), Preprocessing.from_hf(NEXT, (SIDE, SIDE), 1)
+    image, one = picture(40, 90), read_processor(NEXT, (SIDE, SIDE), 1)
     np.testing.assert_array_equal(one.tiled(image), theirs(image, NEXT)[:1])
     assert one.tile_shape(image) == (0, 0)
 
 
 def test_a_tile_count_that_no_pinpoint_has_is_refused_with_those_there_are() -> None:
     with pytest.raises(ModelError, match=r"--tiles must be .* \(1, 3, 4, 5\), got 2"):
-        Preprocessing.from_hf(NEXT, (SIDE, SIDE), 2)
+        read_processor(NEXT, (SIDE, SIDE), 2)
 
 
 @pytest.mark.parametrize(
@@ -107,22 +108,22 @@ def test_a_tile_count_that_no_pinpoint_has_is_refused_with_those_there_are() -> 
 )
 def test_a_processor_whose_tiles_would_differ_is_refused(config: dict[str, Any], names: str) -> None:
     with pytest.raises(ModelError, match=names):
-        Preprocessing.from_hf(config, (SIDE, SIDE), 3)
+        read_processor(config, (SIDE, SIDE), 3)
 
 
 @pytest.mark.parametrize(("name", "side"), [("LlavaNextImageProcessor", 336), ("LlavaOnevisionImageProcessor", 384)])
 def test_pinpoints_that_are_left_out_are_those_of_the_class(name: str, side: int) -> None:
     config = {"image_processor_type": name, "size": {"height": side, "width": side}, "crop_size": side}
-    found = Preprocessing.from_hf(config, (side, side), 5).tiles
+    found = read_processor(config, (side, side), 5).tiles
     expected = [tuple(one) for one in processor(name).image_grid_pinpoints if one[0] * one[1] == 4 * side * side]
     assert found == Tiles(5, side, tuple(expected))
 
 
 def test_the_manifest_keeps_the_tiles_and_only_where_there_are_any() -> None:
-    steps = Preprocessing.from_hf(NEXT, (SIDE, SIDE), 3)
+    steps = read_processor(NEXT, (SIDE, SIDE), 3)
     assert steps.to_json()["tiles"] == {"count": 3, "pinpoints": [[24, 48], [48, 24]]}
     assert Preprocessing.from_json(json.loads(json.dumps(steps.to_json()))) == steps
-    assert "tiles" not in Preprocessing.from_hf(NEXT, (SIDE, SIDE)).to_json()
+    assert "tiles" not in read_processor(NEXT, (SIDE, SIDE)).to_json()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_the_manifest_keeps_the_tiles_and_only_where_there_are_any() -> None:
     ids=str,
 )
 def test_wrong_tiles_in_the_manifest_are_refused(tiles: Any) -> None:
-    steps = Preprocessing.from_hf(NEXT, (SIDE, SIDE)).to_json()
+    steps = read_processor(NEXT, (SIDE, SIDE)).to_json()
     with pytest.raises(BundleError, match="preprocessing is wrong"):
         Preprocessing.from_json({**steps, "tiles": tiles})
 

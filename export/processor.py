@@ -5,84 +5,55 @@
     {"image_processor": {...}, "image_token": ...}       processor_config.json, transformers 5
 
 What a file leaves out is the default of its class, as transformers fills it in; `null` is not left out, it switches a
-step off. A class not listed here has no defaults: its file must say everything.
+step off. Defaults are declared by the families, in PROCESSORS; a class that none of them declares has no defaults: its
+file must say everything.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-__all__ = ["pinpoints", "steps"]
+from edgeprune.encoders import Processor, processors
+from edgeprune.errors import ModelError
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.images.tiles import Tiles
 
-_CLIP: dict[str, Any] = {
-    "do_resize": True,
-    "size": {"shortest_edge": 224},
-    "default_to_square": False,
-    "resample": 3,
-    "do_center_crop": True,
-    "crop_size": {"height": 224, "width": 224},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": (0.48145466, 0.4578275, 0.40821073),
-    "image_std": (0.26862954, 0.26130258, 0.27577711),
-    "do_convert_rgb": True,
-}
-_SIGLIP = _CLIP | {
-    "size": {"height": 224, "width": 224},
-    "do_center_crop": False,
-    "image_mean": (0.5, 0.5, 0.5),
-    "image_std": (0.5, 0.5, 0.5),
-}
-_VIT = _SIGLIP | {"default_to_square": True, "resample": 2, "do_convert_rgb": False}
-_DEIT = _VIT | {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True}
-_NEXT = _CLIP | {"image_grid_pinpoints": [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]}
-_ONEVISION = _CLIP | {
-    "size": {"height": 384, "width": 384},
-    "do_center_crop": False,
-    "image_grid_pinpoints": [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)],
-}
-_QWEN = _CLIP | {"do_center_crop": False}
-_SIGLIP2 = _SIGLIP | {"resample": 2, "do_convert_rgb": False}
-_YOLOS = _SIGLIP | {
-    "size": {"shortest_edge": 800, "longest_edge": 1333},
-    "resample": 2,
-    "image_mean": (0.485, 0.456, 0.406),
-    "image_std": (0.229, 0.224, 0.225),
-}
-_GOT = _CLIP | {"size": {"height": 384, "width": 384}, "do_center_crop": False}
-_ANY_SIZE = ("Qwen2VL", "Siglip2", "Yolos")
-"""classes that choose the size by the image; a graph has one size, to which its images are resized"""
-_UNKNOWN = {"default_to_square": True, "do_convert_rgb": False, "rescale_factor": 1 / 255}
-_DEFAULTS = {
-    **dict.fromkeys(("CLIP", "Llava", "VideoLlava", "Bit"), _CLIP),
-    "LlavaNext": _NEXT,
-    "Siglip": _SIGLIP,
-    "ViT": _VIT,
-    "DeiT": _DEIT,
-    "Qwen2VL": _QWEN,
-    "Siglip2": _SIGLIP2,
-    "GotOcr2": _GOT,
-    "Yolos": _YOLOS,
-    "LlavaOnevision": _ONEVISION,
-}
+__all__ = ["read_processor"]
+
+_UNKNOWN = Processor({"default_to_square": True, "do_convert_rgb": False, "rescale_factor": 1 / 255})
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
-def steps(config: Mapping[str, Any], size: tuple[int, int] | None = None) -> dict[str, Any]:
+def read_processor(config: Mapping[str, Any], size: tuple[int, int], tiles: int | None = None) -> Preprocessing:
+    """From the content of `preprocessor_config.json`, or of `processor_config.json` (transformers 5).
+
+    size: (height, width) that the encoder takes, pixels
+    tiles: how many tiles it takes of one image, the whole image among them; None where images are not cut up
+
+    Raises ModelError when the steps do not end at that size, when one of them is not of the kind that `Preprocessing`
+    takes, or when the processor never makes that many tiles.
+    """
+    try:
+        whole = Preprocessing(size=size, **_steps(config, size))
+        if tiles is None:
+            return whole
+        return replace(whole, tiles=Tiles.among(tiles, size[0], _pinpoints(config) if tiles > 1 else ()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"the image processor cannot be used: {error}; use a checkpoint like CLIP's") from None
+
+
+def _steps(config: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """The keyword arguments of `Preprocessing` except size and tiles. Raises ValueError, TypeError or KeyError."""
-    kind, name, given = _read(config)
-    if name in _ANY_SIZE and size is not None:
+    kind, processor, given = _read(config)
+    if processor.any_size:
         given["size"] = {"height": size[0], "width": size[1]}
-    if name in ("LlavaNext", "LlavaOnevision", "Yolos"):
-        given.pop("do_pad", None)  # pads the list of tiles, or images to the largest of a batch: not these pixels
-    if name == "Yolos":
-        given.pop("do_convert_annotations", None)
+    given = {key: value for key, value in given.items() if key not in processor.harmless}
     if others := sorted(key for key in given if key.startswith("do_") and given[key] and key not in _STEPS):
         raise ValueError(f"{kind} does {', '.join(others)}, which changes the pixels in a way edgeprune does not know")
-    settings = _DEFAULTS.get(name, _UNKNOWN) | given
+    settings = {**processor.defaults, **given}
 
     def setting(key: str) -> Any:
         if key not in settings:
@@ -102,20 +73,21 @@ def steps(config: Mapping[str, Any], size: tuple[int, int] | None = None) -> dic
     }
 
 
-def pinpoints(config: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """(height, width) of the sizes that an image may be scaled to before it is cut into tiles. Raises as `steps`."""
-    kind, name, given = _read(config)
-    found = (_DEFAULTS.get(name, _UNKNOWN) | given).get("image_grid_pinpoints")
-    if found is None:
+def _pinpoints(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(height, width) of the sizes that an image may be scaled to before it is cut into tiles. Raises as `_steps`."""
+    kind, processor, given = _read(config)
+    sizes = {**processor.defaults, **given}.get("image_grid_pinpoints")
+    if sizes is None:
         raise ValueError(f"{kind} cuts no tiles: its file does not say image_grid_pinpoints")
-    return [(int(height), int(width)) for height, width in found]
+    return [(int(height), int(width)) for height, width in sizes]
 
 
-def _read(config: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """The class as the file has it, its name without endings, and what the file says."""
+def _read(config: Mapping[str, Any]) -> tuple[str, Processor, dict[str, Any]]:
+    """The class as the file has it, what its family says of it, and what the file says."""
     given = dict(config.get("image_processor") or config)
     kind = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "CLIPImageProcessor")
-    return kind, re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind), given
+    stem = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind)
+    return kind, processors().get(stem, _UNKNOWN), given
 
 
 def _resize(size: Any, default_to_square: bool) -> dict[str, int]:
