@@ -48,6 +48,7 @@ class Selection:
     order: [B, L] int64, what else the device must say so that its decisions can be judged one by one: of a method that
         thins out, every order that decided what was compared next; of one that merges in rounds, L = N, the patch that
         each one joined
+    worth: [B, L] float32, what the patches of `order` were sorted by, for methods that thin out
     quantities: what parity replays the decisions by, by name, [B, ...] float32; only `official` gives it, and it is
         stored, not exported
     """
@@ -59,12 +60,13 @@ class Selection:
     picks: Tensor | None = None
     origin: Tensor | None = None
     order: Tensor | None = None
+    worth: Tensor | None = None
     quantities: Mapping[str, Tensor] = field(default_factory=dict)
 
     def emitted(self, names: Sequence[str]) -> list[Tensor]:
-        """Those of picks, origin and order that are named, int32, as the graph hands them out."""
+        """Those of picks, origin, order and worth that are named, as the graph hands them out: int32, or float32."""
         given: list[Tensor] = [getattr(self, name) for name in names]
-        return [one.to(torch.int32) for one in given]
+        return [one if one.is_floating_point() else one.to(torch.int32) for one in given]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Traits:
     keeps_all: bool = False
     """whether its budget is every patch there is"""
     emits: tuple[str, ...] = ("picks",)
-    """which of picks, origin and order the graph hands out"""
+    """which of picks, origin, order and worth the graph hands out"""
     nested: bool = False
     """whether a smaller budget keeps the first of `picks`"""
     deviations: tuple[str, ...] = ()

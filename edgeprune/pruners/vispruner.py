@@ -56,7 +56,7 @@ class Method(pruners.Method):
     traits: ClassVar[Traits] = Traits(
         needs_cls=True,
         early=False,
-        emits=("picks", "order"),
+        emits=("picks", "order", "worth"),
         deviations=(
             "of an odd number the last one is at an even place, and no round drops more than are there; the official "
             "code fails on both",
@@ -77,10 +77,12 @@ class Method(pruners.Method):
         order = attended.argsort(dim=-1, descending=True)
         rest = order[:, important:]
         alike = lower_take(lower_take(cosine(taps.features), rest, 1), rest, 2)
-        log = [order]
+        log, worth = [order], [attended.gather(1, order)]
         for dropped in rounds(patches, self.keep):
             highest = alike[:, 0::2, 1::2].amax(dim=-1)
-            falling = 2 * highest.argsort(dim=-1, descending=True)
+            falling = highest.argsort(dim=-1, descending=True)
+            worth.append(highest.gather(1, falling))
+            falling = 2 * falling
             log.append(rest.gather(1, falling))
             left = falling[:, dropped:]
             odd = torch.arange(1, rest.shape[1], 2).expand(rest.shape[0], -1)
@@ -91,7 +93,9 @@ class Method(pruners.Method):
         if important:  # of no patch at all there is no `any` in ONNX
             picks = torch.cat((order[:, :important], rest), dim=1)
             scores = scores + 4 * _among(number, order[:, :important])
-        return Selection(picks.sort(dim=-1).values, scores, picks=picks, order=torch.cat(log, dim=1))
+        return Selection(
+            picks.sort(dim=-1).values, scores, picks=picks, order=torch.cat(log, dim=1), worth=torch.cat(worth, dim=1)
+        )
 
     def official(self, eager: Eager) -> Selection:
         attended = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1)
@@ -99,11 +103,12 @@ class Method(pruners.Method):
         order = attended.argsort(dim=1, descending=True)
         lead, residual = order[:, :important], order[:, important:]
         normalised = eager.features / eager.features.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        log = [order]
+        log, worth = [order], [attended.gather(1, order)]
         while (left := residual.shape[1] - (self.keep - important)) > 0:
             features = normalised.gather(1, residual[:, :, None].expand(-1, -1, normalised.shape[2]))
             a, b = features[:, ::2], features[:, 1::2]
-            distinct = torch.bmm(a, b.mT).amax(dim=2).argsort(dim=1, descending=True)
+            values, distinct = torch.bmm(a, b.mT).amax(dim=2).sort(dim=1, descending=True)
+            worth.append(values)
             r = min(AT_ONCE, left, a.shape[1])
             ordered = residual[:, ::2].gather(1, distinct)
             log.append(ordered)
@@ -115,6 +120,7 @@ class Method(pruners.Method):
             tiers + attended,
             picks=picks,
             order=torch.cat(log, dim=1),
+            worth=torch.cat(worth, dim=1),
             quantities={"similarity": torch.bmm(normalised, normalised.mT)},
         )
 

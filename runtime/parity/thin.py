@@ -4,15 +4,16 @@
             by falling value, of which the first are dropped                                                 vispruner
     value   the highest cosine with any at an odd place: `similarity`, given the device's own order so far
 
-A sort is as many decisions as it has places: at each, the highest of what is not placed yet. Cosines do not leave the
-graph: their error is taken for twice that of the tokens.
+    worth   what each place of `order` was sorted by, as the device has it
+
+A sort is as many decisions as it has places: at each, the highest of what is not placed yet.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined
+from edgeprune.runtime.parity.decisions import COSINE_NOISE, NEAR, Case, Chain, cut, joined
 from edgeprune.runtime.parity.stages import TIER_ROUNDING, parted
 from edgeprune.runtime.parity.topk import measured
 
@@ -25,8 +26,8 @@ def thin(case: Case) -> Chain:
     error, relative, errors = measured(ranked, reference)
     if error <= TIER_ROUNDING:
         relative = min(relative, case.bound)
-    log = np.asarray(case.got["order"], np.int64)
-    order, log = log[: len(ranked)], log[len(ranked) :]
+    log, worth = np.asarray(case.got["order"], np.int64), case.got["worth"].astype(np.float64)
+    order, log, worth = log[: len(ranked)], log[len(ranked) :], worth[len(ranked) :]
     if sorted(order.tolist()) != list(range(len(ranked))):
         return _not_a_chain("order does not begin with every patch once", error, relative)
     every, similarity = np.ones(len(ranked), bool), case.quantities["similarity"].astype(np.float64)
@@ -34,25 +35,25 @@ def thin(case: Case) -> Chain:
     rest = order[important:]
     # Of the rest, too, the order by attention decides which are compared.
     chains.append(_sorted(reference, rest, errors + case.eps * float(reference.max()) / 2))
-    cosine_error = np.full(len(ranked), 2 * max(case.unseen, relative) + COSINE_NOISE)
     for at, count in enumerate(dropped):
         even, odd = rest[0::2], rest[1::2]
         sequence, log = log[: len(even)], log[len(even) :]
+        reported, worth = worth[: len(even)], worth[len(even) :]
         if sorted(sequence.tolist()) != sorted(even.tolist()):
             return _not_a_chain(
                 f"order of round {at + 1} holds other patches than stand at even places", error, relative
             )
         value = np.full(len(ranked), -np.inf)
         value[even] = similarity[np.ix_(even, odd)].max(axis=1)
-        if at + 1 < len(dropped):
-            within = np.zeros(len(ranked), bool)
-            within[even] = True
-            chains.append(cut(value, sequence[:count], within, cosine_error, case.eps))
-            chains.append(_sorted(value, sequence[count:], cosine_error))
-        else:
-            within = np.zeros(len(ranked), bool)
-            within[even] = True
-            chains.append(cut(value, sequence[:count], within, cosine_error, case.eps))
+        within = np.zeros(len(ranked), bool)
+        within[even] = True
+        apart = np.zeros(len(ranked))
+        apart[sequence] = np.abs(reported - value[sequence])
+        largest = float(apart.max())
+        relative, error = max(relative, largest), max(error, largest)  # cosines: the largest that there can be is 1
+        chains.append(cut(value, sequence[:count], within, apart + COSINE_NOISE, case.eps))
+        if at + 1 < len(dropped):  # the last round's order decides nothing
+            chains.append(_sorted(value, sequence[count:], apart + COSINE_NOISE))
         rest = np.concatenate((sequence[count:], odd))
     kept = np.sort(np.concatenate((order[:important], rest)))
     defects = [] if np.array_equal(kept, case.got["indices"]) else ["the kept patches are not what the rounds leave"]
@@ -64,7 +65,9 @@ def _sorted(value: np.ndarray, sequence: np.ndarray, errors: np.ndarray) -> Chai
     here = value[sequence]
     highest = np.maximum.accumulate(here[::-1])[::-1] if len(here) else here
     after = np.append(highest[1:], -np.inf)
-    tolerance = 2 * errors[sequence]
+    apart = errors[sequence]
+    near = [apart[max(0, at - NEAR) : at + NEAR + 1].max() for at in range(len(apart))]
+    tolerance = 2 * np.array(near)
     return Chain(highest - here, tolerance, np.abs(here - after))
 
 

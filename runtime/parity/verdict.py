@@ -49,7 +49,7 @@ TELLING = 4
 """scores that show whether they were rounded to float16; a few may be float16 numbers by chance"""
 ROUNDING = 1e-5
 """far more than a float32 score of another executor differs by, and far less than most differ from a float16 number"""
-NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order")
+NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order", "worth")
 """outputs that are no rows of the kept patches, of another kind than an extra"""
 
 Outputs = Mapping[str, NDArray[Any]]

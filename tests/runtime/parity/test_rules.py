@@ -19,7 +19,7 @@ EPS = 2.0**-10
 
 
 def case(rule: dict[str, Any], reference: dict[str, Any], got: dict[str, Any], **quantities: Any) -> Case:
-    kinds = {"scores": np.float32}
+    kinds = {"scores": np.float32, "worth": np.float32}
     sides = [
         {name: np.array(value, kinds.get(name, np.int32)) for name, value in side.items()} for side in (reference, got)
     ]
@@ -162,14 +162,15 @@ def test_chunks_judge_the_shares_and_the_cut_in_each() -> None:
     assert counts(chunks(case(CHUNKS, right, chunked([0, 3, 4]), weight=[2.6, 0.4])))[3] >= 1  # parts 2.6 and 0.4
 
 
+RIGHT = (0.9, 0.5, 0.4, 0.3, 0.2, 0.9, 0.3, 0.5, 0.3)
 THIN = {"name": "thin", "important": 1, "dropped": [1, 1]}
 
 
-def thinned(order: list[int], kept: list[int], picks: list[int]) -> dict[str, Any]:
+def thinned(order: list[int], kept: list[int], picks: list[int], worth: tuple[float, ...] = RIGHT) -> dict[str, Any]:
     scores = np.array([0.9, 0.5, 0.4, 0.3, 0.2])
     scores[picks[:1]] += 4
     scores[picks[1:]] += 2
-    return {"indices": kept, "picks": picks, "order": order, "scores": scores}
+    return {"indices": kept, "picks": picks, "order": order, "worth": worth, "scores": scores}
 
 
 def test_thinning_judges_every_order_that_decided_what_came_next() -> None:
@@ -180,7 +181,9 @@ def test_thinning_judges_every_order_that_decided_what_came_next() -> None:
     # 1 is the most alike and goes; left are 3, 2, 4: a = 3, 4 with b = 2: 4 goes (0.5 > 0.3)
     right = thinned([0, 1, 2, 3, 4, 1, 3, 4, 3], [0, 2, 3], [0, 3, 2])
     assert counts(thin(case(THIN, right, right, similarity=alike)))[2:] == (0, 0)
-    wrong = thinned([0, 1, 2, 3, 4, 3, 1, 4, 1], [0, 1, 2], [0, 1, 2])  # drops 3 first, of the lower cosine
+    wrong = thinned(
+        [0, 1, 2, 3, 4, 3, 1, 4, 1], [0, 1, 2], [0, 1, 2], (*RIGHT[:5], 0.3, 0.9, 0.5, 0.9)
+    )  # drops 3 first
     assert counts(thin(case(THIN, right, wrong, similarity=alike)))[3] > 0
     assert thin(case(THIN, right, thinned([0, 1, 2, 3, 4, 2, 3, 4, 3], [0, 2, 3], [0, 3, 2]), similarity=alike)).defects
 
