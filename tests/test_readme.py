@@ -10,7 +10,8 @@ import click
 import pytest
 
 from edgeprune import catalog
-from edgeprune.cli import cli, tables
+from edgeprune.cli import cli
+from edgeprune.cli.tables.methods import fits
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +28,7 @@ def methods_table() -> str:
 
 def matrix() -> str:
     rows = ["| encoders | works | refused |", "|---|---|---|"]
-    rows += [" | ".join(("", *row, "")).strip() for row in tables.fits(catalog.methods(), catalog.families())]
+    rows += [" | ".join(("", *row, "")).strip() for row in fits(catalog.methods(), catalog.families())]
     return "\n".join(rows)
 
 
@@ -44,9 +45,11 @@ def test_the_methods_that_need_training_are_those_it_says() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_names_a_verb_and_options_that_exist(command: str) -> None:
     verb, *words = command.split()
-    named: click.Command = cli.commands[verb]
+    named = cli.get_command(click.Context(cli), verb)
+    assert named is not None
     if isinstance(named, click.Group):
-        named = named.commands[words.pop(0)]
+        named = named.get_command(click.Context(named), words.pop(0))
+        assert named is not None
     options = {name for parameter in named.params for name in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options
 

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from edgeprune.bundle import load as load_bundle
-from edgeprune.cli import tables
+from edgeprune.cli.tables.ledger import ledger_table
 from edgeprune.export import Request, export_bundle
 from edgeprune.runtime import load
 from edgeprune.runtime.ledger.bench import Ledger, bench
@@ -54,7 +54,7 @@ def exported(llava_7b_folder: Callable[[Path], Path], tmp_path_factory: pytest.T
 @pytest.fixture(scope="session")
 def ledger(exported: Measured) -> Ledger:
     found = bench(exported.folder, threads=THREADS, rounds=ROUNDS)
-    Console().print(tables.ledger(found))
+    Console().print(ledger_table(found))
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from edgeprune.cli.bavit import bavit
+from edgeprune.cli.bavit import command as bavit
 from edgeprune.errors import RequestError
 from edgeprune.probes.drawn import Scenes
 from edgeprune.pruners._scorer import load_scorer

@@ -17,8 +17,8 @@ from PIL import Image
 from rich.console import Console
 
 from edgeprune import encoders
-from edgeprune.cli.bavit_detect import evaluate as eval_verb
-from edgeprune.cli.bavit_detect import finetune as finetune_verb
+from edgeprune.cli.bavit.eval import command as eval_verb
+from edgeprune.cli.bavit.finetune import command as finetune_verb
 from edgeprune.errors import RequestError
 from edgeprune.probes.drawn import CLASSES, Scenes
 from edgeprune.pruners._scorer import Scorer, ScorerConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.cli import tables
+from edgeprune.cli.tables.ledger import ledger_table
 from edgeprune.errors import EdgepruneError
 from edgeprune.runtime.ledger import jetson
 from edgeprune.runtime.ledger.bench import bench
@@ -244,7 +244,7 @@ def test_bench_writes_the_board_into_the_ledger(
     ledger = bench(measurable(make_bundle), rounds=1)
     board = json.loads(json.dumps(ledger.to_json()))["board"]
     assert (board["power_mode"], board["gpu_limit_mhz"], board["locked"]) == ("MAXN", 1300, True)
-    caption = str(tables.ledger(ledger).caption)
+    caption = str(ledger_table(ledger).caption)
     assert "NVIDIA Jetson AGX Orin Developer Kit, L4T 36.4.3, power mode MAXN, " in caption
     assert "clocks locked; no throttling seen." in caption
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from edgeprune import bundle as bundles
 from edgeprune import targets
 from edgeprune.bundle import Engine
-from edgeprune.cli import tables
+from edgeprune.cli.tables.ledger import ledger_table
 from edgeprune.errors import EdgepruneError, RequestError
 from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.plan import Gpu
@@ -68,7 +68,7 @@ def with_plan(make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.Monke
 
 def render(ledger: Ledger) -> str:
     text = io.StringIO()
-    Console(file=text, width=200).print(tables.ledger(ledger))
+    Console(file=text, width=200).print(ledger_table(ledger))
     return text.getvalue()
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import MANIFEST, Manifest, describe_files
-from edgeprune.cli import tables
+from edgeprune.cli.tables.parity import parity_table
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime.backends import ort as session
 from edgeprune.runtime.parity.stored import REFERENCE
@@ -39,7 +39,7 @@ def seal(folder: Path) -> None:
 
 def render(reports: list[BackendReport]) -> str:
     text = io.StringIO()
-    Console(file=text, width=80).print(tables.parity(reports))
+    Console(file=text, width=80).print(parity_table(reports))
     return text.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from edgeprune.quality.data import Dataset, Samples
     from edgeprune.quality.precision import Truth
 
-__all__ = ["data_options", "pair", "read_data", "read_judged"]
+__all__ = ["data_options", "read_data", "read_judged"]
 
 SCENES, VALIDATION_SCENES = 10_000, 1000
 JUDGED_SCENES = 600
@@ -50,15 +49,6 @@ def data_options(function: Verb) -> Verb:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
-
-
-def pair(option: str, given: str | None) -> tuple[int, int] | None:
-    """HxW, or None."""
-    if given is None:
-        return None
-    if not (match := re.fullmatch(r"(\d+)x(\d+)", given)):
-        raise click.UsageError(f"{option} must be HxW in pixels, as 512x864, got {given}")
-    return int(match[1]), int(match[2])
 
 
 def read_data(
@@ -108,7 +98,7 @@ def _truth(annotations: Path, images: Path, dataset: Dataset) -> Truth:
 
     from edgeprune.quality.precision import Truth
 
-    content = json.loads(annotations.read_text(encoding="utf-8"))  # `read_coco` found it to be one
+    content = json.loads(annotations.read_text(encoding="utf-8"))  # `read_coco` has read it
     return Truth.of_file(content, images, [entry.path for entry in dataset.entries])
 
 

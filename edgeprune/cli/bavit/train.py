@@ -1,4 +1,4 @@
-"""`edgeprune bavit`: the background classifier of BAViT, from images to a file that `export` puts into a graph."""
+"""`edgeprune bavit train`: a classifier of background patches."""
 
 from __future__ import annotations
 
@@ -8,34 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.cli.bavit_data import data_options, pair, read_data
-from edgeprune.cli.bavit_detect import evaluate, finetune
-from edgeprune.cli.console import display, print_json, progress, verb
-from edgeprune.errors import MissingPackageError
+from edgeprune.cli.bavit.data import data_options, read_data
+from edgeprune.cli.console import display, needs, print_json, progress
+from edgeprune.cli.options import PATH, pair, verb
 
 if TYPE_CHECKING:
     from edgeprune.train.scorer import Settings
 
-__all__ = ["bavit"]
-
-PACKAGES = ("torch", "transformers", "scipy", "matplotlib", "pycocotools")
-
-_path = click.Path(path_type=Path)
+__all__ = ["command"]
 
 
-@click.group(short_help="Train, fine-tune and judge what drops background.")
-def bavit() -> None:
-    """Train a background classifier, which says which patches an encoder or detector may drop.
-
-    \b
-    edgeprune bavit train
-    edgeprune bavit finetune --control
-    edgeprune bavit eval
-    """
-
-
-@bavit.command(short_help="Train a classifier of background patches.")
-@click.option("--output", type=_path, default=Path("bavit-scorer"), show_default=True, help="Folder to write.")
+@click.command("train", short_help="Train a classifier of background patches.")
+@click.option("--output", type=PATH, default=Path("bavit-scorer"), show_default=True, help="Folder to write.")
 @data_options
 @click.option(
     "--kind", type=click.Choice(["front", "coarse", "trunk"]), default="front", show_default=True,
@@ -62,7 +46,7 @@ def bavit() -> None:
 @click.option("--resume", is_flag=True, help="Go on with the interrupted training in --output.")
 @click.option("--force", is_flag=True, help="Replace the scorer in --output.")
 @verb
-def train(as_json: bool, output: Path, resume: bool, force: bool, seed: int, **options: Any) -> None:
+def command(as_json: bool, output: Path, resume: bool, force: bool, seed: int, **options: Any) -> None:
     """Train a scorer on drawn scenes, or on images of yours, and report how well it ranks foreground patches.
 
     Writes scorer.safetensors, config.json, report.json and report.png. Images are stretched to --size.
@@ -73,16 +57,12 @@ def train(as_json: bool, output: Path, resume: bool, force: bool, seed: int, **o
         --layers 10 --output scorer
     edgeprune bavit train --voc VOC2012 --output scorer --resume
     """
-    try:
+    with needs("bavit"):
         from edgeprune.quality import report as reports
         from edgeprune.train.scorer import train
 
         if options["kind"] == "trunk":
             import transformers  # noqa: F401 - for the detector
-    except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:
-            raise
-        raise MissingPackageError(error.name, "bavit") from None
 
     if resume and force:
         raise click.UsageError("--resume and --force exclude each other; give one")
@@ -128,7 +108,3 @@ def _settings(options: dict[str, Any], seed: int) -> Settings:
     if size := pair("--size", options["size"]):
         given["size"] = size
     return dataclasses.replace(defaults, seed=seed, **given)
-
-
-bavit.add_command(finetune)
-bavit.add_command(evaluate)

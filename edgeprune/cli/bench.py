@@ -1,0 +1,55 @@
+"""`edgeprune bench`: what the pruned encoder costs, beside what it replaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeprune.cli import options
+from edgeprune.cli.console import display, print_json, progress
+
+__all__ = ["command"]
+
+
+@click.command("bench")
+@options.bundle
+@click.option("--device", type=options.devices, default="cpu", show_default=True, help="Where to run it.")
+@options.threads
+@click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 seconds' worth.")
+@click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
+@options.language_model
+@options.verb
+def command(
+    bundle: Path,
+    device: str,
+    threads: int | None,
+    rounds: int | None,
+    against: tuple[str, ...],
+    language_model: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the encoder against its baselines, in turns.
+
+    Medians of one run, next to the unpruned encoder, the official code exported as it is, and plain pooling.
+    A plan (tensorrt) is measured alone, by trtexec where it is there.
+
+    \b
+    edgeprune bench my-bundle
+    edgeprune bench my-bundle --device tensorrt
+    edgeprune bench my-bundle --against unpruned --threads 2 --json
+    """
+    from edgeprune.bundle import load
+    from edgeprune.runtime.ledger.bench import bench
+
+    model = options.read_language_model(language_model)
+    bound = options.bound_of(model, load(bundle).manifest) if model else None
+    with progress() as show:
+        ledger = bench(bundle, device, threads, rounds, against or None, show)
+    if as_json:
+        print_json(ledger.to_json() if bound is None else {**ledger.to_json(), "bound": bound.to_json()})
+        return
+    from edgeprune.cli.tables.bound import bound_table
+    from edgeprune.cli.tables.ledger import ledger_table
+
+    display(ledger_table(ledger), *([] if bound is None else [bound_table(bound)]))

@@ -1,0 +1,89 @@
+"""`edgeprune export`: a checkpoint and a method become a verified bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from edgeprune.cli import options
+from edgeprune.cli.console import display, needs, print_json, progress, warn
+
+__all__ = ["command"]
+
+
+@click.command("export")
+@click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
+@click.option(
+    "--keep", type=options.Keep(), help="Tokens kept of an image, or their share (0.6). All but `none` need it."
+)
+@click.option(
+    "--scorer", type=options.PATH, help="Trained weights, for `bavit`: what `bavit train` wrote; default bavit-scorer."
+)
+@click.option(
+    "--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method (repeat for several)."
+)
+@click.option("--target", default="cpu", show_default=True, help="Name from `edgeprune targets`, or your own .toml.")
+@click.option("--model", help="Hugging Face id or local folder; default the tiny LLaVA that comes along.")
+@click.option("--revision", help="Commit or branch of a Hugging Face id.")
+@click.option("--output", type=options.PATH, help="Folder to write; default <model>-<method>-<keep>-<target>.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "float16"]), help="Float of the graph; default the target's."
+)
+@click.option("--layer", type=int, help="Feature layer, an index into hidden_states; default the model's.")
+@click.option(
+    "--tiles", type=int, default=1, show_default=True,
+    help="Images, frames or tiles of one image per run (LLaVA-NeXT, OneVision: tiles, which share --keep).",
+)  # fmt: skip
+@click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
+@click.option("--size", metavar="HxW", help="Pixels of an image, for detectors (YOLOS); default the model's.")
+@click.option("--video", is_flag=True, help="Frames instead of images, where the model treats them differently.")
+@click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open.")
+@click.option(
+    "--input", "input_kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,
+    help="float: normalised pixels. uint8: RGB images as they are; the graph normalises.",
+)  # fmt: skip
+@click.option("--probes", type=options.PATH, help="Folder with images of yours to check parity on, too.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@options.language_model
+@options.verb
+def command(
+    as_json: bool, input_kind: str, settings: tuple[str, ...], language_model: str | None, **given: Any
+) -> None:
+    """Export a pruned encoder as a bundle, and check it.
+
+    \b
+    edgeprune export --method fastervlm --keep 64
+    edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf
+    """
+    with needs("export"):
+        from edgeprune.export import Request, export_bundle
+        from edgeprune.export.job import STEPS
+
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
+    own = dict(setting.split("=", 1) for setting in settings)
+    request = Request(uint8=input_kind == "uint8", options=own, **given)
+    model = options.read_language_model(language_model)
+    done = iter(range(len(STEPS)))
+    with progress() as show:
+        exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
+    for warning in exported.warnings:
+        warn(warning)
+    bound = options.bound_of(model, exported.manifest, request.target)
+    if as_json:
+        reports = [report.to_json() for report in exported.reports]
+        manifest = dataclasses.asdict(exported.manifest)
+        value = {"bundle": str(exported.folder), "manifest": manifest, "parity": reports}
+        print_json(value if bound is None else {**value, "bound": bound.to_json()})
+        return
+    from edgeprune.cli.tables.bound import bound_table
+    from edgeprune.cli.tables.manifest import manifest_table
+    from edgeprune.cli.tables.parity import parity_line
+
+    display(manifest_table(exported.manifest), parity_line(exported.reports))
+    if bound is not None:
+        display(bound_table(bound))
+    click.echo(f"wrote {exported.folder}")

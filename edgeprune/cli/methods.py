@@ -1,0 +1,46 @@
+"""`edgeprune methods`: what can be chosen, and where it works."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from edgeprune.cli import options
+from edgeprune.cli.console import display, print_json
+
+__all__ = ["command"]
+
+
+@click.command("methods")
+@click.option("--matrix", is_flag=True, help="Which method works on which encoder.")
+@options.verb
+def command(matrix: bool, as_json: bool) -> None:
+    """List the pruning methods, or where each works.
+
+    \b
+    edgeprune methods
+    edgeprune methods --matrix
+    """
+    from edgeprune import catalog
+
+    entries, encoders = catalog.methods(), catalog.families()
+    if as_json and matrix:
+        print_json(
+            [
+                {
+                    "encoder": family.name,
+                    "tower": family.tower,
+                    "method": entry.name,
+                    "refused": catalog.refusal(entry, family),
+                }
+                for family in encoders
+                for entry in entries
+            ]
+        )
+    elif as_json:
+        print_json([dataclasses.asdict(entry) for entry in entries])
+    else:
+        from edgeprune.cli.tables.methods import matrix_table, methods_table
+
+        display(matrix_table(entries, encoders) if matrix else methods_table(entries))

@@ -1,0 +1,109 @@
+"""Arguments and options that several verbs have, and what becomes of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from edgeprune.bundle import Manifest
+    from edgeprune.estimate.bound import Bound
+    from edgeprune.estimate.language_model import LanguageModel
+
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # no subscript before click 8.2
+
+__all__ = [
+    "PATH",
+    "Keep",
+    "bound_of",
+    "bundle",
+    "devices",
+    "language_model",
+    "pair",
+    "read_language_model",
+    "target",
+    "threads",
+    "verb",
+]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+class _Bundle(ParamType):
+    """The folder of a bundle; a file in one, as its graph, means the folder."""
+
+    name = "bundle"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        return path.parent if path.is_file() and (path.parent / "manifest.json").is_file() else path
+
+
+class Keep(ParamType):
+    """A number of tokens, or with a point in it their share."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        try:
+            return float(value) if "." in str(value) else int(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a number of tokens, such as 64, nor a share of them, such as 0.6", param, ctx
+            )
+
+
+bundle = click.argument("bundle", type=_Bundle())
+devices = click.Choice(["cpu", "cuda", "tensorrt"])
+target = click.option("--target", help="Name, or your own .toml; default the bundle's.")
+threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default ONNX Runtime's choice.")
+language_model = click.option(
+    "--language-model", metavar="CONFIG",
+    help="Estimate what pruning gains in front of it: config.json, its folder, or a Hugging Face id in the cache.",
+)  # fmt: skip
+
+
+def verb(function: Verb) -> Verb:
+    """The options that every verb has."""
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+    function = debug(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(function)
+
+
+def pair(option: str, given: str | None) -> tuple[int, int] | None:
+    """HxW, or None."""
+    if given is None:
+        return None
+    if not (match := re.fullmatch(r"(\d+)x(\d+)", given)):
+        raise click.UsageError(f"{option} must be HxW in pixels, as 512x864, got {given}")
+    return int(match[1]), int(match[2])
+
+
+def read_language_model(given: str | None) -> LanguageModel | None:
+    """Of --language-model."""
+    from edgeprune.estimate.language_model import read_language_model
+
+    return None if given is None else read_language_model(given)
+
+
+def bound_of(model: LanguageModel | None, manifest: Manifest, target: str | None = None) -> Bound | None:
+    """What pruning gains in front of the language model, if one was named.
+
+    target: name or path; None for the manifest's, of which no more than the name may be known here.
+    """
+    from edgeprune import targets
+    from edgeprune.estimate.bound import bound
+
+    if model is None:
+        return None
+    if target is None and manifest.target in targets.names():
+        target = manifest.target
+    return bound(manifest, model, None if target is None else targets.load(target))

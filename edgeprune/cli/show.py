@@ -1,0 +1,33 @@
+"""`edgeprune show`: an image with what is kept of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeprune.cli import options
+from edgeprune.cli.console import print_json
+
+__all__ = ["command"]
+
+
+@click.command("show")
+@options.bundle
+@click.argument("image", type=options.PATH)
+@click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
+@click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
+@options.verb
+def command(bundle: Path, image: Path, output: Path, threshold: float, as_json: bool) -> None:
+    """Draw an image with the patches that are kept.
+
+    \b
+    edgeprune show my-bundle photo.jpg --output kept.png
+    """
+    from edgeprune.runtime.show import draw
+
+    picture = draw(bundle, image, output, threshold)
+    if as_json:
+        print_json({"picture": str(output), "size": list(picture.size)})
+    else:
+        click.echo(f"wrote {output}")

@@ -1,0 +1,64 @@
+"""What the pruned encoder costs, beside its baselines."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.cli.tables import count, table
+from edgeprune.runtime.ledger.bench import Ledger
+from edgeprune.runtime.ledger.jetson import Board
+from edgeprune.runtime.ledger.plan_bench import PlanTimes
+
+__all__ = ["ledger_table"]
+
+
+def ledger_table(measured: Ledger) -> Table:
+    """The rows of a bench, and in the caption where the pruned encoder's time goes."""
+    how = "" if measured.plan else f" in turns, threads {measured.threads or 'default'}"
+    shown = table(
+        f"Ledger: {measured.device}, {measured.rounds} rounds{how}",
+        "graph", "median\nms >", "p95\nms >", "p99\nms >", "pruned\n/ this >", "multiply-\nadds >", "of matmul\npeak >",
+    )  # fmt: skip
+    for row in measured.rows:
+        shown.add_row(
+            escape(row.name),
+            f"{row.median_ms:.2f}",
+            f"{row.p95_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.ratio:.3f}",
+            count(row.multiply_adds),
+            "" if row.peak_fraction is None else f"{row.peak_fraction:.0%}",
+        )
+    parts = ", ".join(f"{name} {share:.1%}" for name, share in measured.parts.items())
+    peak = "" if measured.peak_gmacs is None else f"; matmul reaches {measured.peak_gmacs:.0f} G/s"
+    lines = [f"Time of the pruned graph: {parts}."] if parts else []
+    lines.append(f"Multiply-adds by the formula: {count(measured.formula)}{peak}.")
+    lines += [] if measured.plan is None else _plan_lines(measured.plan)
+    lines += [] if measured.board is None else [_board_line(measured.board)]
+    shown.caption = "\n".join([*lines, escape(measured.versions["machine"])])
+    return shown
+
+
+def _plan_lines(plan: PlanTimes) -> list[str]:
+    graph = f", CUDA graph {plan.cuda_graph}" if plan.cuda_graph else ""
+    compute, enqueue = (
+        f"{one.median_ms:.3f} ({one.p95_ms:.3f}, {one.p99_ms:.3f})" for one in (plan.compute, plan.enqueue)
+    )
+    on = f" on {plan.gpu}" if plan.gpu else ""
+    return [
+        escape(f"{plan.plan}, {plan.kind} {plan.version}{on}, by {' '.join((plan.by, *plan.flags))}{graph}."),
+        f"Median (p95, p99) in ms: GPU compute {compute}, enqueue {enqueue}.",
+    ]
+
+
+def _board_line(board: Board) -> str:
+    """What state a Jetson was in."""
+    limit = f" of {board.gpu_limit_mhz}" if board.gpu_limit_mhz else ""
+    facts = [
+        f"{board.model}, L4T {board.l4t}, power mode {board.power_mode}",
+        "GPU clock not seen" if board.gpu_mhz is None else f"GPU at {board.gpu_mhz}{limit} MHz",
+        *([] if board.locked is None else ["clocks locked" if board.locked else "clocks not locked"]),
+        *([] if board.celsius is None else [f"{board.celsius:.0f} C at most"]),
+    ]
+    return escape(f"{', '.join(facts)}; no throttling seen.")

@@ -1,0 +1,53 @@
+"""The pruning methods, and where each works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.catalog import Entry, Family, refusal
+from edgeprune.cli.tables import table
+
+__all__ = ["fits", "matrix_table", "methods_table"]
+
+
+def methods_table(entries: Iterable[Entry]) -> Table:
+    headings = ("name", "does", "reads", "[CLS]", "training", "multiply-adds >", "paper")
+    shown = table("Methods", *(escape(heading) for heading in headings))
+    for entry in entries:
+        shown.add_row(
+            entry.name,
+            escape(entry.does),
+            escape(entry.reads),
+            "needed" if "[CLS]" in entry.needs else "",
+            "none" if entry.training_free else "needed",
+            entry.multiply_adds,
+            escape(entry.paper.replace("https://arxiv.org/abs/", "arXiv:")),
+        )
+    shown.caption = "Multiply-adds of the selection itself, for one image of CLIP ViT-L/14 at 64 of 576 tokens."
+    return shown
+
+
+def matrix_table(entries: Sequence[Entry], encoders: Sequence[Family]) -> Table:
+    """A row for the encoders on which the same methods work."""
+    shown = table("Methods by encoder", "encoders", "works", "refused")
+    shown.columns[0].no_wrap = False
+    for row in fits(entries, encoders):
+        shown.add_row(*map(escape, row), end_section=True)
+    return shown
+
+
+def fits(entries: Sequence[Entry], encoders: Iterable[Family]) -> list[tuple[str, str, str]]:
+    """(encoders, the methods that work on them, those that are refused and why); equal answers together."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for family in encoders:
+        reasons: dict[str, list[str]] = {}
+        for entry in entries:
+            reasons.setdefault(refusal(entry, family), []).append(entry.name)
+        works = ", ".join(reasons.pop("", []))
+        refused = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
+        name = f"{family.name} with {family.tower}" if family.tower else family.name
+        rows.setdefault((works, refused), []).append(name)
+    return [(", ".join(names), *answer) for answer, names in rows.items()]

@@ -1,0 +1,53 @@
+"""The targets, and one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.cli.tables import facts, table
+from edgeprune.targets import Target
+
+__all__ = ["target_table", "targets_table"]
+
+
+def targets_table(devices: Iterable[Target]) -> Table:
+    shown = table("Targets", "name", "description", "engine", "float", "tier >")
+    for one in devices:
+        engine = f"{one.engine.kind} {one.engine.version}"
+        shown.add_row(one.name, escape(one.description), engine, one.onnx.float, str(one.tier))
+    return shown
+
+
+def target_table(device: Target) -> Table:
+    gpu, onnx, engine, jetson = device.gpu, device.onnx, device.engine, device.jetson
+    figures = [f"SM {', '.join(map(str, gpu.sm))}", f"{gpu.memory_gib} GiB"] if gpu else ["none"]
+    if gpu and gpu.bandwidth_gb_s:
+        figures.append(f"{gpu.bandwidth_gb_s:g} GB/s")
+    if gpu and gpu.tflops_fp16:
+        figures.append(f"{gpu.tflops_fp16:g} TFLOPS in float16")
+    topk = [f"K up to {onnx.topk_limit}"] if onnx.topk_limit else []
+    topk += ["floats only: indices are sorted as float32"] if onnx.index_float else []
+    built = [f"{engine.kind} {engine.version}", f"built {engine.build or 'never'}"]
+    built += [f"{engine.typing} typing", f"workspace {engine.workspace_mib} MiB"] if engine.typing else []
+    return facts(
+        device.name,
+        {
+            "description": device.description,
+            "tier": str(device.tier),
+            "GPU": ", ".join(figures),
+            "ONNX": f"opset {onnx.opset}, IR {onnx.ir_version}, {onnx.float}",
+            "MatMul": "" if onnx.float32_matmul else "float16 only",
+            "TopK": ", ".join(topk),
+            "greedy methods": onnx.greedy,
+            "forbidden": ", ".join(onnx.forbidden_ops),
+            "engine": ", ".join(built),
+            "build flags": " ".join(engine.build_flags),
+            "bench flags": " ".join(device.bench.flags),
+            "Jetson": f"JetPack {jetson.jetpack}, L4T {jetson.l4t}, Python {jetson.python}" if jetson else "",
+            "install": jetson.install if jetson else "",
+            "sources": "\n".join(device.source),
+        },
+    )
