@@ -1,0 +1,266 @@
+"""Planted faults: what a wrong export could do, on every method, in float32 and float16. Each must be caught.
+
+The device is the traced module itself on the embedded model, its weights cast as the export casts them; a fault changes
+what the method reads, how it chooses, or what comes out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edgeprune import encoders, pruners
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.export.precision import in_precision
+from edgeprune.fit import build_method
+from edgeprune.probes import scenes
+from edgeprune.pruners import Method, Selection
+from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.parity import Verdict, compare
+from edgeprune.taps import Taps
+from edgeprune.trace import PrunedEncoder, outputs
+
+Arrays = dict[str, np.ndarray]
+Fault = Callable[[Method, Taps], Selection]
+KEEP = 32
+METHODS = [name for name in pruners.names() if name not in ("bavit", "none", "pool", "random", "uniform")]
+"""bavit needs a scorer, and its rule is that of received; the others choose nothing"""
+PRECISIONS = ("float32", "float16")
+
+
+@functools.cache
+def tiny() -> Encoder:
+    return encoders.load(open_checkpoint())
+
+
+@functools.cache
+def method_of(name: str) -> Method:
+    return build_method(pruners.get(name), name, tiny(), KEEP)
+
+
+@functools.cache
+def pixels() -> torch.Tensor:
+    """Two scenes, as the embedded model's processor makes them."""
+    size, mean, std = tiny().tower.image_size, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    steps = Preprocessing(size, {"height": size[0], "width": size[1]}, 3, None, 1 / 255, mean, std, True)
+    return torch.from_numpy(np.stack([steps(Image.open(path).convert("RGB")) for path in scenes()[:2]]))
+
+
+@functools.cache
+def reference(name: str) -> tuple[Arrays, Arrays]:
+    with torch.inference_mode():
+        results, chosen = OfficialEncoder(tiny(), method_of(name)).eval().choose(pixels())
+    wanted = dict(zip(outputs(tiny(), method_of(name)), (part.numpy() for part in results), strict=True))
+    quantities = {key: value.float().numpy() for key, value in chosen.quantities.items()}
+    for values in (quantities[key] for key in ("similarity",) if key in quantities):
+        values[:, range(values.shape[1]), range(values.shape[1])] = 1
+    return wanted, quantities
+
+
+@functools.cache
+def cast(precision: str, name: str) -> tuple[Encoder, Method]:
+    return in_precision(tiny(), method_of(name), None, precision, False, "tiny")  # type: ignore[arg-type]
+
+
+def run(name: str, precision: str, select: Callable[[Method, Taps], Selection] | None = None) -> Arrays:
+    """What the device hands out; `select` in place of the method's own."""
+    encoder, method = cast(precision, name)
+    module = PrunedEncoder(encoder, method).eval()
+    if select is not None:
+        own = module.selection._method
+
+        class Faulty:
+            def __getattr__(self, attribute: str) -> Any:
+                return getattr(own, attribute)
+
+            def select(self, taps: Taps) -> Selection:
+                return select(own, taps)
+
+        module.selection._method = Faulty()  # type: ignore[assignment]
+    with torch.inference_mode():
+        results = module(pixels().to(getattr(torch, precision)))
+    return {key: part.numpy() for key, part in zip(outputs(encoder, method), results, strict=True)}
+
+
+def judge(name: str, precision: str, got: Arrays) -> Verdict:
+    wanted, quantities = reference(name)
+    method = method_of(name)
+    rule = method.rule(tiny().patches)
+    return compare(wanted, got, precision, rule, quantities, bool(method.steps(tiny().layer)))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", METHODS)
+def test_without_a_fault_it_passes(name: str, precision: str) -> None:
+    verdict = judge(name, precision, run(name, precision))
+    assert not verdict.reasons
+    assert verdict.wrong == 0
+
+
+# --- what comes out -------------------------------------------------------------------------------------------------
+
+
+def tokens_swapped(got: Arrays) -> Arrays:
+    tokens = got["tokens"].copy()
+    tokens[:, [0, 9]] = tokens[:, [9, 0]]
+    return {**got, "tokens": tokens}
+
+
+def tokens_of_another_image(got: Arrays) -> Arrays:
+    return {**got, "tokens": got["tokens"][::-1].copy()}
+
+
+def everything_of_another_image(got: Arrays) -> Arrays:
+    return {key: value[::-1].copy() for key, value in got.items()}
+
+
+def scores_scaled(got: Arrays) -> Arrays:
+    return {**got, "scores": (got["scores"] * np.float32(1.1)).astype(np.float32)}
+
+
+def order_reversed(got: Arrays) -> Arrays:
+    return {**got, "indices": got["indices"][:, ::-1].copy(), "tokens": got["tokens"][:, ::-1].copy()}
+
+
+def a_dropped_patch_in_place_of_a_kept_one(got: Arrays) -> Arrays:
+    """The best kept patch gives its place to one that was dropped, everywhere alike."""
+    found = {key: value.copy() for key, value in got.items()}
+    for image in range(2):
+        kept = found["indices"][image]
+        out = next(at for at in range(found["scores"].shape[1]) if at not in kept)
+        gone = kept[int(np.argmax(found["scores"][image][kept]))]
+        kept[kept == gone] = out
+        kept.sort()
+        if "picks" in found:
+            found["picks"][image][found["picks"][image] == gone] = out
+        scores = found["scores"][image]
+        scores[[gone, out]] = scores[[out, gone]]
+    return found
+
+
+OUTPUTS = (
+    tokens_swapped,
+    tokens_of_another_image,
+    everything_of_another_image,
+    scores_scaled,
+    order_reversed,
+    a_dropped_patch_in_place_of_a_kept_one,
+)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("fault", OUTPUTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_fault_in_what_comes_out_is_caught(name: str, fault: Callable[[Arrays], Arrays], precision: str) -> None:
+    assert judge(name, precision, fault(run(name, precision))).reasons
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", [name for name in METHODS if "origin" in pruners.get(name).traits.emits])
+def test_a_merge_into_the_wrong_token_is_caught(name: str, precision: str) -> None:
+    got = run(name, precision)
+    origin = got["origin"].copy()
+    for image in range(2):
+        merged = next(at for at in range(origin.shape[1]) if at not in got["indices"][image] and origin[image, at] >= 0)
+        origin[image, merged] = (origin[image, merged] + KEEP // 2) % KEEP
+    assert judge(name, precision, {**got, "origin": origin}).reasons
+
+
+# --- what it reads --------------------------------------------------------------------------------------------------
+
+
+def another_query(own: Method, taps: Taps) -> Selection:
+    """[CLS] off by one: the row of the first patch. Queries are shifted, which changes column means little or not."""
+    moved = {at: replace(seen, query=seen.query[:, :, 1:]) for at, seen in taps.attention.items()}
+    return own.select(replace(taps, attention=moved))
+
+
+def scale_of_attention_dropped(own: Method, taps: Taps) -> Selection:
+    return own.select(replace(taps, attention={at: replace(one, scaling=1.0) for at, one in taps.attention.items()}))
+
+
+def features_of_another_image(own: Method, taps: Taps) -> Selection:
+    return own.select(replace(taps, features=taps.features.flip(0), projected=taps.projected.flip(0)))
+
+
+def features_not_of_their_patches(own: Method, taps: Taps) -> Selection:
+    return own.select(replace(taps, features=taps.features.roll(1, 1), projected=taps.projected.roll(1, 1)))
+
+
+def wrong_normalisation(own: Method, taps: Taps) -> Selection:
+    """Rows are squared before anything is measured, as if lengths had been divided out twice."""
+    return own.select(replace(taps, features=taps.features**2, projected=taps.projected**2))
+
+
+READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
+READS_ATTENTION = [*READS_CLS, "hiprune", "idpruner", "received"]
+READS_FEATURES = ["aim", "dart", "divprune", "dpp", "idpruner", "lrcp", "scope", "todre", "vispruner", "zoo"]
+CASES = [
+    *((name, another_query) for name in READS_CLS),
+    *((name, scale_of_attention_dropped) for name in READS_ATTENTION),
+    *((name, features_of_another_image) for name in READS_FEATURES),
+    *((name, features_not_of_their_patches) for name in READS_FEATURES),
+    *((name, wrong_normalisation) for name in READS_FEATURES),
+]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("name", "fault"), CASES, ids=lambda one: one if isinstance(one, str) else one.__name__)
+def test_a_fault_in_what_it_reads_is_caught(
+    name: str, fault: Callable[[Method, Taps], Selection], precision: str
+) -> None:
+    assert judge(name, precision, run(name, precision, fault)).reasons
+
+
+# --- how it chooses -------------------------------------------------------------------------------------------------
+
+
+def garbage_behind(own: Method, taps: Taps, first: int) -> Selection:
+    """From the pick `first` on, those that the method wanted least, with the gains that they have."""
+    chosen = own.select(taps)
+    assert chosen.picks is not None
+    everything = replace_keep(own, tiny().patches).select(taps)
+    assert everything.picks is not None
+    picks = torch.cat((chosen.picks[:, :first], everything.picks.flip(1)[:, : KEEP - first]), dim=1)
+    scores = torch.full_like(chosen.scores, -torch.inf)
+    return Selection(
+        picks.sort(dim=1).values, scores.scatter(1, picks, everything.scores.gather(1, picks)), picks=picks
+    )
+
+
+def replace_keep(method: Method, keep: int) -> Method:
+    return replace(method, keep=keep)  # type: ignore[type-var]
+
+
+GREEDY = [name for name in METHODS if method_of(name).rule(144)["name"] == "greedy" and pruners.get(name).traits.nested]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("first", [0, 1, 8, 16])
+@pytest.mark.parametrize("name", GREEDY)
+def test_garbage_behind_any_pick_is_caught(name: str, first: int, precision: str) -> None:
+    got = run(name, precision, lambda own, taps: garbage_behind(own, taps, first))
+    assert judge(name, precision, got).reasons
+
+
+def test_the_lowest_attention_in_place_of_the_diverse_half_is_caught() -> None:
+    """vispruner with its diverse half replaced: comparing sets excused it all in float16."""
+
+    def lowest(own: Method, taps: Taps) -> Selection:
+        chosen = own.select(taps)
+        order = taps.cls_attention().mean(dim=1).argsort(dim=1, descending=True)
+        picks = torch.cat((order[:, : KEEP // 2], order[:, -(KEEP - KEEP // 2) :]), dim=1)
+        scores = taps.cls_attention().mean(dim=1).scatter_add(1, picks, torch.full(picks.shape, 2.0))
+        return replace(chosen, indices=picks.sort(dim=1).values, picks=picks, scores=scores)
+
+    for precision in PRECISIONS:
+        assert judge("vispruner", precision, run("vispruner", precision, lowest)).reasons
