@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: .venv demo bavit test lint types bench clean
+.PHONY: .venv demo bavit test test-slow test-all lint types bench clean
 
 .venv: $(STAMP)
 
@@ -26,8 +26,17 @@ bavit: $(STAMP)
 	cd demo && ../$(BIN)/edgeprune bavit finetune --control --threads 1 --force
 	cd demo && ../$(BIN)/edgeprune bavit eval --threads 1 --force
 
+# `make test` leaves out what is marked slow, `make test-slow` is that alone, `make test-all` is both.
+PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
 test: $(STAMP)
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

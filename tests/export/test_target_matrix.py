@@ -2,6 +2,7 @@
 
 The lint, TensorRT-RTX's parser and ONNX Runtime are part of an export; RTX targets get their plan, too. Targets that
 ask for the same trace share it here: what is theirs, from the older opset to the plan, is done for each of them.
+A third of the cells is always run, all of them with `make test-all`.
 """
 
 from __future__ import annotations
@@ -67,11 +68,20 @@ KINDS = {
     "qwen2.5-vl": Kind("Qwen2_5_VLForConditionalGeneration", QWEN, QWEN_CONFIG, False, "12x12"),
 }
 """36 patches each, or tokens of 2x2 patches"""
+
+
+def always(kind: int, method: int, target: int) -> bool:
+    """Each target with each kind and each method once, and each kind with each method on some target."""
+    return (kind + method + target) % 3 == 0
+
+
 CELLS = [
-    pytest.param(kind, method, target, id=f"{kind}-{method}-{target}")
-    for kind in KINDS
-    for method in METHODS
-    for target in targets.names()
+    pytest.param(
+        kind, method, target, id=f"{kind}-{method}-{target}", marks=() if always(i, j, k) else pytest.mark.slow
+    )
+    for i, kind in enumerate(KINDS)
+    for j, method in enumerate(METHODS)
+    for k, target in enumerate(targets.names())
 ]
 
 
