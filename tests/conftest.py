@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ from edgeprune.bundle import MANIFEST, Graph, Manifest, Model, TensorSpec, descr
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
     torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts its background jobs so, and processes inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_VISION: dict[str, Any] = {
     "hidden_size": 32,

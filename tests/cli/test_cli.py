@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +30,6 @@ SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" /
 VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets", "bavit")
 BAVIT = ("train", "finetune", "eval")
 EXPORT = ("export", "--method", "fastervlm")
-START_S = 1.0
-"""measured 0.12 s; what a user takes for at once"""
 
 
 class Done(NamedTuple):
@@ -119,7 +116,7 @@ def test_an_export_says_what_it_wrote(exported: tuple[Path, Done]) -> None:
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].strip() == "fastervlm keeps 64 of 144 tokens (44%)"
-    assert "parity on cpu: 7 of 7 sets equal" in done.out
+    assert "parity on cpu: 100% of the decisions decided, 0 wrong" in done.out
     assert lines[-1] == f"wrote {folder}"
     assert sorted(os.listdir(folder.parent)) == ["out"]
 
@@ -128,7 +125,7 @@ def test_a_fresh_bundle_verifies(run: Run, exported: tuple[Path, Done]) -> None:
     done = run("verify", exported[0])
     assert (done.code, done.err) == (0, "")
     assert "Parity with the reference" in done.out
-    assert re.search(r"cpu float32 +7/7 .* pass", done.out)
+    assert re.search(r"cpu float32 +640/640 .* pass", done.out)
 
 
 def test_inspect_says_what_it_is_and_what_it_costs(run: Run, exported: tuple[Path, Done]) -> None:
@@ -422,6 +419,8 @@ def test_a_signal_in_the_middle_of_an_export_leaves_nothing(desk: Path, name: st
 import os, signal
 from pathlib import Path
 from edgeprune.export import job
+if "{name}" == "SIGHUP":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
 def save_graphs(folder, *_):
     assert (folder / "reference.safetensors").is_file()
     signal.raise_signal(signal.{name})
@@ -483,24 +482,22 @@ def test_the_version_is_printed(run: Run) -> None:
 
 LIGHT = """
 import sys
+before = set(sys.modules)
 from edgeprune.cli import main
 try:
     main()
 except SystemExit:
-    heavy = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "huggingface_hub"}
-    print(sorted(heavy & set(sys.modules)))
+    print(*sorted(name for name in set(sys.modules) - before if name.partition(".")[0] not in sys.stdlib_module_names))
 """
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("export", "--help"), ("--version",)], ids=" ".join)
-def test_help_imports_nothing_heavy_and_comes_at_once(arguments: tuple[str, ...]) -> None:
-    times = []
-    for _ in range(3):  # a busy machine may be slow once
-        start = time.perf_counter()
-        done = process(*arguments, code=LIGHT)
-        times.append(time.perf_counter() - start)
-        assert done.out.splitlines()[-1] == "[]"
-    assert min(times) < START_S
+def test_help_imports_the_command_line_alone(arguments: tuple[str, ...]) -> None:
+    """So it comes at once on any machine: in some 0.1 s, of which nothing is torch's or numpy's."""
+    imported = process(*arguments, code=LIGHT).out.splitlines()[-1].split()
+    assert {name.partition(".")[0] for name in imported} <= {"click", "edgeprune", "rich"}
+    own = {name for name in imported if name.startswith("edgeprune.") and not name.startswith("edgeprune.cli.")}
+    assert own == {"edgeprune.cli", "edgeprune.errors"}
 
 
 # A plan that does not fit the machine.

@@ -109,7 +109,7 @@ def test_one_pool_of_tiles_chooses_among_all_of_their_patches(encoder: Encoder) 
     """The official loop in float64, over the projected patches of all tiles side by side."""
     with torch.inference_mode():
         every = PrunedEncoder(encoder, none.Method(PATCHES))(pixels(3))[0].double().numpy().reshape(-1, WIDTH)
-        tokens, indices, scores = PrunedEncoder(encoder, divprune.Method(20))(pixels(3))
+        tokens, indices, scores, _ = PrunedEncoder(encoder, divprune.Method(20))(pixels(3))
     unit = every / np.linalg.norm(every, axis=1, keepdims=True)
     distance = 1 - unit @ unit.T
     chosen = [int((distance + 9 * np.eye(len(distance))).min(1).argmax())]

@@ -24,7 +24,7 @@ from edgeprune.pruners._greedy import Form, written_as
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
 
-OUTPUTS = ("tokens", "indices", "scores")
+OUTPUTS = ("tokens", "indices", "scores", "picks")
 MakeFolder = Callable[..., Path]
 
 
@@ -76,6 +76,7 @@ def test_inputs_and_outputs_have_the_names_shapes_and_dtypes_of_the_contract(mod
         "pixel_values": ([1, 3, 48, 48], ir.DataType.FLOAT),
         "tokens": ([1, 8, 48], ir.DataType.FLOAT),
         "indices": ([1, 8], ir.DataType.INT32),
+        "picks": ([1, 8], ir.DataType.INT32),
         "scores": ([1, 36], ir.DataType.FLOAT),
     }
 

@@ -17,18 +17,10 @@ __all__ = ["parity_line", "parity_table"]
 def parity_table(reports: Iterable[BackendReport]) -> Table:
     """A row for each backend as a whole, and one for each of its probes below it.
 
-    decided: decisions whose margin exceeds the tolerance, so that a mistake there would be seen
+    decided: of all decisions those whose margin exceeds the tolerance, so that a mistake there would be seen
     within: something else was better, by less than rounding explains;  regret: the largest, over its tolerance
     """
-    headings = (
-        "decisions",
-        "decided",
-        "within\nrounding",
-        "wrong",
-        "regret /\ntolerance",
-        "score\nerror",
-        "token\nerror",
-    )
+    headings = ("decided", "within\nrounding", "wrong", "regret /\ntolerance", "score\nerror", "token\nerror")
     shown = table("Parity with the reference", "backend\nand probe", *(f"{one} >" for one in headings), "")
     shown.padding = (0, 1, 0, 0)
     for backend in reports:
@@ -36,7 +28,7 @@ def parity_table(reports: Iterable[BackendReport]) -> Table:
         if len(name) > 15:  # else the table is wider than 80 columns
             name = name.replace(" ", "\n")
         if backend.not_run:
-            shown.add_row(name, "", "", "", "not run", style="dim", end_section=True)
+            shown.add_row(name, "", "", "not run", style="dim", end_section=True)
             continue
         shown.add_row(name, *_measured(backend.worst), style="bold")
         for probe, report in backend.probes.items():
@@ -47,8 +39,7 @@ def parity_table(reports: Iterable[BackendReport]) -> Table:
 
 def _measured(verdict: Verdict) -> list[str]:
     return [
-        str(verdict.decisions),
-        str(verdict.decided),
+        f"{verdict.decided}/{verdict.decisions}",
         str(verdict.within),
         f"[red]{verdict.wrong}[/]" if verdict.wrong else "0",
         f"{verdict.regret:.2g}",
