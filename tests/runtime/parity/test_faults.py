@@ -76,14 +76,14 @@ def run(name: str, precision: str, select: Callable[[Method, Taps], Selection] |
     encoder, method = cast(precision, name)
     module = PrunedEncoder(encoder, method).eval()
     if select is not None:
-        own = module.selection._method
+        own, faulty = module.selection._method, select
 
         class Faulty:
             def __getattr__(self, attribute: str) -> Any:
                 return getattr(own, attribute)
 
             def select(self, taps: Taps) -> Selection:
-                return select(own, taps)
+                return faulty(own, taps)
 
         module.selection._method = Faulty()  # type: ignore[assignment]
     with torch.inference_mode():
