@@ -59,7 +59,7 @@ def parity_line(reports: Sequence[BackendReport]) -> str:
         worst = report.worst
         verdict = "[green]parity[/]" if worst.passed else "[red]NO PARITY[/]"
         proven = "" if report.proven else "[yellow]not proven[/]: "
-        share = f"{report.decided:.0%} of the decisions decided" if worst.decisions else "nothing to decide"
+        share = f"{report.decided:.0%} decided" if worst.decisions else "nothing to decide"
         rounding = f", {worst.within} within rounding" if worst.within else ""
         tokens = f"token error {worst.token_error:.1e}" if worst.tokens else "no token to compare"
         lines.append(
