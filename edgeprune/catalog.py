@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Entry", "Family", "families", "methods", "refusal"]
+from edgeprune.errors import ModelError, unknown_name
+
+__all__ = ["Entry", "Family", "check_model_type", "families", "methods", "refusal"]
 
 ANY_LENGTH, DETECTS = "layers of any length", "detection tokens"
 FEATURES = ("[CLS]", "two-layer projector", ANY_LENGTH, DETECTS)
@@ -36,6 +38,8 @@ class Entry:
     multiply_adds: str
     """of the selection itself for one image, at N = 576 and K = 64 on CLIP ViT-L/14"""
     paper: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    """its own, by name: int, float or str, as the field is annotated"""
 
     @property
     def inside(self) -> bool:
@@ -54,7 +58,10 @@ class Family:
 
 def methods() -> list[Entry]:
     """Every file in edgeprune/pruners, by name."""
-    return [_entry(name, head) for name, head in _heads("pruners")]
+    return [
+        replace(_entry(path.stem, ast.get_docstring(tree) or ""), options=_options(tree))
+        for path, tree in _sources("pruners")
+    ]
 
 
 def families() -> list[Family]:
@@ -74,20 +81,35 @@ def refusal(method: Entry, family: Family) -> str:
     return f"no {missing[0]}" if missing else ""
 
 
-def literal(tree: ast.Module, name: str, file: str) -> Any:
-    """The value of a module's constant, which must be a literal. Raises ValueError where it is missing or is none."""
+def check_model_type(model_type: str, id: str) -> None:
+    """Raises ModelError when no family loads the `model_type` of a config.json; id: of the checkpoint."""
+    known: list[str] = []
+    for path, tree in _sources("encoders"):
+        own = literal(tree, "MODEL_TYPES", path.name)
+        for why, refused in literal(tree, "REFUSED", path.name, {}).items():
+            if model_type in refused:
+                raise ModelError(f"{id} is a {model_type}: {why}; have {', '.join(own)}")
+        known += own
+    if model_type not in known:
+        raise ModelError(
+            f"{id} has a model_type that no family knows: {unknown_name('model_type', model_type, known)} "
+            "A new family is one file in edgeprune/encoders with MODEL_TYPES and load"
+        )
+
+
+def literal(tree: ast.Module, name: str, file: str, default: Any = None) -> Any:
+    """The value of a module's constant, which must be a literal. Raises ValueError where it is none, and where it is
+    missing and there is no default.
+    """
     for node in tree.body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
             try:
                 return ast.literal_eval(node.value)
             except ValueError:
                 raise ValueError(f"{file} must declare {name} as a literal, got {ast.unparse(node.value)}") from None
+    if default is not None:
+        return default
     raise ValueError(f"{file} must declare {name} as a literal; it is missing")
-
-
-def _heads(package: str) -> Iterator[tuple[str, str]]:
-    for path, tree in _sources(package):
-        yield path.stem, ast.get_docstring(tree) or ""
 
 
 def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
@@ -95,6 +117,17 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
     for path in sorted(folder.glob("*.py")):
         if not path.stem.startswith("_"):
             yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _options(tree: ast.Module) -> dict[str, str]:
+    """The fields of its class `Method` that a text can be read into."""
+    (method,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method")
+    annotated = {
+        node.target.id: ast.unparse(node.annotation).removesuffix(" | None")
+        for node in method.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }
+    return {name: kind for name, kind in annotated.items() if kind in ("int", "float", "str")}
 
 
 def _entry(name: str, head: str) -> Entry:
@@ -108,5 +141,5 @@ def _entry(name: str, head: str) -> Entry:
 
 def _fields(head: str, name: str) -> list[str]:
     """What stands behind the name at the start of a line, with the indented lines that go on with it."""
-    found = re.findall(rf"^{name}[ ]+(.+(?:\n[ ]+.+)*)", head, flags=re.MULTILINE)
-    return [" ".join(one.split()) for one in found]
+    paragraphs = re.findall(rf"^{name}[ ]+(.+(?:\n[ ]+.+)*)", head, flags=re.MULTILINE)
+    return [" ".join(one.split()) for one in paragraphs]

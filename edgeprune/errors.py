@@ -72,14 +72,23 @@ class TargetError(RequestError):
 
 
 def unknown_name(kind: str, name: str, have: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does.
+    """The message for a name that does not exist, with the nearest one that does: spelt alike, or a part of it.
 
     >>> unknown_name("method", "fastervlmm", ["fastervlm", "none"])
     "no method 'fastervlmm'; have fastervlm, none. Did you mean 'fastervlm'?"
     """
     names = sorted(have)
-    near = difflib.get_close_matches(name, names, n=1)
     if not names:
         return f"no {kind} '{name}'; there are none"
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = _nearest(name, names)
+    hint = f" Did you mean '{near}'?" if near else ""
     return f"no {kind} '{name}'; have {', '.join(names)}.{hint}"
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    """Upper and lower case are the same here; of several names that hold it, the shortest."""
+    folded = {one.lower(): one for one in reversed(names)}
+    if near := difflib.get_close_matches(name.lower(), folded, n=1):
+        return folded[near[0]]
+    holding = [one for one in names if name and name.lower() in one.lower()]
+    return min(holding, key=len, default=None)

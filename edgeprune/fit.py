@@ -17,6 +17,8 @@ from edgeprune.pruners._scorer import Scorer
 
 __all__ = ["build_method"]
 
+_WORDS = {int: "a whole number", float: "a number", str: "a text"}
+
 
 def build_method(
     method: type[Method],
@@ -121,5 +123,5 @@ def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[
         try:
             found[option] = kind(text)
         except ValueError:
-            raise MethodError(f"option {option} of {name} must be {kind.__name__}, got {text!r}") from None
+            raise MethodError(f"option {option} of {name} must be {_WORDS[kind]}, got {text!r}") from None
     return found

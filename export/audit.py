@@ -17,7 +17,7 @@ from edgeprune import bundle
 from edgeprune.errors import EdgepruneError, RequestError
 from edgeprune.export.engine import VERBOSE, Compiler, check_batch, choose_sm, find_target, load_rtx
 
-__all__ = ["Audit", "Kernel", "Layer", "Report", "audit", "audit_bundle"]
+__all__ = ["FusionAudit", "GraphAudit", "Kernel", "Layer", "audit", "audit_bundle"]
 
 PROXY_SM = 86
 """Ampere, as the GPU of Orin is; TensorRT-RTX knows no nearer one"""
@@ -51,7 +51,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Audit:
+class GraphAudit:
     sm: int
     kernels: tuple[Kernel, ...]
     layers: tuple[Layer, ...]
@@ -67,13 +67,13 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Report:
+class FusionAudit:
     """The graphs of a bundle by name: `pruned`, and `unpruned` where the bundle has it."""
 
     target: str
     proxy: bool
     """whether TensorRT-RTX stands in for the builder of the target"""
-    graphs: dict[str, Audit]
+    graphs: dict[str, GraphAudit]
 
     @property
     def lost(self) -> list[Layer]:
@@ -94,26 +94,34 @@ class Report:
 
     def rows(self) -> Iterator[tuple[str, int, int, int]]:
         """(graph, kernels, fused attention layers, attention layers)"""
-        for name, found in self.graphs.items():
-            yield name, len(found.kernels), found.fused, len(found.layers)
+        for name, graph in self.graphs.items():
+            yield name, len(graph.kernels), graph.fused, len(graph.layers)
+
+    def verdict(self) -> str:
+        """What it comes to, in one line."""
+        pruned = self.graphs["pruned"]
+        of = f"{pruned.fused} of {len(pruned.layers)} attention layers fused"
+        if "unpruned" not in self.graphs:
+            return f"{of}; the bundle has no unpruned graph to compare with"
+        return f"{of}, {self.graphs['unpruned'].fused} without pruning: {len(self.lost) or 'none'} lost"
 
     def lines(self) -> list[str]:
         """What was asked, and a line for the layers of a graph that are not fused for the same reason."""
         proxy = f", a proxy for {self.target}" if self.proxy else ""
         reasons: dict[tuple[str, str], list[str]] = {}
-        for name, found in self.graphs.items():
-            for layer in found.unfused:
+        for name, graph in self.graphs.items():
+            for layer in graph.unfused:
                 reasons.setdefault((name, layer.why), []).append(layer.name)
-        unfused = [f"{graph}, not fused: {', '.join(names)}; {why}" for (graph, why), names in reasons.items()]
+        unfused = [f"{name}, not fused: {', '.join(layers)}; {why}" for (name, why), layers in reasons.items()]
         return [f"as TensorRT-RTX compiles it for SM {self.sm}{proxy}", *unfused]
 
     def to_json(self) -> dict[str, Any]:
         graphs = {
             name: {
-                "kernels": [{"name": kernel.name, "type": kernel.type} for kernel in found.kernels],
-                "layers": [{"name": one.name, "fused": one.fused, "why": one.why} for one in found.layers],
+                "kernels": [{"name": kernel.name, "type": kernel.type} for kernel in graph.kernels],
+                "layers": [{"name": one.name, "fused": one.fused, "why": one.why} for one in graph.layers],
             }
-            for name, found in self.graphs.items()
+            for name, graph in self.graphs.items()
         }
         return {"target": self.target, "sm": self.sm, "proxy": self.proxy, "passed": not self.lost, "graphs": graphs}
 
@@ -123,33 +131,33 @@ def audit_bundle(
     target: str | None = None,
     sm: int | None = None,
     show: Callable[[int, int, str], None] = lambda done, total, what: None,
-) -> Report:
-    """Audit the pruned graph of a bundle, and the unpruned one where it has that.
+) -> FusionAudit:
+    """GraphAudit the pruned graph of a bundle, and the unpruned one where it has that.
 
     target, sm: None takes the bundle's target, and of its SMs the one that TensorRT-RTX can speak for
 
     Raises RequestError when the target runs no TensorRT or the SM is unknown, MissingPackageError without the package.
     """
-    found = bundle.load(folder)
-    device = find_target(found, target)
+    opened = bundle.load(folder)
+    device = find_target(opened, target)
     if device.engine.kind == "onnxruntime":
         raise RequestError(f"{device.name} runs ONNX Runtime, which has no such kernels; name a --target with TensorRT")
-    check_batch(found)
+    check_batch(opened)
     proxy = device.engine.kind != "tensorrt-rtx"
     if sm is None:
         own = () if proxy or device.gpu is None else device.gpu.sm
         sm = PROXY_SM if proxy or PROXY_SM in own else own[0]
-    paths = {"pruned": found.graph(bundle.ENCODER)}
-    if "unpruned" in found.baselines:
-        paths["unpruned"] = found.baselines["unpruned"]
+    paths = {"pruned": opened.graph(bundle.ENCODER)}
+    if "unpruned" in opened.baselines:
+        paths["unpruned"] = opened.baselines["unpruned"]
     graphs = {}
     for at, (name, path) in enumerate(paths.items()):
         show(at, len(paths), f"compile the {name} graph")
         graphs[name] = audit(path, sm)
-    return Report(device.name, proxy, graphs)
+    return FusionAudit(device.name, proxy, graphs)
 
 
-def audit(path: Path, sm: int = PROXY_SM) -> Audit:
+def audit(path: Path, sm: int = PROXY_SM) -> GraphAudit:
     """What TensorRT-RTX compiles a graph to, for one SM.
 
     Raises RequestError when it does not know the SM, EdgepruneError when it cannot read or build the graph.
@@ -164,7 +172,7 @@ def audit(path: Path, sm: int = PROXY_SM) -> Audit:
     return read(compiler.messages, readers, sm)
 
 
-def read(messages: list[str], attention: dict[str, str], sm: int) -> Audit:
+def read(messages: list[str], attention: dict[str, str], sm: int) -> GraphAudit:
     """The audit that a builder's messages hold; `attention` is softmax node -> why it may not be fused.
 
     Raises EdgepruneError when they list no kernels.
@@ -179,14 +187,14 @@ def read(messages: list[str], attention: dict[str, str], sm: int) -> Audit:
         name, fused = node.rpartition("/")[0], node in inside
         before = layers.get(name, Layer(name, True, ""))
         layers[name] = Layer(name, before.fused and fused, before.why or ("" if fused else why))
-    return Audit(sm, kernels, tuple(layers.values()))
+    return GraphAudit(sm, kernels, tuple(layers.values()))
 
 
 def _kernels(text: str) -> Iterator[Kernel]:
     for line in text.splitlines():
-        found = _KERNEL.match(line.removeprefix("Layers:").strip())
-        if found and found[2] not in CONTROL:
-            yield Kernel(found[1], found[2], tuple(_NODE.findall(line)))
+        kernel = _KERNEL.match(line.removeprefix("Layers:").strip())
+        if kernel and kernel[2] not in CONTROL:
+            yield Kernel(kernel[1], kernel[2], tuple(_NODE.findall(line)))
 
 
 _KERNEL = re.compile(r"Name: (.+?), LayerType: ([^,]+),")
@@ -211,7 +219,7 @@ def _softmax_readers(trt: Any, network: Any) -> dict[str, str]:
             else:
                 yield reader
 
-    found = {}
+    reasons = {}
     for layer in layers:
         if layer.type == trt.LayerType.SOFTMAX and not layer.name.startswith(SELECTION):
             name = layer.name.rpartition("/")[0]
@@ -222,5 +230,5 @@ def _softmax_readers(trt: Any, network: Any) -> dict[str, str]:
                 why = "float32; the builder fuses 16-bit attention only"
             else:
                 why = "the builder does not say why"
-            found[layer.name] = why
-    return found
+            reasons[layer.name] = why
+    return reasons

@@ -1,16 +1,23 @@
-"""What `edgeprune export` was asked for, and what can be said of it before any weight is read. No torch."""
+"""What `edgeprune export` was asked for, and what can be said of it before any weight is read. No torch.
+
+`check` is for whoever wants its answer at once: torch and transformers take seconds to import. What it lets pass, the
+export checks again where it is used.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeprune.errors import RequestError
+from edgeprune import bundle, catalog, targets
+from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
 from edgeprune.targets import Target
 
-__all__ = ["TRAINED", "Request", "check_flags", "pair"]
+__all__ = ["TRAINED", "Request", "check", "check_flags", "output_of", "pair"]
 
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
@@ -46,6 +53,76 @@ class Request:
     probes: Path | None = None
     baselines: bool = True
     force: bool = False
+
+
+_WORDS = {"int": "a whole number", "float": "a number"}
+
+
+def check(request: Request) -> None:
+    """Names, the model's type, flags, budgets that need no weights, and what is in the way on the disk.
+
+    Raises RequestError and its kinds.
+    """
+    _check_model(request)
+    _check_method(request)
+    target = targets.load(request.target)
+    check_flags(request, target)
+    pair("--grid", request.grid, "rows x columns of patches, such as 32x32")
+    pair("--size", request.size, "height x width in pixels, such as 512x864")
+    if isinstance(request.keep, float) and not 0 < request.keep <= 1:
+        raise RequestError(
+            f"--keep as a share must be in (0, 1], got {request.keep:g}; a number without a point is of tokens"
+        )
+    if request.scorer is not None and not request.scorer.exists():
+        raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")
+    if request.probes is not None and not request.probes.is_dir():
+        raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
+    bundle.check_output(output_of(request, _name(request.model)), request.force)
+
+
+def output_of(request: Request, id: str) -> Path:
+    """Where the bundle goes; id: of the checkpoint, whose last part it is named after by default."""
+    target = Path(request.target).stem if request.target.endswith(".toml") else request.target
+    name = f"{id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target}"
+    return request.output or Path(name)
+
+
+def _name(model: str | None) -> str:
+    return "tiny" if model is None else os.path.basename(os.path.abspath(model))
+
+
+def _check_method(request: Request) -> None:
+    entries = {entry.name: entry for entry in catalog.methods()}
+    if request.method not in entries:
+        raise MethodError(unknown_name("method", request.method, entries))
+    kinds = entries[request.method].options
+    for option, text in request.options.items():
+        if option not in kinds:
+            raise MethodError(unknown_name(f"option of {request.method}", option, kinds))
+        try:
+            {"int": int, "float": float, "str": str}[kinds[option]](text)
+        except ValueError:
+            word = _WORDS[kinds[option]]
+            raise MethodError(f"option {option} of {request.method} must be {word}, got {text!r}") from None
+
+
+def _check_model(request: Request) -> None:
+    """Of what is here: whether it is a folder of a type that a family loads. An id of the hub is looked up later."""
+    model = request.model
+    if model is None:
+        return
+    if "://" in model:
+        raise ModelError(f"--model must be a folder or a Hugging Face id (owner/name), got the URL {model}")
+    if not os.path.isdir(model):
+        if model.startswith((".", "/", "~")) or model.endswith("/"):
+            raise ModelError(f"--model must be a folder or a Hugging Face id (owner/name); there is no folder {model}")
+        return
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with it is said where it is read
+        return
+    if isinstance(config, dict):
+        catalog.check_model_type(str(config.get("model_type")), os.path.basename(os.path.abspath(model)))
 
 
 def check_flags(request: Request, target: Target) -> None:

@@ -11,7 +11,7 @@ from edgeprune.cli import options
 from edgeprune.cli.console import display, needs, print_json, progress
 
 if TYPE_CHECKING:
-    from edgeprune.export.audit import Report
+    from edgeprune.export.audit import FusionAudit
 
 __all__ = ["command", "print_audit"]
 
@@ -43,10 +43,10 @@ def command(bundle: Path, target: str | None, sm: int | None, as_json: bool) -> 
     audit.check()
 
 
-def print_audit(audit: Report) -> None:
-    """The table, and what keeps layers from being fused."""
+def print_audit(audit: FusionAudit) -> None:
+    """The table, what keeps layers from being fused, and in one line what it comes to."""
     from edgeprune.cli.tables.audit import audit_table
 
     display(audit_table(audit))
-    for line in audit.lines():
+    for line in (*audit.lines(), audit.verdict()):
         click.echo(line)

@@ -18,6 +18,7 @@ __all__ = ["command"]
 @options.threads
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 seconds' worth.")
 @click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
+@click.option("--wide", is_flag=True, help="All columns: the 99th percentile and the share of the peak, too.")
 @options.language_model
 @options.verb
 def command(
@@ -26,6 +27,7 @@ def command(
     threads: int | None,
     rounds: int | None,
     against: tuple[str, ...],
+    wide: bool,
     language_model: str | None,
     as_json: bool,
 ) -> None:
@@ -50,6 +52,7 @@ def command(
         print_json(ledger.to_json() if bound is None else {**ledger.to_json(), "bound": bound.to_json()})
         return
     from edgeprune.cli.tables.bound import bound_table
-    from edgeprune.cli.tables.ledger import ledger_table
+    from edgeprune.cli.tables.ledger import ledger_line, ledger_table
 
-    display(ledger_table(ledger), *([] if bound is None else [bound_table(bound)]))
+    display(ledger_table(ledger, wide), *([] if bound is None else [bound_table(bound)]), wide=wide)
+    click.echo(ledger_line(ledger))

@@ -32,6 +32,10 @@ PACKAGES = {
 """extra of edgeprune -> the packages that come with it"""
 
 
+WIDE = 1000
+"""columns; a table takes as many as it has text for"""
+
+
 class _Console(Console):
     """Leaves a closed pipe to the group of verbs, which knows the exit code."""
 
@@ -40,19 +44,26 @@ class _Console(Console):
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """One line on stderr, then exit."""
-    click.echo(f"edgeprune: {' '.join(message.splitlines())}", err=True)
+    """One line on stderr, with --json an object, then exit."""
+    line = " ".join(message.splitlines())
+    click.echo(json.dumps({"error": line, "exit_code": code}) if _wants_json() else f"edgeprune: {line}", err=True)
     sys.exit(code)
 
 
 def warn(message: str) -> None:
-    """One line on stderr."""
-    click.echo(f"edgeprune: warning: {' '.join(message.splitlines())}", err=True)
+    """One line on stderr, with --json an object."""
+    line = " ".join(message.splitlines())
+    click.echo(json.dumps({"warning": line}) if _wants_json() else f"edgeprune: warning: {line}", err=True)
 
 
-def display(*what: Any) -> None:
-    """Tables, or lines, on stdout."""
-    console = _Console(emoji=False, highlight=False)
+def _wants_json() -> bool:
+    """Read off the arguments: an error in these comes before click has read them."""
+    return "--json" in sys.argv[1:]
+
+
+def display(*what: Any, wide: bool = False) -> None:
+    """Tables, or lines, on stdout; wide: as wide as they are, whatever the terminal or pipe."""
+    console = _Console(emoji=False, highlight=False, width=WIDE if wide else None)
     for one in what:
         console.print(one, soft_wrap=isinstance(one, str))
 
@@ -62,11 +73,17 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A function (done, total, what) that moves a bar on stderr; nothing is drawn where that is no terminal."""
+def progress(each: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+    """A function (done, total, what) that moves a bar on stderr; nothing is drawn where that is no terminal.
+
+    each: print what begins there, each on a line, unless the output is to be JSON
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = _Console(stderr=True)
+    if each and not console.is_terminal and not _wants_json():
+        yield lambda done, total, what: click.echo(f"[{done + 1}/{total}] {what}", err=True)
+        return
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)

@@ -58,17 +58,19 @@ def command(
     edgeprune export --method fastervlm --keep 64
     edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf
     """
-    with needs("export"):
-        from edgeprune.export import Request, export_bundle
-        from edgeprune.export.job import STEPS
+    from edgeprune.export.request import Request, check
 
     if wrong := [setting for setting in settings if "=" not in setting]:
         raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
     own = dict(setting.split("=", 1) for setting in settings)
     request = Request(uint8=input_kind == "uint8", options=own, **given)
+    check(request)  # before torch and transformers are imported, which takes seconds
     model = options.read_language_model(language_model)
+    with needs("export"):
+        from edgeprune.export.job import STEPS, export_bundle
+
     done = iter(range(len(STEPS)))
-    with progress() as show:
+    with progress(each=True) as show:
         exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
     for warning in exported.warnings:
         warn(warning)

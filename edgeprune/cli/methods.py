@@ -14,8 +14,9 @@ __all__ = ["command"]
 
 @click.command("methods")
 @click.option("--matrix", is_flag=True, help="Which method works on which encoder.")
+@click.option("--wide", is_flag=True, help="All columns: what each reads and needs, and its paper.")
 @options.verb
-def command(matrix: bool, as_json: bool) -> None:
+def command(matrix: bool, wide: bool, as_json: bool) -> None:
     """List the pruning methods, or where each works.
 
     \b
@@ -43,4 +44,4 @@ def command(matrix: bool, as_json: bool) -> None:
     else:
         from edgeprune.cli.tables.methods import matrix_table, methods_table
 
-        display(matrix_table(entries, encoders) if matrix else methods_table(entries))
+        display(matrix_table(entries, encoders) if matrix else methods_table(entries, wide), wide=wide)

@@ -20,6 +20,7 @@ else:
 
 __all__ = [
     "PATH",
+    "Image",
     "Keep",
     "bound_of",
     "bundle",
@@ -45,6 +46,17 @@ class _Bundle(ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(value)
         return path.parent if path.is_file() and (path.parent / "manifest.json").is_file() else path
+
+
+class Image(ParamType):
+    """The path of an image."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if re.match(r"[a-z]+://", str(value)):
+            self.fail(f"must be a file on this machine, got the URL {value}; download it first", param, ctx)
+        return Path(value)
 
 
 class Keep(ParamType):

@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 @click.command("show")
 @options.bundle
-@click.argument("image", type=options.PATH)
+@click.argument("image", type=options.Image())
 @click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
 @options.verb

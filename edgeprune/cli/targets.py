@@ -14,8 +14,9 @@ __all__ = ["command"]
 
 @click.command("targets")
 @click.argument("name", required=False)
+@click.option("--wide", is_flag=True, help="All columns: the engine, and the float of the graph, too.")
 @options.verb
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, wide: bool, as_json: bool) -> None:
     """List the targets, or show one.
 
     \b
@@ -39,4 +40,4 @@ def command(name: str | None, as_json: bool) -> None:
     else:
         from edgeprune.cli.tables.targets import targets_table
 
-        display(targets_table(every))
+        display(targets_table(every, wide), wide=wide)

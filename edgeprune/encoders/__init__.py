@@ -22,9 +22,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgeprune import catalog
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._processor import Processor
-from edgeprune.errors import ModelError, RequestError, unknown_name
+from edgeprune.errors import ModelError, RequestError
 
 __all__ = ["Encoder", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
 
@@ -185,19 +186,10 @@ def processors() -> dict[str, Processor]:
 
 
 def family_of(config: dict[str, Any], id: str) -> ModuleType:
-    """The module of the family whose MODEL_TYPES hold the config's model_type."""
+    """The module of the family whose MODEL_TYPES hold the config's model_type. Raises ModelError when none does."""
     model_type = config.get("model_type")
-    known: list[str] = []
-    for module in _modules():
-        if model_type in module.MODEL_TYPES:
-            return module
-        if model_type in (refused := getattr(module, "REFUSED", {})):
-            raise ModelError(f"{id} is a {model_type}: {refused[model_type]}; have {', '.join(module.MODEL_TYPES)}")
-        known += module.MODEL_TYPES
-    raise ModelError(
-        f"{id} has a model_type that no family knows: {unknown_name('model_type', str(model_type), known)} "
-        "A new family is one file in edgeprune/encoders with MODEL_TYPES and load"
-    )
+    catalog.check_model_type(str(model_type), id)
+    return next(module for module in _modules() if model_type in module.MODEL_TYPES)
 
 
 def feature_depth(layer: int, layers: int) -> int:

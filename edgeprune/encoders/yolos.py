@@ -42,22 +42,19 @@ PROCESSORS = {
         harmless=("do_pad", "do_convert_annotations"),  # pads images to the largest of a batch
     )
 }
-_MAP = "its decoder reads the whole map of features, so that no token of it can be left out"
 REFUSED = {
-    "detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
-    "table-transformer": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
-    "conditional_detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
-    "dab-detr": "its encoder is a small part beside the ResNet in front of it, whose features are a map",
-    **dict.fromkeys(
-        ("deformable_detr", "deta", "lw_detr", "rf_detr", "grounding-dino", "mm-grounding-dino"),
-        f"it samples features at places, and {_MAP}",
+    "its encoder is a small part beside the ResNet in front of it, whose features are a map": (
+        "detr", "table-transformer", "conditional_detr", "dab-detr",
     ),
-    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine"), f"it joins maps of several scales, and {_MAP}"),
-    **dict.fromkeys(
-        ("owlvit", "owlv2"), "each of its boxes is made of one patch, so that dropping patches drops boxes"
+    "it samples features at places, and its decoder reads the whole map, so that no token of it can be left out": (
+        "deformable_detr", "deta", "lw_detr", "rf_detr", "grounding-dino", "mm-grounding-dino",
     ),
-}
-"""model_type of another detector -> why none of its tokens can be dropped"""
+    "it joins maps of several scales, and its decoder reads them whole, so that no token can be left out": (
+        "rt_detr", "rt_detr_v2", "d_fine",
+    ),
+    "each of its boxes is made of one patch, so that dropping patches drops boxes": ("owlvit", "owlv2"),
+}  # fmt: skip
+"""why none of a detector's tokens can be dropped -> the model_types of such"""
 
 
 class Heads(nn.Module):

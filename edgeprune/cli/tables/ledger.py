@@ -10,25 +10,28 @@ from edgeprune.runtime.ledger.bench import Ledger
 from edgeprune.runtime.ledger.jetson import Board
 from edgeprune.runtime.ledger.plan_bench import PlanTimes
 
-__all__ = ["ledger_table"]
+__all__ = ["ledger_line", "ledger_table"]
 
 
-def ledger_table(measured: Ledger) -> Table:
-    """The rows of a bench, and in the caption where the pruned encoder's time goes."""
+def ledger_table(measured: Ledger, wide: bool = False) -> Table:
+    """The rows of a bench, and in the caption where the pruned encoder's time goes.
+
+    wide: with every figure of a row, for more than 80 columns
+    """
     how = "" if measured.plan else f" in turns, threads {measured.threads or 'default'}"
     shown = table(
         f"Ledger: {measured.device}, {measured.rounds} rounds{how}",
-        "graph", "median\nms >", "p95\nms >", "p99\nms >", "pruned\n/ this >", "multiply-\nadds >", "of matmul\npeak >",
+        "graph", "median\nms >", "p95\nms >", "pruned\n/ this >", "multiply-\nadds >",
+        *(("p99\nms >", "of matmul\npeak >") if wide else ()),
     )  # fmt: skip
     for row in measured.rows:
         shown.add_row(
             escape(row.name),
             f"{row.median_ms:.2f}",
             f"{row.p95_ms:.2f}",
-            f"{row.p99_ms:.2f}",
             f"{row.ratio:.3f}",
             count(row.multiply_adds),
-            "" if row.peak_fraction is None else f"{row.peak_fraction:.0%}",
+            *((f"{row.p99_ms:.2f}", _share(row.peak_fraction)) if wide else ()),
         )
     parts = ", ".join(f"{name} {share:.1%}" for name, share in measured.parts.items())
     peak = "" if measured.peak_gmacs is None else f"; matmul reaches {measured.peak_gmacs:.0f} G/s"
@@ -38,6 +41,18 @@ def ledger_table(measured: Ledger) -> Table:
     lines += [] if measured.board is None else [_board_line(measured.board)]
     shown.caption = "\n".join([*lines, escape(measured.versions["machine"])])
     return shown
+
+
+def ledger_line(measured: Ledger) -> str:
+    """What the bench comes to, in one line."""
+    pruned, *others = measured.rows
+    on = f"{pruned.name} takes {pruned.median_ms:.2f} ms on {measured.device}"
+    beside = ", ".join(f"{row.ratio:.3f} of {row.name}" for row in others)
+    return f"{on}: {beside}" if others else f"{on}; there is no baseline to compare with"
+
+
+def _share(part: float | None) -> str:
+    return "" if part is None else f"{part:.0%}"
 
 
 def _plan_lines(plan: PlanTimes) -> list[str]:

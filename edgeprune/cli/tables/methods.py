@@ -13,21 +13,24 @@ from edgeprune.cli.tables import table
 __all__ = ["fits", "matrix_table", "methods_table"]
 
 
-def methods_table(entries: Iterable[Entry]) -> Table:
-    headings = ("name", "does", "reads", "[CLS]", "training", "multiply-adds >", "paper")
+def methods_table(entries: Iterable[Entry], wide: bool = False) -> Table:
+    """wide: with all that the files say, for more than 80 columns"""
+    headings = ("name", "does", "multiply-\nadds >", *(("reads", "needs", "training", "paper") if wide else ()))
     shown = table("Methods", *(escape(heading) for heading in headings))
     for entry in entries:
         shown.add_row(
             entry.name,
             escape(entry.does),
-            escape(entry.reads),
-            "needed" if "[CLS]" in entry.needs else "",
-            "none" if entry.training_free else "needed",
             entry.multiply_adds,
-            escape(entry.paper.replace("https://arxiv.org/abs/", "arXiv:")),
+            *map(escape, _more(entry) if wide else ()),
         )
     shown.caption = "Multiply-adds of the selection itself, for one image of CLIP ViT-L/14 at 64 of 576 tokens."
     return shown
+
+
+def _more(entry: Entry) -> tuple[str, ...]:
+    training = "none" if entry.training_free else "needed"
+    return entry.reads, entry.needs, training, entry.paper.replace("https://arxiv.org/abs/", "arXiv:")
 
 
 def matrix_table(entries: Sequence[Entry], encoders: Sequence[Family]) -> Table:

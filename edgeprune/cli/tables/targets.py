@@ -13,11 +13,12 @@ from edgeprune.targets import Target
 __all__ = ["target_table", "targets_table"]
 
 
-def targets_table(devices: Iterable[Target]) -> Table:
-    shown = table("Targets", "name", "description", "engine", "float", "tier >")
+def targets_table(devices: Iterable[Target], wide: bool = False) -> Table:
+    """wide: with the engine and the float, for more than 80 columns"""
+    shown = table("Targets", "name", "description", "tier >", *(("engine", "float") if wide else ()))
     for one in devices:
-        engine = f"{one.engine.kind} {one.engine.version}"
-        shown.add_row(one.name, escape(one.description), engine, one.onnx.float, str(one.tier))
+        more = (f"{one.engine.kind} {one.engine.version}", one.onnx.float) if wide else ()
+        shown.add_row(one.name, escape(one.description), str(one.tier), *more)
     return shown
 
 
