@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -51,19 +53,27 @@ def _leave_when_asked_to() -> None:
             signal.signal(number, lambda sent, _: leave("terminated; nothing was written", 128 + sent))
 
 
-class _Verbs(LazyGroup):
+@contextmanager
+def _ends_like_others() -> Iterator[None]:
     """Takes Ctrl-C before click, which would print an empty line, and a closed pipe, which click calls a failure."""
+    try:
+        yield
+        sys.stdout.flush()  # here a closed pipe can still be told; at the interpreter's end it prints a traceback
+    except KeyboardInterrupt:
+        leave("interrupted; nothing was written", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
+        sys.exit(141)
+
+
+class _Verbs(LazyGroup):
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:  # prints the help and the version
+        with _ends_like_others():
+            return super().make_context(*arguments, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            value = super().invoke(ctx)
-            sys.stdout.flush()  # here a closed pipe can still be told; at the interpreter's end it prints a traceback
-            return value
-        except KeyboardInterrupt:
-            leave("interrupted; nothing was written", 130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
-            sys.exit(141)
+        with _ends_like_others():
+            return super().invoke(ctx)
 
 
 @click.group(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -76,18 +77,37 @@ def print_json(value: Any) -> None:
 def progress(each: bool = False) -> Iterator[Callable[[int, int, str], None]]:
     """A function (done, total, what) that moves a bar on stderr; nothing is drawn where that is no terminal.
 
-    each: print what begins there, each on a line, unless the output is to be JSON
+    each: print there what is done, each on a line with its seconds, unless the output is to be JSON
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = _Console(stderr=True)
     if each and not console.is_terminal and not _wants_json():
-        yield lambda done, total, what: click.echo(f"[{done + 1}/{total}] {what}", err=True)
+        with _lines() as show:
+            yield show
         return
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[int, int, str], None]]:
+    """A step is printed when it is over, so that a request refused in the first of them is one line still."""
+    begun: list[tuple[str, float]] = []
+
+    def over() -> None:
+        for line, start in begun:
+            click.echo(f"{line} ({time.monotonic() - start:.1f} s)", err=True)
+        begun.clear()
+
+    def show(done: int, total: int, what: str) -> None:
+        over()
+        begun.append((f"[{done + 1}/{total}] {what}", time.monotonic()))
+
+    yield show
+    over()
 
 
 @contextmanager

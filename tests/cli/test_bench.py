@@ -1,0 +1,23 @@
+"""`edgeprune bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Done = Any
+Run = Callable[..., Any]
+Said = Callable[..., str]
+
+
+def test_bench_prints_a_ledger(run: Run, exported: tuple[Path, Done]) -> None:
+    done = run("bench", exported[0], "--rounds", 2, "--threads", 1)
+    assert (done.code, done.err) == (0, "")
+    assert "Ledger: cpu, 2 rounds in turns, threads 1" in done.out
+
+
+def test_bench_names_the_baselines_that_there_are(run: Run, exported: tuple[Path, Done], said: Said) -> None:
+    assert said(run("bench", exported[0], "--against", "nothing")) == (
+        f"no baseline 'nothing' in {exported[0]}; it has none"
+    )

@@ -1,0 +1,107 @@
+"""Mistakes that need no weights are answered before torch and transformers, which take seconds, are imported."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+EXPORT = ("export", "--method", "fastervlm", "--keep", "4")
+ANSWERS = """
+import contextlib, io, json, os, sys
+from edgeprune.cli import main
+answers = []
+os.chdir(sys.argv[2])
+for words in json.loads(sys.argv[1]):
+    sys.argv, said = ["edgeprune", *words], io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as exit:
+            loaded = {"torch", "transformers", "onnx", "onnxruntime", "huggingface_hub"} & set(sys.modules)
+            answers.append([exit.code, said.getvalue(), sorted(loaded)])
+print(json.dumps(answers))
+"""
+EARLY: dict[tuple[str, ...], str] = {
+    ("export", "--method", "FasterVLM"): r"no method 'FasterVLM'; .* Did you mean 'fastervlm'\?",
+    (
+        "export",
+        "--method",
+        "hiprune",
+        "--option",
+        "alpha=high",
+    ): r"option alpha of hiprune must be a number, got 'high'",
+    (
+        "export",
+        "--method",
+        "hiprune",
+        "--option",
+        "alhpa=1",
+    ): r"no option of hiprune 'alhpa'; .* mean 'alpha'\?",
+    (
+        "export",
+        "--method",
+        "dart",
+        "--option",
+        "pivots=2.5",
+    ): r"option pivots of dart must be a whole number, got '2",
+    (*EXPORT, "--option", "alpha"): r"--option must be NAME=VALUE, got alpha",
+    ("export", "--method", "fastervlm", "--keep", "1.5"): r"--keep as a share must be in \(0, 1\], got 1\.5",
+    (*EXPORT, "--target", "orin"): r"no target 'orin'; .* Did you mean 'jetson-orin'\?",
+    (*EXPORT, "--target", "nowhere.toml"): r"nowhere\.toml cannot be read",
+    (*EXPORT, "--tiles", "0"): r"--tiles must be at least 1, got 0",
+    (*EXPORT, "--grid", "32"): r"--grid must be rows x columns of patches, such as 32x32, got 32",
+    (*EXPORT, "--output", "taken"): r"taken exists; choose another --output",
+    (*EXPORT, "--model", "taken"): r"taken has a model_type that no family knows: no model_type 'bert'",
+    (*EXPORT, "--model", "detector"): r"detector is a detr: its encoder is a small part .*; have yolos",
+    (*EXPORT, "--model", "./nope"): r"--model must be a folder or a Hugging Face id .*; there is no folder \./nope",
+    (
+        *EXPORT,
+        "--model",
+        "https://huggingface.co/a/b",
+    ): r"--model must be a folder or .*, got the URL https://huggingface",
+    (*EXPORT, "--probes", "nowhere"): r"--probes must be a folder with images; there is no folder nowhere",
+    (*EXPORT, "--scorer", "nowhere"): r"--scorer must be what `edgeprune bavit train` wrote; there is no nowhere",
+    ("show", "taken", "https://a.b/c.png"): r"must be a file on this machine, got the URL https://a\.b/c\.png",
+    ("verify", "nowhere"): r"nowhere is not a bundle",
+    ("bench", "nowhere"): r"nowhere is not a bundle",
+    ("audit", "nowhere"): r"nowhere is not a bundle",
+    ("build", "nowhere"): r"nowhere is not a bundle",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(
+    tmp_path_factory: pytest.TempPathFactory, process: Run
+) -> dict[tuple[str, ...], tuple[int, str, list[str]]]:
+    """Arguments -> exit code, stderr, and what was imported by then: all in one process, one after the other."""
+    folder = tmp_path_factory.mktemp("early")
+    for name, model_type in (("taken", "bert"), ("detector", "detr")):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+    done = process(json.dumps([*EARLY]), folder, code=ANSWERS)
+    return dict(zip(EARLY, json.loads(done.out), strict=True))
+
+
+@pytest.mark.parametrize("arguments", EARLY, ids=" ".join)
+def test_a_mistake_is_answered_before_torch_is_imported(answers: Any, arguments: tuple[str, ...]) -> None:
+    code, said, loaded = answers[arguments]
+    assert (code, loaded) == (2, []), said
+    assert re.match(rf"edgeprune: .*{EARLY[arguments]}", said)
+    assert len(said.splitlines()) == 1
+
+
+def test_the_model_type_comes_first(run: Run, desk: Path) -> None:
+    """Not the missing processor, the missing weights, or the name of the method."""
+    (desk / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert "no model_type 'bert'" in run("export", "--method", "nothing", "--model", ".").err
+
+
+def test_a_file_in_a_bundle_means_the_bundle(run: Run, exported: tuple[Path, Any]) -> None:
+    graph = exported[0] / "encoder.onnx"
+    assert run("inspect", graph).out == run("inspect", exported[0]).out

@@ -1,0 +1,29 @@
+"""`edgeprune inspect`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Done = Any
+Run = Callable[..., Any]
+
+
+def test_inspect_says_what_it_is_and_what_it_costs(run: Run, exported: tuple[Path, Done]) -> None:
+    done = run("inspect", exported[0])
+    assert (done.code, done.err) == (0, "")
+    for part in ("edgeprune/tiny", "[1, 64, 128] float32", "% of unpruned", "on the formula", "encoder.onnx"):
+        assert part in done.out
+
+
+def test_inspect_shows_a_bundle_that_knows_nothing_of_its_cost(run: Run, bundle: Path) -> None:
+    from edgeprune.bundle import load
+
+    manifest = load(bundle).manifest
+    costs: tuple[dict[str, int], ...] = ({}, {"formula": 0, "graph": 0, "unpruned_formula": 0}, {"graph": 7})
+    for cost in costs:
+        (bundle / "manifest.json").write_text(dataclasses.replace(manifest, cost=cost).to_json())
+        done = run("inspect", bundle)
+        assert (done.code, done.err, "multiply-adds" in done.out) == (0, "", False)

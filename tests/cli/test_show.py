@@ -1,0 +1,48 @@
+"""`edgeprune show`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+EXPORT = ("export", "--method", "fastervlm")
+SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
+Done = Any
+Run = Callable[..., Any]
+Said = Callable[..., str]
+
+
+def test_show_writes_a_picture(run: Run, desk: Path, exported: tuple[Path, Done]) -> None:
+    assert run("show", exported[0], SCENE) == (0, "wrote kept.png\n", "")
+    assert Image.open(desk / "kept.png").format == "PNG"
+
+
+def test_show_refuses_what_is_no_image(
+    run: Run, desk: Path, tmp_path: Path, exported: tuple[Path, Done], said: Said
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"not a photo")
+    for image in (tmp_path / "photo.jpg", tmp_path / "nowhere.jpg", tmp_path):
+        assert str(image) in said(run("show", exported[0], image))
+    assert os.listdir(desk) == []
+
+
+def test_show_refuses_an_output_that_is_no_png_or_cannot_be_written(
+    run: Run, desk: Path, exported: tuple[Path, Done], said: Said
+) -> None:
+    assert "ends in .png" in said(run("show", exported[0], SCENE, "--output", "kept.jpg"))
+    assert "nowhere/kept.png cannot be written" in said(run("show", exported[0], SCENE, "--output", "nowhere/kept.png"))
+    assert os.listdir(desk) == []
+
+
+def test_a_path_with_brackets_is_printed_as_it_is(
+    run: Run, exported: tuple[Path, Done], tmp_path: Path, said: Said
+) -> None:
+    """rich would take [red] for a colour and :star: for a picture."""
+    folder = Path(shutil.copytree(exported[0], tmp_path / "[red] :star:"))
+    assert run("show", folder, SCENE, "--output", tmp_path / "[b].png").out == f"wrote {tmp_path / '[b].png'}\n"
+    assert "[red] :star: exists" in said(run(*EXPORT, "--keep", 64, "--output", folder))

@@ -1,0 +1,109 @@
+"""`edgeprune verify`: what it prints, and when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Done = Any
+Run = Callable[..., Any]
+Said = Callable[..., str]
+
+
+def test_a_fresh_bundle_verifies(run: Run, exported: tuple[Path, Done]) -> None:
+    done = run("verify", exported[0])
+    assert (done.code, done.err) == (0, "")
+    assert "Parity with the reference" in done.out
+    assert re.search(r"cpu float32 +7/7 .* pass", done.out)
+
+
+def test_a_bundle_that_differs_from_its_reference_fails_and_says_why(run: Run, bundle: Path, said: Said) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from edgeprune.bundle import MANIFEST, describe_files, load
+
+    manifest = load(bundle).manifest
+    tensors = load_file(bundle / "reference.safetensors")
+    tensors["scene00/tokens"] = np.ascontiguousarray(tensors["scene00/tokens"][:, ::-1])
+    save_file(tensors, bundle / "reference.safetensors")
+    assert "reference.safetensors has changed" in said(run("verify", bundle))
+
+    (bundle / MANIFEST).write_text(dataclasses.replace(manifest, files=describe_files(bundle)).to_json())
+    assert load(bundle)
+
+    done = run("verify", bundle)
+    assert done.code == 1
+    assert re.search(r"scene00 .*FAIL", done.out)
+    assert len(done.err.splitlines()) == 1
+    assert re.match(rf"edgeprune: {bundle} differs from its reference on cpu: .*token", done.err)
+    done = run("verify", bundle, "--json")
+    assert (done.code, json.loads(done.out)["passed"]) == (1, False)
+
+
+PLAN_OF: dict[str, tuple[dict[str, Any], str]] = {
+    "another GPU": (
+        {"sm": (87,)},
+        r"\.plan is for SM 87, the GPU here has SM 86; build one for SM 86: `edgeprune bu",
+    ),
+    "another release": ({"version": "10.7.0"}, r"built by tensorrt 10\.7\.0, here is 10\.3\.0; build it again: `edgep"),
+    "another system": (
+        {"system": "Linux riscv64"},
+        r"built on Linux riscv64, this is .*; build one on this machine: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PLAN_OF)
+@pytest.mark.parametrize("verb", ["verify", "bench"])
+def test_a_plan_of_something_else_is_refused_by_name_with_a_remedy(
+    run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch, verb: str, what: str, said: Said
+) -> None:
+    from edgeprune import bundle as bundles
+    from edgeprune.runtime.backends import plan
+
+    here = plan.Have({"tensorrt": "10.3.0"}, {}, plan.Gpu(86), plan.here([]).system)
+    fits = bundles.Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (86,), here.system, (), 1)
+    changes, says = PLAN_OF[what]
+    bundles.add_engine(bundles.load(bundle), "jetson-orin", replace(fits, **changes), b"plan")
+    monkeypatch.setattr(plan, "here", lambda kinds: here)
+    monkeypatch.setenv("PATH", "")  # no trtexec
+    assert re.search(says, said(run(verb, bundle, "--device", "tensorrt")))
+
+
+def test_a_bundle_without_a_plan_says_how_to_make_one(run: Run, exported: tuple[Path, Done], said: Said) -> None:
+    folder = exported[0]
+    assert said(run("verify", folder, "--device", "tensorrt")) == (
+        f"{folder} has no plan for device tensorrt; make one with `edgeprune build {folder}`"
+    )
+
+
+def test_verify_reports_a_plan_that_cannot_be_used_as_not_run(run: Run, bundle: Path) -> None:
+    from edgeprune import bundle as bundles
+
+    engine = bundles.Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), "Linux riscv64", (), 1)
+    bundles.add_engine(bundles.load(bundle), "jetson-orin", engine, b"plan")
+    done = run("verify", bundle)
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.split("parity on")[0].splitlines())) <= 80
+    assert "not run on tensorrt: device tensorrt finds no plan" in done.out
+    backends = json.loads(run("verify", bundle, "--json").out)["backends"]
+    assert [(one["device"], one["passed"]) for one in backends if one["device"] != "cuda"] == [
+        ("cpu", True),
+        ("tensorrt", None),
+    ]
+
+
+def test_cuda_is_refused_where_there_is_none(run: Run, exported: tuple[Path, Done], said: Said) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is CUDA")
+    for verb in ("verify", "bench"):
+        assert "device cuda cannot be used" in said(run(verb, exported[0], "--device", "cuda"))
