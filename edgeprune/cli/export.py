@@ -69,9 +69,8 @@ def command(
     with needs("export"):
         from edgeprune.export.job import STEPS, export_bundle
 
-    done = iter(range(len(STEPS)))
     with progress(each=True) as show:
-        exported = export_bundle(request, lambda step: show(next(done), len(STEPS), step))
+        exported = export_bundle(request, lambda step: show(STEPS.index(step), len(STEPS), step))
     for warning in exported.warnings:
         warn(warning)
     bound = options.bound_of(model, exported.manifest, request.target)
