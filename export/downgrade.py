@@ -63,14 +63,14 @@ def floats_only(target: Target) -> frozenset[str]:
     """The operators that TensorRT computes for floats alone: Clip and CumSum in every release, reductions before 9, and
     TopK where the target says so.
     """
-    found: set[str] = set()
+    kinds: set[str] = set()
     if target.engine.kind == "tensorrt":
-        found.update(("Clip", "CumSum"))
+        kinds.update(("Clip", "CumSum"))
     if target.engine.typing == "weak_fp16":
-        found.update(REDUCTIONS)
+        kinds.update(REDUCTIONS)
     if target.onnx.index_float:
-        found.add("TopK")
-    return frozenset(found)
+        kinds.add("TopK")
+    return frozenset(kinds)
 
 
 def integers(node: ir.Node) -> ir.DataType | None:

@@ -60,19 +60,21 @@ def build_engine(
     Raises RequestError (and its kinds) when this machine cannot build it, EdgepruneError with the builder's first error
     when it fails. The bundle is then as it was.
     """
-    found = bundle.load(folder)
-    device = find_target(found, target)
+    opened = bundle.load(folder)
+    device = find_target(opened, target)
     plan = f"encoder.{device.name}.plan"
     if device.engine.kind == "onnxruntime":
-        graph = found.manifest.encoder.file
+        graph = opened.manifest.encoder.file
         raise RequestError(f"{device.name} runs {graph} with ONNX Runtime as it is: there is nothing to build")
-    if os.path.lexists(found.folder / plan) and not force:
-        raise RequestError(f"{found.folder} has {plan}; replace it with --force")
-    check_batch(found)
+    if os.path.lexists(opened.folder / plan) and not force:
+        raise RequestError(f"{opened.folder} has {plan}; replace it with --force")
+    if not os.access(opened.folder, os.W_OK):  # now, not after the minutes of a build
+        raise RequestError(f"{opened.folder} must be writable, the plan goes into it; copy the bundle elsewhere")
+    check_batch(opened)
     rtx = device.engine.kind == "tensorrt-rtx"
     if sm and not rtx:
         raise RequestError(f"--sm goes with tensorrt-rtx; for {device.name}, TensorRT builds for the GPU it runs on")
-    trt = load_rtx() if rtx else _load_tensorrt(device, found.manifest.target)
+    trt = load_rtx() if rtx else _load_tensorrt(device, opened.manifest.target)
     if not device.engine.accepts(trt.__version__):
         raise RequestError(
             f"{device.name} needs {device.engine.kind} {device.engine.version}, here is {trt.__version__}; "
@@ -81,9 +83,9 @@ def build_engine(
     sms = choose_sm(trt, sm or _sm(device)) if rtx else _gpu(device)
 
     start = time.perf_counter()
-    compiler = Compiler(trt, found.graph(bundle.ENCODER), strong=device.engine.typing == "strong")
+    compiler = Compiler(trt, opened.graph(bundle.ENCODER), strong=device.engine.typing == "strong")
     flags = _configure(compiler, device, sms if rtx else ())
-    timings = None if rtx else _open_timing_cache(compiler, found.folder)
+    timings = None if rtx else _open_timing_cache(compiler, opened.folder)
     content = compiler.build(show)
     engine = Engine(
         plan=plan,
@@ -94,24 +96,25 @@ def build_engine(
         flags=flags,
         build_ms=round(1000 * (time.perf_counter() - start)),
     )
-    manifest = bundle.add_engine(found, device.name, engine, memoryview(content))
+    manifest = bundle.add_engine(opened, device.name, engine, memoryview(content))
     if timings is not None:
-        _keep_timing_cache(compiler, found.folder)
+        _keep_timing_cache(compiler, opened.folder)
     return engine, manifest.files[plan]
 
 
-def find_target(found: Bundle, given: str | None) -> Target:
+def find_target(opened: Bundle, given: str | None) -> Target:
     """The target of a bundle, or the one given in its place. Raises TargetError or RequestError when there is none."""
-    name = given or found.manifest.target
+    name = given or opened.manifest.target
     if given is None and name not in targets.names():
-        raise RequestError(f"{found.folder} is for the target {name}, a file of yours; give it as --target {name}.toml")
+        yours = f"{opened.folder} is for the target {name}, a file of yours"
+        raise RequestError(f"{yours}; give it as --target {name}.toml")
     return targets.load(name)
 
 
-def check_batch(found: Bundle) -> None:
+def check_batch(opened: Bundle) -> None:
     """Raises RequestError for a bundle with a free batch."""
-    if found.manifest.dynamic_batch:
-        raise RequestError(f"{found.folder} leaves its batch open, a plan must not; export it without --dynamic-batch")
+    if opened.manifest.dynamic_batch:
+        raise RequestError(f"{opened.folder} leaves its batch open, a plan must not; export it without --dynamic-batch")
 
 
 def load_rtx() -> Any:
@@ -226,10 +229,10 @@ def _network_flags(trt: Any, strong: bool) -> int:
 
 
 def _named(enum: Any, name: str, otherwise: str) -> Any:
-    found = getattr(enum, name, None)
-    if found is None:
+    member = getattr(enum, name, None)
+    if member is None:
         raise RequestError(f"{otherwise}; choose another --target")
-    return found
+    return member
 
 
 def _sm(target: Target) -> tuple[int, ...]:

@@ -95,12 +95,12 @@ def _picture(
     kept: NDArray[np.int32],
     grid: tuple[int, int],
     caption: tuple[str, str],
-    found: Detections | None = None,
+    detections: Detections | None = None,
     labels: tuple[str, ...] = (),
 ) -> Image.Image:
     """pixels: [H, W, 3]; kept: [K] -> margin | image | gap | pruned image | margin, with the caption under them.
 
-    found: with boxes in parts of the image, to be drawn on the pruned one
+    detections: with boxes in parts of the image, to be drawn on the pruned one
     """
     factor = math.ceil(SHORT_SIDE / min(pixels.shape[:2]))
     cell = (pixels.shape[0] // grid[0] * factor, pixels.shape[1] // grid[1] * factor)
@@ -111,8 +111,8 @@ def _picture(
     height, width = pixels.shape[0] * factor, pixels.shape[1] * factor
     left = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
     right = Image.fromarray(_outline(_dimmed(np.asarray(left), mask, cell), mask, cell))
-    if found is not None:
-        _draw_boxes(right, found, labels)
+    if detections is not None:
+        _draw_boxes(right, detections, labels)
 
     margin, gap, text = height // 24, height // 40, height // 22
     canvas = Image.new("RGB", (2 * width + gap + 2 * margin, height + 2 * margin + text + margin // 2), _PAPER)
@@ -157,16 +157,16 @@ def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int
     return drawn.astype(np.uint8)
 
 
-def _draw_boxes(picture: Image.Image, found: Detections, labels: tuple[str, ...]) -> None:
+def _draw_boxes(picture: Image.Image, detections: Detections, labels: tuple[str, ...]) -> None:
     """In place; the best is drawn last, on top of the others."""
     pen, text = ImageDraw.Draw(picture), max(11, picture.height // 30)
     font, line = _font(text), max(2, picture.height // 180)
     size = np.array((picture.width, picture.height, picture.width, picture.height), np.float32)
-    for at in np.argsort(found.scores):
-        label, (left, top, right, bottom) = int(found.labels[at]), (found.boxes[at] * size).tolist()
+    for at in np.argsort(detections.scores):
+        label, (left, top, right, bottom) = int(detections.labels[at]), (detections.boxes[at] * size).tolist()
         colour = _COLOURS[label % len(_COLOURS)]
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
-        said = f"{labels[label] if label < len(labels) else label} {found.scores[at]:.2f}"
+        said = f"{labels[label] if label < len(labels) else label} {detections.scores[at]:.2f}"
         width = pen.textlength(said, font=font) + text // 2
         x, y = min(max(left, 0), picture.width - width), min(max(top - 1.3 * text, 0), picture.height - 1.3 * text)
         pen.rectangle((x, y, x + width, y + 1.3 * text), fill=colour)

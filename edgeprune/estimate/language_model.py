@@ -155,11 +155,11 @@ def _config(given: str) -> tuple[Path, str]:
     except ImportError:
         raise MissingPackageError("huggingface_hub", "export") from None
     try:
-        found = try_to_load_from_cache(given, "config.json")
+        cached = try_to_load_from_cache(given, "config.json")
     except errors.HFValidationError:
-        found = None
-    if not isinstance(found, str):
+        cached = None
+    if not isinstance(cached, str):
         raise ModelError(
             f"{given} has no config.json in the local cache; run `hf download {given} config.json`, or give its path"
         )
-    return Path(found), given
+    return Path(cached), given

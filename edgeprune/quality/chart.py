@@ -17,37 +17,37 @@ LINES = {"classifier": "o-", "oracle": "^--", "random": "s:"}
 NAMES = {"classifier": "classifier", "oracle": "oracle boxes", "random": "random"}
 
 
-def table(found: Evaluation) -> Table:
+def table(judged: Evaluation) -> Table:
     """mAP by model and rule over the shares kept, and below it what the exported graphs cost."""
-    data = f"of {found.about['data']}" if found.about.get("data") else ""
+    data = f"of {judged.about['data']}" if judged.about.get("data") else ""
     table = Table(
-        title=f"mAP on {found.images:,} images {data}".rstrip(),
-        caption="\n".join(_captions(found)),
+        title=f"mAP on {judged.images:,} images {data}".rstrip(),
+        caption="\n".join(_captions(judged)),
         title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE, pad_edge=False,
     )  # fmt: skip
     table.add_column("model", no_wrap=True)
     table.add_column("patches kept by", no_wrap=True)
-    table.add_column(f"all\n{found.patches}", justify="right", no_wrap=True)
-    keeps = {row.share: row.keep for row in found.rows if row.variant != DENSE}
-    for share in found.shares:
+    table.add_column(f"all\n{judged.patches}", justify="right", no_wrap=True)
+    keeps = {row.share: row.keep for row in judged.rows if row.variant != DENSE}
+    for share in judged.shares:
         table.add_column(f"{share:.0%}\n{keeps[share]}", justify="right", no_wrap=True)
-    for model in found.models:
+    for model in judged.models:
         for at, variant in enumerate(VARIANTS):
-            dense = "" if at else f"{found.row(model, DENSE).mAP:.1f}"
-            values = [f"{found.row(model, variant, share).mAP:.1f}" for share in found.shares]
+            dense = "" if at else f"{judged.row(model, DENSE).mAP:.1f}"
+            values = [f"{judged.row(model, variant, share).mAP:.1f}" for share in judged.shares]
             last = at == len(VARIANTS) - 1
             table.add_row("" if at else model, NAMES[variant], dense, *values, end_section=last)
-    for name, value in _speeds(found).items():
+    for name, value in _speeds(judged).items():
         table.add_row("exported graph" if name == "images/s" else "", name, *value)
     return table
 
 
-def _speeds(found: Evaluation) -> dict[str, list[str]]:
+def _speeds(judged: Evaluation) -> dict[str, list[str]]:
     """A row for each figure of the graphs; none where they were not measured."""
-    if not found.speed:
+    if not judged.speed:
         return {}
-    by_share = {one.share: one for one in found.speed}
-    measured = [by_share[share] for share in (1.0, *found.shares)]
+    by_share = {one.share: one for one in judged.speed}
+    measured = [by_share[share] for share in (1.0, *judged.shares)]
     return {
         "images/s": [f"{one.images_per_s:.{0 if one.images_per_s >= 10 else 2}f}" for one in measured],
         "times as fast": [f"{one.ratio:.2f}" for one in measured],
@@ -56,15 +56,15 @@ def _speeds(found: Evaluation) -> dict[str, list[str]]:
     }
 
 
-def _captions(found: Evaluation) -> list[str]:
+def _captions(judged: Evaluation) -> list[str]:
     """What the classifier loses against the dense detector as it is, at each share."""
-    dense = found.row(found.models[0], DENSE).mAP
+    dense = judged.row(judged.models[0], DENSE).mAP
     lines = []
-    for model in found.models:
-        lost = [f"{dense - found.row(model, 'classifier', share).mAP:+.1f}" for share in found.shares]
+    for model in judged.models:
+        lost = [f"{dense - judged.row(model, 'classifier', share).mAP:+.1f}" for share in judged.shares]
         lines.append(f"{model}: classifier loses {', '.join(lost)} against {dense:.1f}")
-    if found.speed:
-        threads = found.about.get("threads")
+    if judged.speed:
+        threads = judged.about.get("threads")
         lines.append(
             f"graphs: ONNX Runtime on the CPU, one image at a time, {threads or 'default'} "
             f"thread{'' if threads == 1 else 's'}; memory with the runtime's own"
@@ -72,7 +72,7 @@ def _captions(found: Evaluation) -> list[str]:
     return lines
 
 
-def plot(found: Evaluation, path: Path) -> None:
+def plot(judged: Evaluation, path: Path) -> None:
     """mAP against the share of patches kept. Raises OSError; MissingPackageError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -83,22 +83,22 @@ def plot(found: Evaluation, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for at, model in enumerate(found.models):
-        dense = found.row(model, DENSE).mAP
+    for at, model in enumerate(judged.models):
+        dense = judged.row(model, DENSE).mAP
         for variant in VARIANTS:
-            values = [found.row(model, variant, share).mAP for share in found.shares]
-            shares = [100.0, *(100 * share for share in found.shares)]
+            values = [judged.row(model, variant, share).mAP for share in judged.shares]
+            shares = [100.0, *(100 * share for share in judged.shares)]
             axes.plot(shares, [dense, *values], LINES[variant], color=f"C{at}", markersize=4, linewidth=1.4)
-    dense, lowest = found.row(found.models[0], DENSE).mAP, 100 * min(found.shares)
+    dense, lowest = judged.row(judged.models[0], DENSE).mAP, 100 * min(judged.shares)
     axes.axhline(dense, color="0.4", linewidth=0.8, zorder=0)
     above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "fontsize": 8, "color": "0.4"}
-    axes.annotate(f"dense, {found.models[0]}", (lowest, dense), **above)
-    models = [Line2D([], [], color=f"C{at}", linewidth=3, label=model) for at, model in enumerate(found.models)]
+    axes.annotate(f"dense, {judged.models[0]}", (lowest, dense), **above)
+    models = [Line2D([], [], color=f"C{at}", linewidth=3, label=model) for at, model in enumerate(judged.models)]
     grey: dict[str, Any] = {"color": "0.3", "markersize": 4}
     rules = [Line2D([], [], **grey, marker=LINES[v][0], ls=LINES[v][1:], label=NAMES[v]) for v in VARIANTS]
     axes.legend(handles=models + rules, loc="lower right", ncols=2)
     axes.set(xlabel="patches kept, %", ylabel="mAP, %", ylim=(0, None))
-    axes.set_title(f"mAP over the patches kept, {found.images:,} images", fontsize=11)
+    axes.set_title(f"mAP over the patches kept, {judged.images:,} images", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, format="png")

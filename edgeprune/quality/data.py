@@ -106,10 +106,10 @@ class Dataset:
 
     def digest(self) -> str:
         """sha256 of the names, boxes and classes: whether two are the same."""
-        found = hashlib.sha256(json.dumps(self.classes).encode())
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
         for entry in self.entries:
-            found.update(entry.path.name.encode() + entry.boxes.tobytes() + entry.labels.tobytes())
-        return found.hexdigest()
+            digest.update(entry.path.name.encode() + entry.boxes.tobytes() + entry.labels.tobytes())
+        return digest.hexdigest()
 
     def warnings(self) -> list[str]:
         """One line for each kind of problem."""
@@ -161,7 +161,7 @@ def read_voc(folder: Path, images: Path | None = None) -> Dataset:
     if images is None:
         images = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else paths[0].parent
     read = [_voc_xml(path, images) for path in paths]
-    _check_images(images, [found.name for _, found, _ in read], f"--voc {folder}")
+    _check_images(images, [path.name for _, path, _ in read], f"--voc {folder}")
     named = tuple(sorted({name for _, _, objects in read for name, _ in objects}))
     numbers, notes, entries = {name: at for at, name in enumerate(named)}, _Notes(), []
     for path, (size, image, objects) in zip(paths, read, strict=True):
@@ -178,10 +178,10 @@ class _Notes:
     """Collects problems."""
 
     def __init__(self) -> None:
-        self.found: dict[str, list[str]] = {}
+        self.names: dict[str, list[str]] = {}
 
     def add(self, what: str, name: str) -> None:
-        self.found.setdefault(what, []).append(name)
+        self.names.setdefault(what, []).append(name)
 
 
 def _dataset(classes: tuple[str, ...], entries: Sequence[_Entry], notes: _Notes, source: str) -> Dataset:
@@ -193,7 +193,7 @@ def _dataset(classes: tuple[str, ...], entries: Sequence[_Entry], notes: _Notes,
     for at, name in enumerate(classes):
         if at not in used:
             notes.add(UNUSED, name)
-    problems = {what: Problem(len(all_), tuple(dict.fromkeys(all_))[:NAMED]) for what, all_ in notes.found.items()}
+    problems = {what: Problem(len(all_), tuple(dict.fromkeys(all_))[:NAMED]) for what, all_ in notes.names.items()}
     return Dataset(classes, entries, problems)
 
 

@@ -27,8 +27,9 @@ from edgeprune.errors import RequestError
 from edgeprune.probes.sample import Sample
 from edgeprune.pruners._select import top_in_order
 from edgeprune.quality.data import Samples
+from edgeprune.quality.detections import boxes_of
 from edgeprune.quality.labels import patch_labels
-from edgeprune.quality.precision import Found, Truth
+from edgeprune.quality.precision import Boxes, Truth
 from edgeprune.quality.sparse import SparseDetector
 from edgeprune.quality.speed import Speed
 
@@ -92,7 +93,7 @@ class _Case:
     model: str
     variant: str
     share: float
-    found: list[Found] = field(default_factory=list)
+    boxes: list[Boxes] = field(default_factory=list)
 
 
 def evaluate(
@@ -130,7 +131,7 @@ def evaluate(
     for done, case in enumerate(cases):
         show(done, len(cases), "mAP")
         detector = detectors[case.model]
-        precision = truth.average_precision(case.found, detector.classes)
+        precision = truth.average_precision(case.boxes, detector.classes)
         keep = detector.patches if case.variant == DENSE else detector.keep_of(case.share)
         rows.append(Row(case.model, case.variant, case.share, keep, **precision))
     return tuple(rows)
@@ -163,7 +164,6 @@ def _run(
     boxed = [patch_labels(dataclasses.replace(one, masks=None), first.size, patch) for one in images]
     covered = torch.from_numpy(np.stack(boxed)).flatten(1)
     drawn = torch.rand(len(images), covered.shape[1], generator=generator)
-    sizes = torch.tensor([[one.size[1], one.size[0]] * 2 for one in images])[:, None]
     for case in cases:
         detector = detectors[case.model]
         keep = detector.keep_of(case.share)
@@ -179,15 +179,7 @@ def _run(
             return top_in_order(oracle_scores(selection.scores, covered), keep)
 
         out = detector(pixels, None if case.variant == DENSE else choose)
-        case.found.extend(_detections(out, sizes))
-
-
-def _detections(out: Any, sizes: Tensor) -> list[Found]:
-    """sizes: [B, 1, 4], width and height twice"""
-    scores, labels = out.logits.softmax(-1)[..., :-1].max(-1)
-    centre, extent = out.pred_boxes.split(2, dim=-1)
-    boxes = torch.cat([centre - extent / 2, centre + extent / 2], dim=-1) * sizes
-    return list(torch.cat([boxes, scores[..., None], labels[..., None]], dim=-1).float().numpy())
+        case.boxes.extend(boxes_of(out, [one.size for one in images]))
 
 
 def _without_pixels(sample: Sample) -> Sample:

@@ -83,8 +83,8 @@ def check_size(size: tuple[int, int], multiple: int) -> None:
 def foreground_share(labels: Iterable[Labels]) -> dict[str, float]:
     """The mean of the images' shares of foreground patches, and percentiles of them: mean, p50, p90, p99."""
     shares = np.array([one.mean() for one in labels])
-    found = {name: float(np.percentile(shares, percent)) for name, percent in PERCENTILES.items()}
-    return {"mean": float(shares.mean()), **found}
+    percentiles = {name: float(np.percentile(shares, percent)) for name, percent in PERCENTILES.items()}
+    return {"mean": float(shares.mean()), **percentiles}
 
 
 def _object_coverage(sample: Sample, at: int, grid: tuple[int, int]) -> NDArray[np.float64]:

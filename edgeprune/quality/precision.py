@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from edgeprune.errors import MissingPackageError, RequestError
 from edgeprune.probes.sample import Sample
 
-__all__ = ["Found", "Truth"]
+__all__ = ["Boxes", "Truth"]
 
 PLACES = {"mAP": 0, "mAP50": 1, "mAP75": 2}
 """in COCOeval's list of figures"""
 
-Found = NDArray[np.float32]
+Boxes = NDArray[np.float32]
 """of one image, [T, 6]: x0, y0, x1, y1 in pixels, score, number of the class"""
 
 
@@ -76,8 +76,8 @@ class Truth:
                 annotations.append({**filled, "id": len(annotations) + 1})  # COCOeval takes 0 for none
         return cls({**content, "annotations": annotations}, [ids[path] for path in paths])
 
-    def average_precision(self, found: Sequence[Found], classes: Sequence[str]) -> dict[str, float]:
-        """`mAP`, `mAP50`, `mAP75` in percent. found: of each image; classes: names that its numbers stand for.
+    def average_precision(self, boxes: Sequence[Boxes], classes: Sequence[str]) -> dict[str, float]:
+        """`mAP`, `mAP50`, `mAP75` in percent. boxes: of each image; classes: names that its numbers stand for.
 
         Raises RequestError when no class has the name of one in the annotations.
         """
@@ -90,7 +90,7 @@ class Truth:
                 f"the detector must know classes of the annotations, which are {names}; it has "
                 f"{', '.join(classes[:5])}: rename them in the annotations"
             )
-        rows = [_rows(image, one, category) for image, one in zip(self.images, found, strict=True)]
+        rows = [_rows(image, one, category) for image, one in zip(self.images, boxes, strict=True)]
         results = np.concatenate([np.zeros((0, 7)), *rows])
         if not len(results):
             return dict.fromkeys(PLACES, 0.0)
@@ -103,11 +103,11 @@ class Truth:
         return {name: 100 * float(evaluation.stats[place]) for name, place in PLACES.items()}
 
 
-def _rows(image: int, found: Found, category: NDArray[np.int64]) -> NDArray[np.float64]:
+def _rows(image: int, boxes: Boxes, category: NDArray[np.int64]) -> NDArray[np.float64]:
     """[n, 7]: image, x, y, width, height, score, category."""
-    numbers = category[found[:, 5].astype(int)]
-    box = found[:, :4].astype(np.float64)
-    columns = (np.full(len(found), image), box[:, :2], box[:, 2:] - box[:, :2], found[:, 4], numbers)
+    numbers = category[boxes[:, 5].astype(int)]
+    corners = boxes[:, :4].astype(np.float64)
+    columns = (np.full(len(boxes), image), corners[:, :2], corners[:, 2:] - corners[:, :2], boxes[:, 4], numbers)
     rows: NDArray[np.float64] = np.column_stack(columns)[numbers >= 0]
     return rows
 

@@ -82,8 +82,8 @@ def read_detector(model: str) -> Detector:
     from transformers import YolosConfig
 
     checkpoint = open_checkpoint(model)
-    if (found := checkpoint.config.get("model_type")) != "yolos":
-        raise ModelError(f"--model must be a YOLOS detector for --kind trunk, {checkpoint.id} is {found}")
+    if (kind := checkpoint.config.get("model_type")) != "yolos":
+        raise ModelError(f"--model must be a YOLOS detector for --kind trunk, {checkpoint.id} is {kind}")
     config, processor = settings(YolosConfig, checkpoint.config), checkpoint.processor
     plain = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     normalised = (processor.get("image_mean") or IMAGENET_MEAN, processor.get("image_std") or IMAGENET_STD)

@@ -37,7 +37,7 @@ from edgeprune.probes.drawn import CLASSES, Scenes
 from edgeprune.quality.detections import MEAN, STD, corners, detect, pixel_values
 from edgeprune.quality.precision import Truth
 
-__all__ = ["Settings", "new_detector", "train_detector"]
+__all__ = ["DetectorSettings", "new_detector", "train_detector"]
 
 SIDE, PATCH, GRID = 80, 8, 10
 """pixels, pixels, patches per side"""
@@ -53,7 +53,7 @@ PART = 0.25
 
 
 @dataclass(frozen=True)
-class Settings:
+class DetectorSettings:
     scenes: int = 20_000
     validation: int = 600
     steps: int = 5000
@@ -195,8 +195,8 @@ def _set_loss(logits: Tensor, boxes: Tensor, targets: Targets, step: int) -> Ten
     chosen = _assigned(logits.detach(), boxes.detach(), targets, step)
     image, shape = (chosen >= 0).nonzero(as_tuple=True)
     token = chosen[image, shape]
-    found, wanted = boxes[image, token], targets.boxes[image, shape]
-    overlap, iou = _overlap(corners(found), corners(wanted))
+    predicted, wanted = boxes[image, token], targets.boxes[image, shape]
+    overlap, iou = _overlap(corners(predicted), corners(wanted))
     quality = 1 - min(1.0, step / BY_PREDICTION) * (1 - iou.detach())
     aim = torch.zeros_like(logits)
     aim[..., -1] = NO_OBJECT_WEIGHT
@@ -204,7 +204,7 @@ def _set_loss(logits: Tensor, boxes: Tensor, targets: Targets, step: int) -> Ten
     aim[image, token, targets.labels[image, shape]] = quality
     aim[image, token, -1] = 1 - quality
     classes = -(aim * logits.log_softmax(-1)).sum() / aim.sum()
-    return 2 * classes + 5 * (found - wanted).abs().sum(-1).mean() + 2 * (1 - overlap).mean()
+    return 2 * classes + 5 * (predicted - wanted).abs().sum(-1).mean() + 2 * (1 - overlap).mean()
 
 
 def _assigned(logits: Tensor, boxes: Tensor, targets: Targets, step: int) -> Tensor:
@@ -261,11 +261,11 @@ def _loss(model: Any, dense: nn.Module, pixels: Tensor, targets: Targets, step: 
     return loss, patches
 
 
-Report = Callable[[int, dict[str, float]], None]
+Tell = Callable[[int, dict[str, float]], None]
 
 
 def train_detector(
-    output: Path, settings: Settings = Settings(), report: Report = lambda step, losses: None
+    output: Path, settings: DetectorSettings = DetectorSettings(), report: Tell = lambda step, losses: None
 ) -> dict[str, float]:
     """Trains, writes the checkpoint to the folder `output`, and returns its mAP on the validation scenes.
 
@@ -308,7 +308,7 @@ def train_detector(
     return truth.average_precision(detect(model, validation), CLASSES)
 
 
-def _optimizers(trained: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+def _optimizers(trained: nn.Module, settings: DetectorSettings) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for everything else."""
     matrices = [weight for name, weight in trained.named_parameters() if ".layer." in name and weight.ndim == 2]
     inside = {id(weight) for weight in matrices}
@@ -329,7 +329,7 @@ def write_detector(model: Any, folder: Path) -> None:
 
 
 def _save(
-    path: Path, trained: nn.Module, optimizers: list[torch.optim.Optimizer], settings: Settings, step: int
+    path: Path, trained: nn.Module, optimizers: list[torch.optim.Optimizer], settings: DetectorSettings, step: int
 ) -> None:
     state = {
         "settings": dataclasses.asdict(settings),
@@ -342,10 +342,10 @@ def _save(
     os.replace(path.with_suffix(".part"), path)
 
 
-def _resume(path: Path, trained: nn.Module, optimizers: list[torch.optim.Optimizer], settings: Settings) -> int:
+def _resume(path: Path, trained: nn.Module, optimizers: list[torch.optim.Optimizer], settings: DetectorSettings) -> int:
     """-> steps done. Another number of steps is as good, as long as no cooling has begun: the weights are the same."""
     state = torch.load(path, weights_only=True)
-    before, done = Settings(**state["settings"]), int(state["step"])
+    before, done = DetectorSettings(**state["settings"]), int(state["step"])
     cooled = done > min(before.steps, settings.steps) - settings.cooling
     if dataclasses.replace(before, steps=settings.steps) != settings or (cooled and before.steps != settings.steps):
         raise RequestError(f"the training in {path.parent} has other settings: {state['settings']}; give a new folder")
@@ -359,8 +359,8 @@ def _resume(path: Path, trained: nn.Module, optimizers: list[torch.optim.Optimiz
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m edgeprune.train.detector", description="Train the embedded YOLOS.")
     parser.add_argument("--output", type=Path, required=True, help="folder; a training begun there goes on")
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--steps", type=int, default=DetectorSettings.steps)
+    parser.add_argument("--seed", type=int, default=DetectorSettings.seed)
     parser.add_argument("--threads", type=int, default=1, help="another number gives slightly other weights")
     given = parser.parse_args(arguments)
     import transformers
@@ -373,8 +373,8 @@ def main(arguments: list[str] | None = None) -> None:
         values = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
         print(f"step {step} of {given.steps}: {values}; {time.monotonic() - began:.0f} s", flush=True)
 
-    found = train_detector(given.output, Settings(steps=given.steps, seed=given.seed), report)
-    print(", ".join(f"{name} {value:.1f}" for name, value in found.items()))
+    precision = train_detector(given.output, DetectorSettings(steps=given.steps, seed=given.seed), report)
+    print(", ".join(f"{name} {value:.1f}" for name, value in precision.items()))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import hashlib
 import json
 import math
 import platform
-import time
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,37 +33,26 @@ from edgeprune import __version__
 from edgeprune.errors import EdgepruneError, MissingPackageError, ModelError, RequestError
 from edgeprune.quality.data import Samples
 from edgeprune.quality.sparse import SparseDetector, numbered
+from edgeprune.train.loop import BETAS, Loop, Show, check_device
 from edgeprune.train.objects import Labels, Objects, mirrored
 from edgeprune.train.patches import loader_workers
 from edgeprune.train.resume import NAME as CHECKPOINT
-from edgeprune.train.resume import (
-    Interrupted,
-    State,
-    check_output,
-    check_same,
-    interruptible,
-    read_checkpoint,
-    write_checkpoint,
-)
-from edgeprune.train.schedule import drawn, pace
+from edgeprune.train.resume import State, check_output, check_same, interruptible
+from edgeprune.train.schedule import drawn
 
-__all__ = ["IMAGES", "RECORD", "SCENES", "Settings", "control_folder", "finetune"]
+__all__ = ["IMAGES", "RECORD", "SCENES", "TuningSettings", "control_folder", "finetune"]
 
 RECORD = "finetune.json"
 """the settings and the losses; written last, so that where it is, the rest is"""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-CHECKPOINT_SECONDS = 60.0
-BETAS = (0.9, 0.99)
 LARGEST_GRADIENT = 1.0
 """norm that the gradient of a step is cut to: an unlucky assignment moves boxes across the image"""
 DENSE = (1.0, 1.0)
 """the shares kept of the control"""
 
-Show = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
-class Settings:
+class TuningSettings:
     """What decides the result, together with the model, the scorer and the data."""
 
     keep: tuple[float, float] = (0.3, 1.0)
@@ -75,9 +64,9 @@ class Settings:
     seed: int = 0
 
 
-IMAGES = Settings()
+IMAGES = TuningSettings()
 """for photographs; no training of that size has been run"""
-SCENES = Settings(epochs=2, batch=32, lr=5e-4, weight_decay=0.01)
+SCENES = TuningSettings(epochs=2, batch=32, lr=5e-4, weight_decay=0.01)
 """for the drawn scenes"""
 
 
@@ -90,7 +79,7 @@ def finetune(
     detector: SparseDetector,
     data: Samples,
     output: Path,
-    settings: Settings = IMAGES,
+    settings: TuningSettings = IMAGES,
     *,
     control: bool = False,
     source: str = "",
@@ -105,7 +94,7 @@ def finetune(
     control: write a control beside it, too (`control_folder`), from the same weights
     source: what the data are, in words; a training only goes on with the same
     resume: go on with the training in `output`; what is complete stays
-    force: replace what is there
+    force: replace what is there; it stays until what replaces it is whole
     show: called as show(done, total, what)
 
     Returns what is in the record of each. Raises RequestError when the settings contradict each other, the detector or
@@ -127,27 +116,38 @@ def finetune(
     request |= {"size": detector.size, "data": source, "images": len(data)}
     begin = {name: value.clone() for name, value in model.state_dict().items()}
     objects = Objects(data, detector.size, classes, lambda done, total: show(done, total, "training images"))
-    found, threads_before = [], torch.get_num_threads()
+    records, threads_before = [], torch.get_num_threads()
     try:
         torch.set_num_threads(threads or threads_before)
         for folder, own in runs.items():
             asked = {**dataclasses.asdict(own), **request}
-            if resume and (folder / RECORD).is_file():
-                found.append(_finished(folder, asked))
+            if resume and (folder / RECORD).is_file() and not (folder / CHECKPOINT).is_file():
+                records.append(_finished(folder, asked))
                 continue
             model.load_state_dict(begin)
             begun = folder == output or (folder / CHECKPOINT).is_file()  # a control may not have been
-            found.append(_Run(own, detector, folder, device, State(asked)).train(objects, resume and begun, show))
+            records.append(_Run(own, detector, folder, device, asked, objects).train(resume and begun, show))
     finally:
         torch.set_num_threads(threads_before)
-    return found
+    return records
 
 
 class _Run:
     """One training under way."""
 
-    def __init__(self, settings: Settings, detector: SparseDetector, output: Path, device: str, state: State) -> None:
-        self.settings, self.detector, self.output, self.device, self.state = settings, detector, output, device, state
+    def __init__(
+        self,
+        settings: TuningSettings,
+        detector: SparseDetector,
+        output: Path,
+        device: str,
+        request: dict[str, Any],
+        objects: Objects,
+    ) -> None:
+        check_device(device)
+        self.settings, self.detector, self.output, self.device, self.objects = (
+            settings, detector, output, device, objects,
+        )  # fmt: skip
         self.model = detector.model.to(device)
         detector.method.scorer.to(device)
         detector.train_behind()
@@ -157,56 +157,39 @@ class _Run:
         )
         self._loss_config = copy.copy(self.model.config)
         self._loss_config.auxiliary_loss = False  # which would read boxes behind every layer
-        self.optimizer = torch.optim.AdamW(_groups(self.model, settings.weight_decay), lr=settings.lr, betas=BETAS)
+        self.loop = Loop(
+            self,
+            self.model,
+            torch.optim.AdamW(_groups(self.model, settings.weight_decay), lr=settings.lr, betas=BETAS),
+            State(request),
+            output,
+            settings.epochs,
+            max(1, len(objects) // settings.batch),
+            settings.lr,
+            f"{output.name}: ",
+            LARGEST_GRADIENT,
+        )
 
-    def train(self, objects: Objects, resume: bool, show: Show) -> dict[str, Any]:
+    def train(self, resume: bool, show: Show) -> dict[str, Any]:
         if resume:
-            self.state = read_checkpoint(self.output, self.model, self.optimizer, self.state.request)
+            self.loop.restore()
         else:
             self.output.mkdir(parents=True, exist_ok=True)
-            (self.output / RECORD).unlink(missing_ok=True)
-            self._save()
+            self.loop.save()
         with interruptible() as asked:
-            self._steps(objects, asked, show)
+            self.loop.run(asked, show)
         return self._write()
 
-    def _save(self) -> None:
-        write_checkpoint(self.output, self.model, self.optimizer, self.state)
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, list[Labels], float]]:
+        """Images uint8 [B, 3, H, W], their labels, and the share of the patches that the step keeps."""
+        order, flips, shares = _plan(len(self.objects), self.settings, epoch)
+        given = self.objects.batches(order[first:].tolist(), loader_workers(self.device))
+        for (images, labels), flip, share in zip(given, flips[first:], shares[first:].tolist(), strict=True):
+            yield (*mirrored(images, labels, flip), share)
 
-    def _steps(self, objects: Objects, asked: list[int], show: Show) -> None:
-        """All that are left. Saves now and then, and where it is asked to stop."""
-        s, state = self.settings, self.state
-        per_epoch = max(1, len(objects) // s.batch)
-        total, saved, before = s.epochs * per_epoch, time.monotonic(), time.monotonic()
-        self.model.train()
-        for epoch in range(state.step // per_epoch, s.epochs):
-            order, flips, shares = _plan(len(objects), s, epoch)
-            first = state.step - epoch * per_epoch
-            batches = objects.batches(order[first:].tolist(), loader_workers(self.device))
-            for (images, labels), flip, share in zip(batches, flips[first:], shares[first:].tolist(), strict=True):
-                state.epoch_loss += self._step(*mirrored(images, labels, flip), share, total)
-                state.step, done = state.step + 1, state.step + 1 - epoch * per_epoch
-                what = f"{self.output.name}: epoch {epoch + 1} of {s.epochs}, loss {state.epoch_loss / done:.3f}"
-                show(state.step, total, what)
-                if done == per_epoch:
-                    state.losses.append(state.epoch_loss / per_epoch)
-                    state.epoch_loss = 0.0
-                now = time.monotonic()
-                state.seconds, before = state.seconds + now - before, now
-                if asked or done == per_epoch or now - saved > CHECKPOINT_SECONDS:
-                    self._save()
-                    saved = now
-                if asked:
-                    raise Interrupted(
-                        f"interrupted after step {state.step} of {total} for {self.output}; nothing is lost: go on "
-                        f"with the same command and --resume",
-                        asked[0],
-                    )
-
-    def _step(self, images: Tensor, labels: list[Labels], share: float, total: int) -> float:
-        """images uint8 [B, 3, H, W]; share: of the patches that are kept -> the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * pace(self.state.step, total)
+    def loss(self, batch: tuple[Tensor, list[Labels], float]) -> tuple[Tensor, float]:
+        """transformers' own, behind the dropped patches."""
+        images, labels, share = batch
         pixels, keep = (images.to(self.device).float() - self._mean) / self._std, self.detector.keep_of(share)
         labels = [{name: value.to(self.device) for name, value in one.items()} for one in labels]
 
@@ -214,45 +197,44 @@ class _Run:
             return self.detector.select(pixels, patches, keep).indices
 
         out = self.detector(pixels, None if keep == self.detector.patches else choose)
-        if torch.isfinite(out.pred_boxes).all():  # transformers would raise a ValueError of its own
-            loss = self.model.loss_function(out.logits, labels, self.device, out.pred_boxes, self._loss_config)[0]
-            value = float(loss.item())
-        else:
-            value = math.nan
-        if not math.isfinite(value):
-            raise EdgepruneError(
-                f"the loss of step {self.state.step + 1} is {value}; take a smaller --lr than {self.settings.lr:g}, "
-                f"and begin anew with --force"
-            )
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
-        return value
+        if not torch.isfinite(out.pred_boxes).all():  # transformers would raise a ValueError of its own
+            return out.pred_boxes.sum(), math.nan
+        loss = self.model.loss_function(out.logits, labels, self.device, out.pred_boxes, self._loss_config)[0]
+        return loss, float(loss.item())
 
     def _write(self) -> dict[str, Any]:
-        """The checkpoint as transformers writes it, the image processor as it was, and last the record."""
+        """The checkpoint as transformers writes it, the image processor as it was, and the record: beside what is there
+        until all are whole. The old record goes first and the new one comes last: where it is, the rest is its own."""
         record = {
-            **self.state.request,
-            "seconds": round(self.state.seconds, 1),
-            "steps": self.state.step,
-            "loss": [round(loss, 5) for loss in self.state.losses],
+            **self.loop.state.request,
+            "seconds": round(self.loop.state.seconds, 1),
+            "steps": self.loop.state.step,
+            "loss": [round(loss, 5) for loss in self.loop.state.losses],
             "threads": torch.get_num_threads(),
             "device": self.device,
             "versions": {"edgeprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
+        fresh = self.output / ".new"
         try:
-            self.model.save_pretrained(self.output)
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            self.model.save_pretrained(fresh)
             for name in PROCESSORS:
                 try:
-                    (self.output / name).write_bytes(self.detector.checkpoint.locate(name).read_bytes())
+                    (fresh / name).write_bytes(self.detector.checkpoint.locate(name).read_bytes())
                 except ModelError:
                     continue  # it has the other one
-            (self.output / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            files = sorted(fresh.iterdir())
+            (fresh / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            (self.output / RECORD).unlink(missing_ok=True)
+            for path in (*files, fresh / RECORD):
+                path.replace(self.output / path.name)
         except OSError as error:
             raise EdgepruneError(
                 f"the model cannot be written to {self.output}: {error}; make room and run it again with --resume"
             ) from None
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
         (self.output / CHECKPOINT).unlink(missing_ok=True)
         return record
 
@@ -275,7 +257,7 @@ def _finished(output: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan(
-    count: int, settings: Settings, epoch: int
+    count: int, settings: TuningSettings, epoch: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
     """Which images each step of an epoch takes, [steps, batch], which of them are mirrored, and the share of the
     patches that the step keeps, [steps]. The shares are drawn last: without them, the rest is the same."""
@@ -294,7 +276,7 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 def _digest(model: nn.Module) -> str:
     """sha256 of the weights: whether it is the same model."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -89,14 +89,14 @@ class Objects(TorchDataset[One]):
 
 def mirrored(images: Tensor, labels: Sequence[Labels], flips: Any) -> Batch:
     """A copy with the images [B, 3, H, W] where flips [B] is true turned left to right, and their boxes with them."""
-    images, found = images.clone(), []
+    images, turned_labels = images.clone(), []
     at = torch.as_tensor(flips)
     images[at] = images[at].flip(-1)
     for one, flip in zip(labels, at.tolist(), strict=True):
         boxes = one["boxes"]
         turned = torch.cat([1 - boxes[:, :1], boxes[:, 1:]], dim=1) if flip else boxes
-        found.append({**one, "boxes": turned})
-    return images, found
+        turned_labels.append({**one, "boxes": turned})
+    return images, turned_labels
 
 
 def _stacked(rows: Sequence[One]) -> Batch:

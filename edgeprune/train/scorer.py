@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import platform
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,38 +29,26 @@ from torch import Tensor
 from edgeprune import __version__
 from edgeprune.errors import EdgepruneError, RequestError
 from edgeprune.pruners._scorer import BACKGROUND, FOREGROUND, Scorer, ScorerConfig
-from edgeprune.quality import report as reports
+from edgeprune.quality import ranking as rankings
 from edgeprune.quality.data import Samples
 from edgeprune.quality.labels import THRESHOLD, grid_of
-from edgeprune.quality.report import Report
+from edgeprune.quality.ranking import Ranking
 from edgeprune.quality.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, read_detector
+from edgeprune.train.loop import BETAS, Loop, Show, check_device
 from edgeprune.train.patches import Patches, loader_workers
 from edgeprune.train.resume import NAME as CHECKPOINT
-from edgeprune.train.resume import (
-    Interrupted,
-    State,
-    check_output,
-    check_same,
-    interruptible,
-    read_checkpoint,
-    write_checkpoint,
-)
-from edgeprune.train.schedule import drawn, pace
+from edgeprune.train.resume import State, check_output, check_same, interruptible
+from edgeprune.train.schedule import drawn
 
-__all__ = ["IMAGES", "SCENES", "Settings", "train"]
+__all__ = ["IMAGES", "SCENES", "ScorerSettings", "train"]
 
 SCORER, CONFIG, REPORT, PLOT = "scorer.safetensors", "config.json", "report.json", "report.png"
-FILES = (SCORER, CONFIG, REPORT, PLOT, CHECKPOINT)
 COARSE = 2
 """patches of the model along a side of a coarse scorer's own"""
-CHECKPOINT_SECONDS = 60.0
-BETAS = (0.9, 0.99)
-
-Show = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScorerSettings:
     """What decides the result, together with the data."""
 
     kind: Literal["front", "coarse", "trunk"] = "front"
@@ -85,16 +71,16 @@ class Settings:
     """folder or Hugging Face id of the detector, of kind trunk"""
 
 
-IMAGES = Settings()
+IMAGES = ScorerSettings()
 """for photographs, the width of BAViT-small"""
-SCENES = Settings(width=48, heads=3, mlp_width=96, patch_size=8, size=(80, 80), epochs=4, batch=64, lr=3e-3)
+SCENES = ScorerSettings(width=48, heads=3, mlp_width=96, patch_size=8, size=(80, 80), epochs=4, batch=64, lr=3e-3)
 """for the drawn scenes; narrow, since a detector of theirs is small, too"""
 
 
 def train(
     data: Samples,
     validation: Samples,
-    settings: Settings,
+    settings: ScorerSettings,
     output: Path,
     *,
     source: str = "",
@@ -103,22 +89,22 @@ def train(
     resume: bool = False,
     force: bool = False,
     show: Show = lambda *_: None,
-) -> Report:
+) -> Ranking:
     """Trains a scorer and writes it to the folder `output`: scorer.safetensors, config.json, report.json, report.png.
 
     source: what the data are, in words; a training only goes on with the same
     resume: go on with the training in `output`; of one that is complete, its report is read
-    force: replace what is there
+    force: replace what is there; it stays until what replaces it is whole
     show: called as show(done, total, what)
 
     Raises RequestError when the settings contradict each other or the data, or `output` is taken; Interrupted after
     SIGINT or SIGTERM, with everything saved; EdgepruneError when the loss is not finite or nothing can be written.
     """
-    reports.check_packages()
+    rankings.check_packages()
     config, trunk, settings = _prepared(settings)
     request = {**dataclasses.asdict(settings), "data": source, "images": len(data)}
     check_output(output, SCORER, "scorer", resume, force)
-    if resume and (output / REPORT).is_file():
+    if resume and (output / REPORT).is_file() and not (output / CHECKPOINT).is_file():
         return _finished(output, request)
     threads_before = torch.get_num_threads()
     try:
@@ -134,39 +120,37 @@ class _Run:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ScorerSettings,
         config: ScorerConfig,
         trunk: Trunk | None,
         output: Path,
         device: str,
         request: dict[str, Any],
     ) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            raise RequestError("--device cuda needs a GPU that torch sees, and there is none; take --device cpu")
+        check_device(device)
         torch.manual_seed(settings.seed)
-        self.settings, self.output, self.device = settings, output, device
+        self.settings, self.output, self.device, self.request = settings, output, device, request
         self.scorer = Scorer(config).to(device)
         self.trunk = None if trunk is None else trunk.to(device)
-        self.state = State(request)
         self._mean, self._std = (
             255 * torch.tensor(one, device=device).view(3, 1, 1) for one in (config.mean, config.std)
         )
+
+    def train(self, data: Samples, validation: Samples, resume: bool, show: Show) -> Ranking:
+        s = self.settings
         matrices = [one for one in self.scorer.parameters() if one.dim() == 2]
         others = [one for one in self.scorer.parameters() if one.dim() != 2]
-        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS)
-
-    def train(self, data: Samples, validation: Samples, resume: bool, show: Show) -> Report:
+        groups = [{"params": matrices, "weight_decay": s.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer, per_epoch = torch.optim.AdamW(groups, lr=s.lr, betas=BETAS), max(1, len(data) // s.batch)
+        self.loop = Loop(self, self.scorer, optimizer, State(self.request), self.output, s.epochs, per_epoch, s.lr)
         if resume:  # before the images are read: it refuses what does not fit
-            self.state = read_checkpoint(self.output, self.scorer, self.optimizer, self.state.request)
-        patches, held_out = self._patches(data, "training", show), self._patches(validation, "validation", show)
+            self.loop.restore()
+        self.patches, held_out = self._patches(data, "training", show), self._patches(validation, "validation", show)
         if not resume:
             self.output.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                (self.output / name).unlink(missing_ok=True)
-            self._save()
+            self.loop.save()
         with interruptible() as asked:
-            self._steps(patches, asked, show)
+            self.loop.run(asked, show)
             report = self._report(held_out, data, asked, show)
             self._write(report)
         return report
@@ -175,59 +159,21 @@ class _Run:
         s, name = self.settings, f"{what} images"
         return Patches(samples, s.size, s.patch_size, s.threshold, lambda at, total: show(at, total, name))
 
-    def _save(self) -> None:
-        write_checkpoint(self.output, self.scorer, self.optimizer, self.state)
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Images uint8 [B, 3, H, W], labels bool [B, rows, columns], and which are mirrored, bool [B]."""
+        order, mirrored, _ = drawn(len(self.patches), self.settings.batch, self.settings.seed, epoch)
+        pairs = self.patches.batches(order[first:].tolist(), loader_workers(self.device))
+        for (images, labels), flips in zip(pairs, torch.from_numpy(mirrored[first:]), strict=True):
+            yield images, labels, flips
 
-    def _steps(self, patches: Patches, asked: list[int], show: Show) -> None:
-        """All that are left. Saves now and then, and where it is asked to stop."""
-        s, state = self.settings, self.state
-        per_epoch = max(1, len(patches) // s.batch)
-        total, saved, before = s.epochs * per_epoch, time.monotonic(), time.monotonic()
-        self.scorer.train()
-        for epoch in range(state.step // per_epoch, s.epochs):
-            order, mirrored, _ = drawn(len(patches), s.batch, s.seed, epoch)
-            first = state.step - epoch * per_epoch
-            batches = patches.batches(order[first:].tolist(), loader_workers(self.device))
-            for (images, labels), flips in zip(batches, torch.from_numpy(mirrored[first:]), strict=True):
-                state.epoch_loss += self._step(images, labels, flips, total)
-                state.step, done = state.step + 1, state.step + 1 - epoch * per_epoch
-                show(state.step, total, f"epoch {epoch + 1} of {s.epochs}, loss {state.epoch_loss / done:.4f}")
-                if done == per_epoch:
-                    state.losses.append(state.epoch_loss / per_epoch)
-                    state.epoch_loss = 0.0
-                now = time.monotonic()
-                state.seconds, before = state.seconds + now - before, now
-                if asked or done == per_epoch or now - saved > CHECKPOINT_SECONDS:
-                    self._save()
-                    saved = now
-                self._check_asked(asked)
-
-    def _check_asked(self, asked: list[int]) -> None:
-        """Raises Interrupted when a signal asked for it."""
-        if asked:
-            raise Interrupted(
-                f"interrupted after step {self.state.step}; nothing is lost: go on with the same command and --resume",
-                asked[0],
-            )
-
-    def _step(self, images: Tensor, labels: Tensor, flips: Tensor, total: int) -> float:
-        """images uint8 [B, 3, H, W], labels bool [B, rows, columns], flips bool [B] -> the mean loss per patch."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * pace(self.state.step, total)
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, float]:
+        """The mean over the images of the sum over their patches, and the mean per patch."""
+        images, labels, flips = batch
         images[flips], labels[flips] = images[flips].flip(-1), labels[flips].flip(-1)
         likely = torch.log_softmax(self._logits(images), dim=-1)
         target = _targets(labels, self.scorer.config.grid).to(self.device)
         summed = -(target * likely[..., FOREGROUND] + (1 - target) * likely[..., BACKGROUND]).sum()
-        self.optimizer.zero_grad()
-        (summed / len(images)).backward()  # type: ignore[no-untyped-call]
-        loss = summed.item() / target.numel()
-        if not math.isfinite(loss):
-            raise EdgepruneError(
-                f"the loss of step {self.state.step + 1} is {loss}; take a smaller --lr than {self.settings.lr:g}, and "
-                f"begin anew with --force"
-            )
-        self.optimizer.step()
-        return loss
+        return summed / len(images), summed.item() / target.numel()
 
     def _logits(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> [B, n, 2]"""
@@ -239,7 +185,7 @@ class _Run:
         return logits
 
     @torch.no_grad()
-    def _report(self, held_out: Patches, data: Samples, asked: list[int], show: Show) -> Report:
+    def _report(self, held_out: Patches, data: Samples, asked: list[int], show: Show) -> Ranking:
         self.scorer.eval()
         size, count = self.settings.batch, len(held_out)
         numbers = [list(range(at, min(at + size, count))) for at in range(0, count, size)]
@@ -250,41 +196,43 @@ class _Run:
             scores.append(one.repeat_interleave(block, 1).repeat_interleave(block, 2).cpu().numpy())
             labels.append(true.numpy())
             show(sum(map(len, labels)), count, "validation")
-            self._check_asked(asked)
+            self.loop.stop_if(asked)
         training = {
-            **self.state.request,
+            **self.request,
             "classes": data.classes,
             "problems": {name: dataclasses.asdict(one) for name, one in getattr(data, "problems", {}).items()},
-            "seconds": round(self.state.seconds, 1),
-            "loss": [round(loss, 5) for loss in self.state.losses],
+            "seconds": round(self.loop.state.seconds, 1),
+            "loss": [round(loss, 5) for loss in self.loop.state.losses],
             "threads": torch.get_num_threads(),
             "device": self.device,
             "versions": {"edgeprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        return reports.evaluate(np.concatenate(scores), np.concatenate(labels), block, training)
+        return rankings.evaluate(np.concatenate(scores), np.concatenate(labels), block, training)
 
-    def _write(self, report: Report) -> None:
-        """The report comes last, and whole: where it is, the rest is."""
-        scorer, scratch = self.scorer.cpu(), self.output / f".{SCORER}"
+    def _write(self, report: Ranking) -> None:
+        """Each file is whole before the first of them takes its name; the checkpoint goes when all have."""
+        scorer = self.scorer.cpu()
         scorer.config = dataclasses.replace(scorer.config, foreground=dict(report.foreground))
         config = {"scorer": dataclasses.asdict(scorer.config), "training": report.training}
+        fresh = {name: self.output / f".{name}" for name in (CONFIG, SCORER, PLOT, REPORT)}
         try:
-            (self.output / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            scorer.save(scratch)
-            shutil.copymode(self.output / CONFIG, scratch)  # safetensors writes files that only their owner may read
-            scratch.replace(self.output / SCORER)
-            reports.plot(report, self.output / PLOT)
-            scratch.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
-            scratch.replace(self.output / REPORT)
+            fresh[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            scorer.save(fresh[SCORER])
+            shutil.copymode(fresh[CONFIG], fresh[SCORER])  # safetensors writes files that only their owner may read
+            rankings.plot(report, fresh[PLOT])
+            fresh[REPORT].write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+            for name, path in fresh.items():
+                path.replace(self.output / name)
         except (OSError, SafetensorError) as error:
-            scratch.unlink(missing_ok=True)
+            for path in fresh.values():
+                path.unlink(missing_ok=True)
             raise EdgepruneError(
                 f"the scorer cannot be written to {self.output}: {error}; make room and run it again with --resume"
             ) from None
         (self.output / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _prepared(settings: Settings) -> tuple[ScorerConfig, Trunk | None, Settings]:
+def _prepared(settings: ScorerSettings) -> tuple[ScorerConfig, Trunk | None, ScorerSettings]:
     """What is trained, what stands frozen in front of it, and the settings with the detector's numbers in them."""
     trunk, mean, std = None, IMAGENET_MEAN, IMAGENET_STD
     if settings.kind == "trunk":
@@ -310,10 +258,10 @@ def _prepared(settings: Settings) -> tuple[ScorerConfig, Trunk | None, Settings]
     return config, trunk, settings
 
 
-def _finished(output: Path, request: dict[str, Any]) -> Report:
+def _finished(output: Path, request: dict[str, Any]) -> Ranking:
     """The report of a training that is complete."""
     try:
-        report = reports.read(output / REPORT)
+        report = rankings.read(output / REPORT)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RequestError(f"{output / REPORT} is damaged: {error}; train anew with --force") from None
     check_same(output, {name: report.training.get(name) for name in request}, request)

@@ -296,9 +296,9 @@ def part_shares(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
     part = PARTS[0]
     for name, duration in kernels:
         pending += duration
-        found = name.split("/")[0].split(".")[0]
-        if found in PARTS:
-            part = found
+        first = name.split("/")[0].split(".")[0]
+        if first in PARTS:
+            part = first
             spent[part] += pending
             pending = 0.0
     spent[part] += pending

@@ -133,8 +133,8 @@ def parse_mode(text: str) -> str:
     >>> parse_mode("NVPM WARN: fan mode is not set!\\nNV Power Mode: MAXN\\n0\\n")
     'MAXN'
     """
-    found = _MODE.search(text)
-    return found.group(1).strip() if found else ""
+    mode = _MODE.search(text)
+    return mode.group(1).strip() if mode else ""
 
 
 def parse_clocks(text: str) -> tuple[int, int] | None:
@@ -143,8 +143,8 @@ def parse_clocks(text: str) -> tuple[int, int] | None:
     >>> parse_clocks("GPU MinFreq=306000000 MaxFreq=1300500000 CurrentFreq=306000000\\nEMC MinFreq=204000000")
     (306, 1300)
     """
-    found = _GPU.search(text)
-    return (int(found.group(1)) // 1_000_000, int(found.group(2)) // 1_000_000) if found else None
+    clock = _GPU.search(text)
+    return (int(clock.group(1)) // 1_000_000, int(clock.group(2)) // 1_000_000) if clock else None
 
 
 def parse_sample(line: str) -> Sample:
@@ -225,12 +225,12 @@ _OVER_CURRENT = {
 
 def _over_current(root: Path) -> dict[str, int]:
     """How often each alarm came since the board was started."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for path in sorted((root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt")):
         count = _text(path)
         if count.isdigit():
-            found[path.name.removesuffix("_event_cnt")] = int(count)
-    return found
+            counts[path.name.removesuffix("_event_cnt")] = int(count)
+    return counts
 
 
 def _throttling(root: Path) -> set[str]:

@@ -74,8 +74,8 @@ def time_plan(
     Raises RequestError when no plan fits, EdgepruneError when the one that does fails.
     """
     have = plans.here(engine.kind for engine in bundle.manifest.engines.values())
-    found = {name: _trtexec(name, engine) for name, engine in bundle.manifest.engines.items()}
-    tools = {name: tool for name, tool in found.items() if tool is not None}
+    every = {name: _trtexec(name, engine) for name, engine in bundle.manifest.engines.items()}
+    tools = {name: tool for name, tool in every.items() if tool is not None}
     for tool in tools.values():  # it does without the Python package
         have = dataclasses.replace(have, versions={**have.versions, "tensorrt": tool.version})
     engine = plans.choose(bundle, have)

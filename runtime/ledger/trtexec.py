@@ -122,10 +122,10 @@ def release_of(text: str) -> str:
     >>> release_of("&&&& RUNNING TensorRT.trtexec [TensorRT v101303] [b9] # trtexec --help")
     '10.13.3'
     """
-    found = BANNER.search(text)
-    if found is None:
+    banner = BANNER.search(text)
+    if banner is None:
         return ""
-    rest, patch = divmod(int(found.group(1)), 100)
+    rest, patch = divmod(int(banner.group(1)), 100)
     major, minor = divmod(rest, 10 if rest < 100 else 100)
     return f"{major}.{minor}.{patch}"
 

@@ -18,7 +18,7 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import cli
 from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
 from edgeprune.export import Request, export_bundle
-from edgeprune.export.audit import Audit, Report, audit, audit_bundle, read
+from edgeprune.export.audit import FusionAudit, GraphAudit, Layer, audit, audit_bundle, read
 from edgeprune.export.graph import to_onnx
 from edgeprune.fit import build_method
 from edgeprune.trace import PrunedEncoder, outputs
@@ -70,7 +70,7 @@ def test_a_builder_that_lists_nothing_is_an_error_not_a_pass() -> None:
 def test_a_report_says_which_layers_were_lost() -> None:
     whole = read([LISTED], {"a.0.attn/Softmax": ""}, 86)
     broken = read([LISTED], {"a.1.attn/Softmax": "its map is read by b too"}, 86)
-    report = Report("x", True, {"pruned": broken, "unpruned": broken})
+    report = FusionAudit("x", True, {"pruned": broken, "unpruned": broken})
     assert report.lost == []
     assert report.lines() == [
         "as TensorRT-RTX compiles it for SM 86, a proxy for x",
@@ -79,8 +79,8 @@ def test_a_report_says_which_layers_were_lost() -> None:
     ]
     report.check()
     with pytest.raises(EdgepruneError, match=r"loses fused attention on SM 86: a\.1\.attn; its map is read by b too"):
-        Report("x", True, {"pruned": broken}).check()
-    assert Report("x", False, {"pruned": whole, "unpruned": broken}).to_json()["passed"]
+        FusionAudit("x", True, {"pruned": broken}).check()
+    assert FusionAudit("x", False, {"pruned": whole, "unpruned": broken}).to_json()["passed"]
 
 
 # The real builder, on graphs of the embedded model.
@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unpruned(folder: Path) -> Audit:
+def unpruned(folder: Path) -> GraphAudit:
     return audit(folder / "baseline.unpruned.onnx")
 
 
@@ -115,7 +115,7 @@ def graph(method: str, folder: Path, dtype: torch.dtype = torch.float16) -> Path
 
 @pytest.mark.parametrize("method", MORE_KERNELS)
 def test_pruning_keeps_attention_fused_and_adds_few_kernels(
-    method: str, folder: Path, unpruned: Audit, tmp_path: Path
+    method: str, folder: Path, unpruned: GraphAudit, tmp_path: Path
 ) -> None:
     found = audit(folder / "encoder.onnx" if method == "fastervlm" else graph(method, tmp_path))
     assert [layer.name for layer in found.layers] == [layer.name for layer in unpruned.layers] == LAYERS
@@ -123,14 +123,14 @@ def test_pruning_keeps_attention_fused_and_adds_few_kernels(
     assert len(found.kernels) <= len(unpruned.kernels) + MORE_KERNELS[method]
 
 
-def test_reading_the_attention_map_out_is_caught_and_the_layer_named(folder: Path, unpruned: Audit) -> None:
+def test_reading_the_attention_map_out_is_caught_and_the_layer_named(folder: Path, unpruned: GraphAudit) -> None:
     naive = audit(folder / "baseline.naive.onnx")
     assert naive.fused < unpruned.fused == len(LAYERS)
     (layer,) = naive.unfused
     assert layer.name == LAYERS[-1]
     assert "its map is read by" in layer.why
     with pytest.raises(EdgepruneError, match=r"loses fused attention on SM 86: .*layers\.4\.self_attn; its map"):
-        Report("rtx-desktop", False, {"pruned": naive, "unpruned": unpruned}).check()
+        FusionAudit("rtx-desktop", False, {"pruned": naive, "unpruned": unpruned}).check()
 
 
 def test_a_bundle_is_audited_next_to_its_unpruned_graph(folder: Path) -> None:
@@ -200,3 +200,14 @@ def test_without_the_package_its_extra_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(MissingPackageError, match=r"edgeprune\[rtx\]"):
         audit(tmp_path / "encoder.onnx")
+
+
+def test_it_ends_in_one_line_that_says_what_it_comes_to() -> None:
+    fused, lost = Layer("layers/0", True, ""), Layer("layers/1", False, "its map is read by selection/Slice too")
+    whole, broken = GraphAudit(86, (), (fused, replace(lost, fused=True))), GraphAudit(86, (), (fused, lost))
+    audited = FusionAudit("x", False, {"pruned": broken, "unpruned": whole})
+    assert audited.verdict() == "1 of 2 attention layers fused, 2 without pruning: 1 lost"
+    assert (
+        FusionAudit("x", False, {"pruned": whole, "unpruned": whole}).verdict().endswith("2 without pruning: none lost")
+    )
+    assert FusionAudit("x", False, {"pruned": whole}).verdict().endswith("has no unpruned graph to compare with")

@@ -163,6 +163,14 @@ def test_a_target_of_onnx_runtime_has_nothing_to_build(folder: Path) -> None:
         build_engine(folder, "cpu")
 
 
+def test_a_folder_that_cannot_be_written_is_named_before_the_build(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # to root, every folder is writable
+    with pytest.raises(RequestError, match=f"{folder} must be writable, the plan goes into it; copy the bundle"):
+        build_engine(folder, "rtx-desktop", force=True)
+
+
 def test_a_free_batch_is_refused(folder: Path) -> None:
     graph = bundle.load(folder).manifest.encoder
     free = [

@@ -27,7 +27,7 @@ from edgeprune.quality import chart
 from edgeprune.quality.evaluate import DENSE, SHARES, VARIANTS, Evaluation, Row, evaluate, oracle_scores
 from edgeprune.quality.labels import patch_labels
 from edgeprune.quality.peak import peak_nbytes
-from edgeprune.quality.precision import Found, Truth
+from edgeprune.quality.precision import Boxes, Truth
 from edgeprune.quality.sparse import open_sparse
 from edgeprune.quality.speed import measure_speed
 from edgeprune.trace import PrunedEncoder
@@ -62,7 +62,7 @@ def scorer() -> Scorer:
     return Scorer(ScorerConfig("front", 1, 32, 2, 32, 8, (10, 10), (0.5,) * 3, (0.5,) * 3)).eval()
 
 
-def exact(scores: float = 0.9, shift: float = 0.0) -> list[Found]:
+def exact(scores: float = 0.9, shift: float = 0.0) -> list[Boxes]:
     """Detections of what is there, moved to the right by so many pixels."""
     found = []
     for one in ALL:
@@ -72,7 +72,7 @@ def exact(scores: float = 0.9, shift: float = 0.0) -> list[Found]:
     return found
 
 
-def none() -> list[Found]:
+def none() -> list[Boxes]:
     return [np.zeros((0, 6), np.float32) for _ in ALL]
 
 

@@ -19,7 +19,7 @@ from edgeprune.probes.drawn import CLASSES, Scenes
 from edgeprune.quality.detections import corners, detect, pixel_values
 from edgeprune.quality.precision import Truth
 from edgeprune.train import detector
-from edgeprune.train.detector import BY_PREDICTION, Settings, Targets, new_detector, train_detector
+from edgeprune.train.detector import BY_PREDICTION, DetectorSettings, Targets, new_detector, train_detector
 
 pytest.importorskip("scipy")
 pytest.importorskip("pycocotools")
@@ -29,7 +29,7 @@ FOUND_MAP50 = 97.0
 """floor for 50 scenes; the card says what 600 give"""
 LOST_MAP = 30.0
 """points that half of the patches must at least be worth, drawn at random"""
-TINY = Settings(scenes=16, validation=4, steps=4, cooling=2, batch=2, save_every=2)
+TINY = DetectorSettings(scenes=16, validation=4, steps=4, cooling=2, batch=2, save_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, monkey
 
 def test_the_training_lowers_its_loss(tmp_path: Path) -> None:
     reported: list[dict[str, float]] = []
-    settings = Settings(scenes=4, validation=1, steps=30, cooling=10, batch=4, save_every=10)
+    settings = DetectorSettings(scenes=4, validation=1, steps=30, cooling=10, batch=4, save_every=10)
     train_detector(tmp_path, settings, lambda step, losses: reported.append(losses))
     assert reported[-1]["dense"] < 0.8 * reported[0]["dense"]
     assert reported[-1]["set"] < 0.8 * reported[0]["set"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from edgeprune.pruners._scorer import Scorer, ScorerConfig
 from edgeprune.pruners._select import take
 from edgeprune.quality.sparse import SparseDetector, numbered, open_sparse
 from edgeprune.train import finetune as tuning
-from edgeprune.train.finetune import RECORD, SCENES, Settings, control_folder, finetune
+from edgeprune.train.finetune import RECORD, SCENES, TuningSettings, control_folder, finetune
 from edgeprune.train.objects import Objects, mirrored
 from edgeprune.train.resume import Interrupted
 
@@ -60,7 +61,7 @@ def scorer(kind: str = "front", layers: int = 1) -> Scorer:
     return Scorer(ScorerConfig(kind, layers, 32, 2, 32, patch, grid, (0.5,) * 3, (0.5,) * 3))  # type: ignore[arg-type]
 
 
-def small(folder: Path, output: Path, settings: Settings = SMALL, **options: Any) -> list[dict[str, Any]]:
+def small(folder: Path, output: Path, settings: TuningSettings = SMALL, **options: Any) -> list[dict[str, Any]]:
     detector = open_sparse(folder, options.pop("scorer", scorer()))
     return finetune(detector, DATA, output, settings, threads=1, **options)
 
@@ -268,6 +269,17 @@ def test_classes_go_by_their_names(folder: Path) -> None:
 def test_shares_that_make_no_sense_are_refused(keep: tuple[float, float], folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="0 < LOW <= HIGH <= 1"):
         small(folder, tmp_path / "detector", dataclasses.replace(SMALL, keep=keep))
+
+
+def test_the_old_detector_stays_until_the_new_one_is_whole(folder: Path, tuned: Path, tmp_path: Path) -> None:
+    copy, other = Path(shutil.copytree(tuned, tmp_path / "detector")), dataclasses.replace(SMALL, seed=1)
+    with pytest.raises(Interrupted):
+        small(folder, copy, other, force=True, show=interrupt_at(4, "detector"))
+    assert all((copy / path.name).read_bytes() == path.read_bytes() for path in tuned.iterdir())
+    (record,) = small(folder, copy, other, resume=True)
+    assert record == json.loads((copy / RECORD).read_text())
+    assert not same(tensors(tuned), tensors(copy))
+    assert {path.name for path in copy.iterdir()} == {path.name for path in tuned.iterdir()}
 
 
 def test_another_folder_is_not_replaced(folder: Path, tmp_path: Path) -> None:

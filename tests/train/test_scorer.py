@@ -20,18 +20,19 @@ from safetensors.torch import load_file, save_file
 from edgeprune.errors import EdgepruneError, ImageError, MissingPackageError, ModelError, RequestError
 from edgeprune.probes.drawn import Scenes
 from edgeprune.pruners._scorer import load_scorer
-from edgeprune.quality.report import read
+from edgeprune.quality.ranking import read
 from edgeprune.quality.trunk import Trunk, read_detector
 from edgeprune.train.patches import Patches
+from edgeprune.train.resume import NAME as CHECKPOINT
 from edgeprune.train.resume import Interrupted
-from edgeprune.train.scorer import SCENES, Settings, train
+from edgeprune.train.scorer import SCENES, ScorerSettings, train
 
 SMALL = dataclasses.replace(SCENES, layers=1, width=32, heads=2, mlp_width=32, epochs=2, batch=16)
 DATA, HELD_OUT = Scenes(72), Scenes(20, seed=1)
 """four steps of 16 in an epoch, and 8 images are left over"""
 
 
-def small(output: Path, settings: Settings = SMALL, **options: Any) -> Any:
+def small(output: Path, settings: ScorerSettings = SMALL, **options: Any) -> Any:
     return train(DATA, HELD_OUT, settings, output, threads=1, **options)
 
 
@@ -126,7 +127,7 @@ def test_the_same_seed_gives_the_same_scorer_and_another_one_another(whole: Path
 
 @pytest.mark.parametrize("step", [1, 3, 4, 7, 8], ids=lambda step: f"after step {step} of 8")
 def test_an_interrupted_training_goes_on_bit_for_bit(whole: Path, tmp_path: Path, step: int) -> None:
-    with pytest.raises(Interrupted, match=f"after step {step}; nothing is lost: .* --resume") as caught:
+    with pytest.raises(Interrupted, match=rf"after step {step} of 8 for .*; nothing is lost: .* --resume") as caught:
         small(tmp_path / "scorer", show=interrupt_at(step))
     assert caught.value.exit_code == 128 + signal.SIGINT
     assert {path.name for path in (tmp_path / "scorer").iterdir()} == {"checkpoint.safetensors"}
@@ -199,6 +200,18 @@ def test_an_existing_scorer_is_replaced_only_by_force(whole: Path, tmp_path: Pat
     small(tmp_path / "scorer", one_epoch)
     small(tmp_path / "scorer", force=True)
     assert same(tensors(whole), tensors(tmp_path / "scorer"))
+
+
+def test_the_old_scorer_stays_until_the_new_one_is_whole(whole: Path, tmp_path: Path) -> None:
+    folder, other = Path(shutil.copytree(whole, tmp_path / "scorer")), dataclasses.replace(SMALL, seed=1)
+    with pytest.raises(Interrupted):
+        small(folder, other, force=True, show=interrupt_at(3))
+    assert {path.name for path in folder.iterdir()} - {path.name for path in whole.iterdir()} == {CHECKPOINT}
+    assert all((folder / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
+    report = small(folder, other, resume=True)
+    assert report.training["seed"] == 1
+    assert not same(tensors(whole), tensors(folder))
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 @pytest.mark.parametrize("force", [True, False])
@@ -316,7 +329,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_said_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeprune.quality.report.find_spec", lambda name: None)
+    monkeypatch.setattr("edgeprune.quality.ranking.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"scipy, which is not installed; pip install 'edgeprune\[bavit\]'"):
         small(tmp_path / "scorer")
     assert not (tmp_path / "scorer").exists()

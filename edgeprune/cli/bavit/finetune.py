@@ -14,7 +14,7 @@ from edgeprune.cli.console import needs, print_json, progress
 from edgeprune.cli.options import PATH, pair, verb
 
 if TYPE_CHECKING:
-    from edgeprune.train.finetune import Settings
+    from edgeprune.train.finetune import TuningSettings
 
 __all__ = ["command"]
 
@@ -87,7 +87,7 @@ def command(as_json: bool, output: Path, seed: int, control: bool, resume: bool,
         click.echo(f"wrote {folder} after {record['seconds']:,.0f} s of training, {record['steps']:,} steps")
 
 
-def _settings(options: dict[str, Any], seed: int) -> Settings:
+def _settings(options: dict[str, Any], seed: int) -> TuningSettings:
     """The defaults of scenes or of images, and what was given instead."""
     from edgeprune.train.finetune import IMAGES, SCENES
 

@@ -13,7 +13,7 @@ from edgeprune.cli.console import display, needs, print_json, progress
 from edgeprune.cli.options import PATH, pair, verb
 
 if TYPE_CHECKING:
-    from edgeprune.train.scorer import Settings
+    from edgeprune.train.scorer import ScorerSettings
 
 __all__ = ["command"]
 
@@ -58,7 +58,7 @@ def command(as_json: bool, output: Path, resume: bool, force: bool, seed: int, *
     edgeprune bavit train --voc VOC2012 --output scorer --resume
     """
     with needs("bavit"):
-        from edgeprune.quality import report as reports
+        from edgeprune.quality import ranking as rankings
         from edgeprune.train.scorer import train
 
         if options["kind"] == "trunk":
@@ -69,7 +69,7 @@ def command(as_json: bool, output: Path, resume: bool, force: bool, seed: int, *
     settings = _settings(options, seed)
     data, held_out, source = read_data(options, seed, settings.size)
     with progress() as show:
-        found = train(
+        ranking = train(
             data,
             held_out,
             settings,
@@ -82,13 +82,13 @@ def command(as_json: bool, output: Path, resume: bool, force: bool, seed: int, *
             show=show,
         )
     if as_json:
-        print_json({"output": str(output), "report": found.to_json()})
+        print_json({"output": str(output), "report": ranking.to_json()})
         return
-    display(reports.table(found), reports.lines(found))
-    click.echo(f"wrote {output} after {found.training['seconds']:,.0f} s of training")
+    display(rankings.table(ranking), rankings.lines(ranking))
+    click.echo(f"wrote {output} after {ranking.training['seconds']:,.0f} s of training")
 
 
-def _settings(options: dict[str, Any], seed: int) -> Settings:
+def _settings(options: dict[str, Any], seed: int) -> ScorerSettings:
     """The defaults of scenes or of images, and what was given instead."""
     from edgeprune.quality.trunk import default_detector, read_detector
     from edgeprune.train.scorer import IMAGES, SCENES

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edgeprune.errors import RequestError
-from edgeprune.quality.report import KEEP_SHARES, Report, evaluate, lines, plot, read
+from edgeprune.quality.ranking import KEEP_SHARES, Ranking, evaluate, lines, plot, read
 
 
 def drawn(images: int = 40, side: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_lines_for_people_hold_the_figures() -> None:
-    report: Report = evaluate(*drawn())
+    report: Ranking = evaluate(*drawn())
     assert f"AUC {report.auc:.4f}" in lines(report)
     assert f"{report.majority:.1%}" in lines(report)
 

@@ -24,14 +24,14 @@ from edgeprune.quality.labels import foreground_share
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["KEEP_SHARES", "Report", "check_packages", "evaluate", "lines", "plot", "read", "table"]
+__all__ = ["KEEP_SHARES", "Ranking", "check_packages", "evaluate", "lines", "plot", "read", "table"]
 
 BINS = 50
 KEEP_SHARES = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3)
 
 
 @dataclass(frozen=True)
-class Report:
+class Ranking:
     images: int
     grid: tuple[int, int]
     """rows and columns of the patches that are kept or dropped"""
@@ -63,7 +63,7 @@ def check_packages() -> None:
 
 def evaluate(
     scores: NDArray[np.float32], labels: NDArray[np.bool_], block: int = 1, training: Mapping[str, Any] | None = None
-) -> Report:
+) -> Ranking:
     """scores: [n, rows, columns], foreground above 0;  labels: [n, rows, columns], true for foreground
 
     block: patches are kept in blocks of so many by so many, of one score, as a coarse scorer has them
@@ -79,7 +79,7 @@ def evaluate(
     right = called == labels
     balanced = (float(right[labels].mean()) + float(right[~labels].mean())) / 2
     recall, ideal = _recalls(scores, labels, block)
-    return Report(
+    return Ranking(
         images=len(labels),
         grid=(labels.shape[1], labels.shape[2]),
         auc=_auc(scores.ravel(), labels.ravel()),
@@ -94,11 +94,11 @@ def evaluate(
     )
 
 
-def read(path: Path) -> Report:
+def read(path: Path) -> Ranking:
     """Of `report.json`. Raises OSError, or ValueError, TypeError, KeyError when it is none."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    rows, columns = found["grid"]
-    return Report(**{**found, "grid": (rows, columns), "histogram": tuple(found["histogram"])})
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    rows, columns = fields["grid"]
+    return Ranking(**{**fields, "grid": (rows, columns), "histogram": tuple(fields["histogram"])})
 
 
 def _recalls(
@@ -111,11 +111,11 @@ def _recalls(
     foreground = blocks.sum(1)
     have = foreground > 0
     best = np.cumsum(-np.sort(-blocks, axis=1), axis=1)[have] / foreground[have, None]
-    found = np.cumsum(np.take_along_axis(blocks, order, axis=1), axis=1)[have] / foreground[have, None]
+    covered = np.cumsum(np.take_along_axis(blocks, order, axis=1), axis=1)[have] / foreground[have, None]
     recall, ideal = {}, {}
     for share in KEEP_SHARES:
         keep = max(1, round(share * rows * columns))
-        recall[f"{share:g}"] = float(found[:, keep - 1].mean())
+        recall[f"{share:g}"] = float(covered[:, keep - 1].mean())
         ideal[f"{share:g}"] = float(best[:, keep - 1].mean())
     return recall, ideal
 
@@ -129,7 +129,7 @@ def _auc(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
     return float(above / (positive * (labels.size - positive)))
 
 
-def plot(report: Report, path: Path) -> None:
+def plot(report: Ranking, path: Path) -> None:
     """Recall against the share kept, and how much foreground images have. Raises OSError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -158,20 +158,20 @@ def plot(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=120, format="png")
 
 
-def table(report: Report) -> Table:
+def table(report: Ranking) -> Table:
     """For people: how much of the foreground remains at every share kept."""
     from rich import box
     from rich.table import Table
 
-    found = Table(title="Foreground kept", title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
+    shown = Table(title="Foreground kept", title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
     for heading in ("patches\nkept", "by this\nscorer", "at best", "by random\npatches"):
-        found.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column(heading, justify="right", no_wrap=True)
     for share, value in report.recall.items():
-        found.add_row(f"{float(share):.0%}", f"{value:.1%}", f"{report.ideal[share]:.1%}", f"{float(share):.1%}")
-    return found
+        shown.add_row(f"{float(share):.0%}", f"{value:.1%}", f"{report.ideal[share]:.1%}", f"{float(share):.1%}")
+    return shown
 
 
-def lines(report: Report) -> str:
+def lines(report: Ranking) -> str:
     """For people: the rest, below the table."""
     (rows, columns), foreground = report.grid, report.foreground
     return (
