@@ -24,7 +24,7 @@ def test_an_export_says_what_it_wrote(exported: tuple[Path, Done]) -> None:
     assert done.code == 0
     lines = done.out.splitlines()
     assert lines[0].strip() == "fastervlm keeps 64 of 144 tokens (44%)"
-    assert "parity on cpu: 100% of the decisions decided, 0 wrong" in done.out
+    assert "parity on cpu: 100% decided, 0 wrong" in done.out
     assert lines[-1] == f"wrote {folder}"
     assert sorted(os.listdir(folder.parent)) == ["out"]
 
@@ -94,6 +94,8 @@ def test_a_signal_in_the_middle_of_an_export_leaves_nothing(
 import os, signal
 from pathlib import Path
 from edgeprune.export import job
+if "{name}" == "SIGHUP":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
 def save_graphs(folder, *_):
     assert (folder / "reference.safetensors").is_file()
     signal.raise_signal(signal.{name})
