@@ -133,11 +133,14 @@ def test_it_takes_pixels_and_no_grid_and_others_no_pixels(made: Made) -> None:
         encoders.load(open_checkpoint(str(made("vit")[0])), size=(48, 48))
 
 
-@pytest.mark.parametrize("model_type", yolos.REFUSED)
+REASONS = {model_type: why for why, model_types in yolos.REFUSED.items() for model_type in model_types}
+
+
+@pytest.mark.parametrize("model_type", REASONS)
 def test_another_detector_is_refused_with_the_reason(model_type: str) -> None:
     with pytest.raises(ModelError) as error:
         family_of({"model_type": model_type}, "some/model")
-    assert str(error.value) == f"some/model is a {model_type}: {yolos.REFUSED[model_type]}; have yolos"
+    assert str(error.value) == f"some/model is a {model_type}: {REASONS[model_type]}; have yolos"
 
 
 def test_the_reasons_are_those_of_the_architectures() -> None:
@@ -148,7 +151,7 @@ def test_the_reasons_are_those_of_the_architectures() -> None:
         "rt_detr_v2": "several scales",
         "owlv2": "dropping patches drops boxes",
     }.items():
-        assert word in yolos.REFUSED[model_type]
+        assert word in REASONS[model_type]
 
 
 @pytest.mark.parametrize("how", [{"tiles": 2}, {"dynamic_batch": True}], ids=str)
