@@ -220,7 +220,7 @@ SHARED = {"click", "edgeprune", "rich", "cli", "cli.console", "cli.lazy", "cli.o
         (("bench",), {*SHARED, "cli.bench"}),
         (("bavit", "train"), {*SHARED, "cli.bavit", "cli.bavit.data", "cli.bavit.train"}),
     ],
-    ids=str,
+    ids=["edgeprune", "export", "bench", "bavit train"],
 )
 def test_what_a_help_text_imports(process: Process, arguments: tuple[str, ...], modules: set[str]) -> None:
     assert process(*arguments, "--help", code=LOADED).out.splitlines()[-1] == str(sorted(modules))
