@@ -1,13 +1,17 @@
 """SCOPE: keep the salient patches that cover what no kept one covers yet (facility location).
 
-    cover[j] = max(0, max over chosen s of cos(x_s, x_j))                            x: behind the projector
+    cover[j] = max(0, max over chosen s of cos(x_s, x_j))                            x: in front of the projector
     next     = argmax over i of saliency[i]^alpha * sum over j of max(0, cos(x_i, x_j) - cover[j])
     score[i] = that value, for the patches that were picked                          saliency: mean [CLS] row
 
-Source  Tencent/AngelSlim@67394ce angelslim/compressor/token_compressor/algorithm/scope.py, SCOPE
-Needs   an encoder with a [CLS] token; every patch is projected
-Reads   [CLS] row of the last layer, projected features
-Cost    1020 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
+AngelSlim calls the same function on projected features, and with [CLS] rows that are a softmax over the patches alone:
+half of the patches are other ones then.
+
+Source  kinredon/SCOPE@6bf7306 scope/clip_encoder.py, CLIPVisionTower_SCOPE; it has no licence file. Of its SCOPE,
+        Tencent/AngelSlim@67394ce angelslim/compressor/token_compressor/algorithm/scope.py has a copy
+Needs   an encoder with a [CLS] token
+Reads   [CLS] row of the last layer, features
+Cost    255.4 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -33,7 +37,6 @@ class Method(pruners.Method):
     traits: ClassVar[Traits] = Traits(
         needs_cls=True,
         early=False,
-        projects_all=True,
         nested=True,
         deviations=(
             "cosines and gains are float32 in every precision; the official code has them in the model's dtype",
@@ -52,7 +55,7 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         saliency = taps.cls_attention().mean(dim=1) ** self.alpha
-        similarity = cosine(taps.projected)
+        similarity = cosine(taps.features)
 
         def gain(state: State) -> Tensor:
             return (similarity - state[0].unsqueeze(1)).relu().sum(dim=-1) * saliency
@@ -68,7 +71,7 @@ class Method(pruners.Method):
         )
 
     def official(self, eager: Eager) -> Selection:
-        x = eager.projected / eager.projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        x = eager.features / eager.features.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         likeness = torch.bmm(x, x.mT)
         salient = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1) ** self.alpha
 
