@@ -31,7 +31,7 @@ CLEAR = ("random", "one dominant", "two clusters", "huge norms")
 BUDGETS = (1, 2, 9, 12, 13, 20, 24)
 
 
-def golden(x: Floats, keep: int) -> tuple[list[int], Floats, Floats]:
+def formula(x: Floats, keep: int) -> tuple[list[int], Floats, Floats]:
     """bipartite_soft_matching_merge, again and again: one image [N, D] -> indices, scores, tokens"""
     tokens, names = list(x), list(range(len(x)))
     scores = np.zeros(len(x))
@@ -76,7 +76,7 @@ def test_both_forms_equal_the_formula(case: str, keep: int) -> None:
     x = CASES[case]
     for got in (output(chosen, x) for chosen in both(x, keep)):
         for image in range(2):
-            indices, scores, tokens = golden(x[image], keep)
+            indices, scores, tokens = formula(x[image], keep)
             assert got.indices[image].tolist() == indices
             np.testing.assert_allclose(got.scores[image], scores, atol=1e-5)
             np.testing.assert_allclose(got.tokens[image], tokens, rtol=1e-4, atol=1e-5 * np.abs(x).max())

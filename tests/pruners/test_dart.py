@@ -33,7 +33,7 @@ TIED = {
 BUDGETS = (1, 2, 8, 9, 15, 29, 35, 36)
 
 
-def golden(x: Floats, keep: int, pivots: int = 8) -> tuple[list[int], list[float]]:
+def formula(x: Floats, keep: int, pivots: int = 8) -> tuple[list[int], list[float]]:
     """One image -> the pivots and then what each took; the gain of every pick."""
     norms = np.linalg.norm(x, axis=1)
     falling = [int(at) for at in np.argsort(-norms, kind="stable")]
@@ -63,7 +63,7 @@ def test_both_forms_keep_pivots_and_what_is_least_like_them(case: str) -> None:
         for chosen in (select(Method(keep), CASES[case]), official(Method(keep), CASES[case])):
             assert (chosen.indices.dtype, chosen.scores.dtype) == (torch.int64, torch.float32)
             for image, x in enumerate(CASES[case]):
-                order, gains = golden(x, keep)
+                order, gains = formula(x, keep)
                 assert chosen.indices[image].tolist() == sorted(order)
                 want = np.full(PATCHES, -np.inf)
                 want[order] = gains
@@ -86,7 +86,7 @@ def test_both_forms_say_in_which_order_they_picked() -> None:
     for chosen in (select(Method(23, pivots=5), RANDOM), official(Method(23, pivots=5), RANDOM)):
         assert chosen.picks is not None
         for image, x in enumerate(RANDOM):
-            assert chosen.picks[image].tolist() == golden(x, 23, pivots=5)[0]
+            assert chosen.picks[image].tolist() == formula(x, 23, pivots=5)[0]
 
 
 def test_of_two_clusters_pivots_of_one_take_the_other() -> None:

@@ -29,7 +29,7 @@ def tiny() -> Encoder:
     return encoders.load(open_checkpoint())
 
 
-def golden(attention: NDArray[np.float64], keep: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def formula(attention: NDArray[np.float64], keep: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """encode_images of Theia-4869/FasterVLM@f5d5f12: attention [B, H, S, S] -> indices, scores."""
     cls_attention = attention[:, :, 0, 1:].mean(axis=1)
     order = np.argsort(-cls_attention, axis=1, kind="stable")[:, :keep]
@@ -57,7 +57,7 @@ QUERIES = {
 def test_indices_and_scores_equal_the_official_formula(case: str, keep: int) -> None:
     key = QUERIES[case]
     query = np.random.default_rng(1).normal(size=key.shape)
-    indices, scores = golden(softmax(query @ key.swapaxes(-1, -2) * 8**-0.5), keep)
+    indices, scores = formula(softmax(query @ key.swapaxes(-1, -2) * 8**-0.5), keep)
     taps = Taps(
         {0: Attention(torch.tensor(query), torch.tensor(key), 8**-0.5)},
         torch.empty(2, 25, 8),
@@ -81,7 +81,7 @@ def test_when_all_patches_tie_exactly_keep_of_them_are_chosen_once_each() -> Non
 
 def test_the_reference_form_equals_the_official_formula() -> None:
     attention = softmax(np.random.default_rng(2).normal(size=(2, 4, 26, 26)))
-    indices, scores = golden(attention, 6)
+    indices, scores = formula(attention, 6)
     chosen = Method(6).official(Eager([torch.tensor(attention)], torch.empty(0), torch.empty(0), (5, 5), 1))
     np.testing.assert_array_equal(chosen.indices.numpy(), indices)
     np.testing.assert_allclose(chosen.scores.numpy(), scores)
@@ -93,7 +93,7 @@ def test_on_the_trained_model_it_keeps_what_transformers_own_attention_says(tiny
     pixels = torch.from_numpy(read_processor(config, (96, 96))(Image.open(str(scene))))[None]
     with torch.inference_mode(), attending(tiny.tower.module, "eager"):
         seen = tiny.tower.module(pixels, output_attentions=True).attentions
-    indices, scores = golden(
+    indices, scores = formula(
         seen[-2].double().numpy(), 64
     )  # vision_feature_layer -2: attentions[-2], as the official code
     with torch.inference_mode():

@@ -27,7 +27,7 @@ from edgeprune.taps import Attention, Taps
 FOLDER = Path(__file__).parent.parent / "golden"
 FREE = ("Apache-2.0", "MIT")
 """licences that let what their code computed be stored"""
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: Any = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def as_ours(golden: Golden, selection: Selection, features: Tensor) -> None:
     if "picks" in golden.out:  # in the order in which they were chosen
         assert selection.picks is not None
         assert selection.picks.tolist() == golden.out["picks"].tolist()
-    if golden.method == "visionzip":  # dominant ones in raster order, then contextual ones; ours are all in raster order
+    if golden.method == "visionzip":  # contextual ones behind the dominant ones; ours are in raster order
         assert selection.merge is not None
         for image, tokens in enumerate(selection.merge @ features):
             leads = torch.isin(selection.indices[image], golden.out["indices"][image].long())

@@ -87,14 +87,14 @@ def attention(case: str) -> tuple[Attention, Floats]:
     return Attention(torch.tensor(query), torch.tensor(key), 0.5), weights / weights.sum(axis=-1, keepdims=True)
 
 
-def golden(formula: Formula, x: Floats, rows: Floats, keep: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def formula(gains: Formula, x: Floats, rows: Floats, keep: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """[B, N, D], [CLS] rows [B, N] -> picks in their order [B, keep], scores [B, N]"""
     order = np.zeros((len(x), keep), np.int32)
     scores = np.full(x.shape[:2], -np.inf, np.float32)
     for image in range(len(x)):
         for step in range(keep):
             chosen = order[image, :step].tolist()
-            free = formula(x[image], rows[image], chosen).copy()
+            free = gains(x[image], rows[image], chosen).copy()
             free[chosen] = -np.inf
             pick = int(free.argmax())
             order[image, step], scores[image, pick] = pick, free[pick]
@@ -102,7 +102,7 @@ def golden(formula: Formula, x: Floats, rows: Floats, keep: int) -> tuple[NDArra
 
 
 def wanted(name: str, case: str, keep: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    return golden(FORMULAS[name], CASES[case], attention(case)[1][:, :, 0, 1:].mean(axis=1), keep)
+    return formula(FORMULAS[name], CASES[case], attention(case)[1][:, :, 0, 1:].mean(axis=1), keep)
 
 
 def select(method: pruners.Method, case: str) -> Selection:
@@ -149,7 +149,7 @@ def test_of_many_copies_exactly_keep_distinct_patches_are_chosen(name: str, case
 def test_scope_without_saliency_covers_alone() -> None:
     everywhere = np.ones(RANDOM.shape[:2])
     indices = select(scope.Method(5, alpha=0.0), "random").indices
-    np.testing.assert_array_equal(indices.numpy(), np.sort(golden(scoped, RANDOM, everywhere, 5)[0], axis=1))
+    np.testing.assert_array_equal(indices.numpy(), np.sort(formula(scoped, RANDOM, everywhere, 5)[0], axis=1))
 
 
 @pytest.mark.parametrize("alpha", [-1.0, float("inf"), float("nan")])

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 GRID, PATCHES, HEADS, WIDTH = (7, 9), 63, 4, 8
 
 
-def golden(shallow: Floats, deep: Floats, keep: int, alpha: float) -> tuple[set[int], set[int]]:
+def formula(shallow: Floats, deep: Floats, keep: int, alpha: float) -> tuple[set[int], set[int]]:
     """encode_images of Danielement321/HiPrune@6e83a12 for one image: column means [N] -> kept; anchors and buffers."""
     anchors = np.argsort(-shallow, kind="stable")[: round(keep * alpha / 5)]
     around = np.concatenate([anchors, anchors - 1, anchors + 1, anchors - GRID[1], anchors + GRID[1]])
@@ -89,7 +89,7 @@ def test_both_forms_keep_what_the_official_formula_keeps(case: str) -> None:
         for chosen in (select(method, CASES[case]), official(method, CASES[case])):
             assert chosen.indices.dtype == torch.int64
             for image in range(2):
-                kept, first = golden(shallow[image], deep[image], keep, alpha)
+                kept, first = formula(shallow[image], deep[image], keep, alpha)
                 assert chosen.indices[image].tolist() == sorted(kept)
                 want = deep[image] + 2.0 * np.isin(np.arange(PATCHES), list(first))
                 np.testing.assert_allclose(chosen.scores[image].numpy(), want, rtol=1e-5, atol=1e-7)

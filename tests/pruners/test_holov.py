@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 WIDTH, HEADS = 12, 3
 
 
-class Golden:
+class Formula:
     """HoloV() of obananas/HoloV@1d2e65e for one image: x [N, D], attention [N] -> what each chunk weighs and keeps."""
 
     def __init__(self, tokens: Floats, attention: Floats, keep: int) -> None:
@@ -92,10 +92,10 @@ def test_both_forms_keep_what_the_official_formula_keeps(patches: int, kind: str
     for keep in {1, 2, 29, patches - 1, patches} & set(range(1, patches + 1)):
         for chosen in (select(keep, *given), official(keep, *given)):
             for image in range(2):
-                golden = Golden(tokens[image], attention[image], keep)
-                assert golden.share.sum() == keep
-                assert chosen.indices[image].tolist() == sorted(golden.kept)
-                want = attention[image] + 2.0 * np.isin(np.arange(patches), list(golden.own))
+                formula = Formula(tokens[image], attention[image], keep)
+                assert formula.share.sum() == keep
+                assert chosen.indices[image].tolist() == sorted(formula.kept)
+                want = attention[image] + 2.0 * np.isin(np.arange(patches), list(formula.own))
                 np.testing.assert_allclose(chosen.scores[image].numpy(), want, rtol=1e-5, atol=3e-7)
 
 
@@ -108,11 +108,11 @@ def overflowing() -> tuple[Floats, Floats, Floats]:
 
 def test_a_chunk_that_gets_more_than_it_has_leaves_the_rest_to_others() -> None:
     tokens, query, key = given = overflowing()
-    golden = Golden(tokens[0], cls_row(query, key)[0], 20)
-    assert golden.share[0] > 4
-    assert len(golden.own) < 20
+    formula = Formula(tokens[0], cls_row(query, key)[0], 20)
+    assert formula.share[0] > 4
+    assert len(formula.own) < 20
     for chosen in (select(20, *given), official(20, *given)):
-        assert chosen.indices[0].tolist() == sorted(golden.kept)
+        assert chosen.indices[0].tolist() == sorted(formula.kept)
 
 
 @pytest.mark.parametrize("kind", ["equal", "zero"])
@@ -129,7 +129,7 @@ def test_the_variance_decides_nothing_unless_a_chunk_is_all_alike() -> None:
     tokens, query, key = inputs(144, 3)
     attention = cls_row(query, key)[0]
     by_mass = attention.reshape(16, 9).mean(axis=1)
-    np.testing.assert_allclose(Golden(tokens[0], attention, 64).parts, 64 * by_mass / by_mass.sum(), rtol=1e-3)
+    np.testing.assert_allclose(Formula(tokens[0], attention, 64).parts, 64 * by_mass / by_mass.sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("patches", [1, 15, 16, 17, 36, 576])

@@ -46,7 +46,7 @@ def measured(case: str, importance: str) -> Floats:
     return np.asarray(over_heads[:, 0] if importance == "cls" else over_heads.mean(axis=1))
 
 
-def golden(
+def formula(
     case: str, keep: int, importance: str = "column_mean", balance: float = 0.5
 ) -> tuple[NDArray[np.int32], Floats]:
     """MMR of AngelSlim@67394ce -> picks in their order [B, keep], scores [B, N]"""
@@ -80,7 +80,7 @@ def official(method: Method, case: str, prefix: int = 1) -> Selection:
 @pytest.mark.parametrize("importance", ["column_mean", "cls"])
 def test_both_forms_equal_the_formula_but_for_ties(case: str, importance: str, judged: Callable[..., Verdict]) -> None:
     for keep in (1, 2, 9, 39, 40):
-        order, scores = golden(case, keep, importance)
+        order, scores = formula(case, keep, importance)
         method = Method(keep, importance=importance)
         reference = official(method, case)
         for chosen in (select(method, case), reference):

@@ -36,7 +36,7 @@ def left(x: Floats, basis: Floats) -> Floats:
     return np.asarray(((x - x @ basis @ basis.T) ** 2).sum(axis=1))
 
 
-def golden(x: Floats, keep: int, rank: int) -> tuple[list[int], Floats, Floats]:
+def formula(x: Floats, keep: int, rank: int) -> tuple[list[int], Floats, Floats]:
     """One image [N, D] -> indices, scores, tokens."""
     centred = x - x.mean(axis=0)
     along = np.array(Method(keep, rank).start(len(x)))
@@ -71,7 +71,7 @@ def test_both_forms_equal_the_formula(case: str, keep: int, rank: int) -> None:
     x = CASES[case]
     for got in (output(chosen, x) for chosen in both(x, Method(keep, rank))):
         for image in range(2):
-            indices, scores, tokens = golden(x[image], keep, rank)
+            indices, scores, tokens = formula(x[image], keep, rank)
             assert got.indices[image].tolist() == indices
             np.testing.assert_allclose(got.scores[image], scores, rtol=2e-3, atol=1e-5 * scores.max())
             np.testing.assert_allclose(got.tokens[image], tokens, rtol=1e-4, atol=1e-5 * np.abs(x).max())

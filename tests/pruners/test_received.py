@@ -29,7 +29,7 @@ def parts() -> tuple[Tensor, Tensor]:
     return query, key
 
 
-def golden() -> np.ndarray[Any, Any]:
+def formula() -> np.ndarray[Any, Any]:
     """[3, 6], in numpy: the mean over heads and all nine queries of what each patch receives."""
     query, key = (part.double().numpy() for part in parts())
     weights = np.exp(query @ key.transpose(0, 1, 3, 2) / 2)
@@ -55,7 +55,7 @@ def official(method: Method) -> Selection:
 @pytest.mark.parametrize("layer", [1, 2, 3])
 @pytest.mark.parametrize("keep", [1, 3, 6])
 def test_it_keeps_what_receives_most_in_its_layer(layer: int, keep: int) -> None:
-    wanted = golden()
+    wanted = formula()
     indices = np.sort(np.argsort(-wanted, axis=1)[:, :keep], axis=1)
     for chosen in (select(Method(keep, layer)), official(Method(keep, layer))):
         np.testing.assert_allclose(chosen.scores.numpy(), wanted, rtol=1e-5)

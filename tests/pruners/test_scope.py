@@ -1,4 +1,4 @@
-"""SCOPE on the embedded model: what its authors' code keeps of a drawn scene. Its gains are in test_greedy_methods.py."""
+"""SCOPE on the embedded model: what its authors' code keeps of a drawn scene."""
 
 from __future__ import annotations
 

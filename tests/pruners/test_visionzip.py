@@ -38,7 +38,7 @@ def attention(case: str) -> tuple[Floats, Floats]:
     return query, np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-def golden(row: Floats, keys: Floats, h: Floats, dominant: int, contextual: int) -> tuple[list[int], Floats, Floats]:
+def formula(row: Floats, keys: Floats, h: Floats, dominant: int, contextual: int) -> tuple[list[int], Floats, Floats]:
     """One image: [CLS] row [H, N], keys [H, 1 + N, d], features [N, C] -> indices, scores, tokens in front of the
     projector. The official loop, but for [CLS] and the order.
     """
@@ -84,7 +84,7 @@ def test_both_forms_equal_the_formula(case: str, keep: int, contextual: int | No
     rows = attention(case)[1][:, :, 0, 1:]
     for got in map(output, both(case, method)):
         for image in range(2):
-            indices, scores, tokens = golden(rows[image], KEYS[case][image], FEATURES[image], *method.parts)
+            indices, scores, tokens = formula(rows[image], KEYS[case][image], FEATURES[image], *method.parts)
             assert got.indices[image].tolist() == indices
             np.testing.assert_allclose(got.scores[image], scores, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(got.tokens[image], tokens, rtol=1e-4, atol=1e-5)

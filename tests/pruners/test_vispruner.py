@@ -34,7 +34,7 @@ WEIGHTS = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=-1, keepdims=True)
 ROWS = WEIGHTS[:, :, 0, 1:].mean(axis=1)
 
 
-def golden(row: Floats, h: Floats, keep: int) -> tuple[list[int], list[int], list[float]]:
+def formula(row: Floats, h: Floats, keep: int) -> tuple[list[int], list[int], list[float]]:
     """One image: mean [CLS] row [N], features [N, C] -> important and diverse patches, and each gap that decided."""
     order = np.argsort(-row, kind="stable").tolist()
     important, rest = order[: keep // 2], order[keep // 2 :]
@@ -65,7 +65,7 @@ def both(case: str, keep: int) -> tuple[Selection, Selection]:
 def test_both_forms_equal_the_formula(case: str, keep: int) -> None:
     for chosen in both(case, keep):
         for image in range(2):
-            important, diverse, _ = golden(ROWS[image], CASES[case][image], keep)
+            important, diverse, _ = formula(ROWS[image], CASES[case][image], keep)
             assert chosen.indices[image].tolist() == sorted(important + diverse)
             scores = ROWS[image].copy()
             scores[important] += 4

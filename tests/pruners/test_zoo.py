@@ -61,7 +61,7 @@ def sensitivity(h: Floats) -> Floats:
     return np.asarray(np.sqrt((jacobians**2).sum(axis=(1, 2)) / h.shape[1]))
 
 
-def golden(h: Floats, keep: int) -> tuple[list[int], Floats]:
+def formula(h: Floats, keep: int) -> tuple[list[int], Floats]:
     """One image [N, C] -> picks, one after the other, and scores [N]"""
     x, sensed = project(h), sensitivity(h)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -95,7 +95,7 @@ def test_both_forms_equal_the_formula_but_for_ties(case: str, keep: int, judged:
     for chosen in (static, reference):
         assert not judged(Method(keep), PROJECTOR(torch.tensor(h).float()), reference, chosen).reasons
         for image in range(2) if case in CLEAR and keep <= 9 else ():
-            order, scores = golden(h[image], keep)
+            order, scores = formula(h[image], keep)
             assert chosen.picks is not None
             assert chosen.picks[image].tolist() == order
             np.testing.assert_allclose(chosen.scores[image].numpy(), scores, rtol=1e-3, atol=1e-4)
