@@ -5,11 +5,12 @@
     (K - P) mod P pivots
     score[j]   = |x_j| / max |x| of a pivot, 1 - cos(x_p, x_j) of a patch that p took
 
-The form of AngelSlim's layer 0, in front of the language model; a K of P or less keeps pivots only. It has P top-k's
-instead of K steps.
+A K of P or less keeps pivots only. It has P top-k's instead of K steps. The official code gives every pivot the same,
+(K - P) / P rounded down; AngelSlim, at its layer 0, that rounded up, until the budget is spent.
 
 Paper   https://arxiv.org/abs/2502.11494
-Source  xqy1111111/DART@d6a5af6 modeling_llama_self.py (inside the language model)
+Source  xqy1111111/DART@d6a5af6 llava/model/language_model/modeling_llama_self.py, get_retained_image_token (inside the
+        language model)
 Needs   nothing of the attention; every patch is projected
 Reads   projected features
 Cost    18.9 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
@@ -42,10 +43,12 @@ class Method(pruners.Method):
     traits: ClassVar[Traits] = Traits(
         early=False,
         projects_all=True,
+        pools_tiles=True,
         deviations=(
             "prunes projected features in front of the language model; the official code prunes at its second layer",
             "pivots are image tokens by L2 norm; the official code adds text tokens and takes the L1 norm of keys",
-            "exactly keep tokens remain; the official code rounds up to a multiple of the pivots and adds pivots",
+            "exactly keep tokens remain; in the official code a multiple of the pivots, ceil(A // B) rounding down: of 29 "
+            "with 8 pivots 24",
             "pivots take their turn by falling norm; the official order is that of a Python set",
         ),
     )
