@@ -1,7 +1,8 @@
 """HoloV: share the budget among 16 chunks of the image, and keep what [CLS] attends to in each.
 
     a[j]     = mean over heads of A[cls, j]        A: attention of the layer that produces the features
-    chunks   = 16 runs of patches in raster order; what does not divide makes the first ones longer by one
+    chunks   = 16 runs of patches in raster order, of all tiles of an image together; what does not divide makes the
+               first ones longer by one
     weight   = mean over the chunk of 1000 a + 0.09 v mean(1000 a) / (mean(v) + 1e-6)
     v[i]     = variance of cos(x_i, x_j) over the chunk, with 0 for j = i        x: projected features
     share    = floor(K weight / (sum of weights + 1e-6)), and 1 more for the heaviest chunks until the sum is K
@@ -53,11 +54,14 @@ class Method(pruners.Method):
         needs_cls=True,
         early=False,
         projects_all=True,
+        pools_tiles=True,
         deviations=(
             "scores are float32 in every precision; the official code computes in the model's dtype",
             "tokens stay in raster order; the official code orders them by attention within a chunk",
             "a chunk with a larger share than patches leaves the rest to the highest attention of the others; the "
             "official code fills up with zero vectors",
+            "the tiles of an image are one pool, one tile behind the other; where the official code lays them out as the "
+            "image, chunks are runs of its rows, and padding is cut off",
         ),
     )
 
@@ -69,6 +73,8 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         attention = taps.cls_attention().mean(dim=1)
+        if attention.shape[1] < taps.projected.shape[1]:  # the tiles are one pool
+            attention = attention.flatten(0, 1).unsqueeze(0)
         size = sizes(attention.shape[1])
         starts = [sum(size[:chunk]) for chunk in range(len(size))]
         # Chunks as rows of equal length; the place that a shorter one has too many shows its last patch and is masked.
@@ -107,6 +113,7 @@ class Method(pruners.Method):
     def official(self, eager: Eager) -> Selection:
         cls_attention = eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1)
         tokens, patches = eager.projected, eager.projected.shape[1]
+        cls_attention = cls_attention.reshape(tokens.shape[0], patches)  # of all tiles, where they are one pool
         each, extra = patches // CHUNKS, patches % CHUNKS
         lengths = [length for chunk in range(CHUNKS) if (length := each + int(chunk < extra))]
         weights = []

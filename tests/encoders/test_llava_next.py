@@ -20,7 +20,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.cost import formula
-from edgeprune.pruners import Method, divprune, fastervlm, none, pool, random, uniform
+from edgeprune.pruners import Method, dart, divprune, fastervlm, holov, none, pool, random, uniform
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.runtime.images.tiles import packed
@@ -95,14 +95,14 @@ def test_unpruned_tokens_are_the_models_own_without_newlines_in_the_order_it_pac
             torch.testing.assert_close(torch.from_numpy(ours), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("kind", [fastervlm, divprune, pool, uniform, random])
+@pytest.mark.parametrize("kind", [fastervlm, dart, divprune, holov, pool, uniform, random])
 def test_both_paths_agree(encoder: Encoder, kind: Any) -> None:
     method: Method = kind.Method(9)
     with torch.inference_mode():
         found, expected = (path(encoder, method)(pixels(3)) for path in (PrunedEncoder, OfficialEncoder))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
-    assert found[0].shape == ((1, 9, WIDTH) if kind is divprune else (3, 9, WIDTH))
+    assert found[0].shape == ((1, 9, WIDTH) if method.traits.pools_tiles else (3, 9, WIDTH))
 
 
 def test_one_pool_of_tiles_chooses_among_all_of_their_patches(encoder: Encoder) -> None:
