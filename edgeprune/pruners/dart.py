@@ -47,8 +47,8 @@ class Method(pruners.Method):
         deviations=(
             "prunes projected features in front of the language model; the official code prunes at its second layer",
             "pivots are image tokens by L2 norm; the official code adds text tokens and takes the L1 norm of keys",
-            "exactly keep tokens remain; in the official code a multiple of the pivots, ceil(A // B) rounding down: of 29 "
-            "with 8 pivots 24",
+            "exactly keep tokens remain; in the official code a multiple of the pivots, as ceil(A // B) rounds down: "
+            "24 of 29 with 8 pivots",
             "pivots take their turn by falling norm; the official order is that of a Python set",
         ),
     )
