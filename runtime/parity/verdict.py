@@ -171,7 +171,7 @@ def _judge(
     if not largest <= bound:
         what = "tokens" if "tokens" in reference else " or ".join(others)
         reasons.append(f"{name}{what} differ by up to {largest:.2g} of their length, {dtype} allows {bound:g}")
-    if rounded := _rounded(reference, got, dtype):
+    if rounded := _rounded(reference, got, rule["name"] == "greedy"):
         reasons.append(f"{name}{rounded}")
     for extra, error in others.items():
         if not error <= bound and "tokens" in reference:
@@ -229,13 +229,16 @@ def _relative(reference: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]
         return np.asarray(np.where(difference == 0, 0.0, difference / length))
 
 
-def _rounded(reference: Outputs, got: Outputs, dtype: str) -> str:
-    """Scores are float32 in every precision. What stands in a tier lost bits to it, and small gains have few."""
+def _rounded(reference: Outputs, got: Outputs, greedy: bool) -> str:
+    """Scores are float32 in every precision. What stands in a tier lost bits to it.
+
+    greedy: whether they are gains; 1 - cosine of a small one has few bits by itself
+    """
 
     def numbers(outputs: Outputs) -> NDArray[Any]:
         scores: NDArray[Any] = outputs["scores"][np.isfinite(outputs["scores"])]
         sizes = np.abs(scores)
-        telling: NDArray[Any] = scores[(sizes > 1e-2 * sizes.max(initial=0)) & (sizes < 2)]
+        telling: NDArray[Any] = scores[(sizes > 1e-2 * (1 if greedy else sizes.max(initial=0))) & (sizes < 2)]
         return telling
 
     def through(scores: NDArray[Any], tolerance: float) -> bool:

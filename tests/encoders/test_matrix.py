@@ -105,14 +105,15 @@ def test_every_kind_of_encoder_has_a_checkpoint() -> None:
 
 def test_each_method_and_each_encoder_is_always_exported_somewhere() -> None:
     cells = [(family, method) for family, method in PAIRS if not refusal(method, family) and always(family, method)]
-    assert {family for family, _ in cells} == set(families())
-    assert {method for _, method in cells} == set(methods())
+    assert {(family.name, family.tower) for family, _ in cells} == {(one.name, one.tower) for one in families()}
+    assert {method.name for _, method in cells} == {one.name for one in methods()}
     assert len(cells) == sum(len(names.split()) for names in EXPORTED.values())  # none of them is refused
 
 
 def tiles_of(method: Entry, encoder: Encoder) -> int:
-    """Three, a thumbnail and its halves, where they make one pool of candidates."""
-    return 3 if encoder.tiled and get(method.name).traits.pools_tiles else 1
+    """Where they make one pool of candidates a thumbnail and its parts, as many as the image processor can make."""
+    parts = 2 if encoder.family == "llava_onevision" else 3
+    return parts if encoder.tiled and get(method.name).traits.pools_tiles else 1
 
 
 def budget_of(method: Entry) -> int | None:
