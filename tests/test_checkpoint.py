@@ -242,7 +242,7 @@ def test_an_unknown_architecture_is_named(clip_folder: MakeFolder, tmp_path: Pat
     folder = clip_folder(tmp_path / "clip")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "mystery"}))
-    assert "clip has a model_type that no family knows: no model_type 'mystery'; have clip, " in refusal(folder)
+    assert "clip has a model_type that no family knows: no model_type 'mystery'; have " in refusal(folder)
 
 
 # The image processor.

@@ -110,7 +110,7 @@ def test_reports_are_json(make_bundle: MakeBundle) -> None:
 
 def test_the_table_shows_each_probe_and_the_worst(make_bundle: MakeBundle) -> None:
     good, bad = render(verify(make_bundle(), device="cpu")), render(verify(make_bundle(shift=-1), device="cpu"))
-    for name in ("cpu float32", "scene00", "scene01", "decisions", "decided", "10", "pass"):
+    for name in ("cpu float32", "scene00", "scene01", "decided", "10/10", "5/5", "pass"):
         assert name in good
     assert "FAIL" in bad
     assert "FAIL" not in good
