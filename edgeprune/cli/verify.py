@@ -18,12 +18,15 @@ __all__ = ["command"]
 @click.option("--device", type=options.devices, help="Only this one; default every one that is here.")
 @options.threads
 @click.option("--polygraphy", is_flag=True, help="Run it by Polygraphy's runners, compared in the same way.")
+@click.option("--strict", is_flag=True, help="Fail, too, where less than half of the decisions are decided.")
 @options.verb
-def command(bundle: Path, device: str | None, threads: int | None, polygraphy: bool, as_json: bool) -> None:
+def command(
+    bundle: Path, device: str | None, threads: int | None, polygraphy: bool, strict: bool, as_json: bool
+) -> None:
     """Compare every backend that is here with the bundle's reference.
 
-    Kept sets are compared, not positions; a difference counts only where the score margin exceeds the score error.
-    Exit code 1 when an output differs unexplained.
+    The decisions of each are judged one by one, given those before, by the reference's numbers (docs/parity.md).
+    Exit code 1 when one is wrong, or an output differs.
 
     \b
     edgeprune verify my-bundle
@@ -43,3 +46,8 @@ def command(bundle: Path, device: str | None, threads: int | None, polygraphy: b
     for report in reports:
         if not report.passed:
             raise ParityError(f"{bundle} differs from its reference on {report.device}: {report.worst.reasons[0]}")
+        if strict and not report.not_run and not report.proven:
+            raise ParityError(
+                f"{bundle} is not proven on {report.device}: half of the decisions must be decided, "
+                f"{report.decided:.0%} are; export it with images of yours (--probes), or leave out --strict"
+            )

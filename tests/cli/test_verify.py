@@ -107,3 +107,17 @@ def test_cuda_is_refused_where_there_is_none(run: Run, exported: tuple[Path, Don
         pytest.skip("there is CUDA")
     for verb in ("verify", "bench"):
         assert "device cuda cannot be used" in said(run(verb, exported[0], "--device", "cuda"))
+
+
+def test_strict_fails_where_too_little_was_decided_and_says_so(
+    run: Run, exported: tuple[Path, Done], said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.runtime.parity import verify
+
+    assert run("verify", exported[0], "--strict").code == 0
+    monkeypatch.setattr(verify, "PROVEN", 1.01)  # more than there can be
+    assert run("verify", exported[0]).code == 0
+    done = run("verify", exported[0], "--strict")
+    assert done.code == 1
+    assert "not proven" in done.out
+    assert "is not proven on cpu: half of the decisions must be decided, 100% are" in done.err
