@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined
-from edgeprune.runtime.parity.stages import TIER_ROUNDING, parted, tiers_of
-from edgeprune.runtime.parity.topk import measured
+from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined, mask
+from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["chunks"]
 
 
 def chunks(case: Case) -> Chain:
     sizes = [int(size) for size in case.rule["sizes"]]
-    ranked, marked = parted(case.got["scores"]), tiers_of(case.got["scores"]) > 0
-    reference = parted(case.reference["scores"])
-    error, relative, errors = measured(ranked, reference)
-    if error <= TIER_ROUNDING:
-        relative = min(relative, case.bound)
-    kept = np.zeros(len(marked), bool)
-    kept[case.got["indices"]] = True
+    marked = tiers_of(case.got["scores"]) > 0
+    reference, error, relative, errors = compared(case)
+    kept = mask(len(marked), case.got["indices"])
     chains, ends = [_shares(case, marked, sizes, max(relative, case.unseen))], np.cumsum(sizes)
     for size, end in zip(sizes, ends, strict=True):
-        here = np.zeros(len(marked), bool)
-        here[end - size : end] = True
+        here = mask(len(marked), np.arange(end - size, end))
         chains.append(cut(reference, np.flatnonzero(marked & here), here, errors, case.eps))
     chains.append(cut(reference, np.flatnonzero(kept & ~marked), ~marked, errors, case.eps))
     defects = [] if kept[marked].all() else ["a patch of a chunk's share is not kept"]
@@ -49,10 +43,6 @@ def _shares(case: Case, marked: np.ndarray, sizes: list[int], relative: float) -
     regret, margin = beyond, np.abs(part - np.round(part))
     one_more, without = (more >= 1) & ~full, (more <= 0) & ~full
     if one_more.any() and without.any():
-        over = np.maximum(part_of_heaviest(weight, without) - weight, 0) * case.keep / weight.sum()
+        over = np.maximum(weight[without].max() - weight, 0) * case.keep / weight.sum()
         regret = np.maximum(regret, np.where(one_more, over, 0))
     return Chain(regret, tolerance, margin)
-
-
-def part_of_heaviest(weight: np.ndarray, where: np.ndarray) -> float:
-    return float(weight[where].max())

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COSINE_NOISE", "NEAR", "Case", "Chain", "cut", "joined"]
+__all__ = ["COSINE_NOISE", "NEAR", "NOTHING", "Case", "Chain", "Floats", "cut", "joined", "mask"]
 
 Floats = NDArray[np.float64]
 
@@ -89,6 +89,17 @@ class Chain:
             return float((self.regret[regretted] / self.tolerance[regretted]).max())
 
 
+NOTHING = Chain(np.zeros(0), np.zeros(0), np.zeros(0))
+"""no decision at all"""
+
+
+def mask(patches: int, among: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """[N] bool, true at the patches that are named."""
+    inside = np.zeros(patches, bool)
+    inside[among] = True
+    return inside
+
+
 def cut(
     values: NDArray[Any], chosen: NDArray[np.int64], among: NDArray[np.bool_], error: float | NDArray[Any], eps: float
 ) -> Chain:
@@ -98,9 +109,7 @@ def cut(
     error: of the values; or [N], of each of them, of which the largest near the cut is taken
     """
     values = values.astype(np.float64)
-    inside = np.zeros(len(values), bool)
-    inside[chosen] = True
-    left = among & ~inside
+    left = among & ~mask(len(values), chosen)
     if not len(chosen) or not left.any():
         none = np.zeros(len(chosen))
         return Chain(none, none, none + np.inf)

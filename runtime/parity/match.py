@@ -14,14 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined
-from edgeprune.runtime.parity.stages import TIER_ROUNDING, parted, tiers_of
-from edgeprune.runtime.parity.topk import measured
+from edgeprune.runtime.parity.decisions import COSINE_NOISE, NOTHING, Case, Chain, cut, joined, mask
+from edgeprune.runtime.parity.tiers import compared, parted, tiers_of
 
 __all__ = ["match"]
-
-
-NOTHING = Chain(np.zeros(0), np.zeros(0), np.zeros(0))
 
 
 def match(case: Case) -> Chain:
@@ -45,11 +41,9 @@ def _nearest(case: Case) -> Chain:
 
 def _stands(case: Case) -> Chain:
     dominant, contextual = int(case.rule["dominant"]), int(case.rule["contextual"])
-    ranked, tiers = parted(case.got["scores"]), tiers_of(case.got["scores"])
-    reference, every = parted(case.reference["scores"]), np.ones(len(tiers), bool)
-    error, relative, errors = measured(ranked, reference)
-    if error <= TIER_ROUNDING:
-        relative = min(relative, case.bound)
+    tiers = tiers_of(case.got["scores"])
+    reference, error, relative, errors = compared(case)
+    every = np.ones(len(tiers), bool)
     lead = np.flatnonzero(tiers == 2)
     rest = np.setdiff1d(np.arange(len(tiers)), lead)
     step = max(1, len(rest) // max(contextual, 1))
@@ -106,9 +100,7 @@ def _rounds(case: Case) -> Chain:
         alike = _cosines(mix[a], mix[b], products)
         best = np.zeros(patches)
         best[a] = alike.max(axis=1)
-        among = np.zeros(patches, bool)
-        among[a] = True
-        chains.append(cut(best, a[gone], among, noise, case.eps))
+        chains.append(cut(best, a[gone], mask(patches, a), noise, case.eps))
         joins = order[a[gone], None] == b
         if not joins.any(axis=1).all() or (origin[a[gone]] != origin[order[a[gone]]]).any():
             defects.append("a patch went to a token that none of its round became")

@@ -3,7 +3,6 @@
     order   as the device hands it out, [L]: all patches by falling attention, then for each round those at even places
             by falling value, of which the first are dropped                                                 vispruner
     value   the highest cosine with any at an odd place: `similarity`, given the device's own order so far
-
     worth   what each place of `order` was sorted by, as the device has it
 
 A sort is as many decisions as it has places: at each, the highest of what is not placed yet.
@@ -13,24 +12,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import COSINE_NOISE, NEAR, Case, Chain, cut, joined
-from edgeprune.runtime.parity.stages import TIER_ROUNDING, parted
-from edgeprune.runtime.parity.topk import measured
+from edgeprune.runtime.parity.decisions import COSINE_NOISE, NEAR, NOTHING, Case, Chain, cut, joined, mask
+from edgeprune.runtime.parity.tiers import compared
 
 __all__ = ["thin"]
 
 
 def thin(case: Case) -> Chain:
     important, dropped = int(case.rule["important"]), [int(count) for count in case.rule["dropped"]]
-    ranked, reference = parted(case.got["scores"]), parted(case.reference["scores"])
-    error, relative, errors = measured(ranked, reference)
-    if error <= TIER_ROUNDING:
-        relative = min(relative, case.bound)
+    reference, error, relative, errors = compared(case)
+    patches = len(reference)
     log, worth = np.asarray(case.got["order"], np.int64), case.got["worth"].astype(np.float64)
-    order, log, worth = log[: len(ranked)], log[len(ranked) :], worth[len(ranked) :]
-    if sorted(order.tolist()) != list(range(len(ranked))):
-        return _not_a_chain("order does not begin with every patch once", error, relative)
-    every, similarity = np.ones(len(ranked), bool), case.quantities["similarity"].astype(np.float64)
+    order, log, worth = log[:patches], log[patches:], worth[patches:]
+    if sorted(order.tolist()) != list(range(patches)):
+        return joined([NOTHING], error, relative, ["order does not begin with every patch once"])
+    every, similarity = np.ones(patches, bool), case.quantities["similarity"].astype(np.float64)
     chains = [cut(reference, order[:important], every, errors, case.eps)]
     rest = order[important:]
     # Of the rest, too, the order by attention decides which are compared.
@@ -40,18 +36,15 @@ def thin(case: Case) -> Chain:
         sequence, log = log[: len(even)], log[len(even) :]
         reported, worth = worth[: len(even)], worth[len(even) :]
         if sorted(sequence.tolist()) != sorted(even.tolist()):
-            return _not_a_chain(
-                f"order of round {at + 1} holds other patches than stand at even places", error, relative
-            )
-        value = np.full(len(ranked), -np.inf)
+            astray = f"order of round {at + 1} holds other patches than stand at even places"
+            return joined([NOTHING], error, relative, [astray])
+        value = np.full(patches, -np.inf)
         value[even] = similarity[np.ix_(even, odd)].max(axis=1)
-        within = np.zeros(len(ranked), bool)
-        within[even] = True
-        apart = np.zeros(len(ranked))
+        apart = np.zeros(patches)
         apart[sequence] = np.abs(reported - value[sequence])
         largest = float(apart.max())
         relative, error = max(relative, largest), max(error, largest)  # cosines: the largest that there can be is 1
-        chains.append(cut(value, sequence[:count], within, apart + COSINE_NOISE, case.eps))
+        chains.append(cut(value, sequence[:count], mask(patches, even), apart + COSINE_NOISE, case.eps))
         if at + 1 < len(dropped):  # the last round's order decides nothing
             chains.append(_sorted(value, sequence[count:], apart + COSINE_NOISE))
         rest = np.concatenate((sequence[count:], odd))
@@ -69,8 +62,3 @@ def _sorted(value: np.ndarray, sequence: np.ndarray, errors: np.ndarray) -> Chai
     near = [apart[max(0, at - NEAR) : at + NEAR + 1].max() for at in range(len(apart))]
     tolerance = 2 * np.array(near)
     return Chain(highest - here, tolerance, np.abs(here - after))
-
-
-def _not_a_chain(why: str, error: float, relative: float) -> Chain:
-    nothing = np.zeros(0)
-    return Chain(nothing, nothing, nothing, error, relative, [why])

@@ -1,7 +1,6 @@
 """`topk`: one cut, the K highest of N scores. And `fixed`: the same of every image, nothing to decide. numpy only.
 
 quantities   the scores themselves, which leave the graph
-blocks       {"block": m * m}: patches are kept in blocks, which have one score each
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import math
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import Case, Chain, cut
+from edgeprune.runtime.parity.decisions import NOTHING, Case, Chain, cut, joined
 
 __all__ = ["fixed", "measured", "topk"]
 
@@ -20,17 +19,14 @@ def topk(case: Case) -> Chain:
     error, relative, errors = measured(case.got["scores"].astype(np.float64), reference)
     chosen = np.asarray(case.got["indices"], np.int64)
     chain = cut(reference, chosen, np.ones(len(reference), bool), errors, case.eps)
-    return Chain(chain.regret, chain.tolerance, chain.margin, error, relative)
+    return joined([chain], error, relative)
 
 
 def fixed(case: Case) -> Chain:
     """No decision: the kept patches must be those of the reference."""
     error, relative, _ = measured(case.got["scores"], case.reference["scores"])
     same = np.array_equal(case.got["indices"], case.reference["indices"])
-    nothing = np.zeros(0)
-    return Chain(
-        nothing, nothing, nothing, error, relative, [] if same else ["the kept patches are not the fixed ones"]
-    )
+    return joined([NOTHING], error, relative, [] if same else ["the kept patches are not the fixed ones"])
 
 
 def measured(got: np.ndarray, reference: np.ndarray) -> tuple[float, float, np.ndarray]:

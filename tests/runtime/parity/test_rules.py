@@ -11,8 +11,9 @@ from edgeprune.runtime.parity.chunks import chunks
 from edgeprune.runtime.parity.decisions import Case, Chain, cut
 from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.match import match
-from edgeprune.runtime.parity.stages import parted, stages, tiers_of
+from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
+from edgeprune.runtime.parity.tiers import parted, tiers_of
 from edgeprune.runtime.parity.topk import fixed, topk
 
 EPS = 2.0**-10
