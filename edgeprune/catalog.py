@@ -16,9 +16,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import ModelError, unknown_name
+from edgeprune.errors import MethodError, ModelError, unknown_name
 
-__all__ = ["Entry", "Family", "check_model_type", "families", "methods", "refusal"]
+__all__ = ["Entry", "Family", "check_model_type", "families", "methods", "option_value", "refusal"]
 
 ANY_LENGTH, DETECTS = "layers of any length", "detection tokens"
 FEATURES = ("[CLS]", "two-layer projector", ANY_LENGTH, DETECTS)
@@ -143,3 +143,24 @@ def _fields(head: str, name: str) -> list[str]:
     """What stands behind the name at the start of a line, with the indented lines that go on with it."""
     paragraphs = re.findall(rf"^{name}[ ]+(.+(?:\n[ ]+.+)*)", head, flags=re.MULTILINE)
     return [" ".join(one.split()) for one in paragraphs]
+
+
+_KINDS: dict[str, tuple[type[int] | type[float] | type[str], str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "str": (str, "a text"),
+}
+
+
+def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) -> int | float | str:
+    """An option of a method, as the command line has it, in its type; kinds: option -> int, float or str.
+
+    Raises MethodError when there is no such option, or the text is not of that type.
+    """
+    if option not in kinds:
+        raise MethodError(unknown_name(f"option of {method}", option, kinds))
+    kind, word = _KINDS[kinds[option]]
+    try:
+        return kind(text)
+    except ValueError:
+        raise MethodError(f"option {option} of {method} must be {word}, got {text!r}") from None

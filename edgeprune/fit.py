@@ -8,16 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune import pruners
+from edgeprune import catalog, pruners
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
-from edgeprune.errors import MethodError, RequestError, unknown_name
+from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Host, Method
 from edgeprune.pruners._scorer import Scorer
 
 __all__ = ["build_method"]
-
-_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
 
 def build_method(
@@ -113,15 +111,6 @@ def _offered(method: type[Method], encoder: Encoder) -> bool:
 
 def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[str, Any]:
     """Options in the types of the method's fields: the type of the field's default, int where that is None."""
-    fields = {field.name: field for field in dataclasses.fields(method) if field.name != "keep"}  # type: ignore[arg-type]
-    found = {}
-    for option, text in options.items():
-        if option not in fields:
-            raise MethodError(unknown_name(f"option of {name}", option, fields))
-        default: Any = fields[option].default
-        kind = int if default is None else type(default)
-        try:
-            found[option] = kind(text)
-        except ValueError:
-            raise MethodError(f"option {option} of {name} must be {_WORDS[kind]}, got {text!r}") from None
-    return found
+    fields = [field for field in dataclasses.fields(method) if field.name != "keep"]  # type: ignore[arg-type]
+    kinds = {field.name: "int" if field.default is None else type(field.default).__name__ for field in fields}
+    return {option: catalog.option_value(name, option, text, kinds) for option, text in options.items()}

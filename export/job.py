@@ -30,7 +30,7 @@ from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
 from edgeprune.export.precision import RawPixels, in_precision
 from edgeprune.export.processor import read_processor
 from edgeprune.export.record import Reference
-from edgeprune.export.request import TRAINED, Request, check_flags, pair
+from edgeprune.export.request import TRAINED, Request, check_flags, output_of, pair
 from edgeprune.export.storage import file_of, save_graphs
 from edgeprune.fit import build_method
 from edgeprune.probes import probes
@@ -80,8 +80,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
 
     step("read the checkpoint")
     checkpoint = open_checkpoint(request.model, request.revision)
-    name = f"{checkpoint.id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target.name}"
-    output = request.output or Path(name)
+    output = output_of(request, checkpoint.id, target)
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
     encoder = encoders.load(
         checkpoint,
@@ -120,6 +119,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         reference = Reference(encoder, method, preprocessing, batch, rule)
         images |= reference.telling(encoder.tower.image_size)
         example = reference.write(folder, images, request.uint8)
+        del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
 
         encoder, method = in_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))

@@ -30,7 +30,6 @@ def in_precision(
     """
     if precision == "float32" and not uint8:
         return encoder, method
-    tower = encoder.tower
     # One copy of all: attention modules, blocks and the patch embedding are parts of the tower's module.
     encoder, scorer = copy.deepcopy((encoder, method.scorer))
     tower = encoder.tower

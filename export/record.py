@@ -25,7 +25,7 @@ from edgeprune.pruners import Method
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity import Verdict, compare
-from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed
+from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed, replayed
 from edgeprune.trace import PrunedEncoder, outputs
 
 __all__ = ["CANDIDATES", "TELLING", "Reference"]
@@ -51,6 +51,7 @@ class Reference:
         self._official = OfficialEncoder(encoder, method).eval()
         self._traced = PrunedEncoder(encoder, method).eval()
         self._names, self._preprocessing, self._batch, self._rule = outputs(encoder, method), preprocessing, batch, rule
+        self._together = batch if encoder.tiled and method.traits.pools_tiles else 1
         self._whole = bool(method.steps(encoder.layer)) or encoder.detects
 
     def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
@@ -61,8 +62,7 @@ class Reference:
         drawn = {f"drawn{SEED}-{at:02}": Image.fromarray(scenes[at].image) for at in range(CANDIDATES)}
         shares = {}
         for name, image in drawn.items():
-            values = np.stack([self._preprocessing(image)] * self._batch)
-            wanted, quantities = self._run(values)
+            wanted, quantities = self._run(self._preprocessing(image)[None].repeat(self._together, axis=0))
             # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
             verdict = compare(wanted, _rounded(wanted), "float16", self._rule, quantities)
             shares[name] = verdict.decided / max(verdict.decisions, 1)
@@ -98,7 +98,7 @@ class Reference:
         with torch.inference_mode():
             results, chosen = self._official.choose(torch.from_numpy(pixel_values))
         wanted = {name: value.numpy() for name, value in zip(self._names, results, strict=True)}
-        return wanted, {name: value.float().numpy() for name, value in chosen.quantities.items()}
+        return wanted, replayed({name: value.float().numpy() for name, value in chosen.quantities.items()})
 
     def _check(self, name: str, pixel_values: NDArray[np.float32], wanted: Arrays, quantities: Arrays) -> None:
         with torch.inference_mode():

@@ -55,9 +55,6 @@ class Request:
     force: bool = False
 
 
-_WORDS = {"int": "a whole number", "float": "a number"}
-
-
 def check(request: Request) -> None:
     """Names, the model's type, flags, budgets that need no weights, and what is in the way on the disk.
 
@@ -77,13 +74,12 @@ def check(request: Request) -> None:
         raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")
     if request.probes is not None and not request.probes.is_dir():
         raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
-    bundle.check_output(output_of(request, _name(request.model)), request.force)
+    bundle.check_output(output_of(request, _name(request.model), target), request.force)
 
 
-def output_of(request: Request, id: str) -> Path:
+def output_of(request: Request, id: str, target: Target) -> Path:
     """Where the bundle goes; id: of the checkpoint, whose last part it is named after by default."""
-    target = Path(request.target).stem if request.target.endswith(".toml") else request.target
-    name = f"{id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target}"
+    name = f"{id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target.name}"
     return request.output or Path(name)
 
 
@@ -97,13 +93,7 @@ def _check_method(request: Request) -> None:
         raise MethodError(unknown_name("method", request.method, entries))
     kinds = entries[request.method].options
     for option, text in request.options.items():
-        if option not in kinds:
-            raise MethodError(unknown_name(f"option of {request.method}", option, kinds))
-        try:
-            {"int": int, "float": float, "str": str}[kinds[option]](text)
-        except ValueError:
-            word = _WORDS[kinds[option]]
-            raise MethodError(f"option {option} of {request.method} must be {word}, got {text!r}") from None
+        catalog.option_value(request.method, option, text, kinds)
 
 
 def _check_model(request: Request) -> None:

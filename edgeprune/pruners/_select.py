@@ -28,7 +28,7 @@ def top_in_order(scores: Tensor, keep: int) -> Tensor:
     >>> top_in_order(torch.tensor([[0.1, 0.9, 0.3, 0.7]]), 2)
     tensor([[1, 3]])
     """
-    return scores.topk(keep, dim=-1).indices.sort(dim=-1).values
+    return ranked_top(scores, keep)[0]
 
 
 def ranked_top(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:

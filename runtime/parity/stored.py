@@ -30,7 +30,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, MissingPackageError
 from edgeprune.runtime.parity.verdict import Verdict, compare
 
-__all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "packed", "stored_probes", "unpacked"]
+__all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "packed", "replayed", "stored_probes"]
 
 REFERENCE = "reference.safetensors"
 QUANTITY = "quantity."
@@ -83,6 +83,11 @@ def unpacked(name: str, value: NDArray[Any]) -> NDArray[Any]:
     if name == "similarity":
         full[:, range(size), range(size)] = 1
     return full
+
+
+def replayed(quantities: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Quantities as they come back from a bundle, without one."""
+    return {name: unpacked(name, packed(name, value)) for name, value in quantities.items()}
 
 
 @contextlib.contextmanager

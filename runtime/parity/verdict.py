@@ -214,9 +214,9 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
     found = {}
     for name in extras:
         pair = reference[name][at], got[name][where]
-        integers = pair[0].dtype.kind == "i"
-        found[name] = float(not np.array_equal(*pair)) * math.inf if integers and not np.array_equal(*pair) else 0.0
-        if not integers:
+        if pair[0].dtype.kind == "i":
+            found[name] = 0.0 if np.array_equal(*pair) else math.inf
+        else:
             found[name] = float(_relative(*pair).max(initial=0))
     return _relative(reference["tokens"][at], got["tokens"][where]), found
 
@@ -258,13 +258,8 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
         if name not in got:
             found.append(f"{name} is missing")
             continue
-        kind = (
-            dtype
-            if name == "tokens"
-            else like.dtype.name
-            if like.dtype.kind == "i" or name == "scores"
-            else got[name].dtype.name
-        )
+        exact = like.dtype.kind == "i" or name == "scores"  # whatever the precision of the rest
+        kind = dtype if name == "tokens" else (like if exact else got[name]).dtype.name
         if got[name].shape != like.shape or got[name].dtype != kind:
             found.append(f"{name} must be {kind} {list(like.shape)}, got {got[name].dtype} {list(got[name].shape)}")
         elif got[name].dtype.kind == "f" and name != "scores" and not np.isfinite(got[name]).all():
@@ -277,6 +272,9 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
         return [f"indices must lie in 0..{patches - 1}, got {indices.min()}..{indices.max()}"]
     if (np.diff(indices, axis=1) <= 0).any():
         return ["indices must ascend strictly; they repeat or run backwards"]
+    for name, lowest, size in (("origin", -1, keep), ("order", 0, patches)):
+        if name in got and (got[name].min() < lowest or got[name].max() >= size):
+            return [f"{name} must lie in {lowest}..{size - 1}, got {got[name].min()}..{got[name].max()}"]
     if "picks" in got and not np.array_equal(np.sort(got["picks"], axis=1), indices):
         found.append("picks must hold the kept patches, each once")
     kept = np.zeros(scores.shape, bool)

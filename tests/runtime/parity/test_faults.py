@@ -26,6 +26,7 @@ from edgeprune.pruners import Method, Selection
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity import Verdict, compare
+from edgeprune.runtime.parity.stored import replayed
 from edgeprune.taps import Taps
 from edgeprune.trace import PrunedEncoder, outputs
 
@@ -60,9 +61,7 @@ def reference(name: str) -> tuple[Arrays, Arrays]:
     with torch.inference_mode():
         results, chosen = OfficialEncoder(tiny(), method_of(name)).eval().choose(pixels())
     wanted = dict(zip(outputs(tiny(), method_of(name)), (part.numpy() for part in results), strict=True))
-    quantities = {key: value.float().numpy() for key, value in chosen.quantities.items()}
-    for values in (quantities[key] for key in ("similarity",) if key in quantities):
-        values[:, range(values.shape[1]), range(values.shape[1])] = 1
+    quantities = replayed({key: value.float().numpy() for key, value in chosen.quantities.items()})
     return wanted, quantities
 
 
@@ -173,6 +172,18 @@ def test_a_merge_into_the_wrong_token_is_caught(name: str, precision: str) -> No
         merged = next(at for at in range(origin.shape[1]) if at not in got["indices"][image] and origin[image, at] >= 0)
         origin[image, merged] = (origin[image, merged] + KEEP // 2) % KEEP
     assert judge(name, precision, {**got, "origin": origin}).reasons
+
+
+ORDERS = [("lrcp", "origin"), ("visionzip", "origin"), ("aim", "origin"), ("aim", "order"), ("vispruner", "order")]
+
+
+@pytest.mark.parametrize("number", [-2, 1 << 20])
+@pytest.mark.parametrize(("name", "output"), ORDERS)
+def test_an_output_that_names_no_patch_fails_and_breaks_nothing(name: str, output: str, number: int) -> None:
+    got = run(name, "float32")
+    wild = got[output].copy()
+    wild[0, 3] = number
+    assert f"{output} must lie in" in judge(name, "float32", {**got, output: wild}).reasons[0]
 
 
 # --- what it reads --------------------------------------------------------------------------------------------------
