@@ -1,7 +1,7 @@
 """Everything edgeprune raises on purpose.
 
     EdgepruneError              something failed                                  exit 1
-    ├── ParityError             outputs differ from the reference, unexplained
+    ├── ParityError             outputs differ from the reference by more than rounding
     └── RequestError            what was asked for cannot be done as asked        exit 2
         ├── BundleError         the bundle is damaged, incomplete or not one
         ├── ImageError          an image or pixel array does not fit the encoder

@@ -35,7 +35,7 @@ printf '  %s %s\n' "$trtexec" {bench}
 """
 
 _COMPARE = '''\
-r"""Parity with reference.safetensors in Polygraphy: kept sets are compared, not positions, and ties are understood.
+r"""Parity with reference.safetensors in Polygraphy: the decisions of a run are judged, not its numbers by position.
 
 {command}
 

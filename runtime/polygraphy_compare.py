@@ -1,4 +1,4 @@
-"""Parity of a bundle in Polygraphy: its probes, and a comparison function that understands ties. No torch.
+"""Parity of a bundle in Polygraphy: its probes, and a comparison that judges decisions. No torch.
 
     polygraphy run encoder.onnx --onnxrt \\
         --data-loader-script compare.py --load-outputs probes.json --compare-func-script compare.py

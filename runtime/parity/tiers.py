@@ -25,7 +25,7 @@ def parted(scores: NDArray[np.float32]) -> Floats:
 
 
 def compared(case: Case) -> tuple[Floats, float, float, Floats]:
-    """The reference's s [N]; the largest difference of the device's; the same over the largest s; [N] all differences."""
+    """The reference's s [N]; the largest difference of the device's, itself and over the largest s; all of them [N]."""
     reference = parted(case.reference["scores"])
     error, relative, errors = measured(parted(case.got["scores"]), reference)
     if error <= TIER_ROUNDING:  # what s lost to the tier in front of it
