@@ -22,10 +22,17 @@ KINDS: tuple[type[Runner], ...] = (TokenEncoder, Detector)
 
 
 @overload
-def load(folder: str | os.PathLike[str], device: str = "cpu", threads: int | None = None) -> Any: ...
+def load(
+    folder: str | os.PathLike[str], device: str = "cpu", threads: int | None = None, *, keep: int | None = None
+) -> Any: ...
 @overload
 def load(
-    folder: str | os.PathLike[str], device: str = "cpu", threads: int | None = None, *, kind: type[Kind]
+    folder: str | os.PathLike[str],
+    device: str = "cpu",
+    threads: int | None = None,
+    *,
+    kind: type[Kind],
+    keep: int | None = None,
 ) -> Kind: ...
 def load(
     folder: str | os.PathLike[str],
@@ -33,27 +40,35 @@ def load(
     threads: int | None = None,
     *,
     kind: type[Runner] = Runner,
+    keep: int | None = None,
 ) -> Any:
     """Open the bundle in a folder, with every file checked against the manifest.
 
     device: "cpu" or "cuda" for the graph in ONNX Runtime; "tensorrt" for the plan of either kind that fits this machine
     threads: CPU threads of one run, None for ONNX Runtime's own choice; a plan has none
     kind: what it must be; a type checker knows then what comes out
+    keep: tokens per image, at most the K of the bundle, whose kept sets must nest; None for K
 
     Returns a `TokenEncoder`, or for the bundle of a detector a `Detector`; both are a `Runner`.
 
     Raises BundleError when it is no bundle, a damaged one or of another kind, RequestError when the device cannot be
     used, MissingPackageError without onnxruntime where it is needed.
     """
-    return open_bundle(bundles.load(Path(folder)), device, threads, kind)
+    return open_bundle(bundles.load(Path(folder)), device, threads, kind, keep)
 
 
-def open_bundle(bundle: Bundle, device: str = "cpu", threads: int | None = None, kind: type[Runner] = Runner) -> Runner:
+def open_bundle(
+    bundle: Bundle,
+    device: str = "cpu",
+    threads: int | None = None,
+    kind: type[Runner] = Runner,
+    keep: int | None = None,
+) -> Runner:
     """`load` for a bundle whose files were checked."""
     have = ", ".join(bundle.manifest.outputs)
     for one in KINDS:
         if issubclass(one, kind) and set(one.OUTPUTS) <= set(bundle.manifest.outputs):
-            return one(bundle, device, threads)
+            return one(bundle, device, threads, keep)
     known = " or ".join(", ".join(one.OUTPUTS) for one in KINDS if issubclass(one, kind))
     raise BundleError(
         f"{bundle.folder} must give {known}, it gives {have}; open it as another kind, or upgrade edgeprune"

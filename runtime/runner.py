@@ -15,6 +15,7 @@ from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime.backends import Backend, Closed
 from edgeprune.runtime.backends.ort import DEVICES, open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
 __all__ = ["PIXELS", "Images", "Runner"]
@@ -34,7 +35,7 @@ class Runner:
 
     manifest: what the bundle is
     grid: patches (rows, columns)
-    keep: tokens per image, K
+    keep: tokens per image, K, or as many of them as were asked for
     preprocessing: image -> pixel_values
     session: the open graph or plan
     """
@@ -42,15 +43,19 @@ class Runner:
     OUTPUTS: ClassVar[tuple[str, ...]] = ()
     """the outputs by which a bundle is of this kind, in the order in which they are returned"""
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "cpu", threads: int | None = None, keep: int | None = None
+    ) -> None:
         """Raises as `edgeprune.runtime.load` does."""
         self.manifest: Manifest = bundle.manifest
         self.grid = self.manifest.grid
-        self.keep = self.manifest.keep
+        self.keep = self.manifest.keep if keep is None else keep
         self.preprocessing = Preprocessing.from_json(self.manifest.preprocessing)
         names = (*self.OUTPUTS, *(name for name in self.manifest.outputs if name not in self.OUTPUTS))
         self.session: Backend = _open(bundle, device, threads, names)
         _check_tensors(bundle.folder, self.manifest, self.session)
+        if keep is not None:
+            self.session = Cut(self.session, Budgets.of(self.manifest), keep)
         pixels = self.session.inputs[PIXELS]
         self._shape, self._dtype = pixels.shape, np.dtype(pixels.dtype)
 
@@ -125,7 +130,8 @@ class Runner:
 
     def __repr__(self) -> str:
         where = "closed" if isinstance(self.session, Closed) else self.session.device
-        return f"<{type(self).__name__}: {self.manifest.method} keeps {self.manifest.budget}, {where}>"
+        cut = "" if self.keep == self.manifest.keep else f", cut to {self.keep}"
+        return f"<{type(self).__name__}: {self.manifest.method} keeps {self.manifest.budget}{cut}, {where}>"
 
     def _prepared(self, image: ImageLike) -> NDArray[Any]:
         if self._dtype != np.uint8:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune.errors import ImageError, RequestError
+from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.detections import THRESHOLD, Detections, decode
 from edgeprune.runtime.images.preprocess import ImageLike
 from edgeprune.runtime.loading import load
 from edgeprune.runtime.runner import Images, Runner
-from edgeprune.runtime.tokens import TokenEncoder
 
 __all__ = ["draw"]
 
@@ -79,11 +79,11 @@ def draw(
 
 
 def _tensors(runner: Runner, images: Images, keep: int | None) -> dict[str, NDArray[Any]]:
+    tensors = runner.outputs(images)
     if keep is None:
-        return runner.outputs(images)
-    if not isinstance(runner, TokenEncoder):
-        raise RequestError(f"a detector keeps what it was exported with, got keep {keep}; leave it out")
-    return runner(images).cut(keep).tensors()
+        return tensors
+    (budgets := Budgets.of(runner.manifest)).check(f"a budget of {keep}")
+    return first_picks(tensors, keep, budgets.greedy)
 
 
 def _share(kept: int, patches: int) -> str:

@@ -15,32 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.bundle import Manifest
 from edgeprune.errors import RequestError
+from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.runner import Images, Runner
 
-__all__ = ["Budgets", "Output", "TokenEncoder", "first_picks"]
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """Whether the kept sets of a method nest, so that fewer tokens are the first of its picks."""
-
-    refused: str
-    """why they do not, or cannot be cut here; empty where they can"""
-    greedy: bool = False
-    """whether the scores are gains of picks, and -inf elsewhere"""
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> Budgets:
-        method, again = manifest.method, "export again with the --keep that is wanted"
-        if not manifest.nested:
-            return cls(f"the kept sets of {method} do not nest, or this bundle does not say so; {again}")
-        if "picks" not in manifest.outputs:
-            return cls(f"this bundle of {method} has no picks, the order in which it chose; {again}")
-        if manifest.pooled:
-            return cls(f"the {manifest.tiles} tiles of this bundle share one budget; {again}")
-        return cls("", greedy=manifest.rule.get("name") == "greedy")
+__all__ = ["Output", "TokenEncoder"]
 
 
 CANNOT = Budgets("the kept sets are not known to nest; take the outputs of a bundle")
@@ -93,8 +72,7 @@ class Output:
 
         Raises RequestError when it is not in that range, or the kept sets of the method do not nest.
         """
-        if self.budgets.refused:
-            raise RequestError(f"cut needs kept sets that nest: {self.budgets.refused}")
+        self.budgets.check("cut")
         tensors = first_picks(self.tensors(), keep, self.budgets.greedy)
         return Output.of(tensors, self.budgets)
 
@@ -141,43 +119,3 @@ class TokenEncoder(Runner):
     def __call__(self, images: Images, **inputs: NDArray[Any]) -> Output:
         """Encode B images, or the tiles of one: their tokens, indices and scores. It takes what `outputs` takes."""
         return Output.of(self.outputs(images, **inputs), self.budgets)
-
-
-def first_picks(tensors: Mapping[str, NDArray[Any]], keep: int, greedy: bool = False) -> dict[str, NDArray[Any]]:
-    """The outputs of a run, by name, with only the first `keep` of their picks: in raster order as before.
-
-    tensors: with indices and picks [B, K]. Cut is what has K as its second dimension (or, for one image, as its last)
-    greedy: whether the scores are gains; those of the picks that go become -inf
-
-    Raises RequestError when keep is not in 1..K, or there are no picks.
-
-    >>> run = {"indices": np.array([[2, 5, 7]]), "picks": np.array([[5, 7, 2]]), "tokens": np.array([[[2], [5], [7]]])}
-    >>> {name: value.ravel().tolist() for name, value in first_picks(run, 2).items()}
-    {'indices': [5, 7], 'picks': [5, 7], 'tokens': [5, 7]}
-    """
-    if (picks := tensors.get("picks")) is None:
-        raise RequestError("fewer tokens need picks, the order of choice, which the graph does not hand out")
-    every = picks.shape[1]
-    if not isinstance(keep, (int, np.integer)) or isinstance(keep, bool) or not 1 <= keep <= every:
-        raise RequestError(
-            f"the number of tokens must be a whole one in 1..{every}, got {keep}; export with more --keep"
-        )
-    stays = np.argsort(picks, axis=1) < keep  # when each was picked, in raster order
-    cut = {name: _rows(value, stays, keep) for name, value in tensors.items() if name not in ("picks", "scores")}
-    cut["picks"] = picks[:, :keep]
-    if (scores := tensors.get("scores")) is not None:
-        cut["scores"] = scores
-        if greedy:
-            cut["scores"] = scores.copy()
-            np.put_along_axis(cut["scores"], picks[:, keep:].astype(np.intp), -np.inf, 1)
-    return {name: cut[name] for name in tensors}
-
-
-def _rows(value: NDArray[Any], stays: NDArray[np.bool_], keep: int) -> NDArray[Any]:
-    """[B, K, ...] -> [B, keep, ...], of one image [..., K] -> [..., keep]; anything else as it is."""
-    batch, every = stays.shape
-    if value.shape[:2] == (batch, every):
-        return value[stays].reshape(batch, keep, *value.shape[2:])
-    if batch == 1 and value.shape[-1:] == (every,):
-        return value[..., stays[0]]
-    return value

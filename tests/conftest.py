@@ -229,10 +229,10 @@ def expected(values: NDArray[Any]) -> Expected:
     return Expected(np.take_along_axis(patches, indices[..., None], 1) @ WEIGHT, indices, scores)
 
 
-def graph(batch: int | str, dtype: str, shift: int, picks: bool = False, prior: bool = False) -> onnx.ModelProto:
+def graph(batch: int | str, dtype: str, shift: int, picks: bool | str = False, prior: bool = False) -> onnx.ModelProto:
     """dtype: of the input, float32, float16 or uint8; shift: added to every index (a wrong graph)
 
-    picks: hand them out, too; prior: take another input [B, N], which is added to the scores
+    picks: hand them out, too, "reversed" backwards; prior: take another input [B, N], which is added to the scores
     """
     floats = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
     kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
@@ -283,7 +283,9 @@ def graph(batch: int | str, dtype: str, shift: int, picks: bool = False, prior: 
     if prior:
         inputs.append(helper.make_tensor_value_info("prior", TensorProto.FLOAT, [batch, GRID[0] * GRID[1]]))
     if picks:
-        nodes.append(helper.make_node("Cast", ["best"], ["picks"], to=TensorProto.INT32))
+        constants["turned"] = np.arange(KEEP)[:: -1 if picks == "reversed" else 1].copy()
+        nodes.append(helper.make_node("Gather", ["best", "turned"], ["chosen"], axis=1))
+        nodes.append(helper.make_node("Cast", ["chosen"], ["picks"], to=TensorProto.INT32))
         outputs.append(helper.make_tensor_value_info("picks", TensorProto.INT32, [batch, KEEP]))
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     opset = [helper.make_opsetid("", 18)]
@@ -299,7 +301,7 @@ def write_bundle(
     dtype: str = "float32",
     shift: int = 0,
     probes: int = 2,
-    picks: bool = False,
+    picks: bool | str = False,
     prior: bool = False,
     **changes: Any,
 ) -> Path:

@@ -15,6 +15,7 @@ __all__ = ["command"]
 @click.command("bench")
 @options.bundle
 @click.option("--device", type=options.devices, default="cpu", show_default=True, help="Where to run it.")
+@options.first
 @options.threads
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 seconds' worth.")
 @click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
@@ -24,6 +25,7 @@ __all__ = ["command"]
 def command(
     bundle: Path,
     device: str,
+    keep: int | None,
     threads: int | None,
     rounds: int | None,
     against: tuple[str, ...],
@@ -45,9 +47,9 @@ def command(
     from edgeprune.runtime.ledger.bench import bench
 
     model = options.read_language_model(language_model)
-    bound = options.bound_of(model, load(bundle).manifest) if model else None
+    bound = options.bound_of(model, load(bundle).manifest, keep=keep) if model else None
     with progress() as show:
-        ledger = bench(bundle, device, threads, rounds, against or None, show)
+        ledger = bench(bundle, device, threads, rounds, against or None, show, keep)
     if as_json:
         print_json(ledger.to_json() if bound is None else {**ledger.to_json(), "bound": bound.to_json()})
         return

@@ -25,6 +25,7 @@ __all__ = [
     "bound_of",
     "bundle",
     "devices",
+    "first",
     "language_model",
     "pair",
     "read_language_model",
@@ -76,6 +77,10 @@ class Keep(ParamType):
 bundle = click.argument("bundle", type=_Bundle())
 devices = click.Choice(["cpu", "cuda", "tensorrt"])
 target = click.option("--target", help="Name, or your own .toml; default the bundle's.")
+first = click.option(
+    "--keep", type=click.IntRange(min=1), metavar="K",
+    help="The first so many of the kept tokens alone, where kept sets nest; default all.",
+)  # fmt: skip
 threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default ONNX Runtime's choice.")
 language_model = click.option(
     "--language-model", metavar="CONFIG",
@@ -106,10 +111,13 @@ def read_language_model(given: str | None) -> LanguageModel | None:
     return None if given is None else read_language_model(given)
 
 
-def bound_of(model: LanguageModel | None, manifest: Manifest, target: str | None = None) -> Bound | None:
+def bound_of(
+    model: LanguageModel | None, manifest: Manifest, target: str | None = None, keep: int | None = None
+) -> Bound | None:
     """What pruning gains in front of the language model, if one was named.
 
     target: name or path; None for the manifest's, of which no more than the name may be known here.
+    keep: tokens that go to the language model; None for all that the bundle keeps.
     """
     from edgeprune import targets
     from edgeprune.estimate.bound import bound
@@ -118,4 +126,4 @@ def bound_of(model: LanguageModel | None, manifest: Manifest, target: str | None
         return None
     if target is None and manifest.target in targets.names():
         target = manifest.target
-    return bound(manifest, model, None if target is None else targets.load(target))
+    return bound(manifest, model, None if target is None else targets.load(target), keep=keep)

@@ -16,9 +16,10 @@ __all__ = ["command"]
 @options.bundle
 @click.argument("image", type=options.Image())
 @click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
+@options.first
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
 @options.verb
-def command(bundle: Path, image: Path, output: Path, threshold: float, as_json: bool) -> None:
+def command(bundle: Path, image: Path, output: Path, keep: int | None, threshold: float, as_json: bool) -> None:
     """Draw an image with the patches that are kept.
 
     \b
@@ -26,7 +27,7 @@ def command(bundle: Path, image: Path, output: Path, threshold: float, as_json: 
     """
     from edgeprune.runtime.show import draw
 
-    picture = draw(bundle, image, output, threshold)
+    picture = draw(bundle, image, output, threshold, keep)
     if as_json:
         print_json({"picture": str(output), "size": list(picture.size)})
     else:

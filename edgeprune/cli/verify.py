@@ -16,12 +16,19 @@ __all__ = ["command"]
 @click.command("verify")
 @options.bundle
 @click.option("--device", type=options.devices, help="Only this one; default every one that is here.")
+@options.first
 @options.threads
 @click.option("--polygraphy", is_flag=True, help="Run it by Polygraphy's runners, compared in the same way.")
 @click.option("--strict", is_flag=True, help="Fail, too, where less than half of the decisions are decided.")
 @options.verb
 def command(
-    bundle: Path, device: str | None, threads: int | None, polygraphy: bool, strict: bool, as_json: bool
+    bundle: Path,
+    device: str | None,
+    keep: int | None,
+    threads: int | None,
+    polygraphy: bool,
+    strict: bool,
+    as_json: bool,
 ) -> None:
     """Compare every backend that is here with the bundle's reference.
 
@@ -31,14 +38,21 @@ def command(
     \b
     edgeprune verify my-bundle
     edgeprune verify my-bundle --device cuda --json
+    edgeprune verify my-bundle --keep 16
     """
     from edgeprune.cli.tables.parity import parity_line, parity_table
     from edgeprune.runtime.parity import polygraphy_verify
     from edgeprune.runtime.parity.verify import verify
 
-    run = polygraphy_verify.verify if polygraphy else verify
+    if polygraphy and keep is not None:
+        raise click.UsageError(
+            f"Polygraphy runs the whole graph and takes no --keep, got {keep}; leave one of them out"
+        )
     with progress() as show:
-        reports = run(bundle, device, threads, show)
+        if polygraphy:
+            reports = polygraphy_verify.verify(bundle, device, threads, show)
+        else:
+            reports = verify(bundle, device, threads, show, keep)
     if as_json:
         print_json({"passed": all(r.passed for r in reports), "backends": [report.to_json() for report in reports]})
     else:

@@ -96,18 +96,25 @@ class Bound:
         return {"label": "estimate", **asdict(self), **derived}
 
 
-def bound(manifest: Manifest, model: LanguageModel, target: Target | None, text_tokens: int = TEXT_TOKENS) -> Bound:
+def bound(
+    manifest: Manifest,
+    model: LanguageModel,
+    target: Target | None,
+    text_tokens: int = TEXT_TOKENS,
+    keep: int | None = None,
+) -> Bound:
     """Estimate what a bundle's pruning gains in front of a language model.
 
     target: the bundle's, None where its file is not at hand
     text_tokens: of the prompt, beside the image
+    keep: of the kept tokens those that go on to it, where kept sets nest; None for all
 
     Raises BundleError when the manifest does not say what the encoder costs.
     """
     for key in ("formula", "unpruned_formula"):
         if key not in manifest.cost:
             raise BundleError(f"the manifest's cost must say {key}, and does not; export the bundle again")
-    every, kept = _image_tokens(manifest)
+    every, kept = _image_tokens(manifest, manifest.keep if keep is None else keep)
     peaks, missing = _peaks(manifest, target)
     files = (manifest.encoder.file, f"{manifest.encoder.file}.data")
     encoder_nbytes = sum(manifest.files[name].size for name in files if name in manifest.files)
@@ -139,10 +146,10 @@ def bound(manifest: Manifest, model: LanguageModel, target: Target | None, text_
     )
 
 
-def _image_tokens(manifest: Manifest) -> tuple[int, int]:
+def _image_tokens(manifest: Manifest, keep: int) -> tuple[int, int]:
     """(all, kept) of one run; the tiles of an image may be one pool of candidates."""
     tiles = manifest.tiles
-    return manifest.patches * tiles, manifest.keep if manifest.pooled else manifest.keep * tiles
+    return manifest.patches * tiles, keep if manifest.pooled else keep * tiles
 
 
 def _peaks(manifest: Manifest, target: Target | None) -> tuple[tuple[float, float] | None, tuple[str, ...]]:

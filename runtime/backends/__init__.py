@@ -25,6 +25,10 @@ class Backend(Protocol):
         """name of the file"""
 
     @property
+    def flags(self) -> Sequence[str]:
+        """what the builder of a plan was allowed, as FP16; none of a graph"""
+
+    @property
     def inputs(self) -> Mapping[str, TensorSpec]: ...
     @property
     def outputs(self) -> Mapping[str, TensorSpec]:

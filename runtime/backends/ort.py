@@ -36,6 +36,8 @@ class Session:
     inputs, outputs: name -> shape and dtype; an open dimension is a str. The outputs are those that `run` returns
     """
 
+    flags: Sequence[str] = ()
+
     def __init__(self, raw: Any, device: str, source: str, outputs: Sequence[str] | None = None) -> None:
         """outputs: what `run` returns, and in which order; None for all. Raises BundleError when one is not there."""
         self.raw, self.device, self.source = raw, device, source

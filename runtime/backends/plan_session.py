@@ -78,7 +78,7 @@ class PlanSession:
 
     def __init__(self, trt: Any, cuda: Cuda, content: bytes, engine: Engine, outputs: Sequence[str] | None) -> None:
         """trt: the package that built the plan. Raises as `open_plan` does."""
-        self.engine, self.source = engine, engine.plan
+        self.engine, self.source, self.flags = engine, engine.plan, engine.flags
         self._cuda, self._lock = cuda, threading.Lock()
         self._log = _log(trt)
         self._log.errors.clear()

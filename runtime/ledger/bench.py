@@ -35,6 +35,7 @@ from edgeprune.errors import BundleError, RequestError
 from edgeprune.runtime.backends import Backend
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.ledger.jetson import Board, watching
 from edgeprune.runtime.ledger.plan_bench import PlanTimes, time_plan
 
@@ -82,6 +83,8 @@ class Ledger:
     versions: Mapping[str, str]
     plan: PlanTimes | None = None
     """how the plan was timed, on device tensorrt"""
+    keep: int | None = None
+    """tokens that each run was cut to, None for all that the graph keeps"""
     board: Board | None = None
     """the state of a Jetson while it was measured"""
 
@@ -99,6 +102,7 @@ def bench(
     rounds: int | None = None,
     against: Iterable[str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    keep: int | None = None,
 ) -> Ledger:
     """Measure a bundle against its baselines.
 
@@ -106,6 +110,7 @@ def bench(
     rounds: timed runs of each graph, None for as many as fit into about 20 seconds (7 to 200)
     against: names of baselines, None for all that the bundle brings; each is held in memory at once
     progress: called with rounds done, rounds in all, and what comes next
+    keep: cut each run of the pruned encoder to its first so many picks, which is in its time; trtexec cannot
 
     Raises RequestError for a baseline that the bundle does not bring, and as `edgeprune.runtime.loading` does;
     EdgepruneError when the run was throttled, or a plan fails.
@@ -114,9 +119,10 @@ def bench(
     if rounds is not None and rounds < 1:
         raise RequestError(f"--rounds must be at least 1, got {rounds}")
     if device == PLAN_DEVICE:
-        return _bench_plan(bundle, threads, rounds, against, progress)
+        return _bench_plan(bundle, threads, rounds, against, progress, keep)
     graphs = _graphs(bundle, against)
-    sessions = {name: open_session(path, device, threads) for name, path in graphs.items()}
+    sessions: dict[str, Backend] = {name: open_session(path, device, threads) for name, path in graphs.items()}
+    sessions[PRUNED] = _first(bundle, sessions[PRUNED], keep)
     inputs = {name: noise(session) for name, session in sessions.items()}
     names = list(sessions)
     with watching() as watch:
@@ -137,6 +143,7 @@ def bench(
         rounds=rounds,
         peak_gmacs=None if peak is None else peak / 1e9,
         versions=_versions(),
+        keep=keep,
         board=watch.board,
     )
 
@@ -147,6 +154,7 @@ def _bench_plan(
     rounds: int | None,
     against: Iterable[str] | None,
     progress: Callable[[int, int, str], None] | None,
+    keep: int | None,
 ) -> Ledger:
     if unwanted := [*(against or ())]:
         raise RequestError(f"a plan is measured alone, without a baseline '{unwanted[0]}'; leave out --against")
@@ -154,7 +162,8 @@ def _bench_plan(
         raise RequestError(f"a plan runs on the GPU and takes no --threads, got {threads}; leave it out")
 
     def turns(session: Backend) -> list[float]:
-        return measure({PRUNED: session}, {PRUNED: noise(session)}, rounds, progress)[PRUNED]
+        cut = _first(bundle, session, keep)
+        return measure({PRUNED: cut}, {PRUNED: noise(cut)}, rounds, progress)[PRUNED]
 
     if progress:
         progress(0, rounds or 1, "open")
@@ -174,8 +183,13 @@ def _bench_plan(
         peak_gmacs=None,
         versions={plan.kind: plan.version, "python": platform.python_version(), "machine": _machine()},
         plan=plan,
+        keep=keep,
         board=watch.board,
     )
+
+
+def _first(bundle: Bundle, session: Backend, keep: int | None) -> Backend:
+    return session if keep is None else Cut(session, Budgets.of(bundle.manifest), keep)
 
 
 def measure(

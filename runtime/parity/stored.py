@@ -19,6 +19,7 @@ the diagonal is kept.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, MissingPackageError
+from edgeprune.runtime.budgets import first_picks
 from edgeprune.runtime.parity.verdict import Verdict, compare
 
 __all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "packed", "replayed", "stored_probes"]
@@ -53,6 +55,11 @@ class Probe:
     """whether every output hangs on all that are kept"""
     images: NDArray[np.uint8] | None = None
     """[B, H, W, 3] uint8 of any size, before the preprocessing, from which pixel_values come; where there are such"""
+
+    def cut(self, keep: int) -> Probe:
+        """The same with the first `keep` picks of the reference, as the first of a device's are held against it."""
+        outputs = first_picks(self.outputs, keep, self.rule["name"] == "greedy")
+        return dataclasses.replace(self, outputs=outputs)
 
     def compare(self, got: Mapping[str, NDArray[Any]], dtype: str) -> Verdict:
         """How the outputs of a backend compare with the reference's.

@@ -16,16 +16,19 @@ __all__ = ["fixed", "measured", "topk"]
 
 def topk(case: Case) -> Chain:
     reference = case.reference["scores"].astype(np.float64)
-    error, relative, errors = measured(case.got["scores"].astype(np.float64), reference)
+    own = case.got["scores"].astype(np.float64)
+    error, relative, errors = measured(own, reference)
     chosen = np.asarray(case.got["indices"], np.int64)
     chain = cut(reference, chosen, np.ones(len(reference), bool), errors, case.eps)
-    return joined([chain], error, relative)
+    falls = "picks" not in case.got or not (np.diff(own[case.picks]) > 0).any()
+    return joined([chain], error, relative, [] if falls else ["picks must run from the highest score down"])
 
 
 def fixed(case: Case) -> Chain:
-    """No decision: the kept patches must be those of the reference."""
+    """No decision: the kept patches must be those of the reference, and in its order."""
     error, relative, _ = measured(case.got["scores"], case.reference["scores"])
-    same = np.array_equal(case.got["indices"], case.reference["indices"])
+    named = [name for name in ("indices", "picks") if name in case.reference]
+    same = all(np.array_equal(case.got[name], case.reference[name]) for name in named)
     return joined([NOTHING], error, relative, [] if same else ["the kept patches are not the fixed ones"])
 
 

@@ -13,7 +13,6 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.ort import available_devices
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
-from edgeprune.runtime.backends.plan_session import PlanSession
 from edgeprune.runtime.loading import open_bundle
 from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
 from edgeprune.runtime.parity.verdict import Verdict, worst
@@ -81,12 +80,15 @@ def verify(
     device: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    keep: int | None = None,
 ) -> list[BackendReport]:
     """The parity of a bundle on one device, or (None) on every one that ONNX Runtime was built for, and of its plans.
 
+    keep: of the first so many picks alone, where kept sets nest; None for all
+
     With None, a device that cannot be used is reported as not run, as long as another one can; named, it raises
-    RequestError. Raises BundleError when the bundle is damaged or brings no usable reference, MissingPackageError
-    without safetensors.
+    RequestError, as does a budget that is not there. Raises BundleError when the bundle is damaged or brings no usable
+    reference, MissingPackageError without safetensors.
     """
     bundle = bundles.load(Path(bundle_folder))
     devices = devices_of(bundle) if device is None else [device]
@@ -96,7 +98,7 @@ def verify(
         refused: RequestError | None = None
         for name in devices:
             try:
-                runner = open_bundle(bundle, name, threads)
+                runner = open_bundle(bundle, name, threads, keep=keep)
             except BundleError:
                 raise
             except RequestError as error:
@@ -110,7 +112,7 @@ def verify(
             for probe in names:
                 if progress:
                     progress(done, total, f"{name} {probe}")
-                results[probe] = _run(runner, probe, read(probe))
+                results[probe] = _run(runner, probe, read(probe) if keep is None else read(probe).cut(keep))
                 done += 1
             reports.append(BackendReport(name, _dtype(runner), results))
             runner.close()
@@ -133,8 +135,7 @@ def devices_of(bundle: Bundle) -> list[str]:
 
 def _dtype(runner: Runner) -> str:
     """What it computes in: a weakly typed plan takes and gives the float32 of its graph, and computes in float16."""
-    engine = runner.session.engine if isinstance(runner.session, PlanSession) else None
-    return "float16" if engine and "FP16" in engine.flags else runner.manifest.precision
+    return "float16" if "FP16" in runner.session.flags else runner.manifest.precision
 
 
 def _run(runner: Runner, name: str, probe: Probe) -> Verdict:

@@ -46,3 +46,13 @@ def test_a_path_with_brackets_is_printed_as_it_is(
     folder = Path(shutil.copytree(exported[0], tmp_path / "[red] :star:"))
     assert run("show", folder, SCENE, "--output", tmp_path / "[b].png").out == f"wrote {tmp_path / '[b].png'}\n"
     assert "[red] :star: exists" in said(run(*EXPORT, "--keep", 64, "--output", folder))
+
+
+def test_show_draws_fewer_of_the_kept_tokens(run: Run, desk: Path, exported: tuple[Path, Done], said: Said) -> None:
+    assert run("show", exported[0], SCENE, "--keep", 16).code == 0
+    few = (desk / "kept.png").read_bytes()
+    run("show", exported[0], SCENE)
+    assert few != (desk / "kept.png").read_bytes()
+    assert said(run("show", exported[0], SCENE, "--keep", 65)) == (
+        "the number of tokens must be a whole one in 1..64, got 65; export with more --keep"
+    )

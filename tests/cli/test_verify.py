@@ -121,3 +121,12 @@ def test_strict_fails_where_too_little_was_decided_and_says_so(
     assert done.code == 1
     assert "not proven" in done.out
     assert "is not proven on cpu: half of the decisions must be decided, 100% are" in done.err
+
+
+def test_verify_judges_the_first_picks_alone(run: Run, exported: tuple[Path, Done], said: Said) -> None:
+    (backend,) = json.loads(run("verify", exported[0], "--keep", 16, "--json").out)["backends"]
+    assert backend["passed"]
+    assert {probe["decisions"] for probe in backend["probes"].values()} == {16}
+    assert said(run("verify", exported[0], "--keep", 16, "--polygraphy")) == (
+        "Polygraphy runs the whole graph and takes no --keep, got 16; leave one of them out (see edgeprune verify --help)"
+    )

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import RequestError
 from edgeprune.runtime import Output, TokenEncoder, load
-from edgeprune.runtime.show import draw
-from edgeprune.runtime.tokens import Budgets, first_picks
+from edgeprune.runtime.budgets import Budgets
 
 MakeBundle = Callable[..., Path]
 KEEP, N = 5, 24
@@ -109,15 +108,6 @@ def test_what_belongs_to_the_tokens_is_cut_with_them_and_nothing_else() -> None:
     assert cut.extras["width"].tolist() == [6, 6]
 
 
-def test_positions_of_one_image_are_cut_along_their_last_dimension() -> None:
-    run = {
-        "picks": np.array([[4, 1, 5]]),
-        "indices": np.array([[1, 4, 5]]),
-        "positions": np.array([[0, 1, 2], [3, 4, 5]]),
-    }
-    assert first_picks(run, 2)["positions"].tolist() == [[0, 1], [3, 4]]
-
-
 def test_the_gains_of_picks_that_go_are_minus_infinity() -> None:
     cut = made(greedy=True).cut(2)
     assert cut.scores[0].tolist() == [-np.inf, 4, -np.inf, -np.inf, 8, -np.inf]
@@ -196,14 +186,3 @@ def test_scores_of_which_there_are_no_shares_are_refused(value: float) -> None:
     scores[1, 2] = value
     with pytest.raises(RequestError, match="until needs scores that are finite and not below 0"):
         made(scores=scores).until(0.5)
-
-
-# Shown.
-
-
-def test_fewer_patches_are_drawn(make_bundle: MakeBundle, photo: NDArray[np.uint8]) -> None:
-    folder = make_bundle(**NESTED)
-    whole, few = draw(folder, photo), draw(folder, photo, keep=2)
-    assert draw(folder, photo, keep=KEEP).tobytes() == whole.tobytes() != few.tobytes()
-    with pytest.raises(RequestError, match="needs kept sets that nest"):
-        draw(make_bundle(), photo, keep=2)

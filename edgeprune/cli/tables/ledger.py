@@ -18,9 +18,10 @@ def ledger_table(measured: Ledger, wide: bool = False) -> Table:
 
     wide: with every figure of a row, for more than 80 columns
     """
+    cut = "" if measured.keep is None else f", cut to {measured.keep} tokens"
     how = "" if measured.plan else f" in turns, threads {measured.threads or 'default'}"
     shown = table(
-        f"Ledger: {measured.device}, {measured.rounds} rounds{how}",
+        f"Ledger: {measured.device}, {measured.rounds} rounds{how}{cut}",
         "graph", "median\nms >", "p95\nms >", "pruned\n/ this >", "multiply-\nadds >",
         *(("p99\nms >", "of matmul\npeak >") if wide else ()),
     )  # fmt: skip
