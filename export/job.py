@@ -35,7 +35,7 @@ from edgeprune.export.storage import file_of, save_graphs
 from edgeprune.fit import build_method
 from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
-from edgeprune.pruners._greedy import written_as
+from edgeprune.pruners._loop import written_as
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target

@@ -48,7 +48,7 @@ BESIDE = {
 }
 """and these on its own floor"""
 NEVER = {
-    "reference": ("trace", "fit", "pruners._select", "pruners._greedy", "taps"),
+    "reference": ("trace", "fit", "pruners._select", "pruners._greedy", "pruners._directions", "taps"),
     "pruners": ("checkpoint", "bundle", "runtime", "targets"),
     "encoders": ("bundle", "targets", "estimate"),
 }

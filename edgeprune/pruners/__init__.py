@@ -124,6 +124,8 @@ class Traits:
     """whether it reads nothing but the grid, so that it can drop tokens in front of everything"""
     inside: bool = False
     """whether it drops tokens inside the encoder; `steps` says where"""
+    official_in_onnx: bool = True
+    """whether ONNX has what its official form is made of, so that this can be measured as it is written"""
     keeps_all: bool = False
     """whether its budget is every patch there is"""
     emits: tuple[str, ...] = ("picks",)

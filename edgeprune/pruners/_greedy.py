@@ -5,42 +5,22 @@
 
 Chosen patches are masked, so exactly K distinct ones come out, whatever the data. Everything is float32.
 
-    form       in the exported graph                                        exports, for K = 64 of 576, in
-    looped     one ONNX Scan with a body of 14 to 30 nodes, whatever K is   1 to 2 s
-    unrolled   the steps written out, 13 to 23 nodes for each kept patch    5 to 12 s
-
-Both compute the same with the same operators. Looped is what methods get, unless `written_as` says otherwise. There is
-no loop where nothing repeats (K = 1) and outside torch.export, where torch's `scan` would compile.
+The steps are a loop of `_loop`: looped, a body of 14 to 30 nodes that exports in 1 to 2 s for K = 64 of 576; unrolled,
+13 to 23 nodes for each kept patch in 5 to 12 s.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from edgeprune.pruners import Selection
+from edgeprune.pruners._loop import State, repeat
 
-__all__ = ["Form", "Pick", "State", "cosine", "greedy", "written_as"]
-
-Form: TypeAlias = Literal["unrolled", "looped"]
-State: TypeAlias = "tuple[Tensor, ...]"
-
-_form: ContextVar[Form] = ContextVar("edgeprune_greedy_form", default="looped")
-
-
-@contextlib.contextmanager
-def written_as(form: Form) -> Iterator[None]:
-    """What is exported inside the block has its greedy selections in this form."""
-    token = _form.set(form)
-    try:
-        yield
-    finally:
-        _form.reset(token)
+__all__ = ["Pick", "State", "cosine", "greedy"]
 
 
 class Pick(NamedTuple):
@@ -99,42 +79,17 @@ def greedy(
         chosen = Pick(row, gained, here, step)
         return (torch.where(here, gains, scores), *update(state, chosen)), best
 
-    def looped(carry: State, step: Tensor) -> tuple[State, Tensor]:
+    # The first pick too, though it ranks by something else: K steps, of which a builder that writes out eight at a time
+    # leaves fewer over than of K - 1.
+    def step(carry: State, at: Tensor | int) -> tuple[State, Tensor]:
         scores, *rest = carry
-        return pick(torch.where(step == 0, first, gain(tuple(rest))), scores, tuple(rest), step)
+        if isinstance(at, int):
+            return pick(gain(tuple(rest)) if at else first, scores, tuple(rest), torch.tensor(at))
+        return pick(torch.where(at == 0, first, gain(tuple(rest))), scores, tuple(rest), at)
 
-    carry: State = (first * 0 - torch.inf, *state)
-    if keep > 1 and _form.get() == "looped" and torch.compiler.is_exporting():
-        # The first pick too, though it ranks by something else: K steps, of which a builder that writes out eight at a
-        # time leaves fewer over than of K - 1.
-        carry, picks = _scan(looped, carry, torch.arange(keep))
-    else:
-        found = []
-        for step in range(keep):
-            scores, *rest = carry
-            carry, best = pick(gain(tuple(rest)) if step else first, scores, tuple(rest), torch.tensor(step))
-            found.append(best)
-        picks = torch.stack(found)
+    carry, picks = repeat(step, (first * 0 - torch.inf, *state), keep)
     picks = picks.transpose(0, 1)
     return Selection(picks.sort(dim=-1).values, carry[0], picks=picks)
-
-
-def _scan(step: Callable[[State, Tensor], tuple[State, Tensor]], carry: State, steps: Tensor) -> tuple[State, Tensor]:
-    """step(carry, one of the steps) -> the next carry and [B], over all T steps -> the last carry and [T, B]."""
-    import torch._dynamo
-    from torch._higher_order_ops.scan import scan
-
-    def own(carry: State) -> State:  # what scan carries must be contiguous, and not what came in; ONNX has no copy
-        return tuple(part.clone(memory_format=torch.contiguous_format) for part in carry)
-
-    def body(carry: State, at: Tensor) -> tuple[State, Tensor]:
-        after, found = step(carry, at)
-        return own(after), found
-
-    # What an earlier export in this process left in the cache asks for its own sizes, and so would fix a free batch.
-    torch._dynamo.reset()
-    done: tuple[State, Tensor] = scan(body, own(carry), steps)
-    return done
 
 
 def cosine(x: Tensor) -> Tensor:

@@ -127,6 +127,5 @@ def test_verify_judges_the_first_picks_alone(run: Run, exported: tuple[Path, Don
     (backend,) = json.loads(run("verify", exported[0], "--keep", 16, "--json").out)["backends"]
     assert backend["passed"]
     assert {probe["decisions"] for probe in backend["probes"].values()} == {16}
-    assert said(run("verify", exported[0], "--keep", 16, "--polygraphy")) == (
-        "Polygraphy runs the whole graph and takes no --keep, got 16; leave one of them out (see edgeprune verify --help)"
-    )
+    refusal = said(run("verify", exported[0], "--keep", 16, "--polygraphy"))
+    assert refusal.startswith("Polygraphy runs the whole graph and takes no --keep, got 16; leave one of them out (see")

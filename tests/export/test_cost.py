@@ -18,7 +18,7 @@ from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.fit import build_method
 from edgeprune.pruners import Method, bavit, divprune, fastervlm, none, pool, random, received
-from edgeprune.pruners._greedy import written_as
+from edgeprune.pruners._loop import written_as
 from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.trace import PrunedEncoder, outputs
 

@@ -20,7 +20,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.export.graph import to_onnx
 from edgeprune.fit import build_method
 from edgeprune.pruners import divprune, fastervlm
-from edgeprune.pruners._greedy import Form, written_as
+from edgeprune.pruners._loop import Form, written_as
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
 

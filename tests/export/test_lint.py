@@ -22,7 +22,7 @@ from edgeprune.export.downgrade import downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import Finding, lint, parse, refuse
 from edgeprune.fit import build_method
-from edgeprune.pruners._greedy import Form, written_as
+from edgeprune.pruners._loop import Form, written_as
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder
 

@@ -18,7 +18,7 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export import graph, translate
 from edgeprune.fit import build_method
-from edgeprune.pruners._greedy import Form, written_as
+from edgeprune.pruners._loop import Form, written_as
 from edgeprune.trace import PrunedEncoder
 
 OUTPUTS = ("tokens", "indices", "scores")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from edgeprune.export.graph import to_onnx
 from edgeprune.pruners import Selection, dpp, greedily
-from edgeprune.pruners._greedy import Form, Pick, State, cosine, greedy, written_as
+from edgeprune.pruners._greedy import Pick, State, cosine, greedy
+from edgeprune.pruners._loop import Form, written_as
 
 PATCHES, WIDTH = 24, 8
 ROWS = torch.randn(2, PATCHES, WIDTH, generator=torch.Generator().manual_seed(0))
