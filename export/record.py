@@ -1,7 +1,8 @@
 """What the independent reference makes of the probes, as it travels in the bundle; and the probes that decide.
 
 A probe that decides is a drawn scene whose decisions have wide margins for this model and method: a mistake in any of
-them would be seen. CANDIDATES are drawn, the reference runs on each, and the TELLING best are kept.
+them would be seen. Up to MOST are drawn, fewer for a large encoder; the reference runs on each, and the TELLING best
+are kept.
 Before any weight is cast the traced module itself is held against the reference, in float32: a wrong algorithm cannot
 hide behind the rounding of a precision.
 """
@@ -9,7 +10,7 @@ hide behind the rounding of a precision.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ParityError
+from edgeprune.export.cost import formula
 from edgeprune.probes.drawn import Scenes
 from edgeprune.pruners import Method
 from edgeprune.reference import OfficialEncoder
@@ -28,14 +30,19 @@ from edgeprune.runtime.parity import Verdict, compare
 from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed, replayed
 from edgeprune.trace import PrunedEncoder, outputs
 
-__all__ = ["CANDIDATES", "TELLING", "Reference"]
+__all__ = ["TELLING", "Reference", "candidates"]
 
-CANDIDATES, TELLING = 16, 3
-"""scenes that are drawn, and how many of them become probes"""
+MOST, LEAST = 32, 8
+"""scenes that are drawn to choose from"""
+WORK = 2 * 10**12
+"""multiply-adds that may be spent on them: some 20 s on two CPU cores; 11 scenes of CLIP ViT-L/14-336"""
+TELLING = 3
+"""how many of them become probes"""
 SEED = 20
 """of the drawn scenes; a probe's name says which of them it is"""
 
 Arrays = dict[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 class Reference:
@@ -53,16 +60,18 @@ class Reference:
         self._names, self._preprocessing, self._batch, self._rule = outputs(encoder, method), preprocessing, batch, rule
         self._together = batch if encoder.tiled and method.traits.pools_tiles else 1
         self._whole = bool(method.steps(encoder.layer)) or encoder.detects
+        self._candidates = candidates(formula(encoder, method) * self._together)
 
     def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
         """Name -> drawn scene of the given (height, width), the most telling ones; none where nothing is decided."""
         if self._rule["name"] == "fixed" or min(size) < 32:
             return {}
-        scenes = Scenes(CANDIDATES, seed=SEED, size=size)
-        drawn = {f"drawn{SEED}-{at:02}": Image.fromarray(scenes[at].image) for at in range(CANDIDATES)}
+        scenes = Scenes(self._candidates, seed=SEED, size=size)
+        drawn = {f"drawn{SEED}-{at:02}": Image.fromarray(scenes[at].image) for at in range(self._candidates)}
+        pixel_values = [self._preprocessing(image) for image in drawn.values()]
         shares = {}
-        for name, image in drawn.items():
-            wanted, quantities = self._run(self._preprocessing(image)[None].repeat(self._together, axis=0))
+        for at, name in enumerate(drawn):
+            wanted, quantities = self._run(np.stack(_tiles(pixel_values, at, self._together)))
             # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
             verdict = compare(wanted, _rounded(wanted), "float16", self._rule, quantities)
             shares[name] = verdict.decided / max(verdict.decisions, 1)
@@ -78,9 +87,8 @@ class Reference:
         Raises ParityError when the traced module decides anything wrong, in float32.
         """
         tensors: Arrays = {}
-        everything = list(images.values())
         for at, name in enumerate(images):
-            tiles = [everything[(at + offset) % len(everything)] for offset in range(self._batch)]
+            tiles = _tiles(list(images.values()), at, self._batch)
             pixel_values = np.stack([self._preprocessing(image) for image in tiles])
             wanted, quantities = self._run(pixel_values)
             self._check(name, pixel_values, wanted, quantities)
@@ -107,6 +115,20 @@ class Reference:
         verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
         if not verdict.passed:
             raise ParityError(f"the traced module differs from the reference on {name}: {verdict.reasons[0]}")
+
+
+def candidates(multiply_adds: int) -> int:
+    """How many scenes are drawn to choose from, where the reference takes so many multiply-adds for each.
+
+    >>> candidates(180 * 10**6), candidates(178 * 10**9), candidates(10**12)
+    (32, 11, 8)
+    """
+    return min(MOST, max(LEAST, WORK // multiply_adds))
+
+
+def _tiles(images: list[T], at: int, count: int) -> list[T]:
+    """`count` tiles for the probe at a place: its own image and those after it, around the end."""
+    return [images[(at + offset) % len(images)] for offset in range(count)]
 
 
 def _rounded(outputs: Arrays) -> Arrays:

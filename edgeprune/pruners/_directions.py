@@ -88,7 +88,8 @@ def _diagonal(matrix: Tensor) -> Tensor:
 
 def _unit(column: Tensor) -> Tensor:
     """[B, N, 1] -> the same of length 1, or zero."""
-    return column / torch.linalg.vector_norm(column, dim=1, keepdim=True).clamp_min(TINY)
+    length: Tensor = torch.linalg.vector_norm(column, dim=1, keepdim=True).clamp_min(TINY)
+    return column / length
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ def of_strength(*strength: float) -> Tensor:
     """[1, N, D] with these singular values."""
     count = len(strength)
     left, right = (torch.linalg.qr(drawn(1, size, count))[0] for size in (count, 2 * count))
-    return (left * torch.tensor(strength)) @ right.mT
+    made: Tensor = (left * torch.tensor(strength)) @ right.mT
+    return made
 
 
 CASES = {
