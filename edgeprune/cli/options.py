@@ -20,6 +20,7 @@ else:
 
 __all__ = [
     "PATH",
+    "Bundle",
     "Image",
     "Keep",
     "bound_of",
@@ -39,7 +40,7 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
-class _Bundle(ParamType):
+class Bundle(ParamType):
     """The folder of a bundle; a file in one, as its graph, means the folder."""
 
     name = "bundle"
@@ -74,7 +75,7 @@ class Keep(ParamType):
             )
 
 
-bundle = click.argument("bundle", type=_Bundle())
+bundle = click.argument("bundle", type=Bundle())
 devices = click.Choice(["cpu", "cuda", "tensorrt"])
 target = click.option("--target", help="Name, or your own .toml; default the bundle's.")
 first = click.option(

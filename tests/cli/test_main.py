@@ -28,7 +28,7 @@ Said = Callable[..., str]
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "help.txt"
-VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets", "bavit")
+VERBS = ("export", "build", "audit", "verify", "diff", "bench", "show", "inspect", "methods", "targets", "bavit")
 BAVIT = ("train", "finetune", "eval")
 
 
