@@ -24,7 +24,20 @@ from edgeprune.errors import EdgepruneError
 
 __all__ = ["cli", "main"]
 
-VERBS = ("export", "build", "audit", "verify", "diff", "bench", "show", "inspect", "methods", "targets", "bavit")
+VERBS = (
+    "export",
+    "build",
+    "audit",
+    "verify",
+    "diff",
+    "bench",
+    "show",
+    "inspect",
+    "methods",
+    "targets",
+    "doctor",
+    "bavit",
+)
 
 
 def main() -> NoReturn:

@@ -40,7 +40,7 @@ from edgeprune.runtime.ledger.jetson import Board, watching
 from edgeprune.runtime.ledger.plan_bench import PlanTimes, time_plan
 from edgeprune.runtime.ledger.spread import ratio_of, settled
 
-__all__ = ["Ledger", "Row", "bench", "measure", "noise", "parts"]
+__all__ = ["Ledger", "Row", "bench", "machine", "measure", "noise", "parts"]
 
 PRUNED, PEAK = "pruned", "matmul"
 WARM_UP = 2
@@ -189,7 +189,7 @@ def _bench_plan(
         threads=None,
         rounds=len(seconds),
         peak_gmacs=None,
-        versions={plan.kind: plan.version, "python": platform.python_version(), "machine": _machine()},
+        versions={plan.kind: plan.version, "python": platform.python_version(), "machine": machine()},
         plan=plan,
         keep=keep,
         board=watch.board,
@@ -343,10 +343,11 @@ def part_shares(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
 def _versions() -> dict[str, str]:
     import onnxruntime
 
-    return {"onnxruntime": onnxruntime.__version__, "python": platform.python_version(), "machine": _machine()}
+    return {"onnxruntime": onnxruntime.__version__, "python": platform.python_version(), "machine": machine()}
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The processor's name, and how many CPUs there are."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -28,7 +28,20 @@ Said = Callable[..., str]
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "help.txt"
-VERBS = ("export", "build", "audit", "verify", "diff", "bench", "show", "inspect", "methods", "targets", "bavit")
+VERBS = (
+    "export",
+    "build",
+    "audit",
+    "verify",
+    "diff",
+    "bench",
+    "show",
+    "inspect",
+    "methods",
+    "targets",
+    "doctor",
+    "bavit",
+)
 BAVIT = ("train", "finetune", "eval")
 
 
