@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeprune.cli import completion
+
 if TYPE_CHECKING:
     from edgeprune.bundle import Manifest
     from edgeprune.estimate.bound import Bound
@@ -49,6 +51,9 @@ class Bundle(ParamType):
         path = Path(value)
         return path.parent if path.is_file() and (path.parent / "manifest.json").is_file() else path
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        return completion.folders(incomplete)
+
 
 class Image(ParamType):
     """The path of an image."""
@@ -77,7 +82,9 @@ class Keep(ParamType):
 
 bundle = click.argument("bundle", type=Bundle())
 devices = click.Choice(["cpu", "cuda", "tensorrt"])
-target = click.option("--target", help="Name, or your own .toml; default the bundle's.")
+target = click.option(
+    "--target", shell_complete=completion.targets, help="Name, or your own .toml; default the bundle's."
+)
 first = click.option(
     "--keep", type=click.IntRange(min=1), metavar="K",
     help="The first so many of the kept tokens alone, where kept sets nest; default all.",

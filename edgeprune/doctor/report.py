@@ -23,7 +23,7 @@ class Report:
     packages: tuple[Package, ...]
     targets: tuple[TargetReport, ...]
     missing: Mapping[Obstacle, tuple[str, ...]]
-    """what stands in the way -> of what, as `run: cpu, ort-cuda`; of nothing in particular, empty"""
+    """what stands in the way -> of what, as `run: cpu, ort-cuda`, `export: every target`; empty: of no one thing"""
 
     @property
     def can(self) -> bool:
@@ -63,7 +63,8 @@ def report_of(machine: Machine, packages: Sequence[Package], every: Sequence[tar
             if ability is not None and ability.obstacle:
                 blocked.setdefault(ability.obstacle, []).append(one.name)
         for obstacle, names in blocked.items():
-            missing[obstacle] = (*missing.get(obstacle, ()), f"{kind}: {', '.join(names)}")
+            whom = "every target" if len(names) == len(judged) else ", ".join(names)
+            missing[obstacle] = (*missing.get(obstacle, ()), f"{kind}: {whom}")
     return Report(_facts(machine), tuple(packages), judged, missing)
 
 

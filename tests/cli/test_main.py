@@ -222,7 +222,7 @@ except SystemExit:
     roots = {name.partition(".")[0] for name in set(sys.modules) - before} - {*sys.stdlib_module_names}
     print(sorted(own | roots))
 """
-SHARED = {"click", "edgeprune", "rich", "cli", "cli.console", "cli.lazy", "cli.options", "errors"}
+SHARED = {"click", "edgeprune", "rich", "cli", "cli.completion", "cli.console", "cli.lazy", "cli.options", "errors"}
 
 
 @pytest.mark.parametrize(
