@@ -120,8 +120,8 @@ def _module(name: str) -> Module | None:
             return None
     except (ImportError, ValueError) as error:
         return Module(error=f"{type(error).__name__}: {error}")
-    said, error = ask(f"import json, {name} as m; print(json.dumps({MODULES[name]}))")
-    return Module(error=error) if said is None else Module(str(said[0]), tuple(said[1]))
+    said, why_not = ask(f"import json, {name} as m; print(json.dumps({MODULES[name]}))")
+    return Module(error=why_not) if said is None else Module(str(said[0]), tuple(said[1]))
 
 
 def _memory() -> tuple[float, float] | None:

@@ -17,8 +17,8 @@ __all__ = ["diff_line", "diff_tables"]
 def diff_tables(found: Diff) -> list[Table]:
     """What the bundles say differently, and the probes, as far as there are such."""
     said = table("What they say", "", "old", "new")
-    for name, old, new in _rows(found):
-        said.add_row(escape(name), escape(old), escape(new))
+    for row in _rows(found):
+        said.add_row(*map(escape, row))
     probes = table("The probes of the old one", "probe", "kept\nin both >", "of\nold >", "of\nnew >", "token\nerror >")
     for name, one in found.probes.items():
         error = "" if one.token_error is None else f"{one.token_error:.1e}"
@@ -32,7 +32,8 @@ def diff_tables(found: Diff) -> list[Table]:
     return [said, *([probes] if found.probes or found.not_compared else [])]
 
 
-def _rows(found: Diff) -> Iterator[tuple[str, str, str]]:
+def _rows(found: Diff) -> Iterator[tuple[str, ...]]:
+    """(what, old, new)"""
     if any(found.cost):
         yield ("multiply-adds", *(count(one) if one else "unknown" for one in found.cost))
     yield ("encoder, bytes", *(f"{one:,}" for one in found.encoder_nbytes))

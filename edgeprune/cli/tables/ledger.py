@@ -9,6 +9,7 @@ from edgeprune.cli.tables import count, table
 from edgeprune.runtime.ledger.bench import Ledger, Row
 from edgeprune.runtime.ledger.jetson import Board
 from edgeprune.runtime.ledger.plan_bench import PlanTimes
+from edgeprune.runtime.ledger.spread import RESTLESS
 
 __all__ = ["ledger_line", "ledger_table"]
 
@@ -52,7 +53,9 @@ def ledger_line(measured: Ledger) -> str:
     pruned, *others = measured.rows
     on = f"{pruned.name} takes {pruned.median_ms:.2f} ms on {measured.device}"
     if not others:
-        return f"{on}; there is no baseline to compare with"
+        spread = pruned.p95_ms / pruned.median_ms
+        restless = f", 95 % of the runs within {spread:.2f} times that" if spread > RESTLESS else ""
+        return f"{on}{restless}; there is no baseline to compare with"
     beside = ", ".join(f"{_ratio(row)} of {row.name}" for row in others if not row.doubt)
     unknown = [row.name for row in others if row.doubt]
     remedy = "close what else runs, or give more --rounds"

@@ -98,6 +98,10 @@ def test_without_a_baseline_there_is_no_ratio_to_itself(folder: Path, monkeypatc
     assert "/ this" not in shown(ledger)
     assert "1.000" not in shown(ledger)
     assert ledger_line(ledger) == "pruned takes 101.00 ms on cpu; there is no baseline to compare with"
+    monkeypatch.setattr(module, "_time", clock({"encoder": (1, 1, 1, 1.5)}))
+    assert ledger_line(bench(folder, rounds=20, against=[])) == (
+        "pruned takes 100.00 ms on cpu, 95 % of the runs within 1.50 times that; there is no baseline to compare with"
+    )
 
 
 class Graph:
