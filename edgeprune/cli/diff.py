@@ -53,9 +53,10 @@ def command(
     if as_json:
         print_json({"passed": not beyond, "beyond": beyond, **found.to_json()})
     else:
-        from edgeprune.cli.tables.diff import diff_line, diff_tables
+        from edgeprune.cli.tables.diff import diff_lines, diff_tables
 
         display(*diff_tables(found))
-        click.echo(diff_line(found))
+        for line in diff_lines(found):
+            click.echo(line)
     if beyond:
         raise EdgepruneError(f"{new} differs from {old} by more than was allowed: {'; '.join(beyond)}")

@@ -11,7 +11,7 @@ from rich.table import Table
 from edgeprune.cli.tables import count, table
 from edgeprune.runtime.parity.diff import Diff
 
-__all__ = ["diff_line", "diff_tables"]
+__all__ = ["diff_lines", "diff_tables"]
 
 
 def diff_tables(found: Diff) -> list[Table]:
@@ -23,13 +23,15 @@ def diff_tables(found: Diff) -> list[Table]:
     for name, one in found.probes.items():
         error = "" if one.token_error is None else f"{one.token_error:.1e}"
         probes.add_row(escape(name), str(one.common), str(one.old_kept), str(one.new_kept), error)
+    return [said, *([probes] if found.probes else [])]
+
+
+def diff_lines(found: Diff) -> list[str]:
+    """Which probes were not compared, and why; then what it comes to, in one line."""
     reasons: dict[str, list[str]] = {}
     for name, why in found.not_compared.items():
         reasons.setdefault(why, []).append(name)
-    probes.caption = "\n".join(
-        f"Not compared: {escape(', '.join(names))}: {escape(why)}." for why, names in reasons.items()
-    )
-    return [said, *([probes] if found.probes or found.not_compared else [])]
+    return [*(f"not compared: {', '.join(names)}: {why}" for why, names in reasons.items()), _line(found)]
 
 
 def _rows(found: Diff) -> Iterator[tuple[str, ...]]:
@@ -52,8 +54,7 @@ def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def diff_line(found: Diff) -> str:
-    """What it comes to, in one line."""
+def _line(found: Diff) -> str:
     if found.set_change is None:
         sets = "nothing was run on the same probes"
     else:
