@@ -61,7 +61,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Bench", "Engine", "Gpu", "Jetson", "Onnx", "Target", "check", "load", "names", "parse"]
+__all__ = ["Bench", "Engine", "Gpu", "Jetson", "Onnx", "Target", "accepts", "check", "load", "names", "parse"]
+
+
+def accepts(range_: str, version: str) -> bool:
+    """Whether a version lies in a range; one that does not begin with a number is older than all others.
+
+    >>> accepts(">=2.11,<2.14", "2.13.0+cu130"), accepts("", "anything"), accepts(">=2", "unknown")
+    (True, True, False)
+    """
+    return all(_COMPARE[sign](_release(version), _release(bound)) for sign, bound in _clauses(range_))
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class Engine:
         >>> orin.accepts("10.3.0"), orin.accepts("10.13.3.9.post1")
         (True, False)
         """
-        return all(_COMPARE[sign](_release(version), _release(bound)) for sign, bound in _clauses(self.version))
+        return accepts(self.version, version)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     6  export  <-  quality  <-  train            integrations (what others call)
     5  trace  ->  fit, dropping        reference (never what selects: it is independent of the trace)
     4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
-    3  taps, estimate
+    3  taps, estimate, doctor
     2  runtime, probes
     1  bundle, checkpoint, targets, catalog
     0  errors, typed
@@ -30,7 +30,7 @@ FLOORS = {
     **dict.fromkeys(("errors", "typed"), 0),
     **dict.fromkeys(("bundle", "checkpoint", "targets", "catalog"), 1),
     **dict.fromkeys(("runtime", "probes"), 2),
-    **dict.fromkeys(("taps", "estimate"), 3),
+    **dict.fromkeys(("taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
     **dict.fromkeys(("trace", "fit", "reference", "dropping"), 5),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
@@ -57,7 +57,7 @@ SIBLINGS = {"pruners": "_", "encoders": None}
 """rooms whose files are apart: of its own, a file may import the __init__ and what begins like this; None: any file"""
 
 WITHOUT_TORCH = ("__main__", "catalog", "cli", "bundle", "errors", "estimate", "probes", "runtime", "targets", "typed")
-DEVICE = ("bundle", "catalog", "errors", "estimate", "probes", "runtime", "targets", "typed")
+DEVICE = ("bundle", "catalog", "doctor", "errors", "estimate", "probes", "runtime", "targets", "typed")
 HEAVY = ("torch", "transformers")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")

@@ -24,7 +24,20 @@ from edgeprune.errors import EdgepruneError
 
 __all__ = ["cli", "main"]
 
-VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets", "bavit")
+VERBS = (
+    "export",
+    "build",
+    "audit",
+    "verify",
+    "diff",
+    "bench",
+    "show",
+    "inspect",
+    "methods",
+    "targets",
+    "doctor",
+    "bavit",
+)
 
 
 def main() -> NoReturn:
@@ -92,6 +105,10 @@ def cli(context: click.Context) -> None:
     edgeprune export --method fastervlm --keep 64 --target jetson-orin
     edgeprune verify tiny-fastervlm-64-jetson-orin
     edgeprune bench tiny-fastervlm-64-jetson-orin
+
+    \b
+    Completion in bash, and alike in zsh and fish:
+    eval "$(_EDGEPRUNE_COMPLETE=bash_source edgeprune)"
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

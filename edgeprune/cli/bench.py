@@ -17,7 +17,7 @@ __all__ = ["command"]
 @click.option("--device", type=options.devices, default="cpu", show_default=True, help="Where to run it.")
 @options.first
 @options.threads
-@click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 seconds' worth.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 to 60 seconds' worth.")
 @click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
 @click.option("--wide", is_flag=True, help="All columns: the 99th percentile and the share of the peak, too.")
 @options.language_model
@@ -36,6 +36,7 @@ def command(
     """Measure the encoder against its baselines, in turns.
 
     Medians of one run, next to the unpruned encoder, the official code exported as it is, and plain pooling.
+    A ratio that the runs do not bear out is not told: a restless machine flatters the shorter graph.
     A plan (tensorrt) is measured alone, by trtexec where it is there.
 
     \b

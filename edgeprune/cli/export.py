@@ -7,14 +7,17 @@ from typing import Any
 
 import click
 
-from edgeprune.cli import options
+from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, needs, print_json, progress, warn
 
 __all__ = ["command"]
 
 
 @click.command("export")
-@click.option("--method", required=True, help="Pruning method; `edgeprune methods` lists them.")
+@click.option(
+    "--method", required=True, shell_complete=completion.methods,
+    help="Pruning method; `edgeprune methods` lists them.",
+)  # fmt: skip
 @click.option(
     "--keep", type=options.Keep(), help="Tokens kept of an image, or their share (0.6). All but `none` need it."
 )
@@ -22,10 +25,17 @@ __all__ = ["command"]
     "--scorer", type=options.PATH, help="Trained weights, for `bavit`: what `bavit train` wrote; default bavit-scorer."
 )
 @click.option(
-    "--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method (repeat for several)."
-)
-@click.option("--target", default="cpu", show_default=True, help="Name from `edgeprune targets`, or your own .toml.")
-@click.option("--model", help="Hugging Face id or local folder; default the tiny LLaVA that comes along.")
+    "--option", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=completion.settings,
+    help="Option of the method (repeat for several).",
+)  # fmt: skip
+@click.option(
+    "--target", default="cpu", show_default=True, shell_complete=completion.targets,
+    help="Name from `edgeprune targets`, or your own .toml.",
+)  # fmt: skip
+@click.option(
+    "--model", shell_complete=completion.models,
+    help="Hugging Face id or local folder; default the tiny LLaVA that comes along.",
+)  # fmt: skip
 @click.option("--revision", help="Commit or branch of a Hugging Face id.")
 @click.option("--output", type=options.PATH, help="Folder to write; default <model>-<method>-<keep>-<target>.")
 @click.option(

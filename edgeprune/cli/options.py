@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeprune.cli import completion
+
 if TYPE_CHECKING:
     from edgeprune.bundle import Manifest
     from edgeprune.estimate.bound import Bound
@@ -20,6 +22,7 @@ else:
 
 __all__ = [
     "PATH",
+    "Bundle",
     "Image",
     "Keep",
     "bound_of",
@@ -39,7 +42,7 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
-class _Bundle(ParamType):
+class Bundle(ParamType):
     """The folder of a bundle; a file in one, as its graph, means the folder."""
 
     name = "bundle"
@@ -47,6 +50,9 @@ class _Bundle(ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(value)
         return path.parent if path.is_file() and (path.parent / "manifest.json").is_file() else path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        return completion.folders(incomplete)
 
 
 class Image(ParamType):
@@ -74,9 +80,11 @@ class Keep(ParamType):
             )
 
 
-bundle = click.argument("bundle", type=_Bundle())
+bundle = click.argument("bundle", type=Bundle())
 devices = click.Choice(["cpu", "cuda", "tensorrt"])
-target = click.option("--target", help="Name, or your own .toml; default the bundle's.")
+target = click.option(
+    "--target", shell_complete=completion.targets, help="Name, or your own .toml; default the bundle's."
+)
 first = click.option(
     "--keep", type=click.IntRange(min=1), metavar="K",
     help="The first so many of the kept tokens alone, where kept sets nest; default all.",

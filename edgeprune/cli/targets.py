@@ -6,14 +6,14 @@ import dataclasses
 
 import click
 
-from edgeprune.cli import options
+from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, print_json
 
 __all__ = ["command"]
 
 
 @click.command("targets")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.targets)
 @click.option("--wide", is_flag=True, help="All columns: the engine, and the float of the graph, too.")
 @options.verb
 def command(name: str | None, wide: bool, as_json: bool) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeprune.cli import options
 from edgeprune.cli.console import display, print_json, progress
 from edgeprune.errors import ParityError
+
+if TYPE_CHECKING:
+    from edgeprune.runtime.parity.verify import BackendReport
 
 __all__ = ["command"]
 
@@ -20,6 +24,7 @@ __all__ = ["command"]
 @options.threads
 @click.option("--polygraphy", is_flag=True, help="Run it by Polygraphy's runners, compared in the same way.")
 @click.option("--strict", is_flag=True, help="Fail, too, where less than half of the decisions are decided.")
+@click.option("--junit", type=options.PATH, metavar="FILE", help="Write a JUnit report for CI, too: a case per probe.")
 @options.verb
 def command(
     bundle: Path,
@@ -28,6 +33,7 @@ def command(
     threads: int | None,
     polygraphy: bool,
     strict: bool,
+    junit: Path | None,
     as_json: bool,
 ) -> None:
     """Compare every backend that is here with the bundle's reference.
@@ -39,9 +45,11 @@ def command(
     edgeprune verify my-bundle
     edgeprune verify my-bundle --device cuda --json
     edgeprune verify my-bundle --keep 16
+    edgeprune verify my-bundle --strict --junit parity.xml
     """
     from edgeprune.cli.tables.parity import parity_line, parity_table
     from edgeprune.runtime.parity import polygraphy_verify
+    from edgeprune.runtime.parity.junit import write_junit
     from edgeprune.runtime.parity.verify import verify
 
     if polygraphy and keep is not None:
@@ -57,11 +65,21 @@ def command(
         print_json({"passed": all(r.passed for r in reports), "backends": [report.to_json() for report in reports]})
     else:
         display(parity_table(reports), parity_line(reports))
-    for report in reports:
+    doubts = [_doubt(bundle, report) if strict else "" for report in reports]
+    if junit is not None:
+        write_junit(junit, str(bundle), reports, doubts if strict else ())
+    for report, doubt in zip(reports, doubts, strict=True):
         if not report.passed:
             raise ParityError(f"{bundle} differs from its reference on {report.device}: {report.worst.reasons[0]}")
-        if strict and not report.not_run and not report.proven:
-            raise ParityError(
-                f"{bundle} is not proven on {report.device}: half of the decisions must be decided, "
-                f"{report.decided:.0%} are; export it with images of yours (--probes), or leave out --strict"
-            )
+        if doubt:
+            raise ParityError(doubt)
+
+
+def _doubt(bundle: Path, report: BackendReport) -> str:
+    """Why parity says little there; empty where it says enough, and where nothing ran."""
+    if report.not_run or report.proven:
+        return ""
+    return (
+        f"{bundle} is not proven on {report.device}: half of the decisions must be decided, "
+        f"{report.decided:.0%} are; export it with images of yours (--probes), or leave out --strict"
+    )

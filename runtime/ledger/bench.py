@@ -7,8 +7,8 @@
     matmul     a large matrix product: what this machine and backend can do at best
 
 The graphs take turns, with the same input, device and thread count, so that a machine that slows down slows all of
-them; figures are medians, ratios are ratios of medians. Which part of the encoder the time goes to comes from ONNX
-Runtime's own profile, in runs apart from the timed ones.
+them; figures are medians, ratios are ratios of medians, and one that the runs do not bear out is not told (`spread`).
+Which part of the encoder the time goes to comes from ONNX Runtime's own profile, in runs apart from the timed ones.
 
 On device tensorrt, the plan is measured alone (`plan_bench`). On a Jetson, the state of the board stands beside the
 figures, and a run that was throttled is no result (`jetson`).
@@ -21,7 +21,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,14 +38,17 @@ from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.ledger.jetson import Board, watching
 from edgeprune.runtime.ledger.plan_bench import PlanTimes, time_plan
+from edgeprune.runtime.ledger.spread import ratio_of, settled
 
-__all__ = ["Ledger", "Row", "bench", "measure", "noise", "parts"]
+__all__ = ["Ledger", "Row", "bench", "machine", "measure", "noise", "parts"]
 
 PRUNED, PEAK = "pruned", "matmul"
 WARM_UP = 2
 BUDGET_S = 20.0
 """without --rounds: about this long, within ROUNDS"""
 ROUNDS = (7, 200)
+LONGER = 3
+"""times as many rounds, at most, where the first ones do not settle a ratio"""
 PROFILED_RUNS = 5
 PARTS = ("encoder", "selection", "projector")
 ORDER = ("unpruned", "naive", "pool", PEAK)
@@ -60,8 +63,12 @@ class Row:
     median_ms: float
     p95_ms: float
     p99_ms: float
-    ratio: float
-    """median of the pruned encoder over this one's: below 1, pruning is faster"""
+    ratio: float | None
+    """median of the pruned encoder over this one's: below 1, pruning is faster; None where the runs say too little"""
+    interval: tuple[float, float] | None
+    """in which the ratio lies with 95 %; None of the pruned encoder itself, and of too few rounds"""
+    doubt: str
+    """why there is no ratio; empty where there is one"""
     multiply_adds: int
     """of the graph, one run"""
     peak_fraction: float | None
@@ -107,7 +114,8 @@ def bench(
     """Measure a bundle against its baselines.
 
     threads: CPU threads of every graph, None for ONNX Runtime's own choice
-    rounds: timed runs of each graph, None for as many as fit into about 20 seconds (7 to 200)
+    rounds: timed runs of each graph, None for as many as fit into about 20 seconds (7 to 200), and up to three times as
+        many where these do not settle a ratio
     against: names of baselines, None for all that the bundle brings; each is held in memory at once
     progress: called with rounds done, rounds in all, and what comes next
     keep: cut each run of the pruned encoder to its first so many picks, which is in its time; trtexec cannot
@@ -126,7 +134,7 @@ def bench(
     inputs = {name: noise(session) for name, session in sessions.items()}
     names = list(sessions)
     with watching() as watch:
-        times = measure(sessions, inputs, rounds, progress)
+        times = measure(sessions, inputs, rounds, progress, _settled)
     if watch.board:
         watch.board.check(gpu=device != "cpu")
     rounds = len(times[PRUNED])
@@ -181,7 +189,7 @@ def _bench_plan(
         threads=None,
         rounds=len(seconds),
         peak_gmacs=None,
-        versions={plan.kind: plan.version, "python": platform.python_version(), "machine": _machine()},
+        versions={plan.kind: plan.version, "python": platform.python_version(), "machine": machine()},
         plan=plan,
         keep=keep,
         board=watch.board,
@@ -197,23 +205,32 @@ def measure(
     inputs: Mapping[str, Feeds],
     rounds: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    enough: Callable[[Mapping[str, list[float]]], bool] = lambda times: True,
 ) -> dict[str, list[float]]:
     """Name -> seconds of each run. The sessions take turns; each follows each other one equally often.
 
     inputs: what each is given, by the names of its inputs
+    rounds: exactly so many; None for about 20 seconds' worth, and again as many, twice at most, until it is `enough`
     """
     warm = {name: min(_time(sessions[name], inputs[name]) for _ in range(WARM_UP)) for name in sessions}
-    if rounds is None:
-        rounds = int(np.clip(BUDGET_S / sum(warm.values()), *ROUNDS))
+    first = rounds or int(np.clip(BUDGET_S / sum(warm.values()), *ROUNDS))
     times: dict[str, list[float]] = {name: [] for name in sessions}
     names = list(sessions)
-    for turn in range(rounds):
-        if progress:
-            progress(turn, rounds, "measure")
-        for offset in range(len(names)):
-            name = names[(turn + offset) % len(names)]
-            times[name].append(_time(sessions[name], inputs[name]))
+    for total in range(first, first * (1 if rounds else LONGER) + 1, first):
+        for turn in range(total - first, total):
+            if progress:
+                progress(turn, total, "measure" if total == first else "measure longer")
+            for offset in range(len(names)):
+                name = names[(turn + offset) % len(names)]
+                times[name].append(_time(sessions[name], inputs[name]))
+        if enough(times):
+            break
     return times
+
+
+def _settled(times: Mapping[str, Sequence[float]]) -> bool:
+    """Whether every ratio of the ledger can be told."""
+    return settled({name: seconds for name, seconds in times.items() if name != PEAK}, PRUNED)
 
 
 def _graphs(bundle: Bundle, against: Iterable[str] | None) -> dict[str, Path]:
@@ -250,12 +267,15 @@ def _time(session: Backend, feeds: Feeds) -> float:
 def _row(bundle: Bundle, name: str, times: Mapping[str, list[float]], peak: float | None) -> Row:
     median, p95, p99 = (float(np.percentile(times[name], q)) for q in (50, 95, 99))
     macs = _macs(bundle, name)
+    ratio = None if name == PRUNED else ratio_of(times[PRUNED], times[name], (PRUNED, name))
     return Row(
         name=name,
         median_ms=1e3 * median,
         p95_ms=1e3 * p95,
         p99_ms=1e3 * p99,
-        ratio=float(np.median(times[PRUNED])) / median,
+        ratio=1.0 if ratio is None else None if ratio.doubt else ratio.value,
+        interval=None if ratio is None else ratio.interval,
+        doubt="" if ratio is None else ratio.doubt,
         multiply_adds=macs,
         peak_fraction=None if peak is None else macs / median / peak,
     )
@@ -323,10 +343,11 @@ def part_shares(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
 def _versions() -> dict[str, str]:
     import onnxruntime
 
-    return {"onnxruntime": onnxruntime.__version__, "python": platform.python_version(), "machine": _machine()}
+    return {"onnxruntime": onnxruntime.__version__, "python": platform.python_version(), "machine": machine()}
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The processor's name, and how many CPUs there are."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -24,7 +24,17 @@ from typing import Any
 
 from edgeprune.errors import EdgepruneError
 
-__all__ = ["Board", "Sample", "Watch", "is_jetson", "parse_clocks", "parse_mode", "parse_sample", "watching"]
+__all__ = [
+    "Board",
+    "Sample",
+    "Watch",
+    "identity",
+    "is_jetson",
+    "parse_clocks",
+    "parse_mode",
+    "parse_sample",
+    "watching",
+]
 
 INTERVAL_MS = 250
 LOADED = 50
@@ -101,6 +111,17 @@ class _Readings:
 def is_jetson(root: Path = Path("/")) -> bool:
     """Whether this machine is one, by what NVIDIA's software or the device tree says."""
     return (root / _RELEASE).is_file() or "jetson" in _text(root / _MODEL).lower()
+
+
+def identity(root: Path = Path("/")) -> tuple[str, str, str]:
+    """(model, L4T, JetPack) of a board, as ("NVIDIA Jetson Orin NX", "36.4.3", "6.2"); empty what it does not say."""
+    jetpack = _output("dpkg-query", "--show", "--showformat=${Version}", "nvidia-jetpack")
+    return _text(root / _MODEL), _l4t(root), jetpack.partition("+")[0].strip()
+
+
+def _l4t(root: Path) -> str:
+    release = _L4T.search(_text(root / _RELEASE))
+    return ".".join(release.groups()) if release else ""
 
 
 @contextmanager
@@ -195,7 +216,7 @@ def _board(
     loaded = [mhz for load, mhz in readings.clocks if load is None or load >= LOADED]
     return Board(
         model=_text(root / _MODEL),
-        l4t=".".join(_L4T.findall(_text(root / _RELEASE))[0]) if _L4T.search(_text(root / _RELEASE)) else "",
+        l4t=_l4t(root),
         power_mode=mode or "unknown",
         gpu_mhz=round(statistics.median(loaded)) if loaded else None,
         gpu_limit_mhz=clocks[1] if clocks else None,

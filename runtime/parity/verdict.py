@@ -30,7 +30,7 @@ from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.topk import fixed, topk
 
-__all__ = ["BOUNDS", "RULES", "Verdict", "compare", "worst"]
+__all__ = ["BOUNDS", "RULES", "Verdict", "compare", "relative", "worst"]
 
 BOUNDS = {"float32": 1e-4, "float16": 1e-2}
 """Two float32 executors that sum in another order differ by some 1e-6 after a dozen layers, a wrong formula by 1e-2;
@@ -201,7 +201,7 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
     if undecided:
         return np.zeros(0), {}
     if "tokens" not in reference:
-        errors = {name: _relative(reference[name], got[name]) for name in extras}
+        errors = {name: relative(reference[name], got[name]) for name in extras}
         return np.concatenate(list(errors.values())), {name: float(one.max(initial=0)) for name, one in errors.items()}
     _, at, where = np.intersect1d(reference["indices"], got["indices"], return_indices=True)
     if "origin" in reference:  # a token of the same members, which joined it in the same way
@@ -217,11 +217,11 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
         if pair[0].dtype.kind == "i":
             found[name] = 0.0 if np.array_equal(*pair) else math.inf
         else:
-            found[name] = float(_relative(*pair).max(initial=0))
-    return _relative(reference["tokens"][at], got["tokens"][where]), found
+            found[name] = float(relative(*pair).max(initial=0))
+    return relative(reference["tokens"][at], got["tokens"][where]), found
 
 
-def _relative(reference: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]:
+def relative(reference: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]:
     """[F, D], [F, D] -> [F], ||got - reference|| / ||reference||; for a reference of zeros, 0 or inf."""
     wanted, given = reference.astype(np.float64), got.astype(np.float64)
     difference, length = np.linalg.norm(given - wanted, axis=-1), np.linalg.norm(wanted, axis=-1)

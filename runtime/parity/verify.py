@@ -18,7 +18,7 @@ from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
 from edgeprune.runtime.parity.verdict import Verdict, worst
 from edgeprune.runtime.runner import PIXELS, Runner
 
-__all__ = ["BackendReport", "Progress", "devices_of", "verify"]
+__all__ = ["FLAT", "BackendReport", "Progress", "devices_of", "verify"]
 
 Progress: TypeAlias = "Callable[[int, int, str], None]"
 """Called with probes done, probes in all, and what comes next."""

@@ -70,6 +70,7 @@ EARLY: dict[tuple[str, ...], str] = {
     ("show", "taken", "https://a.b/c.png"): r"must be a file on this machine, got the URL https://a\.b/c\.png",
     ("verify", "nowhere"): r"nowhere is not a bundle",
     ("bench", "nowhere"): r"nowhere is not a bundle",
+    ("diff", "nowhere", "nowhere"): r"nowhere is not a bundle",
     ("audit", "nowhere"): r"nowhere is not a bundle",
     ("build", "nowhere"): r"nowhere is not a bundle",
 }

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Done = Any
 Run = Callable[..., Any]
 
@@ -27,3 +29,22 @@ def test_inspect_shows_a_bundle_that_knows_nothing_of_its_cost(run: Run, bundle:
         (bundle / "manifest.json").write_text(dataclasses.replace(manifest, cost=cost).to_json())
         done = run("inspect", bundle)
         assert (done.code, done.err, "multiply-adds" in done.out) == (0, "", False)
+
+
+@pytest.mark.parametrize(
+    ("cost", "says"),
+    [
+        ({"graph": 90, "unpruned_graph": 100, "formula": 1, "unpruned_formula": 9}, "10.0% of the encoder; behind it"),
+        ({"formula": 80, "unpruned_formula": 100}, "20.0% of the encoder; behind it, 64 of 144 tokens (44%) are left"),
+        ({"graph": 101, "unpruned_graph": 100}, "nothing in the encoder (101.0% of it); behind it, 64 of 144 tokens"),
+    ],
+    ids=["of the graphs", "of the formula, without baselines", "nothing"],
+)
+def test_what_is_saved_in_the_encoder_and_behind_it_stand_apart(
+    run: Run, bundle: Path, cost: dict[str, int], says: str
+) -> None:
+    from edgeprune.bundle import load
+
+    manifest = dataclasses.replace(load(bundle).manifest, cost=cost)
+    (bundle / "manifest.json").write_text(manifest.to_json())
+    assert says in " ".join(run("inspect", bundle).out.split())

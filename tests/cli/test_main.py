@@ -28,7 +28,20 @@ Said = Callable[..., str]
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "help.txt"
-VERBS = ("export", "build", "audit", "verify", "bench", "show", "inspect", "methods", "targets", "bavit")
+VERBS = (
+    "export",
+    "build",
+    "audit",
+    "verify",
+    "diff",
+    "bench",
+    "show",
+    "inspect",
+    "methods",
+    "targets",
+    "doctor",
+    "bavit",
+)
 BAVIT = ("train", "finetune", "eval")
 
 
@@ -209,7 +222,7 @@ except SystemExit:
     roots = {name.partition(".")[0] for name in set(sys.modules) - before} - {*sys.stdlib_module_names}
     print(sorted(own | roots))
 """
-SHARED = {"click", "edgeprune", "rich", "cli", "cli.console", "cli.lazy", "cli.options", "errors"}
+SHARED = {"click", "edgeprune", "rich", "cli", "cli.completion", "cli.console", "cli.lazy", "cli.options", "errors"}
 
 
 @pytest.mark.parametrize(

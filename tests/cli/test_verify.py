@@ -129,3 +129,21 @@ def test_verify_judges_the_first_picks_alone(run: Run, exported: tuple[Path, Don
     assert {probe["decisions"] for probe in backend["probes"].values()} == {16}
     refusal = said(run("verify", exported[0], "--keep", 16, "--polygraphy"))
     assert refusal.startswith("Polygraphy runs the whole graph and takes no --keep, got 16; leave one of them out (see")
+
+
+def test_junit_has_a_case_for_each_probe_and_one_for_what_strict_asks(
+    run: Run, exported: tuple[Path, Done], desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xml.etree import ElementTree
+
+    from edgeprune.runtime.parity import verify
+
+    monkeypatch.setattr(verify, "PROVEN", 1.01)
+    assert run("verify", exported[0], "--junit", "parity.xml").code == 0
+    names = [case.get("name") for case in ElementTree.parse(desk / "parity.xml").iter("testcase")]
+    assert {"scene00", "flat"} <= {*names}
+    assert "decided" not in names
+    done = run("verify", exported[0], "--strict", "--junit", "parity.xml")
+    assert done.code == 1
+    (failure,) = ElementTree.parse(desk / "parity.xml").iter("failure")
+    assert f"edgeprune: {failure.get('message')}\n" == done.err

@@ -6,23 +6,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.cli.tables import count, table
-from edgeprune.runtime.ledger.bench import Ledger
+from edgeprune.runtime.ledger.bench import Ledger, Row
 from edgeprune.runtime.ledger.jetson import Board
 from edgeprune.runtime.ledger.plan_bench import PlanTimes
+from edgeprune.runtime.ledger.spread import RESTLESS
 
 __all__ = ["ledger_line", "ledger_table"]
 
 
 def ledger_table(measured: Ledger, wide: bool = False) -> Table:
-    """The rows of a bench, and in the caption where the pruned encoder's time goes.
+    """The rows of a bench, and in the caption where the pruned encoder's time goes, and which ratio it does not tell.
 
     wide: with every figure of a row, for more than 80 columns
     """
+    alone = len(measured.rows) == 1  # no ratio: of itself, it says nothing
     cut = "" if measured.keep is None else f", cut to {measured.keep} tokens"
-    how = "" if measured.plan else f" in turns, threads {measured.threads or 'default'}"
+    how = "" if measured.plan else f"{'' if alone else ' in turns'}, threads {measured.threads or 'default'}"
     shown = table(
         f"Ledger: {measured.device}, {measured.rounds} rounds{how}{cut}",
-        "graph", "median\nms >", "p95\nms >", "pruned\n/ this >", "multiply-\nadds >",
+        "graph", "median\nms >", "p95\nms >", *(() if alone else ("pruned\n/ this >", "95 %\ninterval >")),
+        "multiply-\nadds >",
         *(("p99\nms >", "of matmul\npeak >") if wide else ()),
     )  # fmt: skip
     for row in measured.rows:
@@ -30,7 +33,7 @@ def ledger_table(measured: Ledger, wide: bool = False) -> Table:
             escape(row.name),
             f"{row.median_ms:.2f}",
             f"{row.p95_ms:.2f}",
-            f"{row.ratio:.3f}",
+            *(() if alone else (_ratio(row), _interval(row))),
             count(row.multiply_adds),
             *((f"{row.p99_ms:.2f}", _share(row.peak_fraction)) if wide else ()),
         )
@@ -38,6 +41,7 @@ def ledger_table(measured: Ledger, wide: bool = False) -> Table:
     peak = "" if measured.peak_gmacs is None else f"; matmul reaches {measured.peak_gmacs:.0f} G/s"
     lines = [f"Time of the pruned graph: {parts}."] if parts else []
     lines.append(f"Multiply-adds by the formula: {count(measured.formula)}{peak}.")
+    lines += [f"No ratio to {escape(row.name)}: {escape(row.doubt)}." for row in measured.rows if row.doubt]
     lines += [] if measured.plan is None else _plan_lines(measured.plan)
     lines += [] if measured.board is None else [_board_line(measured.board)]
     shown.caption = "\n".join([*lines, escape(measured.versions["machine"])])
@@ -48,8 +52,23 @@ def ledger_line(measured: Ledger) -> str:
     """What the bench comes to, in one line."""
     pruned, *others = measured.rows
     on = f"{pruned.name} takes {pruned.median_ms:.2f} ms on {measured.device}"
-    beside = ", ".join(f"{row.ratio:.3f} of {row.name}" for row in others)
-    return f"{on}: {beside}" if others else f"{on}; there is no baseline to compare with"
+    if not others:
+        spread = pruned.p95_ms / pruned.median_ms
+        restless = f", 95 % of the runs within {spread:.2f} times that" if spread > RESTLESS else ""
+        return f"{on}{restless}; there is no baseline to compare with"
+    beside = ", ".join(f"{_ratio(row)} of {row.name}" for row in others if not row.doubt)
+    unknown = [row.name for row in others if row.doubt]
+    remedy = "close what else runs, or give more --rounds"
+    doubt = f"too unsteady for a ratio to {', '.join(unknown)}: {remedy}" if unknown else ""
+    return f"{on}: {'; '.join(filter(None, (beside, doubt)))}"
+
+
+def _ratio(row: Row) -> str:
+    return "unknown" if row.ratio is None else f"{row.ratio:.3f}"
+
+
+def _interval(row: Row) -> str:
+    return "" if row.interval is None else "{:.3f}-{:.3f}".format(*row.interval)
 
 
 def _share(part: float | None) -> str:

@@ -1,15 +1,40 @@
-"""The ledger: fair turns, right ratios, and shares that add up. Figures themselves are measured in tests/bench."""
+"""The ledger: fair turns, right ratios, and shares that add up. Figures themselves are measured in tests/bench; here a
+run takes what a clock of the test says.
+"""
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from edgeprune.cli.tables.ledger import ledger_line, ledger_table
 from edgeprune.errors import RequestError
 from edgeprune.export import Request, export_bundle
-from edgeprune.runtime.ledger.bench import Ledger, bench, part_shares
+from edgeprune.runtime.ledger import bench as module
+from edgeprune.runtime.ledger.bench import Ledger, bench, measure, part_shares
+
+SECONDS = {"encoder": 0.1, "unpruned": 0.2, "naive": 0.25, "pool": 0.16, "matmul": 0.5}
+STEADY = (1.0, 1.01, 1.02, 0.99, 1.01)
+Clock = Any
+
+
+def clock(restless: Mapping[str, Any] | None = None) -> Clock:
+    """A run of a graph takes its SECONDS times the next of STEADY, or of what `restless` has for it."""
+    given = {**dict.fromkeys(SECONDS, STEADY), **(restless or {})}
+    factors: dict[str, Iterator[float]] = {name: itertools.cycle(one) for name, one in given.items()}
+
+    def run(session: Any, feeds: Any) -> float:
+        name = session.source.removeprefix("baseline.").removesuffix(".onnx")
+        return SECONDS[name] * next(factors[name])
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +44,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ledger(folder: Path) -> Ledger:
-    return bench(folder, threads=1, rounds=5)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_time", clock())
+        return bench(folder, threads=1, rounds=10)
+
+
+def shown(ledger: Ledger) -> str:
+    text = io.StringIO()
+    Console(file=text, width=80).print(ledger_table(ledger))
+    return text.getvalue()
 
 
 def test_the_pruned_encoder_stands_beside_unpruned_naive_and_pooling(ledger: Ledger) -> None:
     assert [row.name for row in ledger.rows] == ["pruned", "unpruned", "naive", "pool"]
-    assert ledger.rounds == 5
+    assert ledger.rounds == 10
     assert ledger.threads == 1
 
 
@@ -34,6 +67,66 @@ def test_ratios_are_those_of_the_medians(ledger: Ledger) -> None:
     for row in ledger.rows:
         assert row.ratio == pytest.approx(pruned.median_ms / row.median_ms)
         assert 0 < row.median_ms <= row.p95_ms <= row.p99_ms
+    assert ledger_line(ledger) == "pruned takes 101.00 ms on cpu: 0.500 of unpruned, 0.400 of naive, 0.625 of pool"
+
+
+def test_a_ratio_stands_beside_the_interval_in_which_it_lies(ledger: Ledger) -> None:
+    row = ledger.row("pool")
+    assert row.ratio is not None
+    assert row.interval is not None
+    assert row.interval[0] <= row.ratio <= row.interval[1]
+    assert f"{row.interval[0]:.3f}-{row.interval[1]:.3f}" in shown(ledger)
+    assert ledger.row("pruned").interval is None
+
+
+def test_a_ratio_that_the_runs_do_not_bear_out_is_not_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_time", clock({"unpruned": (1, 1, 1, 1.5)}))
+    ledger = bench(folder, rounds=12, against=["unpruned", "pool"])
+    row = ledger.row("unpruned")
+    assert row.ratio is None
+    assert row.doubt == "the machine is restless: p95 of unpruned is 1.50 times its median"
+    assert f"No ratio to unpruned: {row.doubt}." in " ".join(shown(ledger).split())
+    line = ledger_line(ledger)
+    assert ledger.row("pool").ratio is not None
+    assert f"{ledger.row('pool').ratio:.3f} of pool; too unsteady for a ratio to unpruned: close what else" in line
+    assert json.loads(json.dumps(ledger.to_json()))["rows"][1]["ratio"] is None
+
+
+def test_without_a_baseline_there_is_no_ratio_to_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_time", clock())
+    ledger = bench(folder, rounds=6, against=[])
+    assert "/ this" not in shown(ledger)
+    assert "1.000" not in shown(ledger)
+    assert ledger_line(ledger) == "pruned takes 101.00 ms on cpu; there is no baseline to compare with"
+    monkeypatch.setattr(module, "_time", clock({"encoder": (1, 1, 1, 1.5)}))
+    assert ledger_line(bench(folder, rounds=20, against=[])) == (
+        "pruned takes 100.00 ms on cpu, 95 % of the runs within 1.50 times that; there is no baseline to compare with"
+    )
+
+
+class Graph:
+    """What is measured: only its name is asked for."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+
+@pytest.mark.parametrize(
+    ("settles_at", "given", "rounds"), [(0, None, 40), (80, None, 80), (999, None, 120), (999, 5, 5)]
+)
+def test_it_measures_longer_where_a_ratio_is_not_settled(
+    monkeypatch: pytest.MonkeyPatch, settles_at: int, given: int | None, rounds: int
+) -> None:
+    monkeypatch.setattr(module, "_time", lambda session, feeds: 0.25)
+    told: list[tuple[int, int, str]] = []
+    graphs: Any = {"pruned": Graph("encoder.onnx"), "unpruned": Graph("baseline.unpruned.onnx")}
+    times = measure(
+        graphs, {name: {} for name in graphs}, given, lambda *at: told.append(at),
+        enough=lambda times: len(times["pruned"]) >= settles_at,
+    )  # fmt: skip
+    assert {len(seconds) for seconds in times.values()} == {rounds}
+    assert [at for at, *_ in told] == list(range(rounds))
+    assert {what for at, _, what in told if at >= 40} <= {"measure longer"}
 
 
 def test_the_peak_is_the_matrix_product_of_the_same_run(ledger: Ledger) -> None:
@@ -64,6 +157,7 @@ def test_a_kernel_without_a_module_counts_to_the_next_that_has_one() -> None:
 def test_only_the_wanted_baselines_are_measured(folder: Path) -> None:
     found = bench(folder, rounds=1, against=["unpruned"])
     assert [row.name for row in found.rows] == ["pruned", "unpruned"]
+    assert found.row("unpruned").doubt == "1 rounds say too little, at least 6 are needed"
 
 
 def test_it_can_be_written_as_json(ledger: Ledger) -> None:

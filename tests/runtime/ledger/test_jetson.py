@@ -16,7 +16,16 @@ from edgeprune.cli.tables.ledger import ledger_table
 from edgeprune.errors import EdgepruneError
 from edgeprune.runtime.ledger import jetson
 from edgeprune.runtime.ledger.bench import bench
-from edgeprune.runtime.ledger.jetson import Board, Sample, is_jetson, parse_clocks, parse_mode, parse_sample, watching
+from edgeprune.runtime.ledger.jetson import (
+    Board,
+    Sample,
+    identity,
+    is_jetson,
+    parse_clocks,
+    parse_mode,
+    parse_sample,
+    watching,
+)
 
 MakeBundle = Callable[..., Path]
 
@@ -257,3 +266,9 @@ def test_bench_refuses_to_call_a_throttled_run_a_result(
     monkeypatch.setattr("edgeprune.runtime.ledger.bench.watching", partial(watching, orin.root))
     with pytest.raises(EdgepruneError, match="throttled, so this is no result: the kernel says cpu-throttle-alert"):
         bench(measurable(make_bundle), rounds=1)
+
+
+def test_a_board_says_who_it_is(orin: Root) -> None:
+    assert identity(orin.root) == ("NVIDIA Jetson AGX Orin Developer Kit", "36.4.3", "")
+    orin.program("dpkg-query", "printf '6.2+b77'")
+    assert identity(orin.root)[2] == "6.2"

@@ -1,0 +1,66 @@
+"""How two bundles differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.cli.tables import count, table
+from edgeprune.runtime.parity.diff import Diff
+
+__all__ = ["diff_lines", "diff_tables"]
+
+
+def diff_tables(found: Diff) -> list[Table]:
+    """What the bundles say differently, and the probes, as far as there are such."""
+    said = table("What they say", "", "old", "new")
+    for row in _rows(found):
+        said.add_row(*map(escape, row))
+    probes = table("The probes of the old one", "probe", "kept\nin both >", "of\nold >", "of\nnew >", "token\nerror >")
+    for name, one in found.probes.items():
+        error = "" if one.token_error is None else f"{one.token_error:.1e}"
+        probes.add_row(escape(name), str(one.common), str(one.old_kept), str(one.new_kept), error)
+    return [said, *([probes] if found.probes else [])]
+
+
+def diff_lines(found: Diff) -> list[str]:
+    """Which probes were not compared, and why; then what it comes to, in one line."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in found.not_compared.items():
+        reasons.setdefault(why, []).append(name)
+    return [*(f"not compared: {', '.join(names)}: {why}" for why, names in reasons.items()), _line(found)]
+
+
+def _rows(found: Diff) -> Iterator[tuple[str, ...]]:
+    """(what, old, new)"""
+    if any(found.cost):
+        yield ("multiply-adds", *(count(one) if one else "unknown" for one in found.cost))
+    yield ("encoder, bytes", *(f"{one:,}" for one in found.encoder_nbytes))
+    yield ("bundle, bytes", *(f"{one:,}" for one in found.bundle_nbytes))
+    for name, (old, new) in found.fields.items():
+        yield (name, _text(old), _text(new))
+    for name, both in found.versions.items():
+        yield (name, *(one or "-" for one in both))
+    yield from (("deviation", one, "-") for one in found.deviations[0])
+    yield from (("deviation", "-", one) for one in found.deviations[1])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "-"
+    return "-" if value is None else str(value)
+
+
+def _line(found: Diff) -> str:
+    if found.set_change is None:
+        sets = "nothing was run on the same probes"
+    else:
+        sets = f"kept sets change by up to {found.set_change:.1%}"
+    error = found.token_error
+    tokens = "no token to compare" if error is None else f"tokens differ by up to {error:.1e}"
+    cost = "" if found.cost_ratio is None else f"{found.cost_ratio:.3f} of the multiply-adds"
+    size = f"{found.encoder_nbytes[1] / max(found.encoder_nbytes[0], 1):.3f} of the encoder's bytes"
+    return ", ".join(filter(None, (sets, "" if found.set_change is None else tokens, cost, size)))
