@@ -61,6 +61,12 @@ class Cut:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return first_picks(self._whole.run(feeds), self._keep, self._greedy)
 
+    def run_on_device(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Raises RequestError: what is cut is on the host."""
+        raise RequestError(
+            f"a budget of {self._keep} is cut on the host; open the bundle without keep, and take the first picks there"
+        )
+
     def close(self) -> None:
         self._whole.close()
 

@@ -79,15 +79,27 @@ class Runner:
             return self.session.run({PIXELS: self.prepare(images)})
         return self.run({PIXELS: self.prepare(images), **inputs})
 
+    def outputs_on_device(self, images: Images, **inputs: NDArray[Any]) -> dict[str, Any]:
+        """`outputs` that stay where they are made, on a GPU if that runs the graph; `torch.from_dlpack` takes each.
+
+        So a language model on the same GPU gets its tokens without a copy through the host. (On a GPU not run here.)
+
+        Raises as `outputs` does, RequestError for a bundle that was opened with a smaller budget.
+        """
+        return self.session.run_on_device(self._feeds({PIXELS: self.prepare(images), **inputs}))
+
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The same for all inputs by name, as the graph takes them; float32 is cast where it takes float16.
 
         Raises RequestError when an input is missing or there is no such one, ImageError when one does not fit.
         """
+        return self.session.run(self._feeds(feeds))
+
+    def _feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         specs = self.session.inputs
         if feeds.keys() != specs.keys():
             raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
-        return self.session.run({name: _cast(name, feeds[name], spec) for name, spec in specs.items()})
+        return {name: _cast(name, feeds[name], spec) for name, spec in specs.items()}
 
     def prepare(self, images: Images) -> NDArray[Any]:
         """pixel_values of these images, as `outputs` takes them: [B, 3, H, W] float or [B, H, W, 3] uint8."""

@@ -35,6 +35,9 @@ class Backend(Protocol):
         """those that `run` returns, in its order"""
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]: ...
+    def run_on_device(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """`run`, with outputs that stay where they are made; whoever speaks DLPack takes them."""
+
     def close(self) -> None: ...
 
 

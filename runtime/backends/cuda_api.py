@@ -42,6 +42,10 @@ class Cuda:
         return self.api.cudaMemcpyKind.cudaMemcpyHostToDevice
 
     @property
+    def on_device(self) -> Any:
+        return self.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+
+    @property
     def to_host(self) -> Any:
         return self.api.cudaMemcpyKind.cudaMemcpyDeviceToHost
 

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from edgeprune.errors import BundleError, EdgepruneError, ImageError, RequestErr
 from edgeprune.runtime.backends import Closed, check_names
 from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.cuda_api import Cuda, load_cuda, pinned_array
+from edgeprune.runtime.backends.dlpack import CUDA, Shared
 
 __all__ = ["PlanSession", "open_plan"]
 
@@ -105,6 +106,16 @@ class PlanSession:
 
         Raises ImageError for another shape or dtype than the plan's, EdgepruneError when CUDA or TensorRT fails.
         """
+        cuda, stream = self._cuda, self._stream
+        with self._lock:
+            self._start(feeds)
+            for tensor in self._returned:
+                self._copy(tensor, cuda.to_host)
+            cuda("cudaStreamSynchronize", stream)
+            return {tensor.name: tensor.host.copy() for tensor in self._returned}
+
+    def _start(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Start a run of these inputs. Called with the lock held."""
         for tensor in self._given:
             values, host = feeds[tensor.name], tensor.host
             if values.shape != host.shape or values.dtype != host.dtype:
@@ -112,17 +123,25 @@ class PlanSession:
                     f"{tensor.name} must be {host.dtype} {list(host.shape)}, "
                     f"got {values.dtype} {list(values.shape)}; cast or reshape it"
                 )
+        self._check_open()
+        for tensor in self._given:
+            np.copyto(tensor.host, feeds[tensor.name])
+            self._copy(tensor, self._cuda.to_device)
+        self._launch()
+
+    def run_on_device(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """The outputs by name, each in GPU memory of its own. Raises as `run` does."""
         cuda, stream = self._cuda, self._stream
         with self._lock:
-            self._check_open()
-            for tensor in self._given:
-                np.copyto(tensor.host, feeds[tensor.name])
-                self._copy(tensor, cuda.to_device)
-            self._launch()
+            self._start(feeds)
+            number, made = int(cuda("cudaGetDevice")), dict[str, Any]()
             for tensor in self._returned:
-                self._copy(tensor, cuda.to_host)
+                copy = int(cuda("cudaMalloc", tensor.host.nbytes))
+                free = partial(cuda.api.cudaFree, copy)
+                made[tensor.name] = Shared(copy, tensor.host.shape, tensor.host.dtype.name, CUDA, number, free)
+                cuda("cudaMemcpyAsync", copy, tensor.device, tensor.host.nbytes, cuda.on_device, stream)
             cuda("cudaStreamSynchronize", stream)
-            return {tensor.name: tensor.host.copy() for tensor in self._returned}
+            return made
 
     def close(self) -> None:
         """Free the plan and its memory, on the GPU as well, once the run under way has ended."""
