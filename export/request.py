@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
+from edgeprune.probes import check_own
 from edgeprune.targets import Target
 
 __all__ = ["TRAINED", "Request", "check", "check_flags", "output_of", "pair"]
@@ -72,8 +73,10 @@ def check(request: Request) -> None:
         )
     if request.scorer is not None and not request.scorer.exists():
         raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")
-    if request.probes is not None and not request.probes.is_dir():
-        raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
+    if request.probes is not None:
+        if not request.probes.is_dir():
+            raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
+        check_own(request.probes)
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
 
 
