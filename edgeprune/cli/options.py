@@ -40,13 +40,14 @@ PATH = click.Path(path_type=Path)
 
 
 class _Bundle(ParamType):
-    """The folder of a bundle; a file in one, as its graph, means the folder."""
+    """The folder of a bundle; a file in one, as its graph, means the folder, owner/name that in the Hugging Face cache."""
 
     name = "bundle"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(value)
-        return path.parent if path.is_file() and (path.parent / "manifest.json").is_file() else path
+        from edgeprune.bundle import find
+
+        return find(value)
 
 
 class Image(ParamType):
