@@ -40,7 +40,7 @@ PATH = click.Path(path_type=Path)
 
 
 class _Bundle(ParamType):
-    """The folder of a bundle; a file in one, as its graph, means the folder, owner/name that in the Hugging Face cache."""
+    """The folder of a bundle, by whatever `edgeprune.bundle.find` knows it."""
 
     name = "bundle"
 

@@ -68,6 +68,8 @@ EARLY: dict[tuple[str, ...], str] = {
     (*EXPORT, "--probes", "nowhere"): r"--probes must be a folder with images; there is no folder nowhere",
     (*EXPORT, "--probes", "probes"): r"an image must be a file Pillow can read; probes/broken\.jpg is not",
     (*EXPORT, "--scorer", "nowhere"): r"--scorer must be what `edgeprune bavit train` wrote; there is no nowhere",
+    (*EXPORT, "--push-to-hub", "bundle"): r"--push-to-hub must be a repository of the Hugging Face hub .*, got bundle",
+    (*EXPORT, "--private"): r"--private goes with --push-to-hub, which is missing",
     ("show", "taken", "https://a.b/c.png"): r"must be a file on this machine, got the URL https://a\.b/c\.png",
     ("verify", "nowhere"): r"nowhere is not a bundle",
     ("bench", "nowhere"): r"nowhere is not a bundle",
