@@ -31,7 +31,9 @@ def find(name: str | os.PathLike[str]) -> Path:
     if os.path.isfile(path) and os.path.isfile(path.parent / MANIFEST):
         return path.parent
     match = re.fullmatch(rf"({HUB_ID})(?:@([\w./-]+))?", given)
-    return path if match is None or os.path.lexists(path) else _cached(given, match[1], match[2])
+    if match is None or os.path.lexists(path) or os.path.isdir(path.parent):  # in a folder that is there: a typo
+        return path
+    return _cached(given, match[1], match[2])
 
 
 def _cached(given: str, id: str, revision: str | None) -> Path:

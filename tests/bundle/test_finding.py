@@ -110,6 +110,11 @@ def test_without_huggingface_hub_the_cache_is_not_searched(monkeypatch: pytest.M
         find("me/bundle")
 
 
+def test_what_is_not_in_a_folder_that_is_there_is_no_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert find(f"{folder.name}/encoder.plan") == Path(folder.name, "encoder.plan")
+
+
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "a/b/c", "../b", "a/"])
 def test_other_names_are_folders(name: str) -> None:
     assert find(name) == Path(name)

@@ -90,7 +90,7 @@ WRONG: dict[tuple[object, ...], str] = {
     (*EXPORT, "--keep", 4, "--output", ".", "--force"): r"\. exists and is not a bundle, so --force does not",
     (*EXPORT, "--keep", 4, "--output", "/dev/null/out"): r"/dev/null/out cannot be written: Not a directory",
     (*EXPORT, "--ratio", 4): r"No such option:? '?--ratio'?.* \(see edgeprune export --help\)",
-    ("exprot",): r"No such command 'exprot'.* \(see edgeprune --help\)",
+    ("exprot",): r"no command 'exprot'; have .* Did you mean 'export'\? \(see edgeprune --help\)",
     ("verify",): r"Missing argument 'BUNDLE' \(see edgeprune verify --help\)",
     ("verify", "."): r"\. is not a bundle: it has no readable manifest\.json; make one with `edgeprune export`",
     ("inspect", "nowhere"): r"nowhere is not a bundle",
