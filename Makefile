@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: .venv demo bavit test test-slow test-all lint types bench clean
+.PHONY: .venv demo bavit test test-slow test-all lowest lint types bench clean
 
 .venv: $(STAMP)
 
@@ -38,6 +38,10 @@ test-slow: $(STAMP)
 test-all: $(STAMP)
 	$(PYTEST)
 
+# The oldest versions that pyproject.toml allows a device, on Python 3.10 where there is one.
+lowest: $(STAMP)
+	.ci/lowest
+
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,5 +53,5 @@ bench: $(STAMP)
 	$(BIN)/pytest tests/bench --capture=no
 
 clean:
-	rm -rf demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo build dist .lowest *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -72,7 +72,7 @@ class TargetError(RequestError):
 
 
 def unknown_name(kind: str, name: str, have: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does: spelt alike, or a part of it.
+    """The message for a name that does not exist, with the nearest one that does: that it is a part of, or spelt alike.
 
     >>> unknown_name("method", "fastervlmm", ["fastervlm", "none"])
     "no method 'fastervlmm'; have fastervlm, none. Did you mean 'fastervlm'?"
@@ -87,8 +87,7 @@ def unknown_name(kind: str, name: str, have: Iterable[str]) -> str:
 
 def _nearest(name: str, names: list[str]) -> str | None:
     """Upper and lower case are the same here; of several names that hold it, the shortest."""
+    if name and (holding := [one for one in names if name.lower() in one.lower()]):
+        return min(holding, key=len)
     folded = {one.lower(): one for one in reversed(names)}
-    if near := difflib.get_close_matches(name.lower(), folded, n=1):
-        return folded[near[0]]
-    holding = [one for one in names if name and name.lower() in one.lower()]
-    return min(holding, key=len, default=None)
+    return next((folded[near] for near in difflib.get_close_matches(name.lower(), folded, n=1)), None)

@@ -145,7 +145,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         del encoder, graph, models, graphs
         gc.collect()  # the weights, before ONNX Runtime holds its own copy
 
-        write_texts(folder, checkpoint, manifest, target)
+        write_texts(folder, checkpoint, manifest, target, request.push_to_hub)
         manifest = write_manifest(folder, manifest)
 
         step("verify on ONNX Runtime")

@@ -16,7 +16,7 @@ from edgeprune import bundle, pruners
 from edgeprune.bundle import Graph, Manifest, Model, TensorSpec
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.export import recipe
+from edgeprune.export import hub, recipe
 from edgeprune.export.storage import file_of
 from edgeprune.pruners import Method, depth_of
 from edgeprune.runtime.images.preprocess import Preprocessing
@@ -82,11 +82,17 @@ def steps_of(method: Method, encoder: Encoder) -> tuple[int, ...]:
     return () if depth is None else (depth,)
 
 
-def write_texts(folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target) -> None:
-    """preprocessor_config.json, README.md, and what a device needs to build and compare; the reference is there."""
+def write_texts(
+    folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target, repository: str | None = None
+) -> None:
+    """preprocessor_config.json, README.md, and what a device needs to build and compare; the reference is there.
+
+    repository: on the Hugging Face hub, if it goes there; README.md is its card then
+    """
+    page = recipe.readme(manifest, target)
     texts = {
         "preprocessor_config.json": bundle.json_text(checkpoint.processor),
-        "README.md": recipe.readme(manifest, target),
+        "README.md": page if repository is None else hub.card(manifest, page, repository),
         "build.sh": recipe.build_script(target, manifest.encoder.file),
         **recipe.polygraphy(target, folder / REFERENCE, manifest.encoder.file),
     }

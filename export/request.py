@@ -15,6 +15,8 @@ from pathlib import Path
 
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
+from edgeprune.export import hub
+from edgeprune.probes import check_own
 from edgeprune.targets import Target
 
 __all__ = ["TRAINED", "Request", "check", "check_flags", "output_of", "pair"]
@@ -53,6 +55,10 @@ class Request:
     probes: Path | None = None
     baselines: bool = True
     force: bool = False
+    push_to_hub: str | None = None
+    """owner/name on the Hugging Face hub, for which README.md is made"""
+    private: bool = False
+    """whether that is a private repository, where it is new"""
 
 
 def check(request: Request) -> None:
@@ -72,9 +78,15 @@ def check(request: Request) -> None:
         )
     if request.scorer is not None and not request.scorer.exists():
         raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")
-    if request.probes is not None and not request.probes.is_dir():
-        raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
+    if request.probes is not None:
+        if not request.probes.is_dir():
+            raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
+        check_own(request.probes)
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
+    if request.private and request.push_to_hub is None:
+        raise RequestError("--private goes with --push-to-hub, which is missing; leave it out")
+    if request.push_to_hub is not None:
+        hub.check(request.push_to_hub)
 
 
 def output_of(request: Request, id: str, target: Target) -> Path:

@@ -51,6 +51,15 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("jetson-oirn", "jetson-orin"), ("ORIN", "jetson-orin"), ("jetson", "jetson-orin"), ("jp51", "jetson-orin-jp51")],
+)
+def test_the_nearest_name_holds_it_or_is_spelt_alike(name: str, near: str) -> None:
+    names = ["cpu", "jetson-orin", "jetson-orin-jp51", "jetson-thor"]
+    assert unknown_name("target", name, names).endswith(f" Did you mean '{near}'?")
+
+
 def test_an_unknown_name_far_from_all_gets_the_list_only() -> None:
     assert unknown_name("target", "xyz", ["cpu"]) == "no target 'xyz'; have cpu."
 

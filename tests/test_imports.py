@@ -40,6 +40,7 @@ FLOORS = {
 """part of the package -> its floor; it may import what stands below"""
 BESIDE = {
     "typed": ("errors",),
+    "probes": ("runtime",),
     "quality": ("export",),
     "train": ("quality",),
     "integrations": ("export",),
@@ -141,7 +142,7 @@ def why_not(module: str, found: Import) -> str | None:
     if within(name, "edgeprune"):
         bare = name == "edgeprune" or module == "edgeprune"  # the version
         return None if bare else why_not_ours(own, name.removeprefix("edgeprune."))
-    if within(own, "targets") and name.split(".")[0] not in {*sys.stdlib_module_names, "tomli"}:
+    if within(own, "targets") and name.split(".")[0] not in {*sys.stdlib_module_names, "tomli", "tomllib"}:
         return "targets/ uses the standard library only"
     if within(name, *ONNX) and not within(own, "export"):
         return "only export/ may name onnx"

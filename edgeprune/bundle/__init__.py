@@ -10,6 +10,8 @@
       compare.py, probes.json   parity in Polygraphy: what `polygraphy run` takes the probes and the comparison from
       build.sh, README.md       the recipe and the three commands for the device
 
+A bundle is called by its folder, a file in it, or its name in the Hugging Face cache (`finding`).
+
 File names are relative, with `/`, and stay inside the folder. Which file is which graph stands in the manifest.
 
 Writing is atomic: everything goes to a hidden folder beside the output, which takes its name at the very end. A
@@ -18,6 +20,7 @@ plan takes its name, then a manifest that lists it takes the place of the old on
 """
 
 from edgeprune.bundle.engines import add_engine
+from edgeprune.bundle.finding import find
 from edgeprune.bundle.manifest import MANIFEST, Manifest, json_text
 from edgeprune.bundle.reading import Bundle, describe_files, load
 from edgeprune.bundle.schema import ENCODER, SCHEMA_VERSION, Engine, File, Graph, Model, TensorSpec
@@ -37,6 +40,7 @@ __all__ = [
     "add_engine",
     "check_output",
     "describe_files",
+    "find",
     "json_text",
     "load",
     "writing",

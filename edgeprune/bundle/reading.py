@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from edgeprune.bundle.finding import find
 from edgeprune.bundle.manifest import MANIFEST, Manifest
 from edgeprune.bundle.onnx_data import external_files
 from edgeprune.bundle.schema import File
@@ -47,11 +48,11 @@ class Bundle:
 
 
 def load(folder: str | Path) -> Bundle:
-    """The bundle in a folder, with the size and sha256 of every file checked.
+    """The bundle in a folder, or of a name that `find` knows, with the size and sha256 of every file checked.
 
     Raises BundleError when the folder is no bundle, a file is missing or changed, or a name leaves the folder.
     """
-    folder = Path(folder)
+    folder = find(folder)
     try:
         text = read_manifest(folder)
     except (OSError, ValueError) as error:

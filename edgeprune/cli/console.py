@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import click
@@ -82,12 +82,12 @@ def progress(each: bool = False) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = _Console(stderr=True)
-    if each and not console.is_terminal and not _wants_json():
-        with _lines() as show:
+    if not console.is_terminal:  # nor is a bar begun: rich 13.0 ends one that is disabled with an empty line
+        with _lines() if each and not _wants_json() else nullcontext(lambda done, total, what: None) as show:
             yield show
         return
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 

@@ -57,6 +57,8 @@ __all__ = ["command"]
 @click.option("--probes", type=options.PATH, help="Folder with images of yours to check parity on, too.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload it to the Hugging Face hub, with a model card.")
+@click.option("--private", is_flag=True, help="With --push-to-hub: a repository of your own, if it is new.")
 @options.language_model
 @options.verb
 def command(
@@ -77,6 +79,7 @@ def command(
     check(request)  # before torch and transformers are imported, which takes seconds
     model = options.read_language_model(language_model)
     with needs("export"):
+        from edgeprune.export.hub import push
         from edgeprune.export.job import STEPS, export_bundle
 
     with progress(each=True) as show:
@@ -84,10 +87,12 @@ def command(
     for warning in exported.warnings:
         warn(warning)
     bound = options.bound_of(model, exported.manifest, request.target)
+    page = None if request.push_to_hub is None else push(exported.folder, request.push_to_hub, request.private)
     if as_json:
         reports = [report.to_json() for report in exported.reports]
         manifest = dataclasses.asdict(exported.manifest)
         value = {"bundle": str(exported.folder), "manifest": manifest, "parity": reports}
+        value |= {} if page is None else {"hub": page}
         print_json(value if bound is None else {**value, "bound": bound.to_json()})
         return
     from edgeprune.cli.tables.bound import bound_table
@@ -98,3 +103,5 @@ def command(
     if bound is not None:
         display(bound_table(bound))
     click.echo(f"wrote {exported.folder}")
+    if page is not None:
+        click.echo(f"pushed to {page}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from edgeprune.errors import unknown_name
+
 __all__ = ["LazyGroup"]
 
 
@@ -29,3 +31,10 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"{self.package}.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.names and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(unknown_name("command", args[0], self.names), ctx)
+        return super().resolve_command(ctx, args)

@@ -43,13 +43,14 @@ PATH = click.Path(path_type=Path)
 
 
 class Bundle(ParamType):
-    """The folder of a bundle; a file in one, as its graph, means the folder."""
+    """The folder of a bundle, by whatever `edgeprune.bundle.find` knows it."""
 
     name = "bundle"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(value)
-        return path.parent if path.is_file() and (path.parent / "manifest.json").is_file() else path
+        from edgeprune.bundle import find
+
+        return find(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return completion.folders(incomplete)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edgeprune.errors import ImageError
+from edgeprune.runtime.images.preprocess import as_rgb, check_file
 
-__all__ = ["probes", "scenes"]
+__all__ = ["check_own", "probes", "scenes"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def probes(size: tuple[int, int], folder: Path | None = None) -> dict[str, Image.Image]:
     """Name -> RGB image; the synthetic ones have the given (height, width).
 
-    A flat image makes all patches tie; black and white are flat at the ends of the range. `folder` adds the user's own.
-    Raises ImageError when the folder has no readable image.
+    A flat image makes all patches tie; black and white are flat at the ends of the range. `folder` adds the user's own,
+    read as the runtime reads a file. Raises ImageError when it has none, or names the first that cannot be read.
     """
     height, width = size
     ramp = np.linspace(0, 255, height)[:, None] + np.linspace(0, 255, width)[None, :]
@@ -33,7 +35,7 @@ def probes(size: tuple[int, int], folder: Path | None = None) -> dict[str, Image
     }
     images = {path.stem: Image.open(path).convert("RGB") for path in scenes()[:2]}
     images |= {name: Image.fromarray(draw().astype(np.uint8)) for name, draw in drawn.items()}
-    return images | (_own(folder) if folder is not None else {})
+    return images | ({name: as_rgb(path, True) for name, path in _own(folder).items()} if folder is not None else {})
 
 
 def scenes() -> list[Path]:
@@ -41,11 +43,16 @@ def scenes() -> list[Path]:
     return sorted((Path(str(files("edgeprune"))) / "models" / "tiny" / "scenes").glob("*.png"))
 
 
-def _own(folder: Path) -> dict[str, Image.Image]:
+def check_own(folder: Path) -> None:
+    """What can be said of the user's own without decoding them. Raises ImageError as `probes` does."""
+    for path in _own(folder).values():
+        check_file(path)
+
+
+def _own(folder: Path) -> dict[str, Path]:
+    """Name -> file: own- and its stem, or its whole name where another file would have the same."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise ImageError(f"--probes must be a folder with images ({', '.join(sorted(_SUFFIXES))}); {folder} has none")
-    try:
-        return {f"own-{path.stem}": Image.open(path).convert("RGB") for path in paths}
-    except (OSError, UnidentifiedImageError) as error:
-        raise ImageError(f"--probes: {error}") from None
+    taken = Counter(name for path in paths for name in {path.stem, path.name})
+    return {f"own-{path.stem if taken[path.stem] == 1 else path.name}": path for path in paths}

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -184,11 +185,28 @@ def as_rgb(image: ImageLike, convert: bool) -> Image.Image:
 
 def _read(path: Path) -> Image.Image:
     """As transformers' load_image: upright, and an alpha channel is dropped, not blended."""
+    with _opened(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def check_file(path: Path) -> None:
+    """Raises ImageError when no image begins there, or one with more pixels than Pillow takes."""
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise ImageError(f"an image must be a file; there is none at {path}; check the name")
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            yield image
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(
+            f"an image must have at most {most:,} pixels; {path} has more; make it smaller, or cut it"
+        ) from None
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise ImageError(
             f"an image must be a file Pillow can read; {path} is not ({_reason(error)}); use PNG or JPEG"

@@ -66,7 +66,10 @@ EARLY: dict[tuple[str, ...], str] = {
         "https://huggingface.co/a/b",
     ): r"--model must be a folder or .*, got the URL https://huggingface",
     (*EXPORT, "--probes", "nowhere"): r"--probes must be a folder with images; there is no folder nowhere",
+    (*EXPORT, "--probes", "probes"): r"an image must be a file Pillow can read; probes/broken\.jpg is not",
     (*EXPORT, "--scorer", "nowhere"): r"--scorer must be what `edgeprune bavit train` wrote; there is no nowhere",
+    (*EXPORT, "--push-to-hub", "bundle"): r"--push-to-hub must be a repository of the Hugging Face hub .*, got bundle",
+    (*EXPORT, "--private"): r"--private goes with --push-to-hub, which is missing",
     ("show", "taken", "https://a.b/c.png"): r"must be a file on this machine, got the URL https://a\.b/c\.png",
     ("verify", "nowhere"): r"nowhere is not a bundle",
     ("bench", "nowhere"): r"nowhere is not a bundle",
@@ -85,6 +88,8 @@ def answers(
     for name, model_type in (("taken", "bert"), ("detector", "detr")):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "probes").mkdir()
+    (folder / "probes" / "broken.jpg").write_bytes(b"no image")
     done = process(json.dumps([*EARLY]), folder, code=ANSWERS)
     return dict(zip(EARLY, json.loads(done.out), strict=True))
 

@@ -25,6 +25,21 @@ def test_a_fresh_bundle_verifies(run: Run, exported: tuple[Path, Done]) -> None:
     assert re.search(r"cpu float32 +(\d+)/\1 .* pass", done.out)
 
 
+def test_case_a_bundle_in_a_hugging_face_cache_verifies_by_its_name(
+    run: Run, exported: tuple[Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub.constants"), "HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef" * 2 + "01234567"
+    snapshot = tmp_path / "models--me--bundle" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--me--bundle" / "refs").mkdir()
+    (tmp_path / "models--me--bundle" / "refs" / "main").write_text(commit)
+    for path in exported[0].iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert run("verify", "me/bundle").out == run("verify", exported[0]).out
+    assert said(run("verify", "me/other")).endswith("or fetch it with `hf download me/other`")
+
+
 def test_a_bundle_that_differs_from_its_reference_fails_and_says_why(run: Run, bundle: Path, said: Said) -> None:
     from safetensors.numpy import load_file, save_file
 
