@@ -50,7 +50,10 @@ class Session:
         return dict(zip(self._names, self.raw.run(self._names, feeds), strict=True))
 
     def run_on_device(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        """The outputs by name as OrtValues, on the GPU where the graph runs there."""
+        """The outputs by name as OrtValues, on the GPU where the graph runs there.
+
+        Raises RequestError when this ONNX Runtime cannot hand them on.
+        """
         binding = self.raw.io_binding()
         for name, values in feeds.items():
             binding.bind_cpu_input(name, values)
@@ -58,7 +61,13 @@ class Session:
             binding.bind_output(name, self.device)
         self.raw.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return dict(zip(self._names, binding.get_outputs(), strict=True))
+        values = binding.get_outputs()
+        if not hasattr(values[0], "__dlpack__"):
+            raise RequestError(
+                "outputs that stay on the device need an onnxruntime whose values speak DLPack, this one's do not; "
+                "pip install --upgrade onnxruntime, or take outputs()"
+            )
+        return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:
         """Let go of the graph and its memory, once the runs under way have ended."""
