@@ -17,7 +17,9 @@ from edgeprune.bundle import Graph, Manifest, Model, TensorSpec
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export import recipe
+from edgeprune.export.page import readme
 from edgeprune.export.storage import file_of
+from edgeprune.export.wheel import Wheel
 from edgeprune.pruners import Method, depth_of
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
@@ -82,11 +84,17 @@ def steps_of(method: Method, encoder: Encoder) -> tuple[int, ...]:
     return () if depth is None else (depth,)
 
 
-def write_texts(folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target) -> None:
-    """preprocessor_config.json, README.md, and what a device needs to build and compare; the reference is there."""
+def write_texts(
+    folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target, wheel: Wheel | None = None
+) -> None:
+    """preprocessor_config.json, README.md, edgeprune's wheel if it is carried, and what a device needs to build and
+    compare; graphs and reference are there."""
+    if wheel is not None:
+        (folder / wheel.name).write_bytes(wheel.content)
+    weights = sum(path.stat().st_size for path in folder.glob(f"{manifest.encoder.file}*"))
     texts = {
         "preprocessor_config.json": bundle.json_text(checkpoint.processor),
-        "README.md": recipe.readme(manifest, target),
+        "README.md": readme(manifest, target, wheel, weights),
         "build.sh": recipe.build_script(target, manifest.encoder.file),
         **recipe.polygraphy(target, folder / REFERENCE, manifest.encoder.file),
     }

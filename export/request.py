@@ -15,9 +15,10 @@ from pathlib import Path
 
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
+from edgeprune.export.wheel import Wheel, wheel
 from edgeprune.targets import Target
 
-__all__ = ["TRAINED", "Request", "check", "check_flags", "output_of", "pair"]
+__all__ = ["TRAINED", "Request", "carried", "check", "check_flags", "output_of", "pair"]
 
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
@@ -52,6 +53,8 @@ class Request:
     uint8: bool = False
     probes: Path | None = None
     baselines: bool = True
+    runtime: bool = True
+    """whether edgeprune's own wheel goes along, where the target can install it"""
     force: bool = False
 
 
@@ -75,6 +78,7 @@ def check(request: Request) -> None:
     if request.probes is not None and not request.probes.is_dir():
         raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
+    carried(request, target)
 
 
 def output_of(request: Request, id: str, target: Target) -> Path:
@@ -124,6 +128,15 @@ def check_flags(request: Request, target: Target) -> None:
         raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
     if request.tiles > 1 and request.dynamic_batch:
         raise RequestError(f"--tiles {request.tiles} fixes the batch and --dynamic-batch frees it; give one of them")
+
+
+def carried(request: Request, target: Target) -> Wheel | None:
+    """edgeprune's own wheel, for a bundle that is to carry it; a board whose Python is too old could not install it.
+
+    Raises RequestError when there is none to be made here.
+    """
+    able = target.jetson is None or target.jetson.install is not None
+    return wheel() if request.runtime and able else None
 
 
 def pair(option: str, text: str | None, what: str) -> tuple[int, int] | None:

@@ -56,6 +56,10 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option("--probes", type=options.PATH, help="Folder with images of yours to check parity on, too.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
+@click.option(
+    "--runtime/--no-runtime", default=True, show_default=True,
+    help="Add edgeprune itself, as a wheel without its models, for the device to install.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @options.language_model
 @options.verb
