@@ -27,4 +27,4 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
     config = LlavaConfig(**checkpoint.config)
-    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector(config), layer)
+    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector, layer)
