@@ -19,6 +19,7 @@ from edgeprune.checkpoint._config import described
 from edgeprune.checkpoint._files import (
     AS_SAVED,
     DEFAULT_MODEL,
+    PROCESSORS,
     Absent,
     Files,
     find,
@@ -26,11 +27,30 @@ from edgeprune.checkpoint._files import (
     read_json,
     read_processor,
 )
-from edgeprune.checkpoint._layout import not_read
+from edgeprune.checkpoint._layout import beside, is_original_llava, not_read
 from edgeprune.checkpoint._numbers import check_plain
 from edgeprune.errors import ModelError
 
-__all__ = ["DEFAULT_MODEL", "Checkpoint", "not_read", "open_checkpoint"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "INDEX",
+    "PICKLED",
+    "PICKLED_INDEX",
+    "PROCESSORS",
+    "SINGLE",
+    "Checkpoint",
+    "Files",
+    "beside",
+    "find",
+    "is_original_llava",
+    "not_read",
+    "open_checkpoint",
+    "read_config",
+    "read_processor",
+    "read_tensors",
+    "weight_map",
+    "weights",
+]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -78,8 +98,8 @@ class Checkpoint:
         wanted = [name for name in names if name.startswith(prefix)]
         _layout.check_names(wanted, self.files.place, self.id)
         others = tuple(one for one in prefixes if one)
-        if beside := [name for name in names if name.startswith(others) and not name.startswith(prefix)]:
-            raise not_read(self.id, beside[0], f"what reads {prefix}*")
+        if others_too := [name for name in names if name.startswith(others) and not name.startswith(prefix)]:
+            raise not_read(self.id, others_too[0], f"what reads {prefix}*")
         found = self.values(wanted)
         check_plain(found, self.stored, self.files.place, self.id)
         return {name.removeprefix(prefix): value for name, value in found.items()}
@@ -92,7 +112,7 @@ class Checkpoint:
                 path = self.locate(shard)
             except Absent as error:
                 raise ModelError(f"{error}; tensors of the vision encoder are in it, so add it") from None
-            found |= _read(path, [name for name in names if self.shards[name] == shard])
+            found |= read_tensors(path, [name for name in names if self.shards[name] == shard])
         return found
 
 
@@ -104,10 +124,10 @@ def open_checkpoint(model: str | None = None, revision: str | None = None) -> Ch
     files = find(model, revision)
     stored = read_config(files)
     _layout.check_original(stored, files.place, files.id)
-    return Checkpoint(files, stored, read_processor(files), _weights(files))
+    return Checkpoint(files, stored, read_processor(files), weights(files))
 
 
-def _weights(files: Files) -> dict[str, str]:
+def weights(files: Files) -> dict[str, str]:
     """Tensor name -> file that holds it."""
     try:
         return weight_map(files.locate(INDEX))
@@ -127,7 +147,7 @@ def _instead(files: Files) -> str:
         return f"; if it has a {PICKLED}, convert it once with {convert}"
     for name in (PICKLED, PICKLED_INDEX):
         if (Path(files.place) / name).is_file():
-            return f", only {name}, which is pickled; convert it once with {convert}"
+            return f", only {name}, which is pickled; convert it once, if you trust it: {convert.strip('`')}"
     return f"; {AS_SAVED}"
 
 
@@ -149,9 +169,13 @@ def _safetensors(path: Path) -> Any:
         raise ModelError(f"{path} must be a safetensors file: {error}; copy it again") from None
 
 
-def _read(path: Path, names: list[str]) -> dict[str, Tensor]:
+def read_tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """Raises ModelError when the file is damaged, or lacks one of the tensors."""
     with _safetensors(path) as file:
         missing = sorted(set(names) - set(file.keys()))
         if missing:
             raise ModelError(f"{path} lacks the tensor {missing[0]} that the index promises; copy the shard again")
-        return {name: file.get_tensor(name) for name in names}
+        try:
+            return {name: file.get_tensor(name) for name in names}
+        except SafetensorError as error:  # dtypes that torch does not have
+            raise ModelError(f"{path} cannot be read: {error}") from None

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from edgeprune.checkpoint._config import architecture
@@ -48,8 +49,10 @@ def beside(place: str, suffix: str) -> str:
     >>> beside("owner/name", "-plain")
     'name-plain'
     """
-    local = os.path.isdir(place)
-    return (place.rstrip("/") if local else place.rpartition("/")[2]) + suffix
+    if not os.path.isdir(place):
+        return place.rpartition("/")[2] + suffix
+    path = Path(place)
+    return f"{path if path.name not in ('', '..') else path.resolve()}{suffix}"
 
 
 def unwrapped(name: str) -> str:

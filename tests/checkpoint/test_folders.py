@@ -162,7 +162,7 @@ def test_a_pickled_checkpoint_is_refused_with_the_way_to_convert_it(
     (folder / "model.safetensors").unlink()
     assert refusal(f"{folder}/") == (
         f"{folder} has no model.safetensors, only pytorch_model.bin, which is pickled; "
-        f"convert it once with `edgeprune convert {folder}`"
+        f"convert it once, if you trust it: edgeprune convert {folder}"
     )
     (folder / "pytorch_model.bin").unlink()
     assert "only pytorch_model.bin.index.json, which is pickled" in refusal(folder)
