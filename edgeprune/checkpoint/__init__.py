@@ -6,6 +6,7 @@ need not exist; from the hub they are not fetched. What is in another layout, or
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,7 @@ __all__ = [
     "is_original_llava",
     "not_read",
     "open_checkpoint",
+    "printable",
     "read_config",
     "read_processor",
     "read_tensors",
@@ -138,7 +140,7 @@ def weights(files: Files) -> dict[str, str]:
     except Absent as error:
         raise ModelError(f"{error}{_instead(files)}") from None
     with _safetensors(path) as file:
-        return dict.fromkeys(file.keys(), SINGLE)
+        return printable(dict.fromkeys(file.keys(), SINGLE), path)
 
 
 def _instead(files: Files) -> str:
@@ -159,7 +161,15 @@ def weight_map(index: Path) -> dict[str, str]:
     for name in sorted(set(shards.values())):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ModelError(f"{index} names {name!r}, which leaves the checkpoint; do not use it")
-    return shards
+    return printable(shards, index)
+
+
+def printable(names: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The same. Raises ModelError for a name that a terminal would not show as it is."""
+    for name in names:
+        if not name.isprintable():
+            raise ModelError(f"{path} has a tensor of the name {name!r:.80}; is the file damaged?")
+    return {**names}
 
 
 def _safetensors(path: Path) -> Any:

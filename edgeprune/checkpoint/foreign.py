@@ -11,7 +11,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from edgeprune.checkpoint import INDEX, PICKLED, PICKLED_INDEX, SINGLE, Checkpoint, read_tensors, weight_map, weights
+from edgeprune.checkpoint import (
+    INDEX,
+    PICKLED,
+    PICKLED_INDEX,
+    SINGLE,
+    Checkpoint,
+    printable,
+    read_tensors,
+    weight_map,
+    weights,
+)
 from edgeprune.checkpoint._files import Absent, Files
 from edgeprune.checkpoint._layout import unwrapped
 from edgeprune.checkpoint._pickled import unpickled
@@ -88,5 +98,5 @@ def _names(files: Files) -> Mapping[str, str]:
             path = files.locate(single)
         except Absent:
             continue
-        return dict.fromkeys(unpickled(path), single) if single == PICKLED else weights(files)
+        return printable(dict.fromkeys(unpickled(path), single), path) if single == PICKLED else weights(files)
     raise ModelError(f"{files.place} has neither {SINGLE} nor {PICKLED}; give a folder as save_pretrained() writes it")

@@ -18,7 +18,7 @@ def building(id: str) -> Iterator[None]:
     except EdgepruneError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = "".join(one if one.isprintable() else "?" for one in " ".join(str(error).split()))
         if isinstance(error, KeyError):
             said = f"{said} is missing, or unknown"
         elif not said.startswith("Validation error"):  # which names the field
