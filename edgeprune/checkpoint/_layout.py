@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,11 @@ def adapter(settings: dict[str, Any], base_config: dict[str, Any] | None, place:
         class_ = architecture(base_config)
     if not isinstance(class_, str) or not class_.isidentifier():
         class_ = "AutoModelForImageTextToText" if settings.get("task_type") == "CAUSAL_LM" else "AutoModel"
-    merged = beside(place, "-merged")
+    was, own, merged = (dumps(one) for one in (str(base), place, beside(place, "-merged")))
     code = (
         f"from peft import PeftModel as A; from transformers import AutoImageProcessor as P, {class_} as M; "
-        f"A.from_pretrained(M.from_pretrained({base!r}), {place!r}).merge_and_unload().save_pretrained({merged!r}); "
-        f"P.from_pretrained({base!r}).save_pretrained({merged!r})"
+        f"A.from_pretrained(M.from_pretrained({was}), {own}).merge_and_unload().save_pretrained({merged}); "
+        f"P.from_pretrained({was}).save_pretrained({merged})"
     )
     return ModelError(
         f"{place} has an adapter of PEFT, which changes the weights of {base}; merge it once: "

@@ -7,6 +7,7 @@ vision tower as it was, and such a checkpoint is as good as any.
 from __future__ import annotations
 
 import shlex
+from json import dumps
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def _remedy(config: dict[str, Any], place: str) -> str:
     plain = beside(place, "-plain")
     code = (
         f"from transformers import AutoImageProcessor as P, {architecture(config)} as M; "
-        f"M.from_pretrained({place!r}).dequantize().save_pretrained({plain!r}); "
-        f"P.from_pretrained({place!r}).save_pretrained({plain!r})"
+        f"M.from_pretrained({dumps(place)}).dequantize().save_pretrained({dumps(plain)}); "
+        f"P.from_pretrained({dumps(place)}).save_pretrained({dumps(plain)})"
     )
     return f", or dequantise this one once: python -c {shlex.quote(code)}"

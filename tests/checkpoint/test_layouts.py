@@ -176,7 +176,7 @@ def test_an_adapter_of_peft_is_known_by_its_file(
     code = shlex.split(message)[-1]
     compile(code, "advice", "exec")
     assert "CLIPModel as M" in code
-    assert f"A.from_pretrained(M.from_pretrained('{base}'), '{folder}').merge_and_unload()" in code
+    assert f'A.from_pretrained(M.from_pretrained("{base}"), "{folder}").merge_and_unload()' in code
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._fsdp_wrapped_module."])

@@ -74,7 +74,7 @@ def test_case_int8_of_bitsandbytes_is_refused_with_its_name_and_the_way_out(
     command = shlex.split(message.partition("once: ")[2])[-1]
     compile(command, "advice", "exec")
     assert "import AutoImageProcessor as P, LlavaForConditionalGeneration as M;" in command
-    assert f"M.from_pretrained('{folder}').dequantize().save_pretrained('{folder}-plain')" in command
+    assert f'M.from_pretrained("{folder}").dequantize().save_pretrained("{folder}-plain")' in command
 
 
 @pytest.mark.parametrize(

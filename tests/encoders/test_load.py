@@ -1,4 +1,4 @@
-"""Every class of transformers with a family's tower loads, whatever stands beside it; its weights are what was saved."""
+"""Every class of transformers with a family's tower loads, whatever is beside it, with the weights that it saved."""
 
 from __future__ import annotations
 
