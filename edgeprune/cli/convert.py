@@ -7,17 +7,22 @@ from pathlib import Path
 
 import click
 
-from edgeprune.cli import options
+from edgeprune.cli import completion, options
 from edgeprune.cli.console import needs, print_json, warn
 
 __all__ = ["command"]
 
 
 @click.command("convert")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option("--output", type=options.PATH, help="Default: its name with -safetensors behind it.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
-@click.option("--vision-tower", metavar="MODEL", help="The CLIP of an original LLaVA; default, the one that it names.")
+@click.option(
+    "--vision-tower",
+    metavar="MODEL",
+    shell_complete=completion.models,
+    help="The CLIP of an original LLaVA; default, the one that it names.",
+)
 @click.option("--force", is_flag=True, help="Replace a converted checkpoint that is there.")
 @options.verb
 def command(
