@@ -53,7 +53,8 @@ def theirs(folder: Path) -> Tensor:
 def ours(folder: Path) -> Tensor:
     encoder = encoders.load(open_checkpoint(str(folder)))
     with torch.inference_mode():
-        return PrunedEncoder(encoder, none.Method(encoder.patches)).eval()(PIXELS)[0][0]
+        tokens: Tensor = PrunedEncoder(encoder, none.Method(encoder.patches)).eval()(PIXELS)[0][0]
+    return tokens
 
 
 def original(folder: Path, safe: bool = True, tower: bool = True, **config: Any) -> tuple[Path, Path]:
@@ -117,7 +118,7 @@ def test_padding_to_a_square_and_tiles_are_those_of_transformers(llava_folder: M
     read = open_checkpoint(str(pad.folder))
     assert (read.processor["image_processor_type"], read.processor["do_pad"]) == ("LlavaImageProcessor", True)
     assert read.config["model_type"] == "llava"
-    tiles = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": TILES}
+    tiles: dict[str, Any] = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": TILES}
     tiled = converted(*original(llava_folder(tmp_path / "b" / "llava"), **tiles))
     read = open_checkpoint(str(tiled.folder))
     assert read.processor["image_processor_type"] == "LlavaNextImageProcessor"
