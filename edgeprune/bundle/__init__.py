@@ -25,7 +25,7 @@ from edgeprune.bundle.finding import find
 from edgeprune.bundle.manifest import MANIFEST, Manifest, json_text
 from edgeprune.bundle.reading import Bundle, describe_files, load
 from edgeprune.bundle.schema import ENCODER, SCHEMA_VERSION, Engine, File, Graph, Model, TensorSpec
-from edgeprune.bundle.writing import check_output, writing
+from edgeprune.bundle.writing import Kind, check_output, writing
 
 __all__ = [
     "ENCODER",
@@ -35,6 +35,7 @@ __all__ = [
     "Engine",
     "File",
     "Graph",
+    "Kind",
     "Manifest",
     "Model",
     "TensorSpec",

@@ -8,37 +8,50 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.bundle import places
 from edgeprune.bundle.reading import read_manifest
 from edgeprune.errors import BundleError
 
-__all__ = ["check_output", "writing"]
+__all__ = ["BUNDLE", "Kind", "check_output", "writing"]
 
 
-def check_output(folder: Path, force: bool = False) -> None:
-    """Raises BundleError when a bundle may not be written there, as `writing` does."""
+@dataclass(frozen=True)
+class Kind:
+    """What is written, and what --force may replace: the same kind, and nothing else."""
+
+    name: str
+    made: Callable[[Path], bool]
+    """whether a folder is one, damaged or not"""
+
+
+BUNDLE = Kind("a bundle", lambda folder: _is_bundle(folder))
+
+
+def check_output(folder: Path, force: bool = False, kind: Kind = BUNDLE) -> None:
+    """Raises BundleError when none may be written there, as `writing` does."""
     place = Path(os.path.abspath(folder))
     if os.path.lexists(place):
         if not force:
             raise BundleError(f"{folder} exists; choose another --output or replace it with --force")
-        if not _is_bundle(place):
+        if not kind.made(place):
             raise BundleError(
-                f"{folder} exists and is not a bundle, so --force does not replace it; choose another --output"
+                f"{folder} exists and is not {kind.name}, so --force does not replace it; choose another --output"
             )
 
 
 @contextlib.contextmanager
-def writing(folder: Path, force: bool = False) -> Iterator[Path]:
+def writing(folder: Path, force: bool = False, kind: Kind = BUNDLE) -> Iterator[Path]:
     """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not.
 
-    What appears at `folder` in the meantime is not replaced, with force only if it is a bundle.
+    What appears at `folder` in the meantime is not replaced, with force only if it is of the same kind.
 
-    Raises BundleError when the folder exists (with force: when it is not a bundle), or when it cannot be written.
+    Raises BundleError when the folder exists (with force: when it is of another kind), or when it cannot be written.
     """
-    check_output(folder, force)
+    check_output(folder, force, kind)
     place = Path(os.path.abspath(folder))  # `.` has neither a name nor a parent
     made = [parent for parent in place.parents if not os.path.lexists(parent)]
     scratch, lock = place, None
@@ -51,7 +64,7 @@ def writing(folder: Path, force: bool = False) -> Iterator[Path]:
         yield scratch
         _make_readable(scratch)
         places.sync(scratch)
-        _take(folder, place, scratch, force)
+        _take(folder, place, scratch, force, kind)
         places.sync_name(place)
     except Exception as error:
         reason = _write_failure(error)
@@ -98,17 +111,17 @@ def _scratch(place: Path) -> tuple[Path, int | None]:
             os.close(lock)
 
 
-def _take(folder: Path, place: Path, scratch: Path, force: bool) -> None:
+def _take(folder: Path, place: Path, scratch: Path, force: bool, kind: Kind) -> None:
     """Under its name, or BundleError because of what is there by now."""
     try:
         places.claim(scratch, place)
         return
     except FileExistsError:
-        check_output(folder, force)
+        check_output(folder, force, kind)
     places.swap(scratch, place)
-    if not _is_bundle(scratch):  # it came between the look and the exchange
+    if not kind.made(scratch):  # it came between the look and the exchange
         places.swap(scratch, place)
-        check_output(folder, force)
+        check_output(folder, force, kind)
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -36,6 +36,7 @@ VERBS = (
     "methods",
     "targets",
     "doctor",
+    "convert",
     "bavit",
 )
 

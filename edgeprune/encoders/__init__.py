@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from edgeprune import catalog
 from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import ModelError, RequestError
 
@@ -152,8 +153,9 @@ def load(
     video: the way of a family that treats frames of a video differently
     size: height and width of images, of a detector
 
-    Raises ModelError when no family knows the checkpoint, or a tensor of it is missing; RequestError when the family
-    takes no grid or size, or makes no difference between images and frames.
+    Raises ModelError when no family knows the checkpoint, when config.json and tensors do not fit each other, or when a
+    tensor of the encoder would be left out; RequestError when the family takes no grid or size, or makes no difference
+    between images and frames.
     """
     family = family_of(checkpoint.config, checkpoint.id)
     name, options = family.__name__.rpartition(".")[2], getattr(family, "OPTIONS", ())
@@ -167,7 +169,8 @@ def load(
     for option, why in refusals.items():
         if option in given and option not in options:
             raise RequestError(f"{name} takes no --{option}: {why}; leave it out")
-    encoder: Encoder = family.load(checkpoint, layer, **given)
+    with building(checkpoint.id):
+        encoder: Encoder = family.load(checkpoint, layer, **given)
     return encoder
 
 

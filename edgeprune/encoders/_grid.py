@@ -27,7 +27,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower, feature_depth
 from edgeprune.encoders._attention import WINDOWS
 from edgeprune.encoders._load import pretrained, tower_around
-from edgeprune.errors import RequestError
+from edgeprune.errors import ModelError, RequestError
 
 __all__ = ["GridTower", "Merger", "Windows", "checked", "merged", "visual"]
 
@@ -164,11 +164,17 @@ def merged(
     tokens = torch.arange(rows * columns // each) if token_order is None else token_order
     reorder = (tokens[:, None] * each + torch.arange(each)).flatten()
     places = get_vision_position_ids(torch.tensor([[1, rows, columns]]), merge)[reorder]
+    rotation, width = own.rotary_pos_emb(places, places), own.blocks[0].attn.qkv.in_features
+    if rotation[0].shape[-1] * own.blocks[0].attn.num_heads != width:
+        raise ModelError(
+            f"{family}: num_heads of config.json must split a width of {width} into halves of even width, for rows and "
+            f"columns, got {own.blocks[0].attn.num_heads}"
+        )
     tower = GridTower(
         own,
         modeling.apply_rotary_pos_emb_vision,
         places[:, 0] * columns + places[:, 1],
-        own.rotary_pos_emb(places, places),
+        rotation,
         None if positions is None else positions[reorder],
         windows,
     )

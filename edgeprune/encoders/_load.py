@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from edgeprune.checkpoint import Checkpoint
+from edgeprune.checkpoint import Checkpoint, not_read
 from edgeprune.encoders import Encoder, Tower, family_of, feature_depth
 from edgeprune.encoders._processor import pair
 from edgeprune.errors import ModelError
@@ -29,26 +30,68 @@ def without(checkpoint: Checkpoint, *parts: str) -> Checkpoint:
 
 
 def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **options: Any) -> nn.Module:
-    """A transformers model with these tensors, in float32 and evaluation mode. Raises ModelError for a missing one."""
+    """A transformers model with these tensors, in float32 and evaluation mode.
+
+    Raises ModelError when it is not made of just these, each of the size that the config says.
+    """
     from transformers.utils import logging as transformers_logging
 
+    _check_size(cls, config, tensors, id, options)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)  # its report of missing tensors is ours to give, in one line
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, report = cls.from_pretrained(
-            None, config=config, state_dict=tensors, dtype="float32", output_loading_info=True, **options
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype="float32",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in its report
+            **options,
         )
-    except RuntimeError as error:  # sizes that differ from the config's
-        raise ModelError(f"{id}: tensors do not fit config.json: {' '.join(str(error).split())[:200]}") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
-    if report["missing_keys"]:
-        raise ModelError(
-            f"{id} lacks the tensor {min(report['missing_keys'])} of {cls.__name__}; copy the whole checkpoint"
-        )
+    _check_fit(id, cls.__name__, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     model: nn.Module = module.eval().requires_grad_(False)
     return model
+
+
+def _check_size(cls: Any, config: Any, tensors: Mapping[str, Tensor], id: str, options: dict[str, Any]) -> None:
+    """Before there is memory for it: a config that describes much more than the tensors have is not theirs."""
+    with torch.device("meta"):
+        described = sum(one.numel() for one in cls(config, **options).parameters())
+    stored = sum(one.numel() for one in tensors.values())
+    if described > 2 * stored + 1_000_000:
+        raise ModelError(
+            f"{id}: config.json describes a {cls.__name__} of {described:,} weights, and the tensors have {stored:,}; "
+            f"check its sizes and its number of layers"
+        )
+
+
+def _check_fit(
+    id: str,
+    reader: str,
+    missing: Collection[str],
+    unread: Collection[str],
+    mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]],
+) -> None:
+    """mismatched: (name, its size in the checkpoint, by the config)"""
+    if mismatched:
+        name, stored, described = min(mismatched)
+        raise ModelError(
+            f"{id}: tensor {name} is {[*stored]}, and a {reader} of config.json has {[*described]}; "
+            f"is it the config of this checkpoint?"
+        )
+    if missing and unread:
+        raise ModelError(
+            f"{id} lacks the tensor {min(missing)} of {reader} and has {min(unread)} instead; "
+            f"is it the checkpoint that its config.json describes?"
+        )
+    if missing:
+        raise ModelError(f"{id} lacks the tensor {min(missing)} of {reader}; copy the whole checkpoint")
+    if unread:
+        raise not_read(id, min(unread), reader)
 
 
 def tower_around(
@@ -105,7 +148,7 @@ def with_projector(
 ) -> Encoder:
     """The vision tower and the projector of a vision-language model of the LLaVA kind.
 
-    config: its config in transformers' class; projector: its projector, whose tensors are read here
+    config: its config in transformers' class; projector: the class of its projector, whose tensors are read here
     tower_name: what the model calls its tower
 
     Raises ModelError for feature settings that would not give the patches of one layer, no more and no less.
@@ -134,11 +177,13 @@ def with_projector(
         raise ModelError(
             f"{checkpoint.id}: vision_feature_select_strategy must be {wanted!r} ({what}), got {strategy!r}"
         )
-    try:
-        projector.load_state_dict(checkpoint.tensors("model.multi_modal_projector.", "multi_modal_projector."))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{checkpoint.id}: the projector does not fit config.json: {' '.join(str(error).split())}"
-        ) from None
+    stored = checkpoint.tensors("model.multi_modal_projector.", "multi_modal_projector.")
+    with torch.device("meta"):
+        module = projector(config)
+    own = module.state_dict()
+    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
+    differ = [one for one in sizes if one[1] != one[2]]
+    _check_fit(checkpoint.id, projector.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
+    module.load_state_dict(stored, assign=True)
     depth = feature_depth(chosen, len(tower.attention))
-    return Encoder(family, tower, depth, projector.float().eval().requires_grad_(False))
+    return Encoder(family, tower, depth, module.float().eval().requires_grad_(False))

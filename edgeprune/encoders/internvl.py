@@ -37,7 +37,7 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     if "vision_config" not in checkpoint.config:
         return without_projector("internvl", tower(checkpoint, checkpoint.config, ""), layer)
     config = InternVLConfig(**checkpoint.config)
-    encoder = with_projector("internvl", checkpoint, config, InternVLMultiModalProjector(config), layer)
+    encoder = with_projector("internvl", checkpoint, config, InternVLMultiModalProjector, layer)
     side = round(1 / config.downsample_ratio)
     rows, columns = encoder.tower.grid
     if rows != columns or rows % side:

@@ -20,6 +20,12 @@ HAS = {
     "a SigLIP tower": ("two-layer projector", "layers of any length"),
 }
 PROCESSORS = {"Llava": Processor(CLIP)}
+REFUSED = {
+    "of the original LLaVA code, not of transformers, of which `edgeprune convert` makes one": (
+        "llava_llama", "llava_mistral", "llava_mixtral", "llava_mpt", "llava_qwen", "llava_gemma", "llava_phi",
+    ),
+}  # fmt: skip
+"""why not -> the model_types of such"""
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -27,4 +33,4 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
     config = LlavaConfig(**checkpoint.config)
-    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector(config), layer)
+    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector, layer)

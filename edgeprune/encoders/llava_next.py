@@ -37,5 +37,5 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
     config = LlavaNextConfig(**checkpoint.config)
-    encoder = with_projector("llava_next", checkpoint, config, LlavaNextMultiModalProjector(config), layer)
+    encoder = with_projector("llava_next", checkpoint, config, LlavaNextMultiModalProjector, layer)
     return replace(encoder, tiled=True, layout=LAYOUT)

@@ -46,7 +46,7 @@ def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Enco
     from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionMultiModalProjector
 
     config = LlavaOnevisionConfig(**checkpoint.config)
-    encoder = with_projector("llava_onevision", checkpoint, config, LlavaOnevisionMultiModalProjector(config), layer)
+    encoder = with_projector("llava_onevision", checkpoint, config, LlavaOnevisionMultiModalProjector, layer)
     if video:
         return replace(encoder, pooling=_halved(encoder.tower.grid), layout=FRAMES)
     return replace(encoder, tiled=True, layout=TILES)

@@ -30,6 +30,6 @@ def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Enco
     from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
 
     config = VideoLlavaConfig(**checkpoint.config)
-    projector, tower = VideoLlavaMultiModalProjector(config), "video_tower" if video else "image_tower"
+    projector, tower = VideoLlavaMultiModalProjector, "video_tower" if video else "image_tower"
     encoder = with_projector("video_llava", checkpoint, config, projector, layer, tower)
     return replace(encoder, layout=FRAMES) if video else encoder

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._building import building
 from edgeprune.encoders._load import pretrained, settings, tower_around
 from edgeprune.encoders._processor import SIGLIP, Processor, input_size
 from edgeprune.errors import RequestError
@@ -100,7 +101,8 @@ def detector(checkpoint: Checkpoint, size: tuple[int, int] | None = None) -> tup
     """
     from transformers import YolosConfig, YolosForObjectDetection
 
-    config = settings(YolosConfig, checkpoint.config)
+    with building(checkpoint.id):
+        config = settings(YolosConfig, checkpoint.config)
     patch = config.patch_size
     height, width = size or (side // patch * patch for side in input_size(checkpoint, config.image_size))
     if height % patch or width % patch:

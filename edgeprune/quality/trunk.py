@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.encoders._building import building
 from edgeprune.encoders._load import pretrained, settings
 from edgeprune.encoders._processor import input_size
 from edgeprune.errors import ModelError, RequestError
@@ -84,7 +85,9 @@ def read_detector(model: str) -> Detector:
     checkpoint = open_checkpoint(model)
     if (kind := checkpoint.config.get("model_type")) != "yolos":
         raise ModelError(f"--model must be a YOLOS detector for --kind trunk, {checkpoint.id} is {kind}")
-    config, processor = settings(YolosConfig, checkpoint.config), checkpoint.processor
+    with building(checkpoint.id):
+        config = settings(YolosConfig, checkpoint.config)
+    processor = checkpoint.processor
     plain = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     normalised = (processor.get("image_mean") or IMAGENET_MEAN, processor.get("image_std") or IMAGENET_STD)
     mean, std = normalised if processor.get("do_normalize", True) else plain

@@ -59,6 +59,11 @@ EARLY: dict[tuple[str, ...], str] = {
     (*EXPORT, "--output", "taken"): r"taken exists; choose another --output",
     (*EXPORT, "--model", "taken"): r"taken has a model_type that no family knows: no model_type 'bert'",
     (*EXPORT, "--model", "detector"): r"detector is a detr: its encoder is a small part .*; have yolos",
+    (
+        *EXPORT,
+        "--model",
+        "original",
+    ): r"original is a llava_llama: of the original LLaVA code, not .* `edgeprune convert`",
     (*EXPORT, "--model", "./nope"): r"--model must be a folder or a Hugging Face id .*; there is no folder \./nope",
     (
         *EXPORT,
@@ -85,7 +90,7 @@ def answers(
 ) -> dict[tuple[str, ...], tuple[int, str, list[str]]]:
     """Arguments -> exit code, stderr, and what was imported by then: all in one process, one after the other."""
     folder = tmp_path_factory.mktemp("early")
-    for name, model_type in (("taken", "bert"), ("detector", "detr")):
+    for name, model_type in (("taken", "bert"), ("detector", "detr"), ("original", "llava_llama")):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps({"model_type": model_type}))
     (folder / "probes").mkdir()

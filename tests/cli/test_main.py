@@ -40,6 +40,7 @@ VERBS = (
     "methods",
     "targets",
     "doctor",
+    "convert",
     "bavit",
 )
 BAVIT = ("train", "finetune", "eval")
