@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -110,22 +111,25 @@ for scores, labels, boxes in detector("photo.jpg", threshold=0.5):  # boxes: x0,
 BUILD = "edgeprune build ."
 
 
-def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
+def build_script(target: Target, graph: str = "encoder.onnx", float32_nodes: Sequence[str] = ()) -> str | None:
     """build.sh for targets whose engine is built on the device with trtexec; None for the others.
 
     graph: file name
+    float32_nodes: as in the manifest
     """
     engine = target.engine
     if engine.kind != "tensorrt" or engine.build != "on-device":
         return None
     plan = shlex.quote(f"encoder.{target.name}.plan")
+    kept = ",".join(f"{node}:fp32" for node in float32_nodes)
+    kept_flags = ("--precisionConstraints=obey", f"--layerPrecisions={kept}") if kept else ()
     return _BUILD.format(
         description=target.description,
         version=engine.version,
         trtexec=shlex.quote(target.jetson.trtexec if target.jetson else "trtexec"),
         graph=shlex.quote(graph),
         plan=plan,
-        build_flags=shlex.join(engine.build_flags),
+        build_flags=shlex.join((*engine.build_flags, *kept_flags)),
         workspace_mib=engine.workspace_mib,
         bench=shlex.quote(f"--loadEngine={plan} {shlex.join(target.bench.flags)}"),
     )
@@ -168,6 +172,8 @@ def readme(manifest: Manifest, target: Target) -> str:
     if commands[0] == BUILD:
         commands[-1] = "edgeprune bench . --device tensorrt"
     deviations = "".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations)
+    wide = len(manifest.float32_nodes)
+    kept = f"\nNodes that the build keeps in float32, for float16 ends at 65504: {wide}.\n" if wide else ""
     layout = f"\nLayout of the tokens: {manifest.layout}.\n" if manifest.layout else ""
     return _README.format(
         model=manifest.model.id,
@@ -180,7 +186,7 @@ def readme(manifest: Manifest, target: Target) -> str:
         tensors="\n".join(f"| `{n}` | {list(t.shape)} | {t.dtype} |" for n, t in tensors.items()),
         graph=manifest.cost["graph"] / 1e9,
         unpruned=manifest.cost["unpruned_formula"] / 1e9,
-        deviations=layout + deviations,
+        deviations=layout + deviations + kept,
         install=f" and install edgeprune (`{target.jetson.install}`)" if target.jetson else "",
         commands="\n".join(commands),
         polygraphy=_polygraphy(target, manifest.encoder.file),
