@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError
+from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.detector import Detector
 from edgeprune.runtime.runner import Runner
 from edgeprune.runtime.tokens import TokenEncoder
@@ -23,12 +24,12 @@ KINDS: tuple[type[Runner], ...] = (TokenEncoder, Detector)
 
 @overload
 def load(
-    folder: str | os.PathLike[str], device: str = "cpu", threads: int | None = None, *, keep: int | None = None
+    folder: str | os.PathLike[str], device: str = AUTO, threads: int | None = None, *, keep: int | None = None
 ) -> Any: ...
 @overload
 def load(
     folder: str | os.PathLike[str],
-    device: str = "cpu",
+    device: str = AUTO,
     threads: int | None = None,
     *,
     kind: type[Kind],
@@ -36,7 +37,7 @@ def load(
 ) -> Kind: ...
 def load(
     folder: str | os.PathLike[str],
-    device: str = "cpu",
+    device: str = AUTO,
     threads: int | None = None,
     *,
     kind: type[Runner] = Runner,
@@ -44,7 +45,9 @@ def load(
 ) -> Any:
     """Open the bundle in a folder, with every file checked against the manifest.
 
-    device: "cpu" or "cuda" for the graph in ONNX Runtime; "tensorrt" for the plan of either kind that fits this machine
+    device: "cpu" or "cuda" for the graph in ONNX Runtime; "tensorrt" for the plan of either kind that fits this machine;
+        "auto" for the best of them that is here: a plan, else cuda, else cpu. What it took is the `device` of what is
+        returned, and why not a better one stands in `passed_over`
     threads: CPU threads of one run, None for ONNX Runtime's own choice; a plan has none
     kind: what it must be; a type checker knows then what comes out
     keep: tokens per image, at most the K of the bundle, whose kept sets must nest; None for K
@@ -59,7 +62,7 @@ def load(
 
 def open_bundle(
     bundle: Bundle,
-    device: str = "cpu",
+    device: str = AUTO,
     threads: int | None = None,
     kind: type[Runner] = Runner,
     keep: int | None = None,

@@ -10,12 +10,11 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.bundle import ENCODER, Bundle, Manifest, TensorSpec
+from edgeprune.bundle import Bundle, Manifest, TensorSpec
 from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime.backends import Backend, Closed
-from edgeprune.runtime.backends.ort import DEVICES, open_session
-from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.budgets import Budgets, Cut
+from edgeprune.runtime.devices import AUTO, open_backend
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
 __all__ = ["PIXELS", "Images", "Runner"]
@@ -38,13 +37,15 @@ class Runner:
     keep: tokens per image, K, or as many of them as were asked for
     preprocessing: image -> pixel_values
     session: the open graph or plan
+    device: what runs it: tensorrt, cuda or cpu
+    passed_over: under device "auto", the better ones that were not to be had -> why
     """
 
     OUTPUTS: ClassVar[tuple[str, ...]] = ()
     """the outputs by which a bundle is of this kind, in the order in which they are returned"""
 
     def __init__(
-        self, bundle: Bundle, device: str = "cpu", threads: int | None = None, keep: int | None = None
+        self, bundle: Bundle, device: str = AUTO, threads: int | None = None, keep: int | None = None
     ) -> None:
         """Raises as `edgeprune.runtime.load` does."""
         self.manifest: Manifest = bundle.manifest
@@ -52,7 +53,9 @@ class Runner:
         self.keep = self.manifest.keep if keep is None else keep
         self.preprocessing = Preprocessing.from_json(self.manifest.preprocessing)
         names = (*self.OUTPUTS, *(name for name in self.manifest.outputs if name not in self.OUTPUTS))
-        self.session: Backend = _open(bundle, device, threads, names)
+        self.session: Backend
+        self.session, self.passed_over = open_backend(bundle, device, threads, names)
+        self.device = self.session.device
         _check_tensors(bundle.folder, self.manifest, self.session)
         if keep is not None:
             self.session = Cut(self.session, Budgets.of(self.manifest), keep)
@@ -141,7 +144,8 @@ class Runner:
         self.close()
 
     def __repr__(self) -> str:
-        where = "closed" if isinstance(self.session, Closed) else self.session.device
+        passed = "".join(f"; not {name}: {why}" for name, why in self.passed_over.items())
+        where = "closed" if isinstance(self.session, Closed) else self.device + passed
         cut = "" if self.keep == self.manifest.keep else f", cut to {self.keep}"
         return f"<{type(self).__name__}: {self.manifest.method} keeps {self.manifest.budget}{cut}, {where}>"
 
@@ -181,16 +185,6 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
     if len(shape) != len(wanted):
         return False
     return all(one == other if isinstance(other, int) else one > 0 for one, other in zip(shape, wanted, strict=True))
-
-
-def _open(bundle: Bundle, device: str, threads: int | None, outputs: tuple[str, ...]) -> Backend:
-    if device not in (known := (*DEVICES, PLAN_DEVICE)):
-        raise RequestError(f"device must be one of {', '.join(known)}, got '{device}'")
-    if device != PLAN_DEVICE:
-        return open_session(bundle.graph(ENCODER), device, threads, outputs=outputs)
-    from edgeprune.runtime.backends.plan_session import open_plan
-
-    return open_plan(bundle, outputs)
 
 
 def _check_tensors(folder: Path, manifest: Manifest, session: Backend) -> None:

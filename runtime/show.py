@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.detections import THRESHOLD, Detections, decode
+from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.images.preprocess import ImageLike
 from edgeprune.runtime.loading import load
 from edgeprune.runtime.runner import Images, Runner
@@ -44,11 +45,13 @@ def draw(
     output: Path | None = None,
     threshold: float = THRESHOLD,
     keep: int | None = None,
+    device: str = AUTO,
 ) -> Image.Image:
     """Left the preprocessed image, right its kept patches in colour and the dropped ones dimmed, below a caption.
 
     threshold: of the scores of a detector's boxes
     keep: only so many of the kept patches, where kept sets nest; None for all
+    device: of a bundle that is not open yet, as `load` takes it
 
     A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
     which is the whole image.
@@ -58,7 +61,7 @@ def draw(
     """
     if output is not None and output.suffix.lower() != ".png":
         raise RequestError(f"show writes PNG, got {output.name}; choose a name that ends in .png")
-    runner: Runner = bundle if isinstance(bundle, Runner) else load(bundle)
+    runner: Runner = bundle if isinstance(bundle, Runner) else load(bundle, device)
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         raise ImageError(f"show needs an image, as a file or uint8 [height, width, 3]; got an array of {image.dtype}")
     steps, manifest = runner.preprocessing, runner.manifest

@@ -18,8 +18,12 @@ __all__ = ["command"]
 @click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
 @options.first
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
+@click.option(
+    "--device", type=click.Choice(["auto", *options.devices.choices]), default="auto", show_default=True,
+    help="Where to run it; auto: a plan that fits, else cuda, else cpu.",
+)  # fmt: skip
 @options.verb
-def command(bundle: Path, image: Path, output: Path, keep: int | None, threshold: float, as_json: bool) -> None:
+def command(bundle: Path, image: Path, output: Path, keep: int | None, threshold: float, device: str, as_json: bool) -> None:
     """Draw an image with the patches that are kept.
 
     \b
@@ -27,7 +31,7 @@ def command(bundle: Path, image: Path, output: Path, keep: int | None, threshold
     """
     from edgeprune.runtime.show import draw
 
-    picture = draw(bundle, image, output, threshold, keep)
+    picture = draw(bundle, image, output, threshold, keep, device)
     if as_json:
         print_json({"picture": str(output), "size": list(picture.size)})
     else:

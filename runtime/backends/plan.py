@@ -11,12 +11,13 @@ import importlib
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgeprune.bundle import Bundle, Engine
 from edgeprune.errors import RequestError
 
-__all__ = ["DEVICE", "Gpu", "Have", "choose", "find_gpu", "here", "load_package", "same_release", "target_of"]
+__all__ = ["DEVICE", "Gpu", "Have", "choose", "find_gpu", "here", "load_package", "loose", "same_release", "target_of"]
 
 DEVICE = "tensorrt"
 """the device, for both kinds of plan"""
@@ -106,11 +107,12 @@ def choose(bundle: Bundle, have: Have) -> Engine:
     """
     engines, folder = bundle.manifest.engines, bundle.folder
     if not engines:
-        loose = sorted(path.name for path in folder.glob("encoder.*.plan"))
-        there = f"; {loose[0]} lies there, but the manifest does not say what it fits" if loose else ""
+        plan = next(iter(loose(bundle)), None)
+        if plan is None:
+            raise RequestError(f"{folder} has no plan for device {DEVICE}; make one with `edgeprune build {folder}`")
         raise RequestError(
-            f"{folder} has no plan for device {DEVICE}{there}; "
-            f"make one with `edgeprune build {folder}{' --force' if loose else ''}`"
+            f"{folder} has {plan.name}, but its manifest does not list it; take it in with "
+            f"`edgeprune build {folder} --adopt {plan}`"
         )
     misfits = {name: _misfit(name, engine, have, bundle) for name, engine in engines.items()}
     fits = [name for name, misfit in misfits.items() if misfit is None]
@@ -121,6 +123,12 @@ def choose(bundle: Bundle, have: Have) -> Engine:
     reasons = "; ".join(f"{engines[name].plan} {misfit.reason}" for name, misfit in found.items())
     remedy = max(found.values(), key=lambda misfit: misfit.rank).remedy
     raise RequestError(f"device {DEVICE} finds no plan in {folder} that fits this machine: {reasons}; {remedy}")
+
+
+def loose(bundle: Bundle) -> list[Path]:
+    """The plans that lie in a bundle, and that its manifest does not list: what trtexec left there."""
+    listed = bundle.manifest.files
+    return sorted(path for path in bundle.folder.glob("encoder.*.plan") if path.name not in listed)
 
 
 def target_of(bundle: Bundle, engine: Engine) -> str:

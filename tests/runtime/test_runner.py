@@ -31,7 +31,7 @@ def test_a_bundle_of_another_kind_than_asked_for_is_refused(make_bundle: MakeBun
 
 
 def test_its_name_says_method_budget_and_device(make_bundle: MakeBundle) -> None:
-    with load(make_bundle()) as runner:
+    with load(make_bundle(), "cpu") as runner:
         assert repr(runner) == "<TokenEncoder: brightest keeps 5 of 24 tokens (21%), cpu>"
     assert repr(runner) == "<TokenEncoder: brightest keeps 5 of 24 tokens (21%), closed>"
 

@@ -159,12 +159,13 @@ def test_a_bundle_without_a_plan_says_how_to_make_one(make_bundle: MakeBundle) -
     assert refusal(bundle, A_PC) == "BUNDLE has no plan for device tensorrt; make one with `edgeprune build BUNDLE`"
 
 
-def test_a_plan_of_build_sh_lies_there_but_nobody_knows_what_it_fits(make_bundle: MakeBundle) -> None:
+def test_a_plan_that_the_manifest_does_not_list_is_to_be_taken_in(make_bundle: MakeBundle) -> None:
     folder = make_bundle()
     (folder / "encoder.jetson-orin.plan").write_bytes(b"plan")
-    text = refusal(bundles.load(folder), A_JETSON)
-    assert "encoder.jetson-orin.plan lies there, but the manifest does not say what it fits" in text
-    assert text.endswith("`edgeprune build BUNDLE --force`")
+    assert refusal(bundles.load(folder), A_JETSON) == (
+        "BUNDLE has encoder.jetson-orin.plan, but its manifest does not list it; "
+        "take it in with `edgeprune build BUNDLE --adopt BUNDLE/encoder.jetson-orin.plan`"
+    )
 
 
 def test_a_package_that_is_not_installed_is_told_from_one_that_lacks_its_libraries(
