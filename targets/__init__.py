@@ -35,7 +35,9 @@
     [jetson]     only for Jetson boards
     jetpack, l4t, python    versions of the board's software
     trtexec      where it lies on the board
-    install      the line that installs edgeprune's runtime on the board
+    install      the commands, with && between them, that install edgeprune's runtime on the board, where {edgeprune} is
+                 what pip is given for it; left out: the board's Python, for which its TensorRT is, is too old
+    boards       those of the family, smallest first: each name, memory_gib, bandwidth_gb_s and tflops_fp16 as in [gpu]
 
 Whatever reaches build.sh or a command line holds no character that a shell acts on; else the file is refused.
 
@@ -61,7 +63,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Bench", "Engine", "Gpu", "Jetson", "Onnx", "Target", "accepts", "check", "load", "names", "parse"]
+__all__ = ["Bench", "Board", "Engine", "Gpu", "Jetson", "Onnx", "Target", "accepts", "check", "load", "names", "parse"]
 
 
 def accepts(range_: str, version: str) -> bool:
@@ -118,12 +120,25 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Board:
+    name: str
+    memory_gib: int
+    bandwidth_gb_s: float
+    tflops_fp16: float
+
+
+@dataclass(frozen=True)
 class Jetson:
     jetpack: str
     l4t: str
     python: str
     trtexec: str
-    install: str
+    install: str | None = None
+    boards: tuple[Board, ...] = ()
+
+    def installing(self, edgeprune: str = "edgeprune") -> list[str]:
+        """The commands that install it, none where nothing can; edgeprune: what pip is given."""
+        return self.install.replace("{edgeprune}", edgeprune).split(" && ") if self.install else []
 
 
 @dataclass(frozen=True)
@@ -316,8 +331,16 @@ def _jetson_rules(target: Target) -> Rules:
     for name in ("jetpack", "l4t"):
         value = getattr(board, name)
         yield _BETWEEN.fullmatch(value), f"jetson.{name}", "be versions such as 6.1-6.2.2", value
-    shown = _line(board.install) and "`" not in board.install
+    shown = board.install is None or (_line(board.install) and "`" not in board.install)
     yield shown, "jetson.install", "be one line without backticks", board.install
+    for one in board.boards:
+        yield _line(one.name), "jetson.boards", "have names of one line", one.name
+        for name in ("memory_gib", "bandwidth_gb_s", "tflops_fp16"):
+            figure = getattr(one, name)
+            yield 0 < figure < float("inf"), f"jetson.boards: {name} of {one.name}", "be a positive number", figure
+    smallest, gpu = min((one.memory_gib for one in board.boards), default=None), target.gpu
+    agrees = smallest is None or gpu is None or smallest == gpu.memory_gib
+    yield agrees, "gpu.memory_gib", f"be that of the smallest of jetson.boards, {smallest}", gpu and gpu.memory_gib
 
 
 def _line(text: str) -> bool:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.cli.tables import facts, table
-from edgeprune.targets import Target
+from edgeprune.targets import Board, Target
 
 __all__ = ["target_table", "targets_table"]
 
@@ -48,7 +48,12 @@ def target_table(device: Target) -> Table:
             "build flags": " ".join(engine.build_flags),
             "bench flags": " ".join(device.bench.flags),
             "Jetson": f"JetPack {jetson.jetpack}, L4T {jetson.l4t}, Python {jetson.python}" if jetson else "",
-            "install": jetson.install if jetson else "",
+            "boards": "\n".join(_board(one) for one in jetson.boards) if jetson else "",
+            "install": " && ".join(jetson.installing()) if jetson else "",
             "sources": "\n".join(device.source),
         },
     )
+
+
+def _board(one: Board) -> str:
+    return f"{one.name}: {one.memory_gib} GiB, {one.bandwidth_gb_s:g} GB/s, {one.tflops_fp16:g} TFLOPS in float16"
