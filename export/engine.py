@@ -67,7 +67,8 @@ def build_engine(
         graph = opened.manifest.encoder.file
         raise RequestError(f"{device.name} runs {graph} with ONNX Runtime as it is: there is nothing to build")
     if os.path.lexists(opened.folder / plan) and not force:
-        raise RequestError(f"{opened.folder} has {plan}; replace it with --force")
+        keep = "" if plan in opened.manifest.files else f"take it into the manifest with --adopt {plan}, or "
+        raise RequestError(f"{opened.folder} has {plan}; {keep}replace it with --force")
     if not os.access(opened.folder, os.W_OK):  # now, not after the minutes of a build
         raise RequestError(f"{opened.folder} must be writable, the plan goes into it; copy the bundle elsewhere")
     check_batch(opened)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, overload
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError
-from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.detector import Detector
+from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.runner import Runner
 from edgeprune.runtime.tokens import TokenEncoder
 
@@ -45,9 +45,9 @@ def load(
 ) -> Any:
     """Open the bundle in a folder, with every file checked against the manifest.
 
-    device: "cpu" or "cuda" for the graph in ONNX Runtime; "tensorrt" for the plan of either kind that fits this machine;
-        "auto" for the best of them that is here: a plan, else cuda, else cpu. What it took is the `device` of what is
-        returned, and why not a better one stands in `passed_over`
+    device: "cpu" or "cuda" for the graph in ONNX Runtime; "tensorrt" for the plan of either kind that fits this
+        machine; "auto" for the best of them that is here: a plan, else cuda, else cpu. What it took is the `device` of
+        what is returned, and why not a better one stands in `passed_over`
     threads: CPU threads of one run, None for ONNX Runtime's own choice; a plan has none
     kind: what it must be; a type checker knows then what comes out
     keep: tokens per image, at most the K of the bundle, whose kept sets must nest; None for K

@@ -17,7 +17,7 @@ from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.devices import AUTO, open_backend
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
-__all__ = ["PIXELS", "Images", "Runner"]
+__all__ = ["PIXELS", "Images", "Runner", "check_tensors"]
 
 Images: TypeAlias = "ImageLike | list[ImageLike] | tuple[ImageLike, ...] | NDArray[Any]"
 Self = TypeVar("Self", bound="Runner")
@@ -44,9 +44,7 @@ class Runner:
     OUTPUTS: ClassVar[tuple[str, ...]] = ()
     """the outputs by which a bundle is of this kind, in the order in which they are returned"""
 
-    def __init__(
-        self, bundle: Bundle, device: str = AUTO, threads: int | None = None, keep: int | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, device: str = AUTO, threads: int | None = None, keep: int | None = None) -> None:
         """Raises as `edgeprune.runtime.load` does."""
         self.manifest: Manifest = bundle.manifest
         self.grid = self.manifest.grid
@@ -56,7 +54,7 @@ class Runner:
         self.session: Backend
         self.session, self.passed_over = open_backend(bundle, device, threads, names)
         self.device = self.session.device
-        _check_tensors(bundle.folder, self.manifest, self.session)
+        check_tensors(bundle.folder, self.manifest, self.session)
         if keep is not None:
             self.session = Cut(self.session, Budgets.of(self.manifest), keep)
         pixels = self.session.inputs[PIXELS]
@@ -187,7 +185,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
     return all(one == other if isinstance(other, int) else one > 0 for one, other in zip(shape, wanted, strict=True))
 
 
-def _check_tensors(folder: Path, manifest: Manifest, session: Backend) -> None:
+def check_tensors(folder: Path, manifest: Manifest, session: Backend) -> None:
     """Raises BundleError when the graph and the manifest do not have the same tensors."""
     have = {**session.inputs, **session.outputs}
     said = {**manifest.inputs, **manifest.outputs}

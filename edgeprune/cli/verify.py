@@ -47,10 +47,10 @@ def command(
     edgeprune verify my-bundle --keep 16
     edgeprune verify my-bundle --strict --junit parity.xml
     """
-    from edgeprune.cli.tables.parity import parity_line, parity_table
+    from edgeprune.cli.tables.parity import parity_line, parity_table, ran_line
     from edgeprune.runtime.parity import polygraphy_verify
     from edgeprune.runtime.parity.junit import write_junit
-    from edgeprune.runtime.parity.verify import verify
+    from edgeprune.runtime.parity.verify import plans_not_run, verify
 
     if polygraphy and keep is not None:
         raise click.UsageError(
@@ -61,10 +61,12 @@ def command(
             reports = polygraphy_verify.verify(bundle, device, threads, show)
         else:
             reports = verify(bundle, device, threads, show, keep)
+    not_run = plans_not_run(bundle, reports)
     if as_json:
-        print_json({"passed": all(r.passed for r in reports), "backends": [report.to_json() for report in reports]})
+        backends = [report.to_json() for report in reports]
+        print_json({"passed": all(r.passed for r in reports), "backends": backends, "plans_not_run": not_run})
     else:
-        display(parity_table(reports), parity_line(reports))
+        display(parity_table(reports), parity_line(reports), ran_line(bundle, reports, not_run))
     doubts = [_doubt(bundle, report) if strict else "" for report in reports]
     if junit is not None:
         write_junit(junit, str(bundle), reports, doubts if strict else ())

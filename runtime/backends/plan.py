@@ -17,7 +17,19 @@ from typing import Any, NamedTuple
 from edgeprune.bundle import Bundle, Engine
 from edgeprune.errors import RequestError
 
-__all__ = ["DEVICE", "Gpu", "Have", "choose", "find_gpu", "here", "load_package", "loose", "same_release", "target_of"]
+__all__ = [
+    "DEVICE",
+    "Gpu",
+    "Have",
+    "choose",
+    "find_gpu",
+    "here",
+    "load_package",
+    "loose",
+    "misfit_of",
+    "same_release",
+    "target_of",
+]
 
 DEVICE = "tensorrt"
 """the device, for both kinds of plan"""
@@ -53,7 +65,7 @@ class Have:
     """as `Linux x86_64`"""
 
 
-class _Misfit(NamedTuple):
+class Misfit(NamedTuple):
     rank: int
     """how near the plan came: the remedy of the nearest is the one that is named"""
     reason: str
@@ -114,7 +126,7 @@ def choose(bundle: Bundle, have: Have) -> Engine:
             f"{folder} has {plan.name}, but its manifest does not list it; take it in with "
             f"`edgeprune build {folder} --adopt {plan}`"
         )
-    misfits = {name: _misfit(name, engine, have, bundle) for name, engine in engines.items()}
+    misfits = {name: misfit_of(name, engine, have, bundle) for name, engine in engines.items()}
     fits = [name for name, misfit in misfits.items() if misfit is None]
     if fits:
         best = min(fits, key=lambda name: (engines[name].kind != "tensorrt", name != bundle.manifest.target, name))
@@ -146,29 +158,29 @@ def same_release(one: str, other: str) -> bool:
     return all(a == b for a, b in zip(*numbers, strict=False))
 
 
-def _misfit(target: str, engine: Engine, have: Have, bundle: Bundle) -> _Misfit | None:
+def misfit_of(target: str, engine: Engine, have: Have, bundle: Bundle) -> Misfit | None:
     """What keeps a plan from running here; the first of several. None when it fits."""
     folder, gpu = bundle.folder, have.gpu
     again = f"`edgeprune build {folder} --target {target} --force`"
     if engine.kind not in MODULES:
-        return _Misfit(-1, f"is of the kind {engine.kind}, which this edgeprune does not know", "upgrade edgeprune")
+        return Misfit(-1, f"is of the kind {engine.kind}, which this edgeprune does not know", "upgrade edgeprune")
     # https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html: Windows and Linux
     if engine.kind == "tensorrt" and engine.system != have.system:
         reason = f"was built on {engine.system}, this is {have.system}"
-        return _Misfit(0, reason, f"build one on this machine: {again}")
+        return Misfit(0, reason, f"build one on this machine: {again}")
     if gpu.sm is None:
         reason = f"needs a GPU of SM {_sms(engine.sm)}, and {gpu.why_not}"
-        return _Misfit(1, reason, "run it where there is one, or use --device cpu")
+        return Misfit(1, reason, "run it where there is one, or use --device cpu")
     if gpu.sm not in engine.sm:
         reason = f"is for SM {_sms(engine.sm)}, the GPU here has SM {gpu.sm}"
-        return _Misfit(2, reason, _for_sm(bundle, gpu.sm))
+        return Misfit(2, reason, _for_sm(bundle, gpu.sm))
     if engine.kind not in have.versions:
         wanted = have.missing.get(engine.kind, f"the Python package {MODULES[engine.kind]}")
-        return _Misfit(3, f"needs {wanted}, in version {engine.version}", _install(target, engine))
+        return Misfit(3, f"needs {wanted}, in version {engine.version}", _install(target, engine))
     version = have.versions[engine.kind]
     if not same_release(version, engine.version):
         reason = f"was built by {engine.kind} {engine.version}, here is {version}"
-        return _Misfit(4, reason, f"build it again: {again}, or install {engine.version}")
+        return Misfit(4, reason, f"build it again: {again}, or install {engine.version}")
     return None
 
 
@@ -202,5 +214,6 @@ def _install(target: str, engine: Engine) -> str:
         return f"pip install 'edgeprune[rtx]' tensorrt-rtx-cu13=={engine.version}"
     jetson = targets.load(target).jetson if target in targets.names() else None
     if jetson:
-        return f"JetPack {jetson.jetpack} brings it: {jetson.install}"
+        how = " && ".join(jetson.installing()) or f"for Python {jetson.python} alone, so use trtexec"
+        return f"JetPack {jetson.jetpack} brings it: {how}"
     return f"pip install 'edgeprune[tensorrt]' tensorrt=={engine.version}"

@@ -25,7 +25,7 @@ from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.cuda_api import Cuda, load_cuda, pinned_array
 from edgeprune.runtime.backends.dlpack import CUDA, Shared
 
-__all__ = ["PlanSession", "open_plan"]
+__all__ = ["PlanSession", "open_engine", "open_plan"]
 
 NON_BLOCKING = 1
 """cudaStreamNonBlocking: what runs on the default stream does not hold it up"""
@@ -60,8 +60,12 @@ def open_plan(bundle: Bundle, outputs: Sequence[str] | None = None) -> PlanSessi
     """
     have = plans.here(one.kind for one in bundle.manifest.engines.values())
     engine = plans.choose(bundle, have)
-    cuda = load_cuda(have.gpu.cuda)
-    return PlanSession(plans.load_package(engine.kind), cuda, bundle.path(engine.plan).read_bytes(), engine, outputs)
+    return open_engine(engine, bundle.path(engine.plan).read_bytes(), have, outputs)
+
+
+def open_engine(engine: Engine, content: bytes, have: plans.Have, outputs: Sequence[str] | None = None) -> PlanSession:
+    """Open a plan, of which only the content is there; raises as `open_plan` does."""
+    return PlanSession(plans.load_package(engine.kind), load_cuda(have.gpu.cuda), content, engine, outputs)
 
 
 class PlanSession:

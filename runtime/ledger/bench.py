@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from edgeprune import bundle as bundles
 from edgeprune.bundle import ENCODER, Bundle
 from edgeprune.errors import BundleError, RequestError
+from edgeprune.runtime.adopt import take_in
 from edgeprune.runtime.backends import Backend
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
@@ -127,6 +128,9 @@ def bench(
     if rounds is not None and rounds < 1:
         raise RequestError(f"--rounds must be at least 1, got {rounds}")
     if device == PLAN_DEVICE:
+        bundle, left = take_in(bundle)
+        if left and not bundle.manifest.engines:
+            raise RequestError(next(iter(left.values())))
         return _bench_plan(bundle, threads, rounds, against, progress, keep)
     graphs = _graphs(bundle, against)
     sessions: dict[str, Backend] = {name: open_session(path, device, threads) for name, path in graphs.items()}

@@ -72,7 +72,8 @@ def verify(
             if progress:
                 progress(first + done, len(probes.names) * len(backends), f"{name} {what}")
 
-        reports.append(BackendReport(backend.name, backend.dtype, _compared(runner, probes, backend.dtype, show)))
+        compared = _compared(runner, probes, backend.dtype, show)
+        reports.append(BackendReport(backend.name, backend.dtype, compared, source=backend.source))
     if refused is not None and not any(report.probes for report in reports):
         raise refused
     if progress:
@@ -85,6 +86,8 @@ class _Backend:
     name: str
     dtype: str
     """what it computes in"""
+    source: str
+    """name of the file"""
     open: Callable[[], Any]
     """the runner of Polygraphy; raises RequestError when there can be none here"""
 
@@ -96,11 +99,14 @@ def _backends(bundle: Bundle, device: str | None, threads: int | None) -> list[_
     found = []
     for one in devices_of(bundle) if device is None else [device]:
         if one != PLAN_DEVICE:
-            found.append(_Backend(f"ort {one}", dtype, partial(_onnxrt, bundle, one, threads)))
+            found.append(
+                _Backend(f"ort {one}", dtype, bundle.manifest.encoder.file, partial(_onnxrt, bundle, one, threads))
+            )
             continue
         for target, engine in engines.items():
             name = "trt" if len(engines) == 1 else f"trt {target}"
-            found.append(_Backend(name, "float16" if "FP16" in engine.flags else dtype, partial(_trt, bundle, engine)))
+            computed = "float16" if "FP16" in engine.flags else dtype
+            found.append(_Backend(name, computed, engine.plan, partial(_trt, bundle, engine)))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
+from edgeprune.runtime.adopt import take_in
 from edgeprune.runtime.backends.ort import available_devices
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.loading import open_bundle
@@ -18,7 +19,7 @@ from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
 from edgeprune.runtime.parity.verdict import Verdict, worst
 from edgeprune.runtime.runner import PIXELS, Runner
 
-__all__ = ["FLAT", "BackendReport", "Progress", "devices_of", "verify"]
+__all__ = ["FLAT", "BackendReport", "Progress", "devices_of", "plans_not_run", "verify"]
 
 Progress: TypeAlias = "Callable[[int, int, str], None]"
 """Called with probes done, probes in all, and what comes next."""
@@ -38,6 +39,8 @@ class BackendReport:
     """probe -> its comparison, in the file's order"""
     not_run: str = ""
     """why the device could not be used; then there are no probes"""
+    source: str = ""
+    """name of the file that was run"""
 
     @property
     def worst(self) -> Verdict:
@@ -65,6 +68,7 @@ class BackendReport:
         ran = not self.not_run
         return {
             "device": self.device,
+            "source": self.source or None,
             "dtype": self.dtype,
             "passed": self.passed if ran else None,
             "not_run": self.not_run or None,
@@ -83,6 +87,7 @@ def verify(
     keep: int | None = None,
 ) -> list[BackendReport]:
     """The parity of a bundle on one device, or (None) on every one that ONNX Runtime was built for, and of its plans.
+    What build.sh left is taken in first, where it fits this machine (`edgeprune.runtime.adopt`).
 
     keep: of the first so many picks alone, where kept sets nest; None for all
 
@@ -90,7 +95,11 @@ def verify(
     RequestError, as does a budget that is not there. Raises BundleError when the bundle is damaged or brings no usable
     reference, MissingPackageError without safetensors.
     """
-    bundle = bundles.load(Path(bundle_folder))
+    bundle, left = bundles.load(Path(bundle_folder)), dict[str, str]()
+    if device in (None, PLAN_DEVICE):
+        bundle, left = take_in(bundle)
+    if device == PLAN_DEVICE and left and not bundle.manifest.engines:
+        raise RequestError(next(iter(left.values())))
     devices = devices_of(bundle) if device is None else [device]
     with stored_probes(bundle) as (names, read):
         done, total = 0, len(names) * len(devices)
@@ -114,13 +123,21 @@ def verify(
                     progress(done, total, f"{name} {probe}")
                 results[probe] = _run(runner, probe, read(probe) if keep is None else read(probe).cut(keep))
                 done += 1
-            reports.append(BackendReport(name, _dtype(runner), results))
+            reports.append(BackendReport(name, _dtype(runner), results, source=runner.session.source))
             runner.close()
+    if device is None:
+        reports += [BackendReport(PLAN_DEVICE, bundle.manifest.precision, {}, not_run=why) for why in left.values()]
     if refused is not None and not any(report.probes for report in reports):
         raise refused
     if progress:
         progress(total, total, "done")
     return reports
+
+
+def plans_not_run(bundle_folder: str | os.PathLike[str], reports: Iterable[BackendReport]) -> list[str]:
+    """The plans that lie in a bundle, listed or not, of which none of these reports shows anything."""
+    ran = {report.source for report in reports if not report.not_run}
+    return sorted(path.name for path in Path(bundle_folder).glob("encoder.*.plan") if path.name not in ran)
 
 
 def devices_of(bundle: Bundle) -> list[str]:

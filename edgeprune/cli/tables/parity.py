@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,7 +12,7 @@ from edgeprune.cli.tables import table
 from edgeprune.runtime.parity.verdict import Verdict
 from edgeprune.runtime.parity.verify import BackendReport
 
-__all__ = ["parity_line", "parity_table"]
+__all__ = ["parity_line", "parity_table", "ran_line"]
 
 
 def parity_table(reports: Iterable[BackendReport]) -> Table:
@@ -68,3 +69,12 @@ def parity_line(reports: Sequence[BackendReport]) -> str:
         )
         lines += [f"  {escape(reason)}" for reason in worst.reasons]
     return "\n".join(lines)
+
+
+def ran_line(folder: Path, reports: Sequence[BackendReport], not_run: Sequence[str]) -> str:
+    """In one line what was held against the reference, and the plans that were not."""
+    ran = ", ".join(f"{report.source} on {report.device}" for report in reports if not report.not_run)
+    if not not_run:
+        return f"ran {escape(ran)}"
+    plans = f"[yellow]{escape(', '.join(not_run))} did not run[/]"
+    return f"ran {escape(ran)}; {plans}: run it here with `edgeprune verify {escape(str(folder))} --device tensorrt`"
