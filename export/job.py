@@ -30,7 +30,7 @@ from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
 from edgeprune.export.precision import RawPixels, in_precision
 from edgeprune.export.processor import read_processor
 from edgeprune.export.record import Reference
-from edgeprune.export.request import TRAINED, Request, check_flags, output_of, pair
+from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair
 from edgeprune.export.storage import file_of, save_graphs
 from edgeprune.fit import build_method
 from edgeprune.probes import probes
@@ -75,6 +75,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     target = targets.load(request.target)
     method_type = pruners.get(request.method)
     check_flags(request, target)
+    wheel = carried(request, target)
     if request.output is not None:
         bundle.check_output(request.output, request.force)
 
@@ -145,7 +146,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         del encoder, graph, models, graphs
         gc.collect()  # the weights, before ONNX Runtime holds its own copy
 
-        write_texts(folder, checkpoint, manifest, target, request.push_to_hub)
+        write_texts(folder, checkpoint, manifest, target, wheel, request.push_to_hub)
         manifest = write_manifest(folder, manifest)
 
         step("verify on ONNX Runtime")

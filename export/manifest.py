@@ -17,7 +17,9 @@ from edgeprune.bundle import Graph, Manifest, Model, TensorSpec
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export import hub, recipe
+from edgeprune.export.page import readme
 from edgeprune.export.storage import file_of
+from edgeprune.export.wheel import Wheel
 from edgeprune.pruners import Method, depth_of
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
@@ -83,13 +85,23 @@ def steps_of(method: Method, encoder: Encoder) -> tuple[int, ...]:
 
 
 def write_texts(
-    folder: Path, checkpoint: Checkpoint, manifest: Manifest, target: Target, repository: str | None = None
+    folder: Path,
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    target: Target,
+    wheel: Wheel | None = None,
+    repository: str | None = None,
 ) -> None:
-    """preprocessor_config.json, README.md, and what a device needs to build and compare; the reference is there.
+    """preprocessor_config.json, README.md, and what a device needs to install, build and compare; graphs and reference
+    are there.
 
+    wheel: of edgeprune, if it is carried
     repository: on the Hugging Face hub, if it goes there; README.md is its card then
     """
-    page = recipe.readme(manifest, target)
+    if wheel is not None:
+        (folder / wheel.name).write_bytes(wheel.content)
+    weights = sum(path.stat().st_size for path in folder.glob(f"{manifest.encoder.file}*"))
+    page = readme(manifest, target, wheel, weights)
     texts = {
         "preprocessor_config.json": bundle.json_text(checkpoint.processor),
         "README.md": page if repository is None else hub.card(manifest, page, repository),

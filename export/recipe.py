@@ -1,17 +1,17 @@
-"""What a device needs beside the graph: how to build it, how to compare it, and a page that says what the bundle is."""
+"""What a device needs beside the graph: how to build it, and how to compare it."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 from safetensors import safe_open
 
-from edgeprune.bundle import Manifest
 from edgeprune.runtime.polygraphy_compare import COMPARE, PROBES, probes_json
 from edgeprune.targets import Target
 
-__all__ = ["build_script", "polygraphy", "readme"]
+__all__ = ["build_script", "plan_of", "polygraphy", "polygraphy_command"]
 
 _BUILD = """\
 #!/usr/bin/env bash
@@ -21,17 +21,31 @@ _BUILD = """\
 set -euo pipefail
 cd "$(dirname "$0")"
 
+plan={plan} graph={graph} flags={noted}
 default={trtexec}
 trtexec=${{TRTEXEC:-$default}}
-command -v "$trtexec" >/dev/null || {{ echo "build.sh: no trtexec at $trtexec; set TRTEXEC to its path" >&2; exit 2; }}
+refuse() {{ echo "build.sh: $1" >&2; exit 2; }}
+command -v "$trtexec" >/dev/null || refuse "no trtexec at $trtexec; set TRTEXEC to its path"
+if grep -qsF "\\"$plan\\"" manifest.json; then
+    refuse "manifest.json lists $plan; build it again with \\`edgeprune build . --force\\`"
+fi
 
 # Written under another name first: an interrupted build leaves no half engine.
-"$trtexec" --onnx={graph} --saveEngine={plan}.partial \\
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+"$trtexec" --onnx="$graph" --saveEngine="$plan.partial" \\
     {build_flags} \\
-    --memPoolSize=workspace:{workspace_mib} --timingCacheFile=timing.cache
-mv {plan}.partial {plan}
-echo "built {plan}; measure it with:"
-printf '  %s %s\n' "$trtexec" {bench}
+    --memPoolSize=workspace:{workspace_mib} --timingCacheFile=timing.cache | tee "$log"
+mv "$plan.partial" "$plan"
+
+# What it was built of and by, for `edgeprune build . --adopt`.
+said() {{ sed -n "s/.*$1: \\([A-Za-z0-9. -]*\\).*/\\1/p" "$log" | head -n 1; }}
+files=$(sha256sum "$plan" "$graph"* | sed 's/^\\([0-9a-f]*\\) [ *]\\(.*\\)$/"\\2": "\\1"/' | paste -sd ,)
+printf '{{"release": "%s", "gpu": "%s", "capability": "%s", "system": "%s",\\n' "$(said 'TensorRT version')" \\
+    "$(said 'Selected Device')" "$(said 'Compute Capability')" "$(uname -s) $(uname -m)" > "$plan.json"
+printf ' "flags": %s, "seconds": %s, "files": {{%s}}}}\\n' "$flags" "$SECONDS" "$files" >> "$plan.json"
+echo "built $plan; measure it with:"
+printf '  %s %s\\n' "$trtexec" {bench}
 """
 
 _COMPARE = '''\
@@ -63,52 +77,6 @@ polygraphy run {model} \\
     --data-loader-script compare.py --load-outputs probes.json --compare-func-script compare.py\
 """
 
-_README = """\
-# {model} with {method}, {budget}
-
-`{graph_file}` is a vision encoder that {does}, chosen inside the graph by
-`{method}`; no shape is dynamic{batch}. Made by edgeprune {version} for the target `{target}`: {description}.
-
-| tensor | shape | dtype |
-|---|---|---|
-{tensors}
-
-Multiply-adds per run: {graph:.2f} G, unpruned {unpruned:.2f} G.
-{deviations}
-## On the device
-
-Copy this folder there{install}, then:
-
-```
-{commands}
-```
-
-`verify` compares every backend that is there with `reference.safetensors`, the outputs of the official algorithm in
-eager float32; it needs no torch. Polygraphy can do the same, with its own runners:
-
-```
-{polygraphy}
-```
-
-From Python:
-
-```python
-from edgeprune.runtime import load
-
-{python}
-```
-"""
-_ENCODES = """\
-encoder = load(".")
-tokens, indices, scores = encoder("photo.jpg")\
-"""
-_DETECTS = """\
-detector = load(".")
-for scores, labels, boxes in detector("photo.jpg", threshold=0.5):  # boxes: x0, y0, x1, y1 in pixels of the photo
-    print([detector.labels[label] for label in labels], boxes)\
-"""
-BUILD = "edgeprune build ."
-
 
 def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
     """build.sh for targets whose engine is built on the device with trtexec; None for the others.
@@ -118,7 +86,7 @@ def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
     engine = target.engine
     if engine.kind != "tensorrt" or engine.build != "on-device":
         return None
-    plan = shlex.quote(f"encoder.{target.name}.plan")
+    plan = shlex.quote(plan_of(target))
     return _BUILD.format(
         description=target.description,
         version=engine.version,
@@ -126,9 +94,15 @@ def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
         graph=shlex.quote(graph),
         plan=plan,
         build_flags=shlex.join(engine.build_flags),
+        noted=shlex.quote(json.dumps(engine.build_flags)),
         workspace_mib=engine.workspace_mib,
         bench=shlex.quote(f"--loadEngine={plan} {shlex.join(target.bench.flags)}"),
     )
+
+
+def plan_of(target: Target) -> str:
+    """The file name of its engine."""
+    return f"encoder.{target.name}.plan"
 
 
 def polygraphy(target: Target, reference: Path, graph: str = "encoder.onnx") -> dict[str, str]:
@@ -139,52 +113,14 @@ def polygraphy(target: Target, reference: Path, graph: str = "encoder.onnx") -> 
     """
     with safe_open(reference, framework="numpy") as file:
         names = {key.rpartition("/")[0] for key in file.keys()}  # noqa: SIM118 - it is no dict
-    command = "\n".join(f"    {line}" for line in _polygraphy(target, graph).splitlines())
+    command = "\n".join(f"    {line}" for line in polygraphy_command(target, graph).splitlines())
     return {COMPARE: _COMPARE.format(command=command), PROBES: probes_json(names)}
 
 
-def _polygraphy(target: Target, graph: str) -> str:
+def polygraphy_command(target: Target, graph: str) -> str:
     """The command for the target's plan, or for the graph where ONNX Runtime runs it."""
     if target.engine.kind == "onnxruntime":
         cuda = " --providers cuda" if target.provider == "CUDAExecutionProvider" else ""
         return _POLYGRAPHY.format(model=f"{graph} --onnxrt{cuda}")
     rtx = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if target.engine.kind == "tensorrt-rtx" else ""
-    return rtx + _POLYGRAPHY.format(model=f"encoder.{target.name}.plan --model-type engine --trt")
-
-
-def _first(target: Target) -> str:
-    """What is run first on the device. The plan of build.sh is not in the manifest, so that the runtime leaves it; it
-    is for boards whose Python is too old for edgeprune, and for programs without Python."""
-    if target.engine.kind == "onnxruntime":
-        return "edgeprune inspect ."
-    old = target.jetson is not None and tuple(map(int, target.jetson.python.split("."))) < (3, 10)
-    return "bash build.sh" if old else BUILD
-
-
-def readme(manifest: Manifest, target: Target) -> str:
-    tensors = {**manifest.inputs, **manifest.outputs}
-    on = " --device cuda" if target.provider == "CUDAExecutionProvider" else ""
-    commands = [_first(target), f"edgeprune verify .{on}", f"edgeprune bench .{on}"]
-    if commands[0] == BUILD:
-        commands[-1] = "edgeprune bench . --device tensorrt"
-    deviations = "".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations)
-    layout = f"\nLayout of the tokens: {manifest.layout}.\n" if manifest.layout else ""
-    return _README.format(
-        model=manifest.model.id,
-        method=manifest.method,
-        budget=manifest.budget,
-        batch=" except the batch" if manifest.dynamic_batch else "",
-        version=manifest.versions["edgeprune"],
-        target=target.name,
-        description=target.description,
-        tensors="\n".join(f"| `{n}` | {list(t.shape)} | {t.dtype} |" for n, t in tensors.items()),
-        graph=manifest.cost["graph"] / 1e9,
-        unpruned=manifest.cost["unpruned_formula"] / 1e9,
-        deviations=layout + deviations,
-        install=f" and install edgeprune (`{target.jetson.install}`)" if target.jetson else "",
-        commands="\n".join(commands),
-        polygraphy=_polygraphy(target, manifest.encoder.file),
-        graph_file=manifest.encoder.file,
-        python=_DETECTS if manifest.detects else _ENCODES,
-        does=f"{'detects with' if manifest.detects else 'emits'} {manifest.budget}",
-    )
+    return rtx + _POLYGRAPHY.format(model=f"{plan_of(target)} --model-type engine --trt")

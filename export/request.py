@@ -16,10 +16,11 @@ from pathlib import Path
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
 from edgeprune.export import hub
+from edgeprune.export.wheel import Wheel, wheel
 from edgeprune.probes import check_own
 from edgeprune.targets import Target
 
-__all__ = ["TRAINED", "Request", "check", "check_flags", "output_of", "pair"]
+__all__ = ["TRAINED", "Request", "carried", "check", "check_flags", "output_of", "pair"]
 
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
@@ -54,6 +55,8 @@ class Request:
     uint8: bool = False
     probes: Path | None = None
     baselines: bool = True
+    runtime: bool = True
+    """whether edgeprune's own wheel goes along, where the target can install it"""
     force: bool = False
     push_to_hub: str | None = None
     """owner/name on the Hugging Face hub, for which README.md is made"""
@@ -87,6 +90,7 @@ def check(request: Request) -> None:
         raise RequestError("--private goes with --push-to-hub, which is missing; leave it out")
     if request.push_to_hub is not None:
         hub.check(request.push_to_hub)
+    carried(request, target)
 
 
 def output_of(request: Request, id: str, target: Target) -> Path:
@@ -136,6 +140,15 @@ def check_flags(request: Request, target: Target) -> None:
         raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
     if request.tiles > 1 and request.dynamic_batch:
         raise RequestError(f"--tiles {request.tiles} fixes the batch and --dynamic-batch frees it; give one of them")
+
+
+def carried(request: Request, target: Target) -> Wheel | None:
+    """edgeprune's own wheel, for a bundle that is to carry it; a board whose Python is too old could not install it.
+
+    Raises RequestError when there is none to be made here.
+    """
+    able = target.jetson is None or target.jetson.install is not None
+    return wheel() if request.runtime and able else None
 
 
 def pair(option: str, text: str | None, what: str) -> tuple[int, int] | None:

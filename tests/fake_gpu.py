@@ -13,15 +13,17 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Engine
 from edgeprune.runtime.backends import plan as plans
+
+if TYPE_CHECKING:  # a board has none
+    import pytest
 
 MakeBundle = Callable[..., Path]
 Expect = Callable[[NDArray[Any]], Any]

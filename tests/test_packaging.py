@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import io
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgeprune import __version__
+from edgeprune.export.wheel import wheel as carried
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,6 +85,11 @@ def test_the_wheel_carries_the_tiny_model_and_its_scenes(contents: set[str]) -> 
     tiny = {name.removeprefix("edgeprune/models/tiny/") for name in contents if "/models/tiny/" in name}
     assert {"README.md", "config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= tiny
     assert {"chat_template.jinja", "scenes/scene00.png", "scenes/questions.jsonl"} <= tiny
+
+
+def test_the_wheel_that_a_bundle_carries_is_this_one_without_the_models(contents: set[str]) -> None:
+    with zipfile.ZipFile(io.BytesIO(carried().content)) as archive:
+        assert set(archive.namelist()) == {name for name in contents if "/models/" not in name}
 
 
 def test_the_wheel_is_pure_and_small(wheel: Path) -> None:

@@ -56,6 +56,10 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option("--probes", type=options.PATH, help="Folder with images of yours to check parity on, too.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
+@click.option(
+    "--runtime/--no-runtime", default=True, show_default=True,
+    help="Add edgeprune itself, as a wheel without its models, for the device to install.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload it to the Hugging Face hub, with a model card.")
 @click.option("--private", is_flag=True, help="With --push-to-hub: a repository of your own, if it is new.")

@@ -23,7 +23,9 @@ __all__ = ["command"]
     help="Where to run it; auto: a plan that fits, else cuda, else cpu.",
 )  # fmt: skip
 @options.verb
-def command(bundle: Path, image: Path, output: Path, keep: int | None, threshold: float, device: str, as_json: bool) -> None:
+def command(
+    bundle: Path, image: Path, output: Path, keep: int | None, threshold: float, device: str, as_json: bool
+) -> None:
     """Draw an image with the patches that are kept.
 
     \b

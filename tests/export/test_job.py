@@ -23,6 +23,7 @@ from edgeprune.export.budget import tokens as tokens_of
 from edgeprune.export.job import STEPS
 from edgeprune.export.record import TELLING
 from edgeprune.export.request import TRAINED
+from edgeprune.export.wheel import wheel
 from edgeprune.probes import scenes
 from edgeprune.pruners import _select as selection
 from edgeprune.pruners import fastervlm
@@ -58,6 +59,7 @@ def test_the_bundle_holds_the_files_of_the_contract(exported: Exported) -> None:
         "baseline.pool.onnx",
         "baseline.unpruned.onnx",
         "compare.py",
+        wheel().name,
         "encoder.onnx",
         "manifest.json",
         "preprocessor_config.json",
@@ -139,9 +141,9 @@ def test_jetson_orin_gets_a_float16_graph_and_its_build_recipe(folder: Path) -> 
     assert script.stat().st_mode & 0o111
     text = script.read_text()
     assert "--stronglyTyped" in text
-    assert "--saveEngine=encoder.jetson-orin.plan.partial" in text
-    page = (done.folder / "README.md").read_text()
-    assert "edgeprune build .\nedgeprune verify .\nedgeprune bench . --device tensorrt\n" in page
+    assert "plan=encoder.jetson-orin.plan" in text
+    assert done.manifest.files[wheel().name].size == len(wheel().content)
+    assert f"pip install './{wheel().name}[cpu]'" in (done.folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from edgeprune import targets
 from edgeprune.export.recipe import build_script
+from edgeprune.runtime.adopt import note_of
 
 TRTEXEC = """#!/bin/sh
 for word in "$@"; do echo "$word" >> words; case "$word" in --saveEngine=*) : > "${word#--saveEngine=}";; esac; done
@@ -23,6 +26,7 @@ def run(folder: Path, target: targets.Target, **variables: str) -> tuple[list[st
     script = build_script(target)
     assert script is not None
     (folder / "build.sh").write_text(script)
+    (folder / "encoder.onnx").write_bytes(b"a graph")
     done = subprocess.run(
         ["bash", "build.sh"], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True, check=True
     )
@@ -73,3 +77,34 @@ def test_even_what_a_target_may_not_say_is_only_text_to_the_shell(tmp_path: Path
     with pytest.raises(subprocess.CalledProcessError):  # there is no program of such a name
         run(tmp_path, target)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_what_the_engine_was_built_of_and_by_stands_beside_it(tmp_path: Path) -> None:
+    """So that `edgeprune build --adopt` need not be told (`edgeprune.runtime.adopt`)."""
+    trtexec = Path(__file__).parents[1] / "fake_board" / "trtexec"
+    (tmp_path / "encoder.onnx.data").write_bytes(b"weights")
+    (tmp_path / "words").touch()
+    orin = targets.load("jetson-orin")
+    run(tmp_path, orin, TRTEXEC=str(trtexec))
+    note = note_of(tmp_path / "encoder.jetson-orin.plan")
+    assert note is not None
+    assert (note.release, note.gpu, note.capability) == ("10.3.0", "Orin", "8.7")
+    assert note.system == f"{platform.system()} {platform.machine()}"
+    assert note.flags == orin.engine.build_flags
+    assert note.files == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("encoder.jetson-orin.plan", "encoder.onnx", "encoder.onnx.data")
+    }
+
+
+def test_an_engine_that_the_manifest_lists_is_not_replaced_behind_its_back(tmp_path: Path, trtexec: Path) -> None:
+    """Its size and hash would be those of another one: the bundle could not be loaded any more."""
+    (tmp_path / "manifest.json").write_text('{"files": {"encoder.jetson-orin.plan": {}}}')
+    (tmp_path / "encoder.jetson-orin.plan").write_bytes(b"listed")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run(tmp_path, targets.load("jetson-orin"), TRTEXEC=str(trtexec))
+    assert refused.value.returncode == 2
+    assert refused.value.stderr == (
+        "build.sh: manifest.json lists encoder.jetson-orin.plan; build it again with `edgeprune build . --force`\n"
+    )
+    assert (tmp_path / "encoder.jetson-orin.plan").read_bytes() == b"listed"
