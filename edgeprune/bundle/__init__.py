@@ -8,7 +8,8 @@
       reference.safetensors     probe inputs and the outputs of the independent reference
       preprocessor_config.json  the image processor, as Hugging Face writes it
       compare.py, probes.json   parity in Polygraphy: what `polygraphy run` takes the probes and the comparison from
-      build.sh, README.md       the recipe and the three commands for the device
+      build.sh, README.md       the recipe for an engine, and the page that is followed on the device
+      edgeprune-<version>.whl   edgeprune itself without its models, for the device to install
 
 A bundle is called by its folder, a file in it, or its name in the Hugging Face cache (`finding`).
 

@@ -23,6 +23,23 @@ def test_a_fresh_bundle_verifies(run: Run, exported: tuple[Path, Done]) -> None:
     assert (done.code, done.err) == (0, "")
     assert "Parity with the reference" in done.out
     assert re.search(r"cpu float32 +(\d+)/\1 .* pass", done.out)
+    assert done.out.splitlines()[-1] == "ran encoder.onnx on cpu"
+
+
+def test_an_engine_that_did_not_run_is_named_last(run: Run, bundle: Path) -> None:
+    """A pass on the CPU proves nothing of it."""
+    (bundle / "encoder.jetson-orin.plan").write_bytes(b"of trtexec")
+    done = run("verify", bundle, "--device", "cpu")
+    assert (done.code, done.out.splitlines()[-1]) == (
+        0,
+        "ran encoder.onnx on cpu; encoder.jetson-orin.plan did not run: "
+        f"run it here with `edgeprune verify {bundle} --device tensorrt`",
+    )
+    done = run("verify", bundle, "--json")
+    assert json.loads(done.out)["plans_not_run"] == ["encoder.jetson-orin.plan"]
+    *_, plan = json.loads(done.out)["backends"]
+    assert (plan["device"], plan["source"], plan["passed"]) == ("tensorrt", None, None)
+    assert "--adopt" in plan["not_run"]
 
 
 def test_case_a_bundle_in_a_hugging_face_cache_verifies_by_its_name(

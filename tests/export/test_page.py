@@ -166,8 +166,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if top != "__pycache__" and place.exists() and not (site / top).exists():
                 (site / top).symlink_to(place)
     shutil.copytree(FAKES / "cuda", site / "cuda")
-    for file in (FAKES / "tensorrt.py", FAKES.parent / "fake_gpu.py"):
-        shutil.copy(file, site)
+    shutil.copy(FAKES / "tensorrt.py", site)
+    (site / "tests").mkdir()
+    shutil.copy(FAKES.parent / "fake_gpu.py", site / "tests")
     for name, version in BOARD.items():
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
@@ -239,7 +240,8 @@ def test_the_page_of_a_jetson_runs_from_the_first_line_to_the_last(
 ) -> None:
     folder = make_page("jetson-orin", dtype="float16")
     photo(folder)
-    done = typed(folder, steps(folder, "polygraphy run"))
+    more = "edgeprune inspect .\nedgeprune verify .\npython -c 'import edgeprune; print(edgeprune.__file__)'\n"
+    done = typed(folder, [*steps(folder, "polygraphy run"), ("bash", more)])  # Polygraphy would want all of TensorRT
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sudo nvpmodel -q\nsudo jetson_clocks\n" in done.stdout
     assert "built encoder.jetson-orin.plan for SM 87" in done.stdout
@@ -247,6 +249,25 @@ def test_the_page_of_a_jetson_runs_from_the_first_line_to_the_last(
     assert "trtexec 10.3.0" in done.stdout
     assert "<TokenEncoder: brightest keeps 5 of 24 tokens (21%), tensorrt>" in done.stdout
     assert "jetson-orin" in bundles.load(folder).manifest.engines
+    assert "ran encoder.onnx on cpu, encoder.jetson-orin.plan on tensorrt\n" in done.stdout
+    assert re.search(r"/edgeprune-env/lib/python[\d.]+/site-packages/edgeprune/__init__\.py$", done.stdout.strip())
+
+
+@pytest.mark.slow
+def test_an_engine_of_build_sh_is_taken_in_by_verify_and_bench(
+    make_page: Callable[..., Path], typed: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    folder = make_page("jetson-orin")
+    photo(folder)
+    every = [
+        (name, text.replace("edgeprune build .", "bash build.sh")) for name, text in steps(folder, "polygraphy run")
+    ]
+    done = typed(folder, every)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "built encoder.jetson-orin.plan; measure it with" in done.stdout
+    assert "ran encoder.jetson-orin.plan on tensorrt\n" in done.stdout
+    (engine,) = bundles.load(folder).manifest.engines.values()
+    assert (engine.version, engine.sm, "STRONGLY_TYPED" in engine.flags) == ("10.3.0", (87,), True)
 
 
 @pytest.mark.slow
@@ -256,7 +277,7 @@ def test_so_does_the_page_of(
 ) -> None:
     folder = make_page(target)
     photo(folder)
-    played = ("polygraphy run",) if target == "datacenter" else ()  # Polygraphy would want all of TensorRT
+    played = ("polygraphy run",) if target == "datacenter" else ()
     done = typed(folder, steps(folder, *played), sm)
     assert done.returncode == 0, done.stdout + done.stderr
     said = {"datacenter": "parity on tensorrt", "cpu": "Passed: 2/2 iterations", "jetson-orin-jp51": "built encoder"}

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from cuda.bindings import runtime as cuda
-from fake_gpu import NUMBERS, FakePlan
 
 from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.ort import open_session
+from tests.fake_gpu import NUMBERS, FakePlan
 
 __version__ = "10.3.0"
 BEGIN = b"a plan of "
@@ -50,7 +50,9 @@ class Runtime:
             return SimpleNamespace(**session.run({"pixel_values": pixels}))
 
         specs = {**session.inputs, **session.outputs}
-        return FakePlan(cuda, {name: (spec.shape, NUMBERS[spec.dtype]) for name, spec in specs.items()}, run)
+        return FakePlan(
+            cuda, {name: (tuple(map(int, spec.shape)), NUMBERS[spec.dtype]) for name, spec in specs.items()}, run
+        )
 
 
 class Config:
