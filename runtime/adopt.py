@@ -126,7 +126,8 @@ def _adopt(bundle: Bundle, path: Path, device: Target, note: Note | None, force:
     have = plans.here([engine.kind])
     guess = engine if note else replace(engine, version=have.versions.get(engine.kind, engine.version))
     if misfit := plans.misfit_of(device.name, guess, have, bundle):
-        raise RequestError(f"{path} must be opened to be taken in, but it {misfit.reason}; {misfit.remedy}")
+        remedy = "do it on the board that built it" if have.gpu.sm is None else misfit.remedy
+        raise RequestError(f"{path} must be opened to be taken in, but it {misfit.reason}; {remedy}")
     version = have.versions[engine.kind]
     if not device.engine.accepts(version):
         raise RequestError(

@@ -163,6 +163,11 @@ CONTRADICTIONS: list[tuple[list[tuple[str, Any]], str]] = [  # what only the who
     ([("jetson.jetpack", "")], "jetson.jetpack must be versions such as 6.1-6.2.2"),
     ([("jetson.install", "pip install x\n")], "jetson.install must be one line without backticks"),
     ([("jetson.install", "pip`id`")], "jetson.install must be one line without backticks"),
+    ([("gpu.memory_gib", 8)], "gpu.memory_gib must be that of the smallest of jetson.boards, 4, got 8"),
+    (
+        [("jetson.boards", [{"name": "A", "memory_gib": 4, "bandwidth_gb_s": 0, "tflops_fp16": 5}])],
+        "jetson.boards: bandwidth_gb_s of A must be a positive number, got 0",
+    ),
     ([("source", ["https://a.b/\x1b[2J"])], "source must hold https links"),
     ([("onnx.forbidden_ops", ["Attention", "Non Zero"])], "onnx.forbidden_ops must hold names of operators"),
     ([("engine.version", "10.3")], "engine.version must be a range such as '>=10.3,<10.4', got '10.3'"),
@@ -314,7 +319,8 @@ SURPRISES: list[tuple[str, str, object, str]] = [
     ("jetson-orin-jp51", "engine.typing", "weak_fp16", "no strong typing before TensorRT 9"),
     ("jetson-orin-jp51", "onnx.greedy", "unrolled", "its Scan takes floats only"),
     ("jetson-orin-jp51", "onnx.index_float", True, "its TopK takes floats only"),
-    ("jetson-orin-jp51", "jetson.python", "3.8", "older than edgeprune supports: uv brings another"),
+    ("jetson-orin-jp51", "jetson.python", "3.8", "older than edgeprune supports, and its TensorRT is for it alone"),
+    ("jetson-orin-jp51", "jetson.install", None, "so nothing can be installed"),
     ("jetson-thor", "gpu.sm", (110,), "101 before CUDA 13"),
     ("jetson-thor", "gpu.memory_gib", 64, "the T4000"),
     ("jetson-thor", "engine.kind", "tensorrt", "TensorRT-RTX does not build for SM 110"),
@@ -401,6 +407,34 @@ def test_every_figure_says_where_it_is_from() -> None:
 def test_the_boards_of_one_family_have_the_same_figures() -> None:
     orins = {target.gpu for target in map(targets.load, targets.names()) if target.gpu and target.gpu.sm == (87,)}
     assert len(orins) == 1
+
+
+ORINS = [name for name in targets.names() if name.startswith("jetson-orin")]
+
+
+@pytest.mark.parametrize("name", [*ORINS, "jetson-thor"])
+def test_the_smallest_board_is_the_gpu_of_the_target(name: str) -> None:
+    device = targets.load(name)
+    assert device.gpu is not None
+    assert device.jetson is not None
+    first, *_ = device.jetson.boards
+    figures = (first.memory_gib, first.bandwidth_gb_s, first.tflops_fp16)
+    assert figures == (device.gpu.memory_gib, device.gpu.bandwidth_gb_s, device.gpu.tflops_fp16)
+    assert sorted(one.memory_gib for one in device.jetson.boards) == [one.memory_gib for one in device.jetson.boards]
+
+
+def test_every_jetpack_runs_on_the_same_orins() -> None:
+    assert len({targets.load(name).jetson.boards for name in ORINS}) == 1  # type: ignore[union-attr]
+
+
+def test_the_commands_that_install_activate_their_environment_and_take_what_is_given() -> None:
+    board = targets.load("jetson-orin").jetson
+    assert board is not None
+    assert board.installing("'./a.whl'") == [
+        "python3 -m venv --system-site-packages ~/edgeprune-env",
+        ". ~/edgeprune-env/bin/activate",
+        "pip install './a.whl' 'cuda-bindings==12.*'",
+    ]
 
 
 def test_layer_normalization_is_refused_by_the_oldest_parser_alone() -> None:
