@@ -97,6 +97,9 @@ _BY_SCRIPT = """
 takes its engine, or one that you built with trtexec, into the manifest; `verify` and `bench` do that by themselves
 where what `build.sh` noted beside it fits.
 """
+_ANYWHERE = """
+It needs no GPU and can be done before the folder is copied: then the engine is here already, and this is left out.
+"""
 _VERIFY = """
 ### Verify and measure
 
@@ -248,7 +251,9 @@ def _engine(manifest: Manifest, target: Target, weights_nbytes: int) -> str:
             for one in board.boards
         ]
         text += _BOARDS.format(need=need, tight=tight, boards="\n".join(rows))
-    if engine.build == "on-device" and not old:
+    if engine.build == "here":
+        text += _ANYWHERE
+    elif not old:
         text += _BY_SCRIPT.format(plan=recipe.plan_of(target))
     return text
 

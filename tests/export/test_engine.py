@@ -87,6 +87,14 @@ def test_another_plan_needs_force(trt: Any, folder: Path) -> None:
     assert built.sm == (89,)
 
 
+def test_an_engine_of_build_sh_can_be_taken_in_instead(folder: Path) -> None:
+    (folder / PLAN).write_bytes(b"of trtexec")
+    with pytest.raises(
+        RequestError, match=f"take it into the manifest with --adopt {PLAN}, or replace it with --force"
+    ):
+        build_engine(folder)
+
+
 @pytest.mark.parametrize("sm", [87, 90, 110, 8])
 def test_an_sm_that_the_builder_does_not_know_is_built_on_the_device(trt: Any, folder: Path, sm: int) -> None:
     before = contents(folder)
