@@ -134,7 +134,9 @@ def _release(module: Module | None, engine: Engine, install: str) -> Obstacle | 
 
 def _install(target: Target) -> str:
     if target.jetson:
-        return f"install JetPack {target.jetson.jetpack}, then `{target.jetson.install}`"
+        board = target.jetson
+        then = " && ".join(board.installing()) or "bash build.sh"  # its Python is too old for more
+        return f"install JetPack {board.jetpack}, then `{then}`"
     return "pip install 'edgeprune[tensorrt]'"
 
 
