@@ -46,7 +46,7 @@ def test_a_bundle_opens_with_any_budget_up_to_its_own(make_bundle: MakeBundle) -
     """Everything that it says of itself is that of the smaller budget; the graph is the same."""
     folder = make_bundle(batch=2, **NESTED)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
-    with load(folder, kind=TokenEncoder, keep=3) as few, load(folder, kind=TokenEncoder) as whole:
+    with load(folder, "cpu", kind=TokenEncoder, keep=3) as few, load(folder, kind=TokenEncoder) as whole:
         assert (few.keep, whole.keep) == (3, KEEP)
         for name, value in few(images).tensors().items():
             np.testing.assert_array_equal(value, whole(images).cut(3).tensors()[name])
