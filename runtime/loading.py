@@ -43,8 +43,9 @@ def load(
     kind: type[Runner] = Runner,
     keep: int | None = None,
 ) -> Any:
-    """Open the bundle in a folder, with every file checked against the manifest.
+    """Open a bundle, with every file checked against the manifest.
 
+    folder: of the bundle, or owner/name of one in the Hugging Face cache (`edgeprune.bundle.find`); nothing is fetched
     device: "cpu" or "cuda" for the graph in ONNX Runtime; "tensorrt" for the plan of either kind that fits this
         machine; "auto" for the best of them that is here: a plan, else cuda, else cpu. What it took is the `device` of
         what is returned, and why not a better one stands in `passed_over`
