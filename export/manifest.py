@@ -92,13 +92,8 @@ def write_texts(
     wheel: Wheel | None = None,
     repository: str | None = None,
 ) -> None:
-<<<<<<< HEAD
-    """preprocessor_config.json, README.md, edgeprune's wheel if it is carried, and what a device needs to build and
-    compare; graphs and reference are there.
-=======
     """preprocessor_config.json, README.md, and what a device needs to install, build and compare; graphs and reference
     are there.
->>>>>>> h-board
 
     wheel: of edgeprune, if it is carried
     repository: on the Hugging Face hub, if it goes there; README.md is its card then

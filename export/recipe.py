@@ -79,11 +79,7 @@ polygraphy run {model} \\
 """
 
 
-<<<<<<< HEAD
 def build_script(target: Target, graph: str = "encoder.onnx", float32_nodes: Sequence[str] = ()) -> str | None:
-=======
-def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
->>>>>>> h-board
     """build.sh for targets whose engine is built on the device with trtexec; None for the others.
 
     graph: file name
@@ -93,24 +89,16 @@ def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
     if engine.kind != "tensorrt" or engine.build != "on-device":
         return None
     plan = shlex.quote(plan_of(target))
-<<<<<<< HEAD
     kept = ",".join(f"{node}:fp32" for node in float32_nodes)
     flags = (*engine.build_flags, *(("--precisionConstraints=obey", f"--layerPrecisions={kept}") if kept else ()))
-=======
->>>>>>> h-board
     return _BUILD.format(
         description=target.description,
         version=engine.version,
         trtexec=shlex.quote(target.jetson.trtexec if target.jetson else "trtexec"),
         graph=shlex.quote(graph),
         plan=plan,
-<<<<<<< HEAD
         build_flags=shlex.join(flags),
         noted=shlex.quote(json.dumps(flags)),
-=======
-        build_flags=shlex.join(engine.build_flags),
-        noted=shlex.quote(json.dumps(engine.build_flags)),
->>>>>>> h-board
         workspace_mib=engine.workspace_mib,
         bench=shlex.quote(f"--loadEngine={plan} {shlex.join(target.bench.flags)}"),
     )

@@ -86,14 +86,8 @@ def _info() -> dict[str, bytes]:
             "the bundle carries edgeprune for the device, which must be installed for that; it is only imported from "
             f"{Path(edgeprune.__file__).parent}: pip install it, or leave it out with --no-runtime"
         ) from None
-<<<<<<< HEAD
     said = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""  # the latter beside a checkout
     metadata = re.sub(r"(?m)^Version: .*$", f"Version: {edgeprune.__version__}", said, count=1)
-=======
-    metadata = re.sub(
-        r"(?m)^Version: .*$", f"Version: {edgeprune.__version__}", installed.read_text("METADATA") or "", count=1
-    )
->>>>>>> h-board
     texts = {"METADATA": metadata, "WHEEL": WHEEL, **{name: installed.read_text(name) for name in OWN}}
     return {f"{INFO}/{name}": text.encode() for name, text in texts.items() if text is not None}
 

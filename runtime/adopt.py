@@ -79,11 +79,7 @@ def adopt(folder: Path, plan: Path, target: str | None = None, force: bool = Fal
     from edgeprune import targets
 
     bundle = bundles.load(folder)
-<<<<<<< HEAD
-    path = plan if plan.is_file() else folder / plan
-=======
     path = plan if plan.is_file() else bundle.folder / plan
->>>>>>> h-board
     if not path.is_file():
         raise RequestError(f"--adopt must be the file of an engine; there is no {plan}")
     named = target or _named(path) or bundle.manifest.target

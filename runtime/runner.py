@@ -15,10 +15,7 @@ from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime.backends import Backend, Closed
 from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.devices import AUTO, open_backend
-<<<<<<< HEAD
 from edgeprune.runtime.images.finite import check_finite
-=======
->>>>>>> h-board
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
 __all__ = ["PIXELS", "Images", "Runner", "check_tensors"]
@@ -43,10 +40,7 @@ class Runner:
     session: the open graph or plan
     device: what runs it: tensorrt, cuda or cpu
     passed_over: under device "auto", the better ones that were not to be had -> why
-<<<<<<< HEAD
     check_finite: whether NaN and infinities among pixel_values and other inputs are refused; False leaves the look out
-=======
->>>>>>> h-board
     """
 
     check_finite = True
