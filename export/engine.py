@@ -85,7 +85,7 @@ def build_engine(
 
     start = time.perf_counter()
     compiler = Compiler(trt, opened.graph(bundle.ENCODER), strong=device.engine.typing == "strong")
-    flags = _configure(compiler, device, sms if rtx else ())
+    flags = _configure(compiler, device, sms if rtx else (), opened.manifest.float32_nodes)
     timings = None if rtx else _open_timing_cache(compiler, opened.folder)
     content = compiler.build(show)
     engine = Engine(
@@ -203,7 +203,7 @@ def open_parser(trt: Any, strong: bool = True, keep: int = WARNING) -> tuple[Any
     return builder, network, trt.OnnxParser(network, log)
 
 
-def _configure(compiler: Compiler, target: Target, sms: Sequence[int]) -> tuple[str, ...]:
+def _configure(compiler: Compiler, target: Target, sms: Sequence[int], float32_nodes: Sequence[str]) -> tuple[str, ...]:
     """Set what the target asks for; returns it by NVIDIA's names. Names that came and went are looked up."""
     trt, config, engine, flags = compiler.trt, compiler.config, target.engine, []
     if (tf32 := getattr(trt.BuilderFlag, "TF32", None)) is not None:  # on by default; 10 bits are not float32
@@ -214,11 +214,23 @@ def _configure(compiler: Compiler, target: Target, sms: Sequence[int]) -> tuple[
     else:
         config.set_flag(_named(trt.BuilderFlag, "FP16", f"{target.name} is weakly typed, which TensorRT 11 ended"))
         flags.append("FP16")
+        if float32_nodes:
+            _keep_float32(compiler, set(float32_nodes))
+            flags.append("OBEY_PRECISION_CONSTRAINTS")
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names in the plan: no cost when it runs
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, (engine.workspace_mib or 0) << 20)
     if sms:
         compiler.target_sm(sms)
     return (*flags, "PROFILING_DETAILED", f"WORKSPACE={engine.workspace_mib}MiB")
+
+
+def _keep_float32(compiler: Compiler, nodes: set[str]) -> None:
+    """A layer of the parser has the name of its node."""
+    trt, network = compiler.trt, compiler.network
+    compiler.config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for layer in (network.get_layer(at) for at in range(network.num_layers)):
+        if layer.name in nodes:
+            layer.precision = trt.float32
 
 
 def _network_flags(trt: Any, strong: bool) -> int:

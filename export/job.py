@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from edgeprune.export.lint import lint, parse, refuse
 from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
 from edgeprune.export.precision import RawPixels, in_precision
 from edgeprune.export.processor import read_processor
+from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
 from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair
 from edgeprune.export.storage import file_of, save_graphs
@@ -37,6 +38,7 @@ from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
 from edgeprune.pruners._loop import written_as
 from edgeprune.pruners._scorer import Scorer, load_scorer
+from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder, outputs
@@ -120,6 +122,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         reference = Reference(encoder, method, preprocessing, batch, rule)
         images |= reference.telling(encoder.tower.image_size)
         example = reference.write(folder, images, request.uint8)
+        largest = reference.largest
+        check_range(largest, precision, target, checkpoint.id)
         del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
 
         encoder, method = in_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
@@ -131,6 +135,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         save_graphs(folder, graphs)
         for path in sorted(folder.glob("*.onnx")):
             onnx.checker.check_model(str(path), full_check=True)
+        weak = target.engine.typing == "weak_fp16"
+        wide = beyond_float16(folder / file_of(bundle.ENCODER), folder / REFERENCE) if weak else ()
         if target.engine.kind == "tensorrt-rtx":
             refuse(parse(folder / file_of(bundle.ENCODER)), target)
 
@@ -143,6 +149,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         manifest = manifest_of(
             request.method, method, request.tiles, checkpoint, encoder, target, preprocessing, precision, graphs, cost
         )
+        manifest = replace(manifest, float32_nodes=wide)
         del encoder, graph, models, graphs
         gc.collect()  # the weights, before ONNX Runtime holds its own copy
 
@@ -154,7 +161,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         failed = [report for report in reports if not report.passed]
         if failed:
             raise ParityError(f"the exported graph differs from the reference: {failed[0].worst.reasons[0]}")
-    return Exported(output, manifest, reports, budget.warnings(manifest, method))
+    warnings = (*budget.warnings(manifest, method), *range_warnings(largest, precision, wide, target))
+    return Exported(output, manifest, reports, warnings)
 
 
 def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:

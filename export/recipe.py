@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -78,23 +79,26 @@ polygraphy run {model} \\
 """
 
 
-def build_script(target: Target, graph: str = "encoder.onnx") -> str | None:
+def build_script(target: Target, graph: str = "encoder.onnx", float32_nodes: Sequence[str] = ()) -> str | None:
     """build.sh for targets whose engine is built on the device with trtexec; None for the others.
 
     graph: file name
+    float32_nodes: as in the manifest
     """
     engine = target.engine
     if engine.kind != "tensorrt" or engine.build != "on-device":
         return None
     plan = shlex.quote(plan_of(target))
+    kept = ",".join(f"{node}:fp32" for node in float32_nodes)
+    flags = (*engine.build_flags, *(("--precisionConstraints=obey",) if kept else ()))
     return _BUILD.format(
         description=target.description,
         version=engine.version,
         trtexec=shlex.quote(target.jetson.trtexec if target.jetson else "trtexec"),
         graph=shlex.quote(graph),
         plan=plan,
-        build_flags=shlex.join(engine.build_flags),
-        noted=shlex.quote(json.dumps(engine.build_flags)),
+        build_flags=shlex.join((*flags, *((f"--layerPrecisions={kept}",) if kept else ()))),
+        noted=shlex.quote(json.dumps(flags)),
         workspace_mib=engine.workspace_mib,
         bench=shlex.quote(f"--loadEngine={plan} {shlex.join(target.bench.flags)}"),
     )

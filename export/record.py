@@ -22,6 +22,7 @@ from torch import Tensor
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ParityError
 from edgeprune.export.cost import formula
+from edgeprune.export.ranges import watching
 from edgeprune.probes.drawn import Scenes
 from edgeprune.pruners import Method
 from edgeprune.reference import OfficialEncoder
@@ -50,6 +51,7 @@ class Reference:
 
     batch: images of one run
     rule: how its decisions are judged (`Method.rule`)
+    largest: module of the graph -> largest |value| that it takes or gives on the probes, once they are written
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Reference:
         self._together = batch if encoder.tiled and method.traits.pools_tiles else 1
         self._whole = bool(method.steps(encoder.layer)) or encoder.detects
         self._candidates = candidates(formula(encoder, method) * self._together)
+        self._encoder, self.largest = encoder, dict[str, float]()
 
     def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
         """Name -> drawn scene of the given (height, width), the most telling ones; none where nothing is decided."""
@@ -109,7 +112,8 @@ class Reference:
         return wanted, replayed({name: value.float().numpy() for name, value in chosen.quantities.items()})
 
     def _check(self, name: str, pixel_values: NDArray[np.float32], wanted: Arrays, quantities: Arrays) -> None:
-        with torch.inference_mode():
+        encoder = self._encoder
+        with torch.inference_mode(), watching(self._traced, encoder.tower, encoder.layer, self.largest):
             results = self._traced(torch.from_numpy(pixel_values))
         got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
         verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
@@ -135,5 +139,6 @@ def _rounded(outputs: Arrays) -> Arrays:
     """The same with scores as far off as float16 would have them, so that the tolerance is that of a device."""
     scores = outputs["scores"]
     off = np.where(np.isfinite(scores), scores * np.float32(1 + 2.0**-11), scores)
-    tokens = {name: value.astype(np.float16) for name, value in outputs.items() if name == "tokens"}
+    with np.errstate(over="ignore"):
+        tokens = {name: value.astype(np.float16) for name, value in outputs.items() if name == "tokens"}
     return {**outputs, "scores": off.astype(np.float32), **tokens}

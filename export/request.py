@@ -136,6 +136,11 @@ def check_flags(request: Request, target: Target) -> None:
         raise RequestError(f"--precision must be float32 or float16, got {request.precision}")
     if request.precision == "float32" and not target.onnx.float32_matmul:
         raise RequestError(f"{target.name} computes products in float16 alone, got --precision float32; leave it out")
+    if request.dynamic_batch and target.engine.kind != "onnxruntime":
+        raise RequestError(
+            f"a plan for {target.name} takes a fixed number of images per run, got --dynamic-batch; fix it with "
+            "--tiles (1, 4, ...), or choose a --target of ONNX Runtime (cpu, ort-cuda)"
+        )
     if request.tiles < 1:
         raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
     if request.tiles > 1 and request.dynamic_batch:

@@ -108,6 +108,8 @@ class Fields:
     """how a language model is to be given the tokens, where there is more to say than their order"""
     labels: tuple[str, ...] = ()
     """the classes of a detector, in the order of its logits, whose last one is "no object" """
+    float32_nodes: tuple[str, ...] = ()
+    """of the encoder, in its order: what a builder that chooses float16 by itself has to leave in float32"""
     schema_version: str = SCHEMA_VERSION
     """of the file that it was read from; what is written is always this reader's"""
 

@@ -49,7 +49,7 @@ __all__ = ["command"]
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
 @click.option("--size", metavar="HxW", help="Pixels of an image, for detectors (YOLOS); default the model's.")
 @click.option("--video", is_flag=True, help="Frames instead of images, where the model treats them differently.")
-@click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open.")
+@click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open (cpu, ort-cuda).")
 @click.option(
     "--input", "input_kind", type=click.Choice(["float", "uint8"]), default="float", show_default=True,
     help="float: normalised pixels. uint8: RGB images as they are; the graph normalises.",

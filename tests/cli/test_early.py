@@ -55,6 +55,7 @@ EARLY: dict[tuple[str, ...], str] = {
     (*EXPORT, "--target", "orin"): r"no target 'orin'; .* Did you mean 'jetson-orin'\?",
     (*EXPORT, "--target", "nowhere.toml"): r"nowhere\.toml cannot be read",
     (*EXPORT, "--tiles", "0"): r"--tiles must be at least 1, got 0",
+    (*EXPORT, "--dynamic-batch", "--target", "jetson-orin"): r"plan for jetson-orin takes a fixed number .* --tiles",
     (*EXPORT, "--grid", "32"): r"--grid must be rows x columns of patches, such as 32x32, got 32",
     (*EXPORT, "--output", "taken"): r"taken exists; choose another --output",
     (*EXPORT, "--model", "taken"): r"taken has a model_type that no family knows: no model_type 'bert'",

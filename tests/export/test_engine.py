@@ -257,11 +257,12 @@ class Stand:
     def __init__(self, version: str, plan: bytes | None = b"plan") -> None:
         self.__name__, self.__version__ = "tensorrt", version
         major = int(version.split(".")[0])
-        self.config, self.network_flags = Config(), -1
+        self.config, self.network_flags, self.float32 = Config(), -1, "float32"
+        self.layers = [SimpleNamespace(name=name, precision=None) for name in ("a/Add", "b/MatMul")]
         self.ILogger = type("ILogger", (), {})
         network = ["EXPLICIT_BATCH"] if major < 11 else []
         self.NetworkDefinitionCreationFlag = Enum(*network, *(["STRONGLY_TYPED"] if major >= 9 else []))
-        self.BuilderFlag = Enum(*(["FP16"] if major < 11 else []), "TF32")
+        self.BuilderFlag = Enum(*(["FP16"] if major < 11 else []), "TF32", "OBEY_PRECISION_CONSTRAINTS")
         self.MemoryPoolType, self.ProfilingVerbosity = Enum("WORKSPACE"), Enum("DETAILED")
         stand = self
 
@@ -269,14 +270,14 @@ class Stand:
             def __init__(self, log: Any) -> None:
                 self.log = log
 
-            def create_network(self, flags: int) -> str:
+            def create_network(self, flags: int) -> Any:
                 stand.network_flags = flags
-                return "network"
+                return SimpleNamespace(num_layers=len(stand.layers), get_layer=stand.layers.__getitem__)
 
             def create_builder_config(self) -> Config:
                 return stand.config
 
-            def build_serialized_network(self, network: str, config: Config) -> bytes | None:
+            def build_serialized_network(self, network: Any, config: Config) -> bytes | None:
                 self.log.log(2, "a warning\nof two lines")
                 self.log.log(1, "first error\nof two lines")
                 self.log.log(1, "second error")
@@ -323,6 +324,18 @@ def test_tensorrt_8_is_weakly_typed_with_an_explicit_batch(folder: Path, stand: 
     build_engine(folder, "jetson-orin-jp60")
     assert trt.network_flags == 1 << trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH
     assert trt.config.flags == [trt.BuilderFlag.FP16]
+
+
+def test_where_the_builder_chooses_float16_it_leaves_the_layers_that_overflow_in_float32(
+    folder: Path, stand: MakeStand
+) -> None:
+    edit(folder, float32_nodes=("a/Add", "no/Layer"))
+    trt = stand("8.6.2")
+    built, _ = build_engine(folder, "jetson-orin-jp60")
+    assert trt.config.flags == [trt.BuilderFlag.FP16, trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS]
+    assert [layer.precision for layer in trt.layers] == ["float32", None]
+    assert built.flags[:3] == ("NO_TF32", "FP16", "OBEY_PRECISION_CONSTRAINTS")
+    assert bundle.load(folder).manifest.engines == {"jetson-orin-jp60": built}
 
 
 def test_another_release_is_refused(folder: Path, stand: MakeStand) -> None:

@@ -25,6 +25,10 @@ def run(folder: Path, target: targets.Target, **variables: str) -> tuple[list[st
     """The words that trtexec was given, and what the script said; it must end well."""
     script = build_script(target)
     assert script is not None
+    return executed(folder, script, **variables)
+
+
+def executed(folder: Path, script: str, **variables: str) -> tuple[list[str], str]:
     (folder / "build.sh").write_text(script)
     (folder / "encoder.onnx").write_bytes(b"a graph")
     done = subprocess.run(
@@ -58,6 +62,18 @@ def test_a_pattern_among_the_flags_reaches_trtexec_as_it_is(tmp_path: Path, trte
     engine = dataclasses.replace(orin.engine, build_flags=("--layerPrecisions=*:fp32",))
     words, _ = run(tmp_path, dataclasses.replace(orin, engine=engine), TRTEXEC=str(trtexec))
     assert "--layerPrecisions=*:fp32" in words
+
+
+def test_layers_that_float16_cannot_hold_are_named_to_trtexec_as_one_word(tmp_path: Path, trtexec: Path) -> None:
+    """Names are of tensors in a checkpoint, so that they may be anything."""
+    nodes = ("encoder.layers.2/Add", "$(touch pwned)'; touch pwned; '")
+    script = build_script(targets.load("jetson-orin-jp60"), float32_nodes=nodes)
+    assert script is not None
+    words, _ = executed(tmp_path, script, TRTEXEC=str(trtexec))
+    assert "--precisionConstraints=obey" in words
+    assert f"--layerPrecisions={nodes[0]}:fp32,{nodes[1]}:fp32" in words
+    assert not (tmp_path / "pwned").exists()
+    assert "recision" not in str(build_script(targets.load("jetson-orin-jp60")))
 
 
 def test_even_what_a_target_may_not_say_is_only_text_to_the_shell(tmp_path: Path, trtexec: Path) -> None:
