@@ -12,7 +12,7 @@ Cost    0.59 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgeprune import pruners
 from edgeprune.pruners import Eager, Selection, Traits
@@ -32,6 +32,9 @@ class Method(pruners.Method):
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
+
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "topk", "shares": True}
 
     def select(self, taps: Taps) -> Selection:
         scores = taps.cls_attention().mean(dim=1)

@@ -14,7 +14,7 @@ Cost    341 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgeprune import pruners
 from edgeprune.errors import MethodError
@@ -38,6 +38,9 @@ class Method(pruners.Method):
         if not 0 < self.layer < depth:
             raise MethodError(f"option layer of received must be in 1..{depth - 1}, got {self.layer}")
         return (self.layer - 1,)
+
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "topk", "shares": True}
 
     def select(self, taps: Taps) -> Selection:
         scores = taps.column_mean(self.layer - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined, mask
+from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined, largest, mask, out_of_order
 from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["chunks"]
@@ -20,13 +20,13 @@ def chunks(case: Case) -> Chain:
     marked = tiers_of(case.got["scores"]) > 0
     reference, error, relative, errors = compared(case)
     kept = mask(len(marked), case.got["indices"])
-    chains, ends = [_shares(case, marked, sizes, max(relative, case.unseen))], np.cumsum(sizes)
+    chains, ends = [_shares(case, marked, sizes, largest(relative, case.unseen))], np.cumsum(sizes)
     for size, end in zip(sizes, ends, strict=True):
         here = mask(len(marked), np.arange(end - size, end))
         chains.append(cut(reference, np.flatnonzero(marked & here), here, errors, case.eps))
     chains.append(cut(reference, np.flatnonzero(kept & ~marked), ~marked, errors, case.eps))
     defects = [] if kept[marked].all() else ["a patch of a chunk's share is not kept"]
-    return joined(chains, error, relative, defects)
+    return joined(chains, error, relative, [*defects, *out_of_order(case)])
 
 
 def _shares(case: Case, marked: np.ndarray, sizes: list[int], relative: float) -> Chain:

@@ -3,6 +3,7 @@
     gains[t] = objective given the device's own first t picks                 by the reference's quantities
     regret   = the highest gain of a patch that was free - that of the pick
     err      = |reported gain - gain| over the eight picks on either side
+    may be   = bound x what attention and the like have in the gain + (error of a cosine) x what becomes of it
 
 Objectives; C: `similarity`, cosines [N, N], S: the picks so far
 
@@ -19,20 +20,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain
+from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, largest
 
 __all__ = ["OBJECTIVES", "greedy"]
 
 Floats = NDArray[np.float64]
 Gain: TypeAlias = "Callable[[list[int]], Floats]"
-Made: TypeAlias = "tuple[Gain, float, float]"
-"""the gains given the picks so far; what the noise of a cosine becomes in a gain; what the measured quantities become
-at most in units of a gain, 0 where the gains themselves say so"""
+
+
+@dataclass(frozen=True)
+class Objective:
+    gains: Gain
+    """of every patch, given the picks so far"""
+    noise: Gain
+    """what errors of rows, of a cosine for instance, become in them"""
+    measured: Gain
+    """what relative errors of attention, which are larger, become in them"""
+
 
 BESIDE = 8
 """picks on either side that the error of one is taken of: gains fall by orders of magnitude along a chain"""
@@ -40,13 +50,14 @@ BESIDE = 8
 
 def greedy(case: Case) -> Chain:
     quantities = {name: value.astype(np.float64) for name, value in case.quantities.items()}
-    gains_of, noise, stretched = OBJECTIVES[case.rule["objective"]](quantities, case.rule)
+    objective = OBJECTIVES[case.rule["objective"]](quantities, case.rule)
     picks, reported = case.picks.tolist(), case.got["scores"].astype(np.float64)
     free = np.ones(len(reported), bool)
-    regret, margin, largest, chosen = (np.zeros(len(picks)) for _ in range(4))
+    regret, margin, scales, chosen, noise, measured = (np.zeros(len(picks)) for _ in range(6))
     for step, pick in enumerate(picks):
-        gains = gains_of(picks[:step])
-        chosen[step], largest[step] = gains[pick], np.abs(gains[free]).max()
+        gains = objective.gains(picks[:step])
+        noise[step], measured[step] = objective.noise(picks[:step])[pick], objective.measured(picks[:step])[pick]
+        chosen[step], scales[step] = gains[pick], np.abs(gains[free]).max()
         free[pick] = False
         if free.any():
             over = gains[free].max() - gains[pick]
@@ -55,34 +66,30 @@ def greedy(case: Case) -> Chain:
             margin[step] = math.inf
     errors = np.abs(reported[picks] - chosen)
     near = np.array([errors[max(0, at - BESIDE) : at + BESIDE + 1].max() for at in range(len(picks))])
-    tolerance = 2 * near + case.eps * largest + 2 * COSINE_NOISE * noise
-    error, scale = float(errors.max()), max(float(np.abs(chosen).max()), stretched)
-    small = error <= max(4 * case.eps, COSINE_NOISE) * noise
-    relative = error / scale if scale else math.inf if error else 0.0
-    if small:  # a few roundings of a cosine, whatever is left of the gains
-        relative = min(relative, case.bound)
-    return Chain(regret, tolerance, margin, error, relative)
+    tolerance = 2 * near + case.eps * scales + 2 * COSINE_NOISE * noise
+    # One scale for all would let a gain be anything where it is small beside the first. Roundings add up.
+    rounding = 4 * COSINE_NOISE * np.sqrt(1 + np.arange(len(picks)))
+    scale = measured + noise * (case.cosine_error + rounding) / case.bound
+    return Chain(regret, tolerance, margin, largest(errors), largest(errors / scale))
 
 
-def _max_min(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
+def _max_min(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
     distance = 1 - given["similarity"]
     first = np.where(np.eye(len(distance), dtype=bool), np.inf, distance).min(axis=0)
-    first = np.where(np.isfinite(first), first, 0.0)
-
-    def gains(picks: list[int]) -> Floats:
-        return distance[picks].min(axis=0) if picks else first
-
-    return gains, 1.0, 0.0
+    first = np.where(np.isposinf(first), 0.0, first)
+    return _of_cosines(lambda picks: distance[picks].min(axis=0) if picks else first, len(first))
 
 
-def _max_sum(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
+def _max_sum(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    none = np.zeros(len(given["first"]))
+
     def gains(picks: list[int]) -> Floats:
         return -given["similarity"][picks].sum(axis=0) if picks else given["first"]
 
-    return gains, 1.0, 0.0
+    return Objective(gains, lambda picks: none + math.sqrt(len(picks)), lambda picks: none if picks else given["first"])
 
 
-def _determinant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
+def _determinant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
     """An incremental Cholesky in float64; what has `smallest` left or less is no direction."""
     left: list[Floats] = [np.ones(len(given["similarity"]))]
     factor: list[Floats] = []
@@ -98,10 +105,10 @@ def _determinant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
             left.append(now - row * row)
         return left[len(picks)]
 
-    return gains, 1.0, 0.0
+    return _of_cosines(gains, len(left[0]))
 
 
-def _coverage(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
+def _coverage(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
     similarity, saliency = given["similarity"], given["saliency"]
 
     def gains(picks: list[int]) -> Floats:
@@ -109,33 +116,44 @@ def _coverage(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
         gained: Floats = (similarity - covered).clip(0).sum(axis=1) * saliency
         return gained
 
-    return gains, math.sqrt(len(saliency)) * float(saliency.max()), 0.0
+    noise = np.full(len(saliency), math.sqrt(len(saliency)) * float(saliency.max()))
+    return Objective(gains, lambda _: noise, gains)
 
 
-def _relevance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
-    measured, balance = given["attention"], float(rule["balance"])
-    spread = float(measured.max() - measured.min()) + float(rule["smallest"])
-    wanted = balance * (measured - measured.min()) / spread
+def _relevance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    balance = float(rule["balance"])
+    importance, measured = _stretched(given["attention"], lambda spread: spread + float(rule["smallest"]))
 
     def gains(picks: list[int]) -> Floats:
+        wanted = balance * importance
         return np.asarray(wanted - (1 - balance) * given["similarity"][picks].max(axis=0) if picks else wanted)
 
-    # an importance is the difference of two measured values, stretched to 0..1
-    return gains, 1.0, 2 * balance * float(measured.max()) / spread
+    return replace(_of_cosines(gains, len(importance)), measured=lambda _: balance * measured)
 
 
-def _distance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
-    measured = given["sensitivity"]
-    spread = max(float(measured.max() - measured.min()), float(rule["flat"]) * float(measured.max()), 1e-30)
-    relevance = (measured - measured.min()) / spread
+def _distance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    floor = max(float(rule["flat"]) * float(given["sensitivity"].max()), 1e-30)
+    relevance, measured = _stretched(given["sensitivity"], lambda spread: max(spread, floor))
 
-    def gains(picks: list[int]) -> Floats:
-        return np.asarray(relevance * (1 - given["similarity"][picks].max(axis=0)) if picks else relevance)
+    def times_distance(values: Floats, picks: list[int]) -> Floats:
+        return np.asarray(values * (1 - given["similarity"][picks].max(axis=0)) if picks else values)
 
-    return gains, 1.0, float(measured.max()) / spread
+    def noise(picks: list[int]) -> Floats:  # a sensitivity is of one row, a cosine of two
+        return relevance + times_distance(measured, picks) / 2
+
+    return replace(_of_cosines(lambda picks: times_distance(relevance, picks), len(relevance)), noise=noise)
 
 
-def _pivots(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
+def _stretched(measured: Floats, divisor: Callable[[float], float]) -> tuple[Floats, Floats]:
+    """Measured values stretched to 0..1; and what a relative error of 1 of each of them, of the least and of the
+    largest would come to there."""
+    least, most = float(measured.min()), float(measured.max())
+    spread = divisor(most - least)
+    values = (measured - least) / spread
+    return values, (measured + least + values * (most + least)) / spread
+
+
+def _pivots(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
     length, pivots = given["length"] / max(float(given["length"].max()), 1e-12), int(rule["pivots"])
     turns = [turn for turn, count in enumerate(rule["quotas"]) for _ in range(count)]
 
@@ -145,10 +163,14 @@ def _pivots(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Made:
         away: Floats = 1 - given["similarity"][picks[turns[len(picks) - pivots]]]
         return away
 
-    return gains, 1.0, 0.0
+    return _of_cosines(gains, len(length))
 
 
-OBJECTIVES: dict[str, Callable[[Mapping[str, Floats], Mapping[str, Any]], Made]] = {
+def _of_cosines(gains: Gain, patches: int) -> Objective:
+    return Objective(gains, lambda _: np.ones(patches), lambda _: np.zeros(patches))
+
+
+OBJECTIVES: dict[str, Callable[[Mapping[str, Floats], Mapping[str, Any]], Objective]] = {
     "max-min": _max_min,
     "max-sum": _max_sum,
     "determinant": _determinant,

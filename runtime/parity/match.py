@@ -14,7 +14,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import COSINE_NOISE, NOTHING, Case, Chain, cut, joined, mask
+from edgeprune.runtime.parity.decisions import (
+    COSINE_NOISE,
+    NOTHING,
+    Case,
+    Chain,
+    cut,
+    joined,
+    largest,
+    mask,
+    out_of_order,
+)
 from edgeprune.runtime.parity.tiers import compared, parted, tiers_of
 
 __all__ = ["match"]
@@ -28,15 +38,16 @@ def _nearest(case: Case) -> Chain:
     reference = case.reference["scores"].astype(np.float64)
     got = case.got["scores"].astype(np.float64)
     # An error of e |x_j| in X_j, which subtractions left little of, is one of 2 e |x_j| sqrt(score_j) in the score.
-    scale = max(float((np.sqrt(reference.clip(0)) * case.quantities["length"]).max()), 1e-30)
-    errors = np.abs(got - reference) + (COSINE_NOISE * case.quantities["length"]) ** 2  # of which nothing is left
+    length = case.quantities["length"].astype(np.float64)
+    off = case.cosine_error * length
+    scale = (2 * off * np.sqrt(reference.clip(0)) + off**2).clip(1e-30) / case.bound
+    errors = np.abs(got - reference) + (COSINE_NOISE * length) ** 2  # of which nothing is left
     kept = np.asarray(case.got["indices"], np.int64)
     chosen = cut(reference, kept, np.ones(len(reference), bool), errors, case.eps)
     others = np.setdiff1d(np.arange(len(reference)), kept)
-    error = float(np.abs(got - reference).max())
-    relative = error / scale
-    merges, defects = _joins(case, others, kept, relative)
-    return joined([chosen, merges], error, relative, defects)
+    error, relative = largest(np.abs(got - reference)), largest(np.abs(got - reference) / scale)
+    merges, defects = _joins(case, others, kept, 0.0)
+    return joined([chosen, merges], error, relative, [*defects, *out_of_order(case)])
 
 
 def _stands(case: Case) -> Chain:
@@ -58,7 +69,7 @@ def _stands(case: Case) -> Chain:
         merges, more = _joins(case, np.setdiff1d(rest, stands), stands, relative)
         chains.append(merges)
         defects += more
-    return joined(chains, error, relative, defects)
+    return joined(chains, error, relative, [*defects, *out_of_order(case)])
 
 
 def _joins(case: Case, others: np.ndarray, targets: np.ndarray, relative: float) -> tuple[Chain, list[str]]:
@@ -84,11 +95,12 @@ def _rounds(case: Case) -> Chain:
     origin, order = (np.asarray(case.got[name], np.int64) for name in ("origin", "order"))
     through = tiers_of(case.got["scores"])
     errors = np.abs(parted(case.got["scores"]) - parted(case.reference["scores"]))
-    error = float(errors.max())
+    error = largest(errors)
     noise = _cosine_error(case, 2 * error)  # a score has half of a cosine
     products = case.quantities["products"].astype(np.float64)
     patches = len(through)
     names, mix = np.arange(patches), np.eye(patches)  # what each token is made of
+    root = names  # whose token each patch is by now
     chains: list[Chain] = []
     defects: list[str] = []
     for turn, count in enumerate(int(count) for count in case.rule["merged"]):
@@ -102,10 +114,13 @@ def _rounds(case: Case) -> Chain:
         best[a] = alike.max(axis=1)
         chains.append(cut(best, a[gone], mask(patches, a), noise, case.eps))
         joins = order[a[gone], None] == b
-        if not joins.any(axis=1).all() or (origin[a[gone]] != origin[order[a[gone]]]).any():
+        if not joins.any(axis=1).all():
             defects.append("a patch went to a token that none of its round became")
             break
         into = joins.argmax(axis=1)
+        renamed = np.arange(patches)
+        renamed[a[gone]] = b[into]
+        root = renamed[root]
         value, ranked = alike[gone, :][np.arange(count), into], np.sort(alike[gone], axis=1)
         second = ranked[:, -2] if len(b) > 1 else np.full(count, -np.inf)
         chains.append(Chain(ranked[:, -1] - value, np.full(count, 2 * noise + case.eps), np.abs(value - second)))
@@ -114,8 +129,12 @@ def _rounds(case: Case) -> Chain:
         mix[b] = total / (1 + np.bincount(into, minlength=len(b)))[:, None]
         alone = a[~gone]
         names = np.concatenate((alone[np.argsort(best[alone], kind="stable")], b))
-    if not defects and not np.array_equal(np.sort(names), case.got["indices"]):
-        defects.append("the kept patches are not what the rounds leave")
+    if not defects:
+        kept = np.sort(names)
+        if not np.array_equal(kept, case.got["indices"]) or (through[kept] != len(case.rule["merged"])).any():
+            defects.append("the kept patches are not what the rounds leave")
+        elif not np.array_equal(kept[origin], root):
+            defects.append("origin is not where the rounds took each patch")
     return joined([NOTHING, *chains], error, 2 * error, defects)
 
 
@@ -127,4 +146,4 @@ def _cosines(left: np.ndarray, right: np.ndarray, products: np.ndarray) -> np.nd
 
 
 def _cosine_error(case: Case, relative: float) -> float:
-    return 2 * max(case.unseen, relative) + COSINE_NOISE
+    return 2 * largest(case.unseen, relative) + COSINE_NOISE

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined, mask
+from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined, largest, mask, out_of_order
 from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["stages"]
@@ -31,6 +31,6 @@ def stages(case: Case) -> Chain:
     chains = []
     if count:
         first = case.quantities["first"].astype(np.float64)
-        chains.append(cut(first, anchors, every, max(relative, case.unseen) * float(first.max()), case.eps))
+        chains.append(cut(first, anchors, every, largest(relative, case.unseen) * float(first.max()), case.eps))
     chains.append(cut(reference, chosen[~marked[chosen]], ~marked, errors, case.eps))
-    return joined(chains, error, relative, defects)
+    return joined(chains, error, relative, [*defects, *out_of_order(case, count)])

@@ -12,8 +12,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import COSINE_NOISE, NEAR, NOTHING, Case, Chain, cut, joined, mask
-from edgeprune.runtime.parity.tiers import compared
+from edgeprune.runtime.parity.decisions import (
+    COSINE_NOISE,
+    NEAR,
+    NOTHING,
+    Case,
+    Chain,
+    cut,
+    joined,
+    largest,
+    mask,
+    out_of_order,
+)
+from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["thin"]
 
@@ -42,15 +53,18 @@ def thin(case: Case) -> Chain:
         value[even] = similarity[np.ix_(even, odd)].max(axis=1)
         apart = np.zeros(patches)
         apart[sequence] = np.abs(reported - value[sequence])
-        largest = float(apart.max())
-        relative, error = max(relative, largest), max(error, largest)  # cosines: the largest that there can be is 1
+        most = largest(apart)
+        relative, error = largest(relative, case.bound * most / case.cosine_error), largest(error, most)
         chains.append(cut(value, sequence[:count], mask(patches, even), apart + COSINE_NOISE, case.eps))
         if at + 1 < len(dropped):  # the last round's order decides nothing
             chains.append(_sorted(value, sequence[count:], apart + COSINE_NOISE))
         rest = np.concatenate((sequence[count:], odd))
-    kept = np.sort(np.concatenate((order[:important], rest)))
-    defects = [] if np.array_equal(kept, case.got["indices"]) else ["the kept patches are not what the rounds leave"]
-    return joined(chains, error, relative, defects)
+    left, tiers = np.concatenate((order[:important], rest)), np.zeros(patches)
+    tiers[order[:important]], tiers[rest] = 2, 1
+    defects = [] if np.array_equal(left, case.picks) else ["the picks are not what the rounds leave, in their order"]
+    if not np.array_equal(tiers, tiers_of(case.got["scores"])):
+        defects.append("the scores must mark the important patches and those that the rounds leave")
+    return joined(chains, error, relative, [*defects, *out_of_order(case, 0, important)])
 
 
 def _sorted(value: np.ndarray, sequence: np.ndarray, errors: np.ndarray) -> Chain:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.runtime.parity.decisions import Case, Floats
-from edgeprune.runtime.parity.topk import measured
+from edgeprune.runtime.parity.decisions import Case, Floats, largest
+from edgeprune.runtime.parity.topk import measured, of_shares
 
 __all__ = ["compared", "parted", "tiers_of"]
 
@@ -25,9 +25,11 @@ def parted(scores: NDArray[np.float32]) -> Floats:
 
 
 def compared(case: Case) -> tuple[Floats, float, float, Floats]:
-    """The reference's s [N]; the largest difference of the device's, itself and over the largest s; all of them [N]."""
+    """The reference's s [N], shares of attention; the largest difference of the device's, itself and relative (to the
+    largest s, or as `of_shares` says); all of them [N]."""
     reference = parted(case.reference["scores"])
     error, relative, errors = measured(parted(case.got["scores"]), reference)
     if error <= TIER_ROUNDING:  # what s lost to the tier in front of it
         relative = min(relative, case.bound)
+    relative = largest(relative, of_shares((errors - TIER_ROUNDING).clip(0), reference))
     return reference, error, relative, errors

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.chunks import chunks
-from edgeprune.runtime.parity.decisions import Case, Chain
+from edgeprune.runtime.parity.decisions import Case, Chain, largest
 from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.stages import stages
@@ -117,7 +117,7 @@ def compare(
     if rule.get("name") not in RULES:
         raise ValueError(f"the rule of parity must be one of {', '.join(RULES)}, got {rule.get('name')}")
     images = len(reference["indices"])
-    if defects := _defects(reference, got, dtype, rule):
+    if defects := _not_finite(reference, quantities, rule) or _defects(reference, got, dtype, rule):
         inf = math.inf
         return Verdict(images, 0, 0, 0, 0, 0, inf, inf, inf, inf, 0, tuple(defects))
     verdicts = []
@@ -139,7 +139,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
         if spec.name == "reasons":
             values[spec.name] = tuple(reason for reasons in column for reason in reasons)
         elif spec.name in ("regret", "error", "error_relative", "token_error"):
-            values[spec.name] = max(column, default=0.0)
+            values[spec.name] = largest(*column)
         else:
             values[spec.name] = sum(column)
     return Verdict(**values)
@@ -156,21 +156,20 @@ def _judge(
     bound, eps = BOUNDS[dtype], float(np.finfo(dtype).eps)
     same = np.array_equal(reference["indices"], got["indices"])
     errors, others = _rows(reference, got, whole and not same)
-    largest = float(errors.max(initial=0))
-    chain = RULES[rule["name"]](Case(reference, got, quantities, rule, bound, eps, min(largest, bound)))
+    apart = largest(errors)
+    unseen = min(apart, bound) if len(errors) else bound
+    chain = RULES[rule["name"]](Case(reference, got, quantities, rule, bound, eps, unseen))
     reasons = [f"{name}{defect}" for defect in chain.defects]
     if not chain.relative <= bound:
-        reasons.append(
-            f"{name}scores differ by {chain.relative:.2g} of the largest reference score, {dtype} allows {bound:g}"
-        )
+        reasons.append(f"{name}scores differ by {chain.relative:.2g} of the reference's, {dtype} allows {bound:g}")
     if chain.wrong:
         reasons.append(
             f"{name}{chain.wrong} of {len(chain.regret)} decisions are wrong: something better was there, by up to "
             f"{chain.worst:.3g} times what rounding explains"
         )
-    if not largest <= bound:
+    if not apart <= bound:
         what = "tokens" if "tokens" in reference else " or ".join(others)
-        reasons.append(f"{name}{what} differ by up to {largest:.2g} of their length, {dtype} allows {bound:g}")
+        reasons.append(f"{name}{what} differ by up to {apart:.2g} of their length, {dtype} allows {bound:g}")
     if rounded := _rounded(reference, got, rule["name"] == "greedy"):
         reasons.append(f"{name}{rounded}")
     for extra, error in others.items():
@@ -186,7 +185,7 @@ def _judge(
         regret=chain.worst,
         error=chain.error,
         error_relative=chain.relative,
-        token_error=largest,
+        token_error=apart,
         tokens=len(errors),
         reasons=tuple(reasons),
     )
@@ -202,7 +201,7 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
         return np.zeros(0), {}
     if "tokens" not in reference:
         errors = {name: relative(reference[name], got[name]) for name in extras}
-        return np.concatenate(list(errors.values())), {name: float(one.max(initial=0)) for name, one in errors.items()}
+        return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
     _, at, where = np.intersect1d(reference["indices"], got["indices"], return_indices=True)
     if "origin" in reference:  # a token of the same members, which joined it in the same way
         same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)
@@ -217,7 +216,7 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
         if pair[0].dtype.kind == "i":
             found[name] = 0.0 if np.array_equal(*pair) else math.inf
         else:
-            found[name] = float(relative(*pair).max(initial=0))
+            found[name] = largest(relative(*pair))
     return relative(reference["tokens"][at], got["tokens"][where]), found
 
 
@@ -238,7 +237,8 @@ def _rounded(reference: Outputs, got: Outputs, greedy: bool) -> str:
     def numbers(outputs: Outputs) -> NDArray[Any]:
         scores: NDArray[Any] = outputs["scores"][np.isfinite(outputs["scores"])]
         sizes = np.abs(scores)
-        telling: NDArray[Any] = scores[(sizes > 1e-2 * (1 if greedy else sizes.max(initial=0))) & (sizes < 2)]
+        scores, sizes = scores[sizes < 2], sizes[sizes < 2]
+        telling: NDArray[Any] = scores[sizes > 1e-2 * (1 if greedy else sizes.max(initial=0))]
         return telling
 
     def through(scores: NDArray[Any], tolerance: float) -> bool:
@@ -249,6 +249,23 @@ def _rounded(reference: Outputs, got: Outputs, greedy: bool) -> str:
     if through(numbers(got), 0) and not through(numbers(reference), ROUNDING):
         return "every score is a float16 number, so they were rounded; they must be computed in float32"
     return ""
+
+
+def _not_finite(reference: Outputs, quantities: Outputs, rule: Mapping[str, Any]) -> list[str]:
+    """What nothing can be compared with. Of a greedy method, -inf is the score of what it did not pick."""
+    found = []
+    for name, value in (*reference.items(), *quantities.items()):
+        allowed = np.isneginf(value) & ~_kept(reference) if name == "scores" and rule["name"] == "greedy" else False
+        if count := int((~(np.isfinite(value) | allowed)).sum()):
+            found.append(f"the reference's {name} hold {count} values that are not finite; export the bundle again")
+    return found
+
+
+def _kept(outputs: Outputs) -> NDArray[np.bool_]:
+    """[B, N]"""
+    kept = np.zeros(outputs["scores"].shape, bool)
+    np.put_along_axis(kept, outputs["indices"].astype(np.int64), True, axis=1)
+    return kept
 
 
 def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, Any]) -> list[str]:
@@ -277,8 +294,7 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
             return [f"{name} must lie in {lowest}..{size - 1}, got {got[name].min()}..{got[name].max()}"]
     if "picks" in got and not np.array_equal(np.sort(got["picks"], axis=1), indices):
         found.append("picks must hold the kept patches, each once")
-    kept = np.zeros(scores.shape, bool)
-    np.put_along_axis(kept, indices.astype(np.int64), True, axis=1)
+    kept = _kept(got)
     if rule["name"] == "greedy":
         wrong = int((np.isfinite(scores) != kept).sum() + ((scores != -np.inf) & ~np.isfinite(scores) & ~kept).sum())
         if wrong:
