@@ -15,6 +15,7 @@ from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime.backends import Backend, Closed
 from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.devices import AUTO, open_backend
+from edgeprune.runtime.images.finite import check_finite
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
 __all__ = ["PIXELS", "Images", "Runner", "check_tensors"]
@@ -39,8 +40,10 @@ class Runner:
     session: the open graph or plan
     device: what runs it: tensorrt, cuda or cpu
     passed_over: under device "auto", the better ones that were not to be had -> why
+    check_finite: whether NaN and infinities among pixel_values and other inputs are refused; False leaves the look out
     """
 
+    check_finite = True
     OUTPUTS: ClassVar[tuple[str, ...]] = ()
     """the outputs by which a bundle is of this kind, in the order in which they are returned"""
 
@@ -100,15 +103,15 @@ class Runner:
         specs = self.session.inputs
         if feeds.keys() != specs.keys():
             raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
-        return {name: _cast(name, feeds[name], spec) for name, spec in specs.items()}
+        return {name: self._checked(name, _cast(name, feeds[name], spec)) for name, spec in specs.items()}
 
     def prepare(self, images: Images) -> NDArray[Any]:
         """pixel_values of these images, as `outputs` takes them: [B, 3, H, W] float or [B, H, W, 3] uint8."""
         if isinstance(images, np.ndarray):
             if images.dtype == self._dtype and _fits(images.shape, self._shape):
-                return images
+                return self._checked(PIXELS, images)
             if images.dtype.kind == "f":
-                return self._pixel_values(images)
+                return self._checked(PIXELS, self._pixel_values(images))
             single = images.ndim != 4
             chosen: list[Any] = [images] if single else list(images)
         elif isinstance(images, (list, tuple)):
@@ -146,6 +149,9 @@ class Runner:
         where = "closed" if isinstance(self.session, Closed) else self.device + passed
         cut = "" if self.keep == self.manifest.keep else f", cut to {self.keep}"
         return f"<{type(self).__name__}: {self.manifest.method} keeps {self.manifest.budget}{cut}, {where}>"
+
+    def _checked(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        return check_finite(name, values) if self.check_finite else values
 
     def _prepared(self, image: ImageLike) -> NDArray[Any]:
         if self._dtype != np.uint8:

@@ -71,6 +71,30 @@ def test_an_input_that_does_not_fit_is_named(make_bundle: MakeBundle, prior: NDA
         load(make_bundle(prior=True), kind=TokenEncoder)(PIXELS, prior=prior)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_are_refused_unless_the_look_is_left_out(
+    make_bundle: MakeBundle, number: float
+) -> None:
+    """With NaN among them every score is NaN, and patches 0, 1, 2, ... are kept."""
+    runner, spoilt = load(make_bundle(), kind=TokenEncoder), PIXELS.copy()
+    spoilt[0, 1, 2, 3] = number
+    for call in (runner, lambda values: runner.run({"pixel_values": values})):
+        with pytest.raises(
+            ImageError, match="pixel_values must be finite, 1 of 4608 are NaN or infinite; replace them"
+        ):
+            call(spoilt)
+    runner.check_finite = False
+    assert runner(spoilt).indices.shape == (1, 5)
+
+
+def test_pixels_that_float16_makes_infinite_are_refused_and_other_inputs_too(make_bundle: MakeBundle) -> None:
+    too_large = r"pixel_values must be finite, 4608 of 4608 .* beyond the range of float16"
+    with np.errstate(over="ignore"), pytest.raises(ImageError, match=too_large):
+        load(make_bundle(dtype="float16"), kind=TokenEncoder)(PIXELS * 0 + np.float32(7e4))
+    with pytest.raises(ImageError, match="prior must be finite, 24 of 24 are NaN"):
+        load(make_bundle(prior=True), kind=TokenEncoder)(PIXELS, prior=np.full((1, 24), np.nan, np.float32))
+
+
 def test_float32_is_cast_where_the_graph_takes_float16(make_bundle: MakeBundle) -> None:
     runner = load(make_bundle(dtype="float16"))
     one, other = runner.run({"pixel_values": PIXELS}), runner.run({"pixel_values": PIXELS.astype(np.float16)})
