@@ -6,7 +6,7 @@
         ├── BundleError         the bundle is damaged, incomplete or not one
         ├── ImageError          an image or pixel array does not fit the encoder
         ├── MethodError         no such method, or not on this encoder
-        ├── MissingPackageError an optional package is not installed
+        ├── MissingPackageError an optional package is not installed, or does not work
         ├── ModelError          a checkpoint is missing, incomplete or unsupported
         └── TargetError         no such target, or its file is wrong
 
@@ -57,10 +57,16 @@ class MethodError(RequestError):
 
 
 class MissingPackageError(RequestError):
-    """Names the package and the extra of edgeprune that brings it."""
+    """Names the package and the extra of edgeprune that brings it; of one that is there and broken, what it says."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"needs the package {package}, which is not installed; pip install 'edgeprune[{extra}]'")
+    def __init__(self, package: str, extra: str, error: ImportError | None = None, module: str = "") -> None:
+        """error: of its import, if it may be another one than that it is not there; module: where its name differs"""
+        absent = isinstance(error, ModuleNotFoundError) and error.name == (module or package)
+        if error is None or absent:
+            why, remedy = "which is not installed", f"'edgeprune[{extra}]'"
+        else:
+            why, remedy = f"whose import fails ({error})", f"--force-reinstall {package}"
+        super().__init__(f"needs the package {package}, {why}; pip install {remedy}")
 
 
 class ModelError(RequestError):

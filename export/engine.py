@@ -122,8 +122,8 @@ def load_rtx() -> Any:
     """The package tensorrt_rtx. Raises MissingPackageError without it."""
     try:
         import tensorrt_rtx
-    except ModuleNotFoundError:
-        raise MissingPackageError("tensorrt-rtx-cu13", "rtx") from None
+    except ImportError as error:
+        raise MissingPackageError("tensorrt-rtx-cu13", "rtx", error, "tensorrt_rtx") from None
     return tensorrt_rtx
 
 

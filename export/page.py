@@ -194,7 +194,8 @@ def readme(manifest: Manifest, target: Target, wheel: Wheel | None = None, weigh
 
 
 def _head(manifest: Manifest, target: Target) -> str:
-    tensors = {**manifest.inputs, **manifest.outputs}
+    tensors, wide = {**manifest.inputs, **manifest.outputs}, len(manifest.float32_nodes)
+    kept = f"\nNodes that the build keeps in float32, for float16 ends at 65504: {wide}.\n" if wide else ""
     return _HEAD.format(
         model=manifest.model.id,
         method=manifest.method,
@@ -208,7 +209,7 @@ def _head(manifest: Manifest, target: Target) -> str:
         tensors="\n".join(f"| `{n}` | {list(t.shape)} | {t.dtype} |" for n, t in tensors.items()),
         graph=manifest.cost["graph"] / 1e9,
         unpruned=manifest.cost["unpruned_formula"] / 1e9,
-        deviations="".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations),
+        deviations="".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations) + kept,
     )
 
 

@@ -90,14 +90,14 @@ def build_script(target: Target, graph: str = "encoder.onnx", float32_nodes: Seq
         return None
     plan = shlex.quote(plan_of(target))
     kept = ",".join(f"{node}:fp32" for node in float32_nodes)
-    flags = (*engine.build_flags, *(("--precisionConstraints=obey", f"--layerPrecisions={kept}") if kept else ()))
+    flags = (*engine.build_flags, *(("--precisionConstraints=obey",) if kept else ()))
     return _BUILD.format(
         description=target.description,
         version=engine.version,
         trtexec=shlex.quote(target.jetson.trtexec if target.jetson else "trtexec"),
         graph=shlex.quote(graph),
         plan=plan,
-        build_flags=shlex.join(flags),
+        build_flags=shlex.join((*flags, *((f"--layerPrecisions={kept}",) if kept else ()))),
         noted=shlex.quote(json.dumps(flags)),
         workspace_mib=engine.workspace_mib,
         bench=shlex.quote(f"--loadEngine={plan} {shlex.join(target.bench.flags)}"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.cli import options
-from edgeprune.cli.console import display, needs, print_json, progress
+from edgeprune.cli.console import display, needs, print_json, progress, say
 
 if TYPE_CHECKING:
     from edgeprune.export.audit import FusionAudit
@@ -49,4 +49,4 @@ def print_audit(audit: FusionAudit) -> None:
 
     display(audit_table(audit))
     for line in (*audit.lines(), audit.verdict()):
-        click.echo(line)
+        say(line)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from edgeprune.errors import MissingPackageError
 
-__all__ = ["display", "leave", "needs", "print_json", "progress", "warn"]
+__all__ = ["display", "leave", "needs", "print_json", "printable", "progress", "say", "warn"]
 
 PACKAGES = {
     "export": ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub"),
@@ -38,28 +38,45 @@ WIDE = 1000
 
 
 class _Console(Console):
-    """Leaves a closed pipe to the group of verbs, which knows the exit code."""
+    """Leaves a closed pipe to the group of verbs, which knows the exit code; text that comes of files is only text."""
+
+    def render_str(self, text: str, **options: Any) -> Any:
+        return super().render_str(printable(text), **options)
 
     def on_broken_pipe(self) -> None:
         raise
 
 
+def printable(text: str) -> str:
+    """What a terminal takes for text alone: an escape sequence, or what turns a line around, is spelt out.
+
+    >>> printable(chr(27) + "[31mred")
+    '\\\\x1b[31mred'
+    """
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
+
+
 def leave(message: str, code: int) -> NoReturn:
     """One line on stderr, with --json an object, then exit."""
-    line = " ".join(message.splitlines())
+    line = printable(" ".join(message.splitlines()))
     click.echo(json.dumps({"error": line, "exit_code": code}) if _wants_json() else f"edgeprune: {line}", err=True)
     sys.exit(code)
 
 
 def warn(message: str) -> None:
     """One line on stderr, with --json an object."""
-    line = " ".join(message.splitlines())
+    line = printable(" ".join(message.splitlines()))
     click.echo(json.dumps({"warning": line}) if _wants_json() else f"edgeprune: warning: {line}", err=True)
 
 
 def _wants_json() -> bool:
     """Read off the arguments: an error in these comes before click has read them."""
     return "--json" in sys.argv[1:]
+
+
+def say(line: str) -> None:
+    """One line on stdout."""
+    click.echo(printable(line))
 
 
 def display(*what: Any, wide: bool = False) -> None:

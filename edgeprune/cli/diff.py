@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgeprune.cli import options
-from edgeprune.cli.console import display, print_json, progress
+from edgeprune.cli.console import display, print_json, progress, say
 from edgeprune.errors import EdgepruneError
 
 __all__ = ["command"]
@@ -57,6 +57,6 @@ def command(
 
         display(*diff_tables(found))
         for line in diff_lines(found):
-            click.echo(line)
+            say(line)
     if beyond:
         raise EdgepruneError(f"{new} differs from {old} by more than was allowed: {'; '.join(beyond)}")

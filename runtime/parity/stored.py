@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.bundle import Bundle
-from edgeprune.errors import BundleError, MissingPackageError
+from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError
 from edgeprune.runtime.budgets import first_picks
-from edgeprune.runtime.parity.verdict import Verdict, compare
+from edgeprune.runtime.parity.verdict import RULES, Verdict, compare
 
 __all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "packed", "replayed", "stored_probes"]
 
@@ -65,9 +65,12 @@ class Probe:
         """How the outputs of a backend compare with the reference's.
 
         dtype: what the backend computes in, which the bounds go with, whatever it hands out
+
+        Raises BundleError when the reference is not that of such a graph.
         """
         cast = {name: value.astype(dtype, copy=False) for name, value in got.items() if name == "tokens"}
-        return compare(self.outputs, {**got, **cast}, dtype, self.rule, self.quantities, self.whole)
+        with _fitting():
+            return compare(self.outputs, {**got, **cast}, dtype, self.rule, self.quantities, self.whole)
 
 
 def packed(name: str, value: NDArray[Any]) -> NDArray[Any]:
@@ -102,8 +105,8 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
     """The names of the probes, and a function that reads one; one is in memory at a time."""
     try:
         import safetensors
-    except ImportError:
-        raise MissingPackageError("safetensors", "cpu") from None
+    except ImportError as error:
+        raise MissingPackageError("safetensors", "cpu", error) from None
     try:
         opened = safetensors.safe_open(bundle.path(REFERENCE), framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
@@ -123,7 +126,18 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
                 f"{bundle.folder}: {REFERENCE} lacks {missing[0] if missing else 'any probe'}; export the bundle again"
             )
 
+        rule = bundle.manifest.rule
+        if rule and rule.get("name") not in [*RULES]:  # a list: what is no text may not be hashed either
+            raise BundleError(
+                f"{bundle.folder}: the rule of its manifest must be one of {', '.join(RULES)}, got "
+                f"{rule.get('name')!r:.40}; upgrade edgeprune"
+            )
+
         def read(name: str) -> Probe:
+            with _fitting():
+                return probe_of(name)
+
+        def probe_of(name: str) -> Probe:
             def tensor(field: str) -> NDArray[Any]:
                 found: NDArray[Any] = file.get_tensor(f"{name}/{field}")
                 return found
@@ -133,13 +147,25 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
             return Probe(
                 {one: tensor(one) for one in inputs},
                 expected,
-                bundle.manifest.rule or _older(expected),
+                rule or _older(expected),
                 {one: unpacked(one, value) for one, value in named.items()},
                 whole,
                 tensor(IMAGES) if IMAGES in have[name] else None,
             )
 
         yield sorted(have), read
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """What a hand put into the reference may be of any shape, and numpy and safetensors have errors for all of them."""
+    try:
+        yield
+    except EdgepruneError:
+        raise
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise BundleError(f"{REFERENCE} is not that of the graph ({said:.100}); export the bundle again") from error
 
 
 def _older(outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

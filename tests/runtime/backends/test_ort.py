@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.bundle import TensorSpec
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
@@ -141,6 +142,44 @@ def test_without_onnxruntime_the_extra_is_named(make_bundle: MakeBundle, monkeyp
         open_session(make_bundle() / "encoder.onnx")
     with pytest.raises(MissingPackageError, match="onnxruntime"):
         available_devices()
+
+
+def test_an_onnxruntime_that_is_there_and_broken_says_what_is_wrong_with_it(
+    tmp_path: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no absence, and another install of edgeprune would not help."""
+    folder = make_bundle()
+    broken = (
+        "ImportError('libcudart.so.13: cannot open')",
+        "ModuleNotFoundError('No module named sympy', name='sympy')",
+    )
+    for error in broken:
+        code = f"raise {error}"
+        (tmp_path / "onnxruntime.py").write_text(code)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "onnxruntime")
+        said = (
+            r"onnxruntime, whose import fails \((libcudart|No module named).*\); pip install --force-reinstall onnxrun"
+        )
+        with pytest.raises(MissingPackageError, match=said):
+            open_session(folder / "encoder.onnx")
+        monkeypatch.undo()
+
+
+def test_a_graph_that_fails_on_the_way_is_one_line_and_nothing_else_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An index beyond its table, which no check of the graph can see."""
+    nodes = [helper.make_node("Gather", ["x", "at"], ["y"])]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in ("x", "y")]
+    at = numpy_helper.from_array(np.array([0, 1, 99]), "at")
+    made = helper.make_graph(nodes, "graph", tensors[:1], tensors[1:], [at])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "graph.onnx")
+    with pytest.raises(BundleError, match=r"^graph\.onnx cannot be run by ONNX Runtime .*99") as failed:
+        open_session(tmp_path / "graph.onnx").run({"x": np.zeros(3, np.float32)})
+    assert len(str(failed.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
