@@ -7,9 +7,6 @@
 
 Paper   https://arxiv.org/abs/2503.02175
 Source  vbdi/divprune@799e2d9 llava/model/llava_arch.py; its licence is non-commercial: the mathematics only
-Needs   nothing of the attention; every patch is projected
-Reads   projected features
-Cost    1019 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -33,8 +30,9 @@ FAR = 4.0
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
+        reads=("projected features",),
+        multiply_adds="1019 M",
         early=False,
-        projects_all=True,
         pools_tiles=True,
         nested=True,
         deviations=(

@@ -51,7 +51,7 @@ OPTIONS = {"hiprune": {"alpha": "0.5"}, "received": {"layer": "1"}}
 REFUSALS = {
     "no [CLS]": r"no \[CLS\] token",
     "no two-layer projector": "two-layer projector",
-    "no layers of any length": "whose layers must take any number of patches",
+    "no variable sequence length": "whose layers must take any number of patches",
     "tokens dropped behind the encoder": "drops tokens behind the encoder",
 }
 """the matrix's words -> the code's"""
@@ -130,7 +130,7 @@ def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_sa
         with pytest.raises(MethodError, match=REFUSALS[reason]):
             build_method(get(method.name), method.name, encoder, keep, options)
         return
-    tiles, scorer = tiles_of(method, encoder), None if method.training_free else load_scorer(scorer_file)
+    tiles, scorer = tiles_of(method, encoder), None if not method.traits.needs_scorer else load_scorer(scorer_file)
     built = build_method(get(method.name), method.name, encoder, keep, options, tiles, scorer)
     chooses_as_the_reference(encoder, built, torch.randn(tiles, 3, *encoder.tower.image_size, generator=seeded(0)))
 
@@ -175,7 +175,7 @@ def test_the_method_is_exported_and_verified(
         "cpu",
         keep=keep,
         options=OPTIONS.get(method.name, {}),
-        scorer=None if method.training_free else scorer_file,
+        scorer=None if not method.traits.needs_scorer else scorer_file,
         model=str(folder),
         output=tmp_path / "bundle",
         baselines=False,
