@@ -32,7 +32,7 @@ from edgeprune.errors import BundleError, MissingPackageError
 from edgeprune.runtime.budgets import first_picks
 from edgeprune.runtime.parity.verdict import Verdict, compare
 
-__all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "packed", "replayed", "stored_probes"]
+__all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "own_image", "packed", "replayed", "stored_probes"]
 
 REFERENCE = "reference.safetensors"
 QUANTITY = "quantity."
@@ -140,6 +140,15 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
             )
 
         yield sorted(have), read
+
+
+def own_image(bundle: Bundle) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8: the first image that the bundle holds. Raises BundleError when it holds none, as before 0.2."""
+    with stored_probes(bundle) as (names, read):
+        for name in names:
+            if (images := read(name).images) is not None:
+                return images[0]
+    raise BundleError(f"{bundle.folder} holds no image of its own; give one, or export the bundle again")
 
 
 def _older(outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
