@@ -31,7 +31,7 @@ class Entry:
     """the first sentence of the file, without the name"""
     paper: str = ""
     traits: Traits = field(default_factory=Traits)
-    """without deviations, which may be made of other constants"""
+    """without deviations, whose texts may hold other constants"""
     rule: str = "topk"
     """how parity judges its decisions"""
     objective: str = ""
@@ -189,7 +189,7 @@ def _sentence(head: str) -> str:
 def _traits(call: ast.expr, file: str) -> Traits:
     """What `Traits(...)` says, but for deviations."""
     keywords = call.keywords if isinstance(call, ast.Call) and ast.unparse(call.func) == "Traits" else []
-    said = {word.arg or "**": word.value for word in keywords if word.arg != "deviations"}
+    said = {word.arg or "**": word.value for word in keywords if word.arg not in ("deviations", "on_tiles")}
     try:
         if not keywords:
             raise ValueError(f"got {ast.unparse(call)}")

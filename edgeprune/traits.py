@@ -1,7 +1,7 @@
 """What a method can, needs and spends: declared once at its class, and read from there with torch and without.
 
 `edgeprune.catalog` evaluates the call of `Traits` in a method's file without importing the file, so that each value but
-`deviations` is a literal. Everything that follows from what a method reads is computed here, not said again.
+the deviations is a literal. Everything that follows from what a method reads is computed here, not said again.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Traits:
     """whether a smaller budget keeps the first of `picks`"""
     deviations: tuple[str, ...] = ()
     """where the static form departs from the official code"""
+    on_tiles: tuple[str, ...] = ()
+    """and where it does so on the tiles of one image alone"""
 
     def __post_init__(self) -> None:
         if unknown := [one for one in self.reads if one not in READS]:

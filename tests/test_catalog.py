@@ -38,7 +38,7 @@ def test_every_method_says_in_one_sentence_what_it_does(one: Entry) -> None:
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
 def test_what_is_read_of_a_method_is_what_its_class_says(one: Entry) -> None:
     method = pruners.get(one.name)
-    assert one.traits == replace(method.traits, deviations=())
+    assert one.traits == replace(method.traits, deviations=(), on_tiles=())
     if not one.traits.needs_scorer:
         fields = {spec.name: spec.default for spec in dataclasses.fields(method) if spec.name != "keep"}  # type: ignore[arg-type]
         assert {name: ast.literal_eval(text) for name, text in one.defaults.items()} == fields

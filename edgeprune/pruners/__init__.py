@@ -3,7 +3,7 @@
 Each file defines `Method`, built with the number of tokens to keep; its `traits` say what it needs and spends, which
 `edgeprune.catalog` and every table read. It holds the method twice: `select`, static, on
 taps, is what is traced; `official`, on eager attention maps, is what the official code computes, and is the reference
-that parity is checked against and the naive export that `bench` compares with. The two share no code.
+that parity is checked against and the export `official` that `bench` compares with. The two share no code.
 """
 
 from __future__ import annotations
@@ -169,9 +169,12 @@ def depth_of(method: Method, layers: int, detects: bool) -> int | None:
     return inside[0] if inside else 0 if detects else None
 
 
-def deviations(method: Method) -> tuple[str, ...]:
-    """Where a method as it is built departs from its source, as the manifest has it."""
-    return (*method.traits.deviations, *method.departs)
+def deviations(method: Method, tiled: bool) -> tuple[str, ...]:
+    """Where a method as it is built departs from its source, as the manifest has it.
+
+    tiled: whether the images of a run are tiles of one
+    """
+    return (*method.traits.deviations, *(method.traits.on_tiles if tiled else ()), *method.departs)
 
 
 def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:

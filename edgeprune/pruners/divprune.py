@@ -39,8 +39,8 @@ class Method(pruners.Method):
             "a chosen patch cannot be chosen again, so that exactly K distinct ones remain; the official code relies "
             "on its distance to itself being 0",
             "distances are float32 in every precision; the official code has them in the model's dtype",
-            "the tiles of an image are one pool of candidates without newline tokens, and padding is not cut off",
         ),
+        on_tiles=("the tiles are one pool of candidates without newline tokens, and padding is not cut off",),
     )
 
     def rule(self, patches: int) -> dict[str, Any]:

@@ -43,10 +43,8 @@ class Method(pruners.Method):
         reads=("attention maps of two layers",),
         multiply_adds="682 M",
         query_rows=None,
-        deviations=(
-            "scores are float32 in every precision; the official code averages in the model's dtype",
-            "keep is the budget of each tile; the official code divides one budget by the tiles and the batch",
-        ),
+        deviations=("scores are float32 in every precision; the official code averages in the model's dtype",),
+        on_tiles=("keep is the budget of each tile; the official code divides one budget by the tiles and the batch",),
     )
 
     def __post_init__(self) -> None:

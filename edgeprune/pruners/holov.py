@@ -57,8 +57,10 @@ class Method(pruners.Method):
             "tokens stay in raster order; the official code orders them by attention within a chunk",
             "a chunk with a larger share than patches leaves the rest to the highest attention of the others; the "
             "official code fills up with zero vectors",
-            "the tiles of an image are one pool, one tile behind the other; where the official code lays them out as "
-            "the image, chunks are runs of its rows, and padding is cut off",
+        ),
+        on_tiles=(
+            "the tiles are one pool, one tile behind the other; where the official code lays them out as the image, "
+            "chunks are runs of its rows, and padding is cut off",
         ),
     )
 

@@ -46,8 +46,8 @@ class Method(pruners.Method):
             "averages finite differences along 64 random directions",
             "a chosen patch cannot be chosen again, so that exactly K distinct ones remain",
             f"the spread of the sensitivities is taken as {FLAT:g} of the largest at least where it divides",
-            "each tile has its own minimum, maximum and pool of candidates",
         ),
+        on_tiles=("each tile has its own minimum, maximum and pool of candidates",),
     )
 
     def prepared(self, projector: nn.Module) -> Prepared:
