@@ -168,8 +168,8 @@ def _dimmed(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int,
     """
     grey = pixels @ np.array((0.299, 0.587, 0.114), np.float32)
     dark = 0.3 * (0.9 * grey[..., None] + 0.1 * pixels) + _SHADE
-    step, (rows, columns) = max(6, min(cell) // 4), np.indices(pixels.shape[:2], np.int32)
-    dark += _STRIPE * ((rows + columns) % step < max(1, step // 8))[..., None]
+    step, diagonal = max(6, min(cell) // 4), np.add.outer(*map(np.arange, pixels.shape[:2]))
+    dark += np.where(diagonal % step < max(1, step // 8), _STRIPE, 0)[..., None]
     shown = np.zeros(pixels.shape[:2], bool)
     rows, columns = mask.shape[0] * cell[0], mask.shape[1] * cell[1]
     shown[:rows, :columns] = mask.repeat(cell[0], 0).repeat(cell[1], 1)

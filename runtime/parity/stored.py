@@ -147,7 +147,8 @@ def own_image(bundle: Bundle) -> NDArray[np.uint8]:
     with stored_probes(bundle) as (names, read):
         for name in names:
             if (images := read(name).images) is not None:
-                return images[0]
+                image: NDArray[np.uint8] = images[0]
+                return image
     raise BundleError(f"{bundle.folder} holds no image of its own; give one, or export the bundle again")
 
 
