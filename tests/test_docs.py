@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -73,6 +75,25 @@ def test_every_link_leads_somewhere(page: str) -> None:
             found = (folder / file).resolve() if file else ROOT / page
             assert found.is_file(), link
             assert not anchor or anchor in anchors(found.read_text(encoding="utf-8")), link
+
+
+PARITY = ("runtime.parity.verdict", "runtime.parity.verify", "runtime.parity.decisions", "runtime.parity.greedy")
+
+
+def test_what_the_page_of_parity_names_is_in_the_code() -> None:
+    """`module.NAME`, or `Class.member` of one of its modules."""
+    modules = [importlib.import_module(f"edgeprune.{name}") for name in (*PARITY, "export.record", "pruners")]
+    known = {module.__name__.rpartition(".")[2]: module for module in modules}
+    for module in modules:
+        known |= {name: one for name, one in vars(module).items() if isinstance(one, type)}
+    named = re.findall(r"`(\w+)\.(\w+)`", TEXTS["docs/parity.md"])
+    assert len(named) > 12
+    files = {"py", "json", "safetensors"}
+    assert [f"{place}.{name}" for place, name in named if name not in files and not has(known[place], name)] == []
+
+
+def has(place: Any, name: str) -> bool:
+    return hasattr(place, name) or name in getattr(place, "__annotations__", {})
 
 
 def test_every_block_is_of_a_language_that_tests_know(page: str) -> None:
