@@ -21,11 +21,12 @@ from edgeprune.pruners import Method, get
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.encoders.kinds import declared
 
 Made = Callable[[str], tuple[Path, Encoder]]
 
 CHECKPOINTS = {
-    ("aimv2", ""): "aimv2",
+    **{(kind.family, kind.tower): name for name, kind in declared().items()},
     ("clip", ""): "clip",
     ("deit", ""): "deit",
     ("dinov2", ""): "dinov2 registers",
@@ -45,7 +46,7 @@ CHECKPOINTS = {
     ("vit", ""): "vit",
     ("yolos", ""): "yolos",
 }
-"""(family, tower) -> the tiny checkpoint that stands for it"""
+"""(family, tower) -> the tiny checkpoint that stands for it, first those that the families' own tests declare"""
 OPTIONS = {"hiprune": {"alpha": "0.5"}, "received": {"layer": "1"}}
 """so that a budget as small has anchors, and a tower as small a layer behind it"""
 REFUSALS = {
@@ -57,7 +58,7 @@ REFUSALS = {
 """the matrix's words -> the code's"""
 KEEP = 12
 EXPORTED = {
-    "aimv2": "dpp bavit",
+    **{name: kind.exported for name, kind in declared().items()},
     "clip": "none fastervlm visionzip bavit divprune",
     "deit": "holov received",
     "dinov2 registers": "scope vispruner bavit",
