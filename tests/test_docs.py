@@ -83,7 +83,7 @@ PARITY = ("runtime.parity.verdict", "runtime.parity.verify", "runtime.parity.dec
 def test_what_the_page_of_parity_names_is_in_the_code() -> None:
     """`module.NAME`, or `Class.member` of one of its modules."""
     modules = [importlib.import_module(f"edgeprune.{name}") for name in (*PARITY, "export.record", "pruners")]
-    known = {module.__name__.rpartition(".")[2]: module for module in modules}
+    known: dict[str, Any] = {module.__name__.rpartition(".")[2]: module for module in modules}
     for module in modules:
         known |= {name: one for name, one in vars(module).items() if isinstance(one, type)}
     named = re.findall(r"`(\w+)\.(\w+)`", TEXTS["docs/parity.md"])

@@ -143,13 +143,13 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
 
 
 def own_image(bundle: Bundle) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8: the first image that the bundle holds. Raises BundleError when it holds none, as before 0.2."""
+    """[H, W, 3] uint8: the first image that the bundle holds. Raises BundleError when it holds none: of tiles, or of 0.1."""
     with stored_probes(bundle) as (names, read):
         for name in names:
             if (images := read(name).images) is not None:
                 image: NDArray[np.uint8] = images[0]
                 return image
-    raise BundleError(f"{bundle.folder} holds no image of its own; give one, or export the bundle again")
+    raise BundleError(f"{bundle.folder} holds no image of its own; give one, as photo.jpg")
 
 
 def _older(outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

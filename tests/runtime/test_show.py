@@ -152,6 +152,14 @@ def test_a_folder_that_does_not_exist_is_refused(
         draw(make_bundle(), photo, tmp_path / "missing" / "kept.png")
 
 
+def test_a_bundle_without_an_image_of_its_own_wants_one(make_bundle: MakeBundle) -> None:
+    older = Path(__file__).parents[1] / "golden" / "bundle-0.1"
+    with pytest.raises(BundleError, match=r"bundle-0\.1 holds no image of its own; give one"):
+        draw(older, None)
+    with pytest.raises(RequestError, match="an open bundle does not read its own image; give one"):
+        draw(load(make_bundle()), None)
+
+
 def test_what_is_no_bundle_or_no_image_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         draw(tmp_path, tmp_path / "a.png")
