@@ -143,7 +143,10 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
 
 
 def own_image(bundle: Bundle) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8: the first image that the bundle holds. Raises BundleError when it holds none: of tiles, or of 0.1."""
+    """[H, W, 3] uint8: the first image that the bundle holds.
+
+    Raises BundleError when it holds none, as those of tiles or of 0.1.
+    """
     with stored_probes(bundle) as (names, read):
         for name in names:
             if (images := read(name).images) is not None:
