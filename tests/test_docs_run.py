@@ -26,7 +26,7 @@ RULES = {
     r"(pip|make) ": "changes the reader's environment",
     r"(optimum-cli|python -m edgeprune\.integrations\.optimum)\b": "registers a command in optimum",
     r"edgeprune bavit ": "trains for minutes",
-    r".* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
+    r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
     r"edgeprune (build|audit) ": "compiles with TensorRT-RTX",
 }
@@ -58,6 +58,12 @@ NOT_RUN = {
         "edgeprune export --method hiprune --keep 64 --grid 32x32 --model Qwen/Qwen2.5-VL-3B-Instruct": (
             "reads from the Hugging Face hub"
         ),
+        "pip install '.[export,hub]'": "changes the reader's environment",
+        "edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf --push-to-hub me/llava-64": (
+            "reads from the Hugging Face hub"
+        ),
+        "hf download me/llava-64": "reads from the Hugging Face hub",
+        "edgeprune verify me/llava-64": "reads from the Hugging Face hub",
         "pip install '.[export,optimum]'": "changes the reader's environment",
         "python -m edgeprune.integrations.optimum": "registers a command in optimum",
         "optimum-cli export edgeprune --method fastervlm --keep 64 --output optimum-bundle": (
@@ -72,7 +78,7 @@ NOT_RUN = {
     },
     "CONTRIBUTING.md": {
         line: "changes the reader's environment"
-        for line in ("make test", "make test-all", "make lint types", "make docs")
+        for line in ("make test", "make test-all", "make lint types", "make lowest", "make docs")
     },
 }
 """page -> line, or first line of a block of Python -> why it is not run"""
