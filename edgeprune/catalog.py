@@ -1,9 +1,9 @@
-"""What methods and encoders there are, and which goes with which, read from the heads of their files: no torch.
+"""What methods and encoders there are, and which goes with which, read from their files, not imported: no torch.
 
-A method has lines that begin with Reads, Cost, Needs, Paper and Source; an encoder declares HAS, a literal, for
-each kind of tower. What a method needs and an encoder does not have is why it is refused there. One that has detection
-tokens detects inside, and refuses what drops tokens behind it. The code that refuses is `edgeprune.fit`,
-and tests hold both together.
+A method's class has `traits`, a call of `edgeprune.traits.Traits` with literals, and its file's head says what it does
+and which paper it is from. An encoder declares MODEL_TYPES, OPTIONS and HAS, literals, the last for each kind of tower.
+What a method needs and an encoder does not have is why it is refused there. One that has detection tokens detects
+inside, and refuses what drops tokens behind it. The code that refuses is `edgeprune.fit`, and tests hold both together.
 """
 
 from __future__ import annotations
@@ -11,63 +11,96 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import MethodError, ModelError, unknown_name
+from edgeprune.traits import DETECTS, FEATURES, Traits
 
 __all__ = ["Entry", "Family", "check_model_type", "families", "methods", "option_value", "refusal"]
-
-ANY_LENGTH, DETECTS = "layers of any length", "detection tokens"
-FEATURES = ("[CLS]", "two-layer projector", ANY_LENGTH, DETECTS)
-"""what some encoders have and, but for detection tokens, some methods need"""
 
 
 @dataclass(frozen=True)
 class Entry:
+    """A method."""
+
     name: str
     does: str
     """the first sentence of the file, without the name"""
-    reads: str
-    """what of the encoder it reads"""
-    needs: str
-    """what the encoder must have; empty when any will do"""
-    training_free: bool
-    multiply_adds: str
-    """of the selection itself for one image, at N = 576 and K = 64 on CLIP ViT-L/14"""
-    paper: str
+    paper: str = ""
+    traits: Traits = field(default_factory=Traits)
+    """without deviations, whose texts may hold other constants"""
+    rule: str = "topk"
+    """how parity judges its decisions"""
+    objective: str = ""
+    """of the rule `greedy`"""
     options: Mapping[str, str] = field(default_factory=dict)
     """its own, by name: int, float or str, as the field is annotated"""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """of these, as they stand in the file"""
 
     @property
-    def inside(self) -> bool:
-        """Whether it can drop tokens inside an encoder: it does, or reads nothing that would have to be there first."""
-        return ANY_LENGTH in self.needs or self.reads == "nothing"
+    def reads(self) -> str:
+        return ", ".join(self.traits.reads) or "nothing"
+
+    @property
+    def needs(self) -> str:
+        return ", ".join(self.traits.needs)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "does": self.does,
+            "reads": list(self.traits.reads),
+            "needs": list(self.traits.needs),
+            "training_free": not self.traits.needs_scorer,
+            "nested": self.traits.nested,
+            "rule": self.rule,
+            "multiply_adds": self.traits.multiply_adds,
+            "paper": self.paper,
+            "options": dict(self.options),
+        }
 
 
 @dataclass(frozen=True)
 class Family:
+    """An encoder with one kind of tower."""
+
     name: str
     tower: str
     """the kind of tower, where the family has several"""
     has: tuple[str, ...]
     """which of FEATURES"""
+    does: str = ""
+    """the first sentence of the file, without the name"""
+    model_types: tuple[str, ...] = ()
+    """of config.json"""
+    options: tuple[str, ...] = ()
+    """of `export`, that are for few families"""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} with {self.tower}" if self.tower else self.name
 
 
 def methods() -> list[Entry]:
     """Every file in edgeprune/pruners, by name."""
-    return [
-        replace(_entry(path.stem, ast.get_docstring(tree) or ""), options=_options(tree))
-        for path, tree in _sources("pruners")
-    ]
+    return [_entry(path.stem, tree) for path, tree in _sources("pruners")]
 
 
 def families() -> list[Family]:
     """Every file in edgeprune/encoders, by name, once for each kind of tower."""
     return [
-        Family(path.stem, tower, has)
+        Family(
+            path.stem,
+            tower,
+            has,
+            _sentence(ast.get_docstring(tree) or ""),
+            literal(tree, "MODEL_TYPES", path.name),
+            literal(tree, "OPTIONS", path.name, ()),
+        )
         for path, tree in _sources("encoders")
         for tower, has in literal(tree, "HAS", path.name).items()
     ]
@@ -75,9 +108,9 @@ def families() -> list[Family]:
 
 def refusal(method: Entry, family: Family) -> str:
     """Why the method is refused on the family; empty when it works."""
-    if DETECTS in family.has and not method.inside:
+    if DETECTS in family.has and not method.traits.detects:
         return "tokens dropped behind the encoder"
-    missing = [one for one in FEATURES if one in method.needs and one not in family.has]
+    missing = [one for one in FEATURES if one in method.traits.needs and one not in family.has]
     return f"no {missing[0]}" if missing else ""
 
 
@@ -119,37 +152,58 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _options(tree: ast.Module) -> dict[str, str]:
-    """The fields of its class `Method` that a text can be read into."""
-    (method,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method")
-    annotated = {
-        node.target.id: ast.unparse(node.annotation).removesuffix(" | None")
-        for node in method.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
-    }
-    return {name: kind for name, kind in annotated.items() if kind in ("int", "float", "str")}
-
-
-def _entry(name: str, head: str) -> Entry:
-    first = re.split(r"(?<=\.)\s", " ".join(head.partition("\n\n")[0].split()).partition(": ")[2])[0]
-    reads, cost, needs, weights, paper = (
-        " ".join(_fields(head, field)[:1]) for field in ("Reads", "Cost", "Needs", "Weights", "Paper")
-    )
-    count = cost.partition(" multiply-adds")[0]
-    return Entry(name, first[:1].upper() + first[1:], reads, needs, not weights, count, paper)
-
-
-def _fields(head: str, name: str) -> list[str]:
-    """What stands behind the name at the start of a line, with the indented lines that go on with it."""
-    paragraphs = re.findall(rf"^{name}[ ]+(.+(?:\n[ ]+.+)*)", head, flags=re.MULTILINE)
-    return [" ".join(one.split()) for one in paragraphs]
-
-
 _KINDS: dict[str, tuple[type[int] | type[float] | type[str], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
     "str": (str, "a text"),
 }
+
+
+def _entry(name: str, tree: ast.Module) -> Entry:
+    """Raises ValueError where the file has no class `Method`, or its traits are no call with literals."""
+    head = ast.get_docstring(tree) or ""
+    paper = re.search(r"^Paper +(\S+)", head, flags=re.MULTILINE)
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
+    if not found:
+        raise ValueError(f"{name}.py must declare a class Method; it is missing")
+    method, traits, fields, rule = found[0], Traits(), {}, ("topk", "")
+    for node in method.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "rule":
+            rule = _rule(node)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            if node.target.id == "traits":
+                traits = _traits(node.value, f"{name}.py")
+            else:
+                fields[node.target.id] = ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value)
+    options = {name: both for name, both in fields.items() if both[0] in _KINDS}
+    kinds, defaults = ({name: both[at] for name, both in options.items()} for at in (0, 1))
+    return Entry(name, _sentence(head), paper[1] if paper else "", traits, *rule, kinds, defaults)
+
+
+def _sentence(head: str) -> str:
+    """The first one of a file, without the name in front of it."""
+    first = re.split(r"(?<=\.)\s", " ".join(head.partition("\n\n")[0].split()).partition(": ")[2])[0]
+    return first[:1].upper() + first[1:]
+
+
+def _traits(call: ast.expr, file: str) -> Traits:
+    """What `Traits(...)` says, but for deviations."""
+    keywords = call.keywords if isinstance(call, ast.Call) and ast.unparse(call.func) == "Traits" else []
+    said = {word.arg or "**": word.value for word in keywords if word.arg not in ("deviations", "on_tiles")}
+    try:
+        if not keywords:
+            raise ValueError(f"got {ast.unparse(call)}")
+        return Traits(**{name: ast.literal_eval(value) for name, value in said.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} must have traits = Traits(...) of literals by name: {error}") from None
+
+
+def _rule(function: ast.FunctionDef) -> tuple[str, str]:
+    """The name and the objective in the dictionary that `rule` returns."""
+    (given,) = (node for node in ast.walk(function) if isinstance(node, ast.Dict))
+    pairs = zip(given.keys, given.values, strict=True)
+    said = {key.value: ast.unparse(value).strip("'") for key, value in pairs if isinstance(key, ast.Constant)}
+    return said["name"], said.get("objective", "")
 
 
 def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) -> int | float | str:

@@ -86,8 +86,8 @@ def build_method(
 def _check_place(method: type[Method], name: str, encoder: Encoder) -> None:
     """Raises MethodError when the encoder cannot go on with the tokens that the method keeps."""
     inside = method.traits.inside
-    if encoder.detects and not inside and not method.traits.blind:
-        able = [one for one in pruners.names() if pruners.get(one).traits.blind or pruners.get(one).traits.inside]
+    if encoder.detects and not method.traits.detects:
+        able = [one for one in pruners.names() if pruners.get(one).traits.detects]
         raise MethodError(
             f"{name} drops tokens behind the encoder, and {encoder.family} detects inside it; use {', '.join(able)}"
         )

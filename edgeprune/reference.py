@@ -2,8 +2,8 @@
 
 The whole tower runs with two products around a softmax in every layer, hidden states and attention maps are read at the
 select layer, everything is projected, and the method's `official` form chooses. Nothing of the traced path is used: not
-its recomputed scores, its take or the moved selection. Traced as it stands, it is also the naive export that the ledger
-compares with.
+its recomputed scores, its take or the moved selection. Traced as it stands, it is also the export `official` that
+`bench` compares with.
 
 Where a method drops tokens inside the encoder, none is dropped here: the whole tower runs once more, and from that
 place on nothing attends to the patches that are not kept.

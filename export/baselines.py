@@ -1,10 +1,10 @@
 """What a pruned encoder is measured against, as graphs that travel in the bundle.
 
 unpruned   the same layers and projector, fused attention, all N tokens
-naive      the official code traced as it is written: eager attention, everything projected, selection last (not
+official   the official code exported as it is written: eager attention, everything projected, selection last (not
            where it is made of what ONNX does not have)
 pool       features averaged over K cells, then projected: the plain way to K tokens
-           (for a detector, and for what drops tokens inside the encoder, neither naive nor pool: the paper's own count
+           (for a detector, and for what drops tokens inside the encoder, neither of these two: the paper's own count
            of tokens is not static, and detection tokens cannot be averaged)
 matmul     one large matrix product: the most multiply-adds per second that this machine and backend reach
 """
@@ -40,7 +40,7 @@ def baselines(
     inside = depth_of(method, encoder.layer, encoder.detects) is not None
     found = {}
     if not inside and method.traits.official_in_onnx:
-        found["naive"] = to_onnx(OfficialEncoder(encoder, method, pixels), method, False)
+        found["official"] = to_onnx(OfficialEncoder(encoder, method, pixels), method, False)
     if not method.traits.keeps_all:
         every = none.Method(encoder.patches)
         found["unpruned"] = to_onnx(PrunedEncoder(encoder, every, pixels), every, True)

@@ -19,7 +19,9 @@ def tokens(keep: int | float | None, patches: int, block: int) -> int | None:
     if not isinstance(keep, float):
         return keep
     if not 0 < keep <= 1:
-        raise RequestError(f"--keep as a share must be in (0, 1], got {keep:g}; a number without a point is of tokens")
+        raise RequestError(
+            f"--keep as a share must be in (0, 1], got {keep:g}; give a number of tokens without a point, as 64"
+        )
     return max(block, round(keep * patches / block) * block)
 
 

@@ -66,7 +66,7 @@ def manifest_of(
         preprocessing=preprocessing.to_json(),
         target=target.name,
         cost=cost,
-        deviations=pruners.deviations(method),
+        deviations=pruners.deviations(method, tiled=encoder.tiled and tiles > 1),
         steps=tuple((depth, method.keep) for depth in steps_of(method, encoder)),
         nested=method.traits.nested and not steps_of(method, encoder),
         rule=method.rule(encoder.patches * (tiles if method.traits.pools_tiles and encoder.tiled else 1)),

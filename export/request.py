@@ -77,7 +77,7 @@ def check(request: Request) -> None:
     pair("--size", request.size, "height x width in pixels, such as 512x864")
     if isinstance(request.keep, float) and not 0 < request.keep <= 1:
         raise RequestError(
-            f"--keep as a share must be in (0, 1], got {request.keep:g}; a number without a point is of tokens"
+            f"--keep as a share must be in (0, 1], got {request.keep:g}; give a number of tokens without a point, as 64"
         )
     if request.scorer is not None and not request.scorer.exists():
         raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")

@@ -3,7 +3,7 @@
     polygraphy run encoder.onnx --onnxrt \\
         --data-loader-script compare.py --load-outputs probes.json --compare-func-script compare.py
 
-`compare.py` of a bundle passes on to this file. Polygraphy's own comparisons go position by position, and one flip of
+`compare.py` of a bundle passes on to this file. Polygraphy's own comparisons go position by position, and one swap of
 two tied patches moves every token behind it. `probes.json` is a run of Polygraphy without outputs: it says which probe
 each iteration is, so that the function knows which part of `reference.safetensors` to compare with.
 """

@@ -16,16 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from edgeprune import bundle as bundles
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.detections import THRESHOLD, Detections, decode
 from edgeprune.runtime.devices import AUTO
-from edgeprune.runtime.images.preprocess import ImageLike
+from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing, as_rgb
 from edgeprune.runtime.loading import load
+from edgeprune.runtime.parity.stored import own_image
 from edgeprune.runtime.runner import Images, Runner
 
 __all__ = ["draw"]
 
+UNSEEN = 0.02
+"""a change of an image's proportions that is not worth a word"""
 SHORT_SIDE = 480
 """pixels; small inputs are enlarged by a whole factor until they have it"""
 
@@ -34,14 +38,16 @@ _INK = (38, 40, 46)
 _FAINT = (128, 131, 140)
 _BETWEEN = 0.35
 """opacity of the line between two kept patches"""
-_SHADE = np.array((6, 7, 12), np.float32)
+_SHADE = np.array((26, 30, 42), np.float32)
+_STRIPE = 26.0
+"""what stripes over dropped patches are lighter by"""
 _COLOURS = ((255, 99, 71), (64, 180, 255), (255, 205, 60), (122, 220, 110), (222, 130, 255), (255, 150, 190))
 """of boxes, by class; bright, for dimmed patches are dark"""
 
 
 def draw(
     bundle: str | os.PathLike[str] | Runner,
-    image: ImageLike,
+    image: ImageLike | None,
     output: Path | None = None,
     threshold: float = THRESHOLD,
     keep: int | None = None,
@@ -49,12 +55,14 @@ def draw(
 ) -> Image.Image:
     """Left the preprocessed image, right its kept patches in colour and the dropped ones dimmed, below a caption.
 
+    image: None for one that the bundle holds
     threshold: of the scores of a detector's boxes
     keep: only so many of the kept patches, where kept sets nest; None for all
     device: of a bundle that is not open yet, as `load` takes it
 
     A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
-    which is the whole image.
+    which is the whole image. `info["view"]` of the picture says that the encoder sees the image squeezed, or cut at its
+    sides; it is empty where it is neither.
 
     Raises ImageError when the image cannot be read, RequestError when `output` is not a PNG or cannot be written (it is
     then as it was), or there are no such sets, and what `load` raises.
@@ -64,7 +72,12 @@ def draw(
     runner: Runner = bundle if isinstance(bundle, Runner) else load(bundle, device)
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         raise ImageError(f"show needs an image, as a file or uint8 [height, width, 3]; got an array of {image.dtype}")
+    if image is None:
+        if isinstance(bundle, Runner):
+            raise RequestError("an open bundle does not read its own image; give one, or the bundle's folder")
+        image = own_image(bundles.load(Path(bundle)))
     steps, manifest = runner.preprocessing, runner.manifest
+    view = _view(steps, image)
     if steps.tiles is None:
         pixels, tensors = steps.pixels(image), _tensors(runner, [image] * manifest.tiles, keep)
     else:  # the first tile is the whole image
@@ -74,8 +87,10 @@ def draw(
     share, boxes = _share(len(kept), manifest.patches), None
     if manifest.detects:
         boxes = decode(tensors["logits"][:1], tensors["pred_boxes"][:1], [(1, 1)], threshold)[0]
-        share += f", finds {len(boxes.scores)} objects (score > {threshold:g})"
+        share += _found(len(boxes.scores), threshold)
+    share += f"; {view}" if view else ""
     picture = _picture(pixels, kept, runner.grid, (manifest.method, share), boxes, manifest.labels)
+    picture.info["view"] = view
     if output is not None:
         _save(picture, output)
     return picture
@@ -87,6 +102,22 @@ def _tensors(runner: Runner, images: Images, keep: int | None) -> dict[str, NDAr
         return tensors
     (budgets := Budgets.of(runner.manifest)).check(f"a budget of {keep}")
     return first_picks(tensors, keep, budgets.greedy)
+
+
+def _found(objects: int, threshold: float) -> str:
+    return f", finds {objects} object{'s' if objects != 1 else ''} (score > {threshold:g})"
+
+
+def _view(steps: Preprocessing, image: ImageLike) -> str:
+    """What of an image the encoder does not see as it is; tiles and sizes that stay have nothing to say."""
+    if steps.resize is None or steps.tiles is not None:
+        return ""
+    rgb = as_rgb(image, steps.convert_rgb)
+    height, width = steps.size
+    if abs(rgb.width * height - rgb.height * width) <= UNSEEN * rgb.height * width:
+        return ""
+    how = "cut" if "shortest_edge" in steps.resize else "squeezed"
+    return f"{how} from {rgb.width}x{rgb.height} to {width}x{height}"
 
 
 def _share(kept: int, patches: int) -> str:
@@ -132,9 +163,13 @@ def _picture(
 
 
 def _dimmed(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int, int]) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8, mask [rows, columns] -> dark and grey where nothing is kept, also where no patch reaches."""
+    """[H, W, 3] uint8, mask [rows, columns] -> slate with thin stripes where nothing is kept, also where no patch
+    reaches: on what is dark by itself that is lighter than the image.
+    """
     grey = pixels @ np.array((0.299, 0.587, 0.114), np.float32)
-    dark = 0.42 * (0.9 * grey[..., None] + 0.1 * pixels) + _SHADE
+    dark = 0.3 * (0.9 * grey[..., None] + 0.1 * pixels) + _SHADE
+    step, diagonal = max(6, min(cell) // 4), np.add.outer(*map(np.arange, pixels.shape[:2]))
+    dark += np.where(diagonal % step < max(1, step // 8), _STRIPE, 0)[..., None]
     shown = np.zeros(pixels.shape[:2], bool)
     rows, columns = mask.shape[0] * cell[0], mask.shape[1] * cell[1]
     shown[:rows, :columns] = mask.repeat(cell[0], 0).repeat(cell[1], 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import textwrap
 
-__all__ = ["blocks", "languages"]
+__all__ = ["blocks", "blocks_in_order", "commands", "languages"]
 
 _FENCE = re.compile(r"^( *)(```+|~~~+)([^`\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 
@@ -20,7 +20,23 @@ def blocks(text: str, language: str) -> list[str]:
     >>> blocks(page, "bash"), blocks(page, "python"), blocks(page, "")
     (['ls\\n'], ['if x:\\n    y\\n'], [])
     """
-    return [textwrap.dedent(body) for _, _, info, body in _FENCE.findall(text) if _named(info) == language]
+    return [body for named, body in blocks_in_order(text) if named == language]
+
+
+def blocks_in_order(text: str) -> list[tuple[str, str]]:
+    """The language and the text of every block."""
+    return [(_named(info), textwrap.dedent(body)) for _, _, info, body in _FENCE.findall(text)]
+
+
+def commands(block: str) -> list[str]:
+    """Those of a shell's block, each on one line, without comments.
+
+    >>> commands("ls -l  # all\\n\\n# nothing\\nmv a \\\\\\n    b\\n")
+    ['ls -l', 'mv a b']
+    """
+    joined = re.sub(r"\\\n\s*", "", block)
+    lines = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in joined.splitlines())
+    return [line for line in lines if line]
 
 
 def languages(text: str) -> list[str]:

@@ -1,20 +1,29 @@
-"""The catalog reads the heads of the methods' files without importing them; here it is held against the code."""
+"""The catalog reads the files of methods and encoders without importing them; here it is held against the code."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from edgeprune import catalog, encoders, pruners
 from edgeprune.catalog import Entry, Family, families, methods, refusal
+from edgeprune.runtime.parity.verdict import RULES
+from edgeprune.traits import FEATURES, READS, Traits
 
 
-def entry(head: str) -> Entry:
-    return catalog._entry("shiny", head.strip())
+def entry(head: str, body: str = "pass") -> Entry:
+    return catalog._entry("shiny", ast.parse(f'"""{head.strip()}"""\nclass Method:\n    {body}'))
+
+
+def needing(**traits: Any) -> Entry:
+    return Entry("shiny", "Keep.", traits=Traits(**traits))
 
 
 def test_the_catalog_lists_the_methods_that_there_are() -> None:
@@ -27,35 +36,19 @@ def test_every_method_says_in_one_sentence_what_it_does(one: Entry) -> None:
 
 
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
-def test_a_method_that_needs_cls_says_so(one: Entry) -> None:
-    assert ("[CLS]" in one.needs) == pruners.get(one.name).traits.needs_cls
-
-
-@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
-def test_a_method_that_needs_a_projector_of_two_layers_says_so(one: Entry) -> None:
-    assert ("two-layer projector" in one.needs) == pruners.get(one.name).traits.needs_mlp
-
-
-@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
-def test_a_method_that_drops_tokens_inside_the_encoder_says_so(one: Entry) -> None:
-    assert ("layers of any length" in one.needs) == pruners.get(one.name).traits.inside
-
-
-@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
-def test_a_method_that_can_drop_tokens_in_a_detector_is_blind_or_drops_inside(one: Entry) -> None:
+def test_what_is_read_of_a_method_is_what_its_class_says(one: Entry) -> None:
     method = pruners.get(one.name)
-    assert one.inside == (method.traits.blind or method.traits.inside)
+    assert one.traits == replace(method.traits, deviations=(), on_tiles=())
+    if not one.traits.needs_scorer:
+        fields = {spec.name: spec.default for spec in dataclasses.fields(method) if spec.name != "keep"}  # type: ignore[arg-type]
+        assert {name: ast.literal_eval(text) for name, text in one.defaults.items()} == fields
+        rule = method(64).rule(144)  # type: ignore[call-arg]
+        assert (one.rule, one.objective) == (rule["name"], rule.get("objective", ""))
 
 
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
-def test_a_method_that_is_trained_says_so(one: Entry) -> None:
-    assert one.training_free != pruners.get(one.name).traits.needs_scorer
-
-
-@pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
-def test_every_method_says_what_it_reads_and_what_its_selection_costs(one: Entry) -> None:
-    assert one.reads
-    assert re.fullmatch(r"0|[\d.]+ [MG]", one.multiply_adds)
+def test_the_rule_of_a_method_is_one_of_paritys(one: Entry) -> None:
+    assert one.rule in RULES
 
 
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
@@ -65,44 +58,55 @@ def test_a_paper_is_one_link(one: Entry) -> None:
 
 def test_only_the_first_sentence_is_taken_even_over_two_lines() -> None:
     found = entry("Shiny: keep what\nshines. And more.\n\n    score = 1. Or 2.\n")
-    assert (found.name, found.does, found.needs, found.paper) == ("shiny", "Keep what shines.", "", "")
+    assert found == Entry("shiny", "Keep what shines.")
 
 
-def test_a_field_goes_on_where_it_is_indented() -> None:
-    fields = "Paper   https://arxiv.org/abs/1\nSource  here, and\n        there\nNeeds   a [CLS]\n        token\n"
-    found = entry(f"Shiny: keep.\n\n{fields}")
-    assert (found.paper, found.needs) == ("https://arxiv.org/abs/1", "a [CLS] token")
+def test_a_paper_is_a_line_of_the_head() -> None:
+    found = entry("Shiny: keep.\n\nPaper   https://arxiv.org/abs/1\nSource  here, and\n        there\n")
+    assert found.paper == "https://arxiv.org/abs/1"
 
 
-def test_a_file_without_a_head_is_listed_by_its_name() -> None:
-    assert entry("") == Entry("shiny", "", "", "", True, "", "")
+def test_traits_are_read_but_for_what_may_be_made_of_constants() -> None:
+    traits = 'Traits(reads=("features",), nested=True, deviations=(f"{SMALLEST} is taken",))'
+    assert entry("Shiny: keep.", f"traits: ClassVar[Traits] = {traits}").traits == Traits(("features",), nested=True)
 
 
-def test_a_method_with_weights_of_its_own_is_not_training_free() -> None:
-    assert not entry("Shiny: keep.\n\nWeights of a classifier\n").training_free
+@pytest.mark.parametrize("traits", ["Traits(nested=YES)", "Traits(shiny=True)", "OTHER", "Traits(**OTHER)"])
+def test_traits_that_are_no_literals_are_refused(traits: str) -> None:
+    with pytest.raises(ValueError, match=r"shiny\.py must have traits = Traits\(\.\.\.\) of literals by name"):
+        entry("Shiny: keep.", f"traits: ClassVar[Traits] = {traits}")
+
+
+def test_what_a_method_reads_is_one_of_few_words() -> None:
+    with pytest.raises(ValueError, match=r"a method reads one of .*projected features.*; got 'projected feature'"):
+        Traits(("projected feature",))
+
+
+def test_what_a_method_needs_follows_from_what_it_reads() -> None:
+    assert Traits(("[CLS] attention", "features")).needs == ("[CLS]",)
+    assert Traits(("features", "projected features", "projector weights")).needs == ("two-layer projector",)
+    assert Traits(("attention map of an early layer",), inside=True).needs == ("variable sequence length",)
+    assert [Traits((word,)).projects_all for word in READS] == [word == "projected features" for word in READS]
 
 
 def test_a_method_is_refused_for_what_the_encoder_lacks() -> None:
-    needy = entry("Shiny: keep.\n\nNeeds   a [CLS] token and a two-layer projector\n")
+    needy = needing(reads=("[CLS] attention", "projector weights"))
     assert refusal(needy, Family("clip", "", ("[CLS]",))) == "no two-layer projector"
     assert refusal(needy, Family("siglip", "", ())) == "no [CLS]"
     assert refusal(needy, Family("llava", "a CLIP tower", ("[CLS]", "two-layer projector"))) == ""
 
 
 def test_a_detector_takes_only_what_drops_tokens_inside_it() -> None:
-    behind, inside, blind = (
-        entry(f"Shiny: keep.\n\n{lines}\n")
-        for lines in ("Reads   features", "Needs   layers of any length\nReads   features", "Reads   nothing")
-    )
-    detector = Family("yolos", "", ("[CLS]", "detection tokens", "layers of any length"))
-    assert refusal(behind, detector) == "tokens dropped behind the encoder"
-    assert refusal(inside, detector) == refusal(blind, detector) == ""
+    detector = Family("yolos", "", ("[CLS]", "detection tokens", "variable sequence length"))
+    assert refusal(needing(reads=("features",)), detector) == "tokens dropped behind the encoder"
+    assert refusal(needing(reads=("attention map of an early layer",), inside=True), detector) == ""
+    assert refusal(needing(), detector) == ""
 
 
 def test_a_method_that_drops_inside_is_refused_where_layers_take_every_token() -> None:
-    inside = entry("Shiny: keep.\n\nNeeds   layers of any length\nReads   features\n")
-    assert refusal(inside, Family("internvl", "", ("[CLS]",))) == "no layers of any length"
-    assert refusal(inside, Family("clip", "", ("[CLS]", "layers of any length"))) == ""
+    inside = needing(inside=True)
+    assert refusal(inside, Family("internvl", "", ("[CLS]",))) == "no variable sequence length"
+    assert refusal(inside, Family("clip", "", ("[CLS]", "variable sequence length"))) == ""
 
 
 def test_every_family_is_listed_and_says_what_it_has() -> None:
@@ -123,4 +127,4 @@ def test_what_is_no_literal_is_refused(source: str) -> None:
 
 @pytest.mark.parametrize("family", families(), ids=lambda family: f"{family.name} {family.tower}".strip())
 def test_what_a_family_has_are_features_that_the_catalog_knows(family: Family) -> None:
-    assert set(family.has) <= set(catalog.FEATURES)
+    assert set(family.has) <= set(FEATURES)

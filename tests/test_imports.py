@@ -7,7 +7,7 @@
     3  taps, estimate, doctor
     2  runtime, probes
     1  bundle, checkpoint, targets, catalog
-    0  errors, typed
+    0  errors, typed, traits
 
 torch stays out of everything that a device needs, onnx out of everything but export/.
 """
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"export": "edgeprune.export", "runtime": "edgeprune.runtime", "targets": "edgeprune.targets"}
 
 FLOORS = {
-    **dict.fromkeys(("errors", "typed"), 0),
+    **dict.fromkeys(("errors", "typed", "traits"), 0),
     **dict.fromkeys(("bundle", "checkpoint", "targets", "catalog"), 1),
     **dict.fromkeys(("runtime", "probes"), 2),
     **dict.fromkeys(("taps", "estimate", "doctor"), 3),
@@ -57,8 +57,8 @@ NEVER = {
 SIBLINGS = {"pruners": "_", "encoders": None}
 """rooms whose files are apart: of its own, a file may import the __init__ and what begins like this; None: any file"""
 
-WITHOUT_TORCH = ("__main__", "catalog", "cli", "bundle", "errors", "estimate", "probes", "runtime", "targets", "typed")
-DEVICE = ("bundle", "catalog", "doctor", "errors", "estimate", "probes", "runtime", "targets", "typed")
+DEVICE = ("bundle", "catalog", "doctor", "errors", "estimate", "probes", "runtime", "targets", "traits", "typed")
+WITHOUT_TORCH = ("__main__", "cli", *DEVICE)
 HEAVY = ("torch", "transformers")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")

@@ -1,12 +1,15 @@
-"""The wheel holds the package, all of it, and nothing else."""
+"""The wheel holds the package, all of it, and nothing else; so does that of the sdist, and it runs."""
 
 from __future__ import annotations
 
 import email
 import io
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 
 from edgeprune import __version__
 from edgeprune.export.wheel import wheel as carried
+from tests.pages import blocks, commands
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +27,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("export", "runtime", "targets")
+TOP = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
 INFO = f"edgeprune-{__version__}.dist-info"
 WHEEL_MAX_MIB = 8  # the tiny model is 4.5 MB of it
 
@@ -34,18 +39,36 @@ def project() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built in a copy: a build leaves folders behind, and would pick up what an earlier one left."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("edgeprune", *FOLDERS):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", build, out], cwd=source, capture_output=True, text=True, check=False)
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources: a build leaves folders behind, and would pick up what an earlier one left."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in TOP:
+        shutil.copy(ROOT / name, folder)
+    for name in ("edgeprune", "docs", *FOLDERS):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def build(kind: str, source: Path, out: Path) -> Path:
+    code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, out], cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (built,) = out.iterdir()
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpacked."""
+    archive = build("sdist", source, tmp_path_factory.mktemp("sdist"))
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    shutil.unpack_archive(archive, unpacked)
+    return unpacked / f"edgeprune-{__version__}"
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +153,55 @@ def test_the_link_in_the_package_leads_to_the_folder(folder: str) -> None:
     link = ROOT / "edgeprune" / folder
     assert link.is_symlink()
     assert link.readlink() == Path("..") / folder
+
+
+def test_package_data_names_only_what_is_there(project: dict[str, Any]) -> None:
+    named = project["tool"]["setuptools"]["package-data"]
+    folders = {package: ROOT / package.replace(".", "/") for package in named}
+    assert [one for package, globs in named.items() for one in globs if not any(folders[package].glob(one))] == []
+
+
+def test_the_citation_is_of_this_version_and_licence() -> None:
+    cited = dict(line.split(": ", 1) for line in (ROOT / "CITATION.cff").read_text().splitlines() if ": " in line)
+    assert (cited["version"], cited["license"]) == (__version__, "Apache-2.0")
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_sources_and_pages_and_no_part_of_the_tests(sdist: Path) -> None:
+    assert [name for name in TOP if not (sdist / name).is_file()] == []
+    assert sorted(path.name for path in (sdist / "docs").iterdir()) == sorted(os.listdir(ROOT / "docs"))
+    assert not (sdist / "tests").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_of_the_sdist_runs_the_first_lines_of_the_readme(
+    sdist: Path, contents: set[str], tmp_path: Path
+) -> None:
+    """In an environment of its own, which finds what edgeprune needs in that of the tests."""
+    (tmp_path / "dist").mkdir()
+    wheel = build("wheel", sdist, tmp_path / "dist")
+    with zipfile.ZipFile(wheel) as archive:
+        assert set(archive.namelist()) == contents
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True)
+    python = tmp_path / "env" / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(own) / "tests.pth").write_text(
+        sysconfig.get_path("purelib")
+    )  # no .pth in there is read, as an editable one's
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(pip, capture_output=True, check=True)
+    block = next(block for block in blocks((ROOT / "README.md").read_text(), "sh") if "edgeprune export" in block)
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    for line in ("edgeprune --version", *(line for line in commands(block) if " bench " not in line)):
+        done = subprocess.run(line.split(), cwd=desk, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert sorted(os.listdir(desk)) == ["kept.png", "my-bundle"]
+    imported = subprocess.run(
+        [python, "-c", "import edgeprune; print(edgeprune.__file__)"],
+        cwd=desk, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert imported.stdout.startswith(own)

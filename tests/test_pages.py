@@ -9,7 +9,7 @@ from tests import pages
 
 def test_the_examples_are_true() -> None:
     failed, tried = doctest.testmod(pages)
-    assert (failed, tried) == (0, 3)
+    assert (failed, tried) == (0, 4)
 
 
 def test_a_block_ends_at_a_fence_of_its_own_length() -> None:

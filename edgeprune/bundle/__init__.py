@@ -4,7 +4,7 @@
       manifest.json             what the bundle is, and the size and sha256 of every other file (`manifest`)
       encoder.onnx (+ .data)    the pruned encoder
       encoder.<target>.plan     an engine, where one was built: the builder's bytes and nothing else
-      baseline.<name>.onnx      what it is measured against (unpruned, naive, pool, matmul); sharing encoder.onnx.data
+      baseline.<name>.onnx      what it is measured against (unpruned, official, pool, matmul), on encoder.onnx.data
       reference.safetensors     probe inputs and the outputs of the independent reference
       preprocessor_config.json  the image processor, as Hugging Face writes it
       compare.py, probes.json   parity in Polygraphy: what `polygraphy run` takes the probes and the comparison from

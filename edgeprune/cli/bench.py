@@ -19,7 +19,7 @@ __all__ = ["command"]
 @options.threads
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 to 60 seconds' worth.")
 @click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
-@click.option("--wide", is_flag=True, help="All columns: the 99th percentile and the share of the peak, too.")
+@click.option("--wide", is_flag=True, help="All columns: the 99th percentile and the MatMul utilisation, too.")
 @options.language_model
 @options.verb
 def command(
@@ -33,11 +33,11 @@ def command(
     language_model: str | None,
     as_json: bool,
 ) -> None:
-    """Measure the encoder against its baselines, in turns.
+    """Measure the encoder against its baselines, interleaved.
 
     Medians of one run, next to the unpruned encoder, the official code exported as it is, and plain pooling.
     A ratio that the runs do not bear out is not told: a restless machine flatters the shorter graph.
-    A plan (tensorrt) is measured alone, by trtexec where it is there.
+    A plan (tensorrt) is measured alone, by trtexec where it is installed.
 
     \b
     edgeprune bench my-bundle

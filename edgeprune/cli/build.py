@@ -24,7 +24,7 @@ __all__ = ["command"]
 @click.option("--sm", "sms", type=int, multiple=True, help="GPU to build for, as 86 (repeat); default the target's.")
 @click.option("--audit", "audited", is_flag=True, help="See whether attention is fused, too, as `audit` does.")
 @click.option("--adopt", type=options.PATH, metavar="PLAN", help="Build none: add this one, which trtexec built here.")
-@click.option("--force", is_flag=True, help="Replace the engine that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing engine.")
 @options.verb
 def command(
     bundle: Path,

@@ -23,7 +23,7 @@ __all__ = ["command"]
     shell_complete=completion.models,
     help="The CLIP of an original LLaVA; default, the one that it names.",
 )
-@click.option("--force", is_flag=True, help="Replace a converted checkpoint that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing converted checkpoint.")
 @options.verb
 def command(
     model: str, output: Path | None, revision: str | None, vision_tower: str | None, force: bool, as_json: bool

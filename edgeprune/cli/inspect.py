@@ -26,7 +26,7 @@ def command(bundle: Path, as_json: bool) -> None:
 
     manifest = load(bundle).manifest
     if as_json:
-        print_json(dataclasses.asdict(manifest))
+        print_json({**dataclasses.asdict(manifest), "layout": manifest.layout or None})
         return
     from edgeprune.cli.tables.manifest import files_table, manifest_table
 

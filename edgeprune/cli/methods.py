@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
 
 from edgeprune.cli import options
@@ -40,7 +38,7 @@ def command(matrix: bool, wide: bool, as_json: bool) -> None:
             ]
         )
     elif as_json:
-        print_json([dataclasses.asdict(entry) for entry in entries])
+        print_json([entry.to_json() for entry in entries])
     else:
         from edgeprune.cli.tables.methods import matrix_table, methods_table
 

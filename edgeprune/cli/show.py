@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 @click.command("show")
 @options.bundle
-@click.argument("image", type=options.Image())
+@click.argument("image", type=options.Image(), required=False)
 @click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
 @options.first
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
@@ -24,17 +24,21 @@ __all__ = ["command"]
 )  # fmt: skip
 @options.verb
 def command(
-    bundle: Path, image: Path, output: Path, keep: int | None, threshold: float, device: str, as_json: bool
+    bundle: Path, image: Path | None, output: Path, keep: int | None, threshold: float, device: str, as_json: bool
 ) -> None:
     """Draw an image with the patches that are kept.
 
+    Without an image it is one that the bundle holds.
+
     \b
+    edgeprune show my-bundle
     edgeprune show my-bundle photo.jpg --output kept.png
     """
     from edgeprune.runtime.show import draw
 
     picture = draw(bundle, image, output, threshold, keep, device)
     if as_json:
-        print_json({"picture": str(output), "size": list(picture.size)})
+        print_json({"picture": str(output), "size": list(picture.size), "view": picture.info["view"]})
     else:
-        click.echo(f"wrote {output}")
+        seen = f"; the encoder sees it {view}" if (view := picture.info["view"]) else ""
+        click.echo(f"wrote {output}{seen}")

@@ -1,4 +1,4 @@
-"""`edgeprune verify`: every backend that is here, held against the reference."""
+"""`edgeprune verify`: every available backend, held against the reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.command("verify")
 @options.bundle
-@click.option("--device", type=options.devices, help="Only this one; default every one that is here.")
+@click.option("--device", type=options.devices, help="Only this one; default every available one.")
 @options.first
 @options.threads
 @click.option("--polygraphy", is_flag=True, help="Run it by Polygraphy's runners, compared in the same way.")
@@ -36,7 +36,7 @@ def command(
     junit: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare every backend that is here with the bundle's reference.
+    """Compare every available backend with the bundle's reference.
 
     The decisions of each are judged one by one, given those before, by the reference's numbers (docs/parity.md).
     Exit code 1 when one is wrong, or an output differs.

@@ -7,7 +7,7 @@ read by others: `HAS`, by the catalog, which imports nothing, so that it is a li
 image processors that come with the family. Nothing else has to change for a new one. What families share is in
 `_load`, `_processor`, `_attention` and `_grid`.
 
-    HAS = {"": ("[CLS]", "layers of any length")}       kind of tower, where there are several -> catalog.FEATURES
+    HAS = {"": ("[CLS]", "variable sequence length")}       kind of tower, where there are several -> traits.FEATURES
     PROCESSORS = {"ViT": Processor(VIT)}                class of transformers, without ImageProcessor
 """
 

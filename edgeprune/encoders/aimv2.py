@@ -16,7 +16,7 @@ from edgeprune.encoders._load import pretrained, settings, tower_around, without
 from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("aimv2", "aimv2_vision_model")
-HAS = {"": ("layers of any length",)}
+HAS = {"": ("variable sequence length",)}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:

@@ -14,7 +14,7 @@ from edgeprune.encoders._load import pretrained, settings, tower_around, without
 from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("clip", "clip_vision_model")
-HAS = {"": ("[CLS]", "layers of any length")}
+HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {"CLIP": Processor(CLIP)}
 
 

@@ -1,4 +1,4 @@
-"""DeiT: a ViT with two special tokens, [CLS] and the distillation token (DeiTModel, DeiTForImageClassification...).
+"""DeiT: a ViT with two special tokens, [CLS] and the distillation token (DeiTModel and its classifiers).
 
 Its tokens are the patches of last_hidden_state, which is behind the final layernorm. Pooler and classifiers are neither
 read nor exported. Checkpoints trained without distillation are of model_type vit.
@@ -16,7 +16,7 @@ from edgeprune.encoders._load import pretrained, settings, tower_around, without
 from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("deit",)
-HAS = {"": ("[CLS]", "layers of any length")}
+HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {
     "DeiT": Processor(VIT | {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True}),
 }

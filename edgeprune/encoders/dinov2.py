@@ -1,4 +1,5 @@
-"""DINOv2: [CLS], optional registers, then patches; layer scale, plain or SwiGLU MLP (Dinov2Model and its kin).
+"""DINOv2: [CLS], optional registers, then patches; layer scale, plain or SwiGLU MLP
+(Dinov2Model, Dinov2WithRegistersModel).
 
 Its tokens are the patches of last_hidden_state, which is behind the final layernorm. The positions are trained at one
 size (518 pixels) and resampled to the image's: here once, with the family's own code, to the size that the image
@@ -22,7 +23,7 @@ from edgeprune.encoders._processor import CLIP, Processor, input_size
 from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("dinov2", "dinov2_with_registers")
-HAS = {"": ("[CLS]", "layers of any length")}
+HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {"Bit": Processor(CLIP)}
 
 

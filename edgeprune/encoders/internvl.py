@@ -1,4 +1,5 @@
-"""InternVL: [CLS] first, learned positions, scaled residuals; every 2x2 patches are one token (pixel shuffle).
+"""InternVL: [CLS] first, learned positions, scaled residuals; 2x2 patches are one token by pixel shuffle
+(InternVLForConditionalGeneration).
 
     token[r, c] = projector(patches [2r, 2c], [2r, 2c + 1], [2r + 1, 2c], [2r + 1, 2c + 1] side by side)
 

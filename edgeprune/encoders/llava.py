@@ -1,4 +1,5 @@
-"""LLaVA-1.5: a vision tower, the features of `vision_feature_layer`, and a two-layer projector.
+"""LLaVA-1.5: a vision tower, the features of `vision_feature_layer`, and a two-layer projector
+(LlavaForConditionalGeneration with a CLIP or SigLIP tower).
 
 With a CLIP tower the features are the patches without [CLS] (vision_feature_select_strategy "default"), with a SigLIP
 tower, which has no [CLS], all tokens ("full").
@@ -16,8 +17,8 @@ from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava",)
 HAS = {
-    "a CLIP tower": ("[CLS]", "two-layer projector", "layers of any length"),
-    "a SigLIP tower": ("two-layer projector", "layers of any length"),
+    "a CLIP tower": ("[CLS]", "two-layer projector", "variable sequence length"),
+    "a SigLIP tower": ("two-layer projector", "variable sequence length"),
 }
 PROCESSORS = {"Llava": Processor(CLIP)}
 REFUSED = {

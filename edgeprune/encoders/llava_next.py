@@ -1,4 +1,5 @@
-"""LLaVA-NeXT (LLaVA-1.6): the tower and the projector of LLaVA-1.5, on the tiles of one image.
+"""LLaVA-NeXT (LLaVA-1.6): the tower and the projector of LLaVA-1.5, on the tiles of one image
+(LlavaNextForConditionalGeneration).
 
     tiles  = [the whole image, tile (0, 0), tile (0, 1), ...]          runtime/images/tiles.py cuts them
     tokens = projector(hidden_states[vision_feature_layer])            of each tile, without [CLS] if it has one
@@ -20,8 +21,8 @@ from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava_next",)
 HAS = {
-    "a CLIP tower": ("[CLS]", "two-layer projector", "layers of any length"),
-    "a SigLIP tower": ("two-layer projector", "layers of any length"),
+    "a CLIP tower": ("[CLS]", "two-layer projector", "variable sequence length"),
+    "a SigLIP tower": ("two-layer projector", "variable sequence length"),
 }
 PROCESSORS = {
     "LlavaNext": Processor(

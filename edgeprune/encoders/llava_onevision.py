@@ -1,4 +1,5 @@
-"""LLaVA-OneVision: a SigLIP tower, the features of its last layer, and a two-layer projector, on tiles or frames.
+"""LLaVA-OneVision: a SigLIP tower, the features of its last layer, and a two-layer projector, on tiles or frames
+(LlavaOnevisionForConditionalGeneration).
 
     tiles   tokens = projector(features)                               as LLaVA-NeXT's
     --video tokens = pooling @ projector(features), of each frame      pooling [N, P]: bilinear, to half the sides
@@ -25,7 +26,7 @@ from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava_onevision",)
 OPTIONS = ("video",)
-HAS = {"": ("two-layer projector", "layers of any length")}
+HAS = {"": ("two-layer projector", "variable sequence length")}
 PROCESSORS = {
     "LlavaOnevision": Processor(
         CLIP

@@ -1,4 +1,5 @@
-"""Qwen2.5-VL's vision tower: that of Qwen2-VL with gated MLPs and RMS norms, whose blocks attend in windows.
+"""Qwen2.5-VL's vision tower: that of Qwen2-VL with gated MLPs and RMS norms, whose blocks attend in windows
+(Qwen2_5_VLForConditionalGeneration).
 
 Only the blocks of fullatt_block_indexes (8, 16, 24 and 32 of 32, counted from 1) attend to the whole image, the others
 in windows of 112 pixels; what stands beyond the last whole window is a smaller one. The tower runs window after window;

@@ -1,4 +1,5 @@
-"""Qwen2-VL's vision tower: no [CLS], rotated positions, every 2x2 patches merged to one token; at one grid (`--grid`).
+"""Qwen2-VL's vision tower: no [CLS], rotated positions, every 2x2 patches merged to one token; at one grid
+(Qwen2VLForConditionalGeneration).
 
 The grid counts patches before they are merged: 32x32 is 448x448 pixels and 256 tokens. `positions` are the places of
 the tokens in the image (time, row, column) from 0, for the rotary positions of the language model; the caller adds the

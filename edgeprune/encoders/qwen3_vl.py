@@ -1,4 +1,5 @@
-"""Qwen3-VL's vision tower: that of Qwen2-VL with learned positions too, and features of three more layers (DeepStack).
+"""Qwen3-VL's vision tower: that of Qwen2-VL with learned positions too, and features of three more layers, DeepStack
+(Qwen3VLForConditionalGeneration).
 
 The learned positions are resampled to the grid once, here. `deepstack_0` and on are the kept tokens of the layers in
 deepstack_visual_indexes, each behind a merger of its own, whose norm sees the patches of a token together; the language

@@ -17,7 +17,7 @@ from edgeprune.encoders._load import pretrained, settings, tower_around, without
 from edgeprune.encoders._processor import SIGLIP, Processor
 
 MODEL_TYPES = ("siglip", "siglip_vision_model")
-HAS = {"": ("layers of any length",)}
+HAS = {"": ("variable sequence length",)}
 PROCESSORS = {"Siglip": Processor(SIGLIP)}
 
 

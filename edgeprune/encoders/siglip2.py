@@ -1,4 +1,5 @@
-"""SigLIP 2 NaFlex: no [CLS], learned positions resampled to any grid, pre-norm layers; at one grid (`--grid`).
+"""SigLIP 2 NaFlex: no [CLS], learned positions resampled to any grid, pre-norm layers; at one grid
+(Siglip2VisionModel, Siglip2Model).
 
 A bare encoder: its tokens are last_hidden_state, which is behind post_layernorm. All patches are of the image, so that
 nothing is masked. transformers cuts the patches in the image processor and embeds them with a Linear over (row, column,

@@ -1,4 +1,5 @@
-"""Video-LLaVA: one tower for images, one for the frames of videos (--video), and one two-layer projector for both.
+"""Video-LLaVA: one tower for images, one for the frames of videos, and one two-layer projector for both
+(VideoLlavaForConditionalGeneration).
 
     tokens = projector(hidden_states[vision_feature_layer]), patches of each image or frame
 
@@ -20,7 +21,7 @@ from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("video_llava",)
 OPTIONS = ("video",)
-HAS = {"": ("[CLS]", "two-layer projector", "layers of any length")}
+HAS = {"": ("[CLS]", "two-layer projector", "variable sequence length")}
 PROCESSORS = {"VideoLlava": Processor(CLIP)}
 FRAMES = "frames: one after the other; [CLS] of each is left out"
 

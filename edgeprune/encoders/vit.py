@@ -16,7 +16,7 @@ from edgeprune.encoders._load import pretrained, settings, tower_around, without
 from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("vit",)
-HAS = {"": ("[CLS]", "layers of any length")}
+HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {"ViT": Processor(VIT)}
 
 

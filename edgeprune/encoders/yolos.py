@@ -29,7 +29,7 @@ from edgeprune.errors import RequestError
 
 MODEL_TYPES = ("yolos",)
 OPTIONS = ("size",)
-HAS = {"": ("[CLS]", "layers of any length", "detection tokens")}
+HAS = {"": ("[CLS]", "variable sequence length", "detection tokens")}
 PROCESSORS = {
     "Yolos": Processor(
         SIGLIP

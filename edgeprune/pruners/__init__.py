@@ -1,8 +1,9 @@
 """Pruning methods: one file each; the file's name is the method's name on the command line.
 
-Each file defines `Method`, built with the number of tokens to keep. It holds the method twice: `select`, static, on
+Each file defines `Method`, built with the number of tokens to keep; its `traits` say what it needs and spends, which
+`edgeprune.catalog` and every table read. It holds the method twice: `select`, static, on
 taps, is what is traced; `official`, on eager attention maps, is what the official code computes, and is the reference
-that parity is checked against and the naive export the ledger compares with. The two share no code.
+that parity is checked against and the export `official` that `bench` compares with. The two share no code.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
+from edgeprune.traits import Traits
 
 __all__ = [
     "Eager",
@@ -103,39 +105,6 @@ class Host:
     """of the pixels that the encoder takes, in 0..1"""
 
 
-@dataclass(frozen=True)
-class Traits:
-    """What a method needs, what it spends, and how it departs from its source."""
-
-    needs_cls: bool = False
-    needs_mlp: bool = False
-    """whether it reads the weights of a projector of two linear layers and nothing else that has any"""
-    query_rows: int | None = 0
-    """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula; None: all"""
-    early: bool = True
-    """whether it knows its rows before the last layer's queries, so that the selection moves up to them"""
-    projects_all: bool = False
-    """whether it reads projected features, so that all N are projected"""
-    pools_tiles: bool = False
-    """whether the tiles of one image are one pool of candidates"""
-    needs_scorer: bool = False
-    """whether it has trained weights, and is made by `fitted`"""
-    blind: bool = False
-    """whether it reads nothing but the grid, so that it can drop tokens in front of everything"""
-    inside: bool = False
-    """whether it drops tokens inside the encoder; `steps` says where"""
-    official_in_onnx: bool = True
-    """whether ONNX has what its official form is made of, so that this can be measured as it is written"""
-    keeps_all: bool = False
-    """whether its budget is every patch there is"""
-    emits: tuple[str, ...] = ("picks",)
-    """which of picks, origin, order and worth the graph hands out"""
-    nested: bool = False
-    """whether a smaller budget keeps the first of `picks`"""
-    deviations: tuple[str, ...] = ()
-    """where the static form departs from the official code"""
-
-
 class Method:
     """What a method is derived from: a frozen dataclass with the field `keep`; its further fields are its options."""
 
@@ -200,9 +169,12 @@ def depth_of(method: Method, layers: int, detects: bool) -> int | None:
     return inside[0] if inside else 0 if detects else None
 
 
-def deviations(method: Method) -> tuple[str, ...]:
-    """Where a method as it is built departs from its source, as the manifest has it."""
-    return (*method.traits.deviations, *method.departs)
+def deviations(method: Method, tiled: bool) -> tuple[str, ...]:
+    """Where a method as it is built departs from its source, as the manifest has it.
+
+    tiled: whether the images of a run are tiles of one
+    """
+    return (*method.traits.deviations, *(method.traits.on_tiles if tiled else ()), *method.departs)
 
 
 def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:

@@ -12,9 +12,6 @@ A later round compares tokens that are merged already: there a near tie turns ev
 
 Paper   https://arxiv.org/abs/2412.03248
 Source  LaVi-Lab/AIM@edc24e9 llava/model/token_merge.py
-Needs   nothing of the attention; every patch is projected
-Reads   projected features
-Cost    902.4 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -49,8 +46,9 @@ def rounds(patches: int, keep: int) -> list[int]:
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
+        reads=("projected features",),
+        multiply_adds="902.4 M",
         early=False,
-        projects_all=True,
         emits=("origin", "order"),
         deviations=(
             "any K, by a last round that merges fewer; the official code has two rounds of one half",

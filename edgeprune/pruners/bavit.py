@@ -11,11 +11,7 @@ background, a count that depends on the image; the budget here is static.
 
 Paper   https://arxiv.org/abs/2410.09324
 Patent  US 2026/0087793 A1, a published application
-Source  no code or weights are public; written from the paper
-Needs   layers of any length
-Reads   the image, or hidden states of an early layer
-Weights trained: --scorer, made by `edgeprune bavit train`
-Cost    2679 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14 (a front of 2 layers, 384 wide)
+Source  no code or weights are public; written from the paper. --scorer takes what `edgeprune bavit train` made
 """
 
 from __future__ import annotations
@@ -42,6 +38,8 @@ class Method(pruners.Method):
     side: int = 1
     """m: the encoder's patches along a side of the scorer's"""
     traits: ClassVar[Traits] = Traits(
+        reads=("image or early hidden states",),
+        multiply_adds="2679 M",  # a `front` of 2 layers, 384 wide
         needs_scorer=True,
         inside=True,
         deviations=(

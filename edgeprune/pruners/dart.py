@@ -11,9 +11,6 @@ A K of P or less keeps pivots only. It has P top-k's instead of K steps. The off
 Paper   https://arxiv.org/abs/2502.11494
 Source  xqy1111111/DART@d6a5af6 llava/model/language_model/modeling_llama_self.py, get_retained_image_token (inside the
         language model)
-Needs   nothing of the attention; every patch is projected
-Reads   projected features
-Cost    18.9 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -41,8 +38,9 @@ class Method(pruners.Method):
     pivots: int = 8
     """how many patches take turns, at least 1"""
     traits: ClassVar[Traits] = Traits(
+        reads=("projected features",),
+        multiply_adds="18.9 M",
         early=False,
-        projects_all=True,
         pools_tiles=True,
         deviations=(
             "prunes projected features in front of the language model; the official code prunes at its second layer",

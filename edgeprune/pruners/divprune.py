@@ -7,9 +7,6 @@
 
 Paper   https://arxiv.org/abs/2503.02175
 Source  vbdi/divprune@799e2d9 llava/model/llava_arch.py; its licence is non-commercial: the mathematics only
-Needs   nothing of the attention; every patch is projected
-Reads   projected features
-Cost    1019 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -33,16 +30,17 @@ FAR = 4.0
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
+        reads=("projected features",),
+        multiply_adds="1019 M",
         early=False,
-        projects_all=True,
         pools_tiles=True,
         nested=True,
         deviations=(
             "a chosen patch cannot be chosen again, so that exactly K distinct ones remain; the official code relies "
             "on its distance to itself being 0",
             "distances are float32 in every precision; the official code has them in the model's dtype",
-            "the tiles of an image are one pool of candidates without newline tokens, and padding is not cut off",
         ),
+        on_tiles=("the tiles are one pool of candidates without newline tokens, and padding is not cut off",),
     )
 
     def rule(self, patches: int) -> dict[str, Any]:

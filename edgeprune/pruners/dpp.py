@@ -8,9 +8,6 @@ The ratio is what is left of x_j outside the span of the chosen ones, squared: 1
 
 Paper   https://arxiv.org/abs/2506.10967
 Source  Theia-4869/CDPruner@9541616 llava/model/llava_arch.py, encode_images, with relevance 1 for every patch
-Needs   nothing of the attention; every patch is projected
-Reads   projected features
-Cost    1019 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -47,8 +44,9 @@ def leave_out(state: State, pick: Pick) -> State:
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
+        reads=("projected features",),
+        multiply_adds="1019 M",
         early=False,
-        projects_all=True,
         nested=True,
         deviations=(
             "no text: the relevance of every patch is 1",

@@ -4,9 +4,6 @@
 
 Paper   https://arxiv.org/abs/2412.01818
 Source  Theia-4869/FasterVLM@f5d5f12 llava/model/multimodal_encoder/clip_encoder.py, llava/model/llava_arch.py
-Needs   an encoder with a [CLS] token (CLIP has one, SigLIP has none)
-Reads   [CLS] row of the last layer
-Cost    0.59 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -24,7 +21,8 @@ from edgeprune.taps import Taps
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
-        needs_cls=True,
+        reads=("[CLS] attention",),
+        multiply_adds="0.59 M",
         query_rows=1,
         nested=True,
         deviations=("scores are float32 in every precision; the official code averages heads in the model's dtype",),

@@ -10,9 +10,6 @@ row to the next, and patch 0 or N-1 stands in for what is beyond the border. `gr
 
 Paper   https://arxiv.org/abs/2508.00553
 Source  Danielement321/HiPrune@6e83a12 LLaVA/llava/model/llava_arch.py, encode_images
-Needs   two layers that attend to the whole image
-Reads   attention maps of two layers
-Cost    682 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -43,11 +40,11 @@ class Method(pruners.Method):
     """counted from 1; 0 for the published one"""
     neighbours: str = "flat"
     traits: ClassVar[Traits] = Traits(
+        reads=("attention maps of two layers",),
+        multiply_adds="682 M",
         query_rows=None,
-        deviations=(
-            "scores are float32 in every precision; the official code averages in the model's dtype",
-            "keep is the budget of each tile; the official code divides one budget by the tiles and the batch",
-        ),
+        deviations=("scores are float32 in every precision; the official code averages in the model's dtype",),
+        on_tiles=("keep is the budget of each tile; the official code divides one budget by the tiles and the batch",),
     )
 
     def __post_init__(self) -> None:

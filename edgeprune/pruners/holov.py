@@ -12,9 +12,6 @@ Since a and v are not negative, weight = mean(1000 a) (1 + 0.09 m / (m + 1e-6)),
 chunk are all alike, the variance raises every chunk by the same 9 % and decides nothing.
 
 Source  obananas/HoloV@1d2e65e llava/model/utils.py
-Needs   an encoder with a [CLS] token; every patch is projected
-Reads   [CLS] row of the last layer, projected features
-Cost    85.5 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -51,17 +48,19 @@ def sizes(patches: int) -> list[int]:
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
-        needs_cls=True,
+        reads=("[CLS] attention", "projected features"),
+        multiply_adds="85.5 M",
         early=False,
-        projects_all=True,
         pools_tiles=True,
         deviations=(
             "scores are float32 in every precision; the official code computes in the model's dtype",
             "tokens stay in raster order; the official code orders them by attention within a chunk",
             "a chunk with a larger share than patches leaves the rest to the highest attention of the others; the "
             "official code fills up with zero vectors",
-            "the tiles of an image are one pool, one tile behind the other; where the official code lays them out as "
-            "the image, chunks are runs of its rows, and padding is cut off",
+        ),
+        on_tiles=(
+            "the tiles are one pool, one tile behind the other; where the official code lays them out as the image, "
+            "chunks are runs of its rows, and padding is cut off",
         ),
     )
 

@@ -7,9 +7,6 @@
 
 Paper   https://arxiv.org/abs/2602.13315
 Source  Tencent/AngelSlim@67394ce angelslim/compressor/token_compressor/algorithm/idpruner.py
-Needs   a last layer that attends to the whole image; every patch is projected
-Reads   attention map of the last layer, projected features
-Cost    1360 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -40,9 +37,10 @@ class Method(pruners.Method):
     importance: str = "column_mean"
     """where importance is read: column_mean or cls"""
     traits: ClassVar[Traits] = Traits(
+        reads=("attention map", "projected features"),
+        multiply_adds="1360 M",
         query_rows=None,
         early=False,
-        projects_all=True,
         nested=True,
         deviations=("importance is attention; the official one is a trained scorer",),
     )

@@ -10,9 +10,6 @@ Singular vectors are not in ONNX: a fixed number of Lanczos steps takes their pl
 
 Paper   https://arxiv.org/abs/2605.15621
 Source  the paper's formula, as a third party's port to vLLM has it; no official code was found
-Needs   nothing of the attention; every patch is projected
-Reads   projected features
-Cost    572.3 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -42,8 +39,9 @@ class Method(pruners.Method):
     rank: int = 4
     """main directions taken out, 1 or more; the source has 8 for Qwen"""
     traits: ClassVar[Traits] = Traits(
+        reads=("projected features",),
+        multiply_adds="572.3 M",
         early=False,
-        projects_all=True,
         official_in_onnx=False,
         emits=("picks", "origin"),
         deviations=(

@@ -1,9 +1,6 @@
 """None: keep every patch. The unpruned encoder, with the same layers and projector; what every gain is measured from.
 
 score[j] = 1
-
-Reads   nothing
-Cost    0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
-    traits: ClassVar[Traits] = Traits(early=False, blind=True, keeps_all=True, emits=())
+    traits: ClassVar[Traits] = Traits(early=False, keeps_all=True, emits=())
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "fixed"}

@@ -5,8 +5,6 @@ cell (24 x 24 at K = 64: 3 x 3 patches each). Tokens are ordered by cell; the in
 the score of a patch is one over the size of its cell.
 
 Source  plain down-sampling as in VTC-Bench, https://arxiv.org/abs/2510.07143
-Reads   features
-Cost    37.7 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ def cells(grid: tuple[int, int], keep: int) -> list[int]:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
-    traits: ClassVar[Traits] = Traits(early=False, emits=())
+    traits: ClassVar[Traits] = Traits(reads=("features",), multiply_adds="37.7 M", early=False, emits=())
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "fixed"}

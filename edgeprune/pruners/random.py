@@ -5,8 +5,6 @@
 The shuffle is written into the graph. A smaller budget keeps a subset of a larger one.
 
 Source  the usual baseline, as in table 5 of https://arxiv.org/abs/2508.00553
-Reads   nothing
-Cost    0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ def shuffled(patches: int, seed: int) -> list[int]:
 class Method(pruners.Method):
     keep: int
     seed: int = 0
-    traits: ClassVar[Traits] = Traits(blind=True, nested=True)
+    traits: ClassVar[Traits] = Traits(nested=True)
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "fixed"}

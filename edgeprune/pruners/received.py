@@ -6,9 +6,6 @@ Nothing behind layer l runs on the others. It is the shallow half of HiPrune wit
 encoder: a baseline for scorers that are trained.
 
 Source  the column mean of https://arxiv.org/abs/2508.00553; dropping inside the encoder is ours
-Needs   layers of any length
-Reads   attention map of an early layer
-Cost    341 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -27,7 +24,9 @@ from edgeprune.taps import Taps
 class Method(pruners.Method):
     keep: int
     layer: int = 2
-    traits: ClassVar[Traits] = Traits(query_rows=None, inside=True)
+    traits: ClassVar[Traits] = Traits(
+        reads=("attention map of an early layer",), multiply_adds="341 M", query_rows=None, inside=True
+    )
 
     def steps(self, depth: int) -> tuple[int, ...]:
         return (self.layer,)

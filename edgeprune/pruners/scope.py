@@ -9,9 +9,6 @@ half of the patches are other ones then.
 
 Source  kinredon/SCOPE@6bf7306 scope/clip_encoder.py, CLIPVisionTower_SCOPE; it has no licence file. Of its SCOPE,
         Tencent/AngelSlim@67394ce angelslim/compressor/token_compressor/algorithm/scope.py has a copy
-Needs   an encoder with a [CLS] token
-Reads   [CLS] row of the last layer, features
-Cost    255.4 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -35,7 +32,8 @@ class Method(pruners.Method):
     alpha: float = 1.0
     """power of the saliency, 0 or more; 0 leaves coverage alone"""
     traits: ClassVar[Traits] = Traits(
-        needs_cls=True,
+        reads=("[CLS] attention", "features"),
+        multiply_adds="255.4 M",
         early=False,
         nested=True,
         deviations=(

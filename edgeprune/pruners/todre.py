@@ -6,9 +6,6 @@
 
 Paper   https://arxiv.org/abs/2505.18757
 Source  the paper's text; its code was not read
-Needs   an encoder with a [CLS] token
-Reads   [CLS] row of the last layer, features
-Cost    255 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -29,12 +26,13 @@ from edgeprune.taps import Taps
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
-        needs_cls=True,
+        reads=("[CLS] attention", "features"),
+        multiply_adds="255 M",
         early=False,
         nested=True,
-        deviations=(
+        deviations=("the second stage, inside the language model, is left out",),
+        on_tiles=(
             "each tile has its own first patch and pool of candidates; the paper takes the thumbnail's for the image",
-            "the second stage, inside the language model, is left out",
         ),
     )
 

@@ -6,8 +6,6 @@ The cells are those of `pool`: rectangles as near to squares as K allows. The mi
 front of it.
 
 Source  the usual baseline: plain down-sampling as in VTC-Bench, https://arxiv.org/abs/2510.07143
-Reads   nothing
-Cost    0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ def middles(grid: tuple[int, int], keep: int) -> list[int]:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
-    traits: ClassVar[Traits] = Traits(blind=True, emits=())
+    traits: ClassVar[Traits] = Traits(emits=())
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "fixed"}

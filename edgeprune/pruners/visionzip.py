@@ -12,9 +12,6 @@ K is divided as published, 54 + 10 of 64. Official code that scores by column me
 
 Paper   https://arxiv.org/abs/2412.04467
 Source  dvlab-research/VisionZip@3151f6d visionzip/clip_encoder.py
-Needs   an encoder with a [CLS] token
-Reads   [CLS] row and keys of the last layer
-Cost    40.7 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -44,7 +41,8 @@ class Method(pruners.Method):
     contextual: int | None = None
     """how many of the kept tokens are merged ones; None: 10 of 64"""
     traits: ClassVar[Traits] = Traits(
-        needs_cls=True,
+        reads=("[CLS] attention", "keys", "features"),
+        multiply_adds="40.7 M",
         early=False,
         emits=("picks", "origin"),
         deviations=(

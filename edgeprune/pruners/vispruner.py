@@ -13,9 +13,6 @@ The order of a decides which are compared next: one near tie turns everything be
 
 Paper   https://arxiv.org/abs/2412.01818
 Source  Theia-4869/VisPruner@aefa01a, encode_images
-Needs   an encoder with a [CLS] token
-Reads   [CLS] row of the last layer, features
-Cost    255.4 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -54,7 +51,8 @@ def rounds(patches: int, keep: int) -> list[int]:
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
-        needs_cls=True,
+        reads=("[CLS] attention", "features"),
+        multiply_adds="255.4 M",
         early=False,
         emits=("picks", "order", "worth"),
         deviations=(

@@ -12,9 +12,6 @@ all directions of length 1, for small e: the Frobenius norm of the Jacobian, squ
 
 Paper   https://arxiv.org/abs/2509.24837
 Source  the formula of the paper; its repository, AIM-SKKU/ZOO-Prune@13096a4, has no code
-Needs   a two-layer projector; every patch is projected
-Reads   features, projected features and the projector's weights
-Cost    8871.0 M multiply-adds at N = 576, K = 64 on CLIP ViT-L/14
 """
 
 from __future__ import annotations
@@ -40,17 +37,17 @@ FLAT = 1e-6
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
-        needs_mlp=True,
+        reads=("features", "projected features", "projector weights"),
+        multiply_adds="8871.0 M",
         early=False,
-        projects_all=True,
         nested=True,
         deviations=(
             "the sensitivity of a patch is sqrt(g^T Q g / d), a closed form and an approximation of our own; the paper "
             "averages finite differences along 64 random directions",
             "a chosen patch cannot be chosen again, so that exactly K distinct ones remain",
             f"the spread of the sensitivities is taken as {FLAT:g} of the largest at least where it divides",
-            "each tile has its own minimum, maximum and pool of candidates",
         ),
+        on_tiles=("each tile has its own minimum, maximum and pool of candidates",),
     )
 
     def prepared(self, projector: nn.Module) -> Prepared:

@@ -1,8 +1,8 @@
-"""The ledger: what the pruned encoder costs, next to what it must beat, measured in one run.
+"""The benchmark: what the pruned encoder costs, next to what it must beat, measured in one run.
 
     pruned     the bundle's encoder
     unpruned   the same layers and projector with fused attention, every token kept
-    naive      the official code traced as it is written
+    official   the official code exported as it is written
     pool       plain average pooling to the same number of tokens
     matmul     a large matrix product: what this machine and backend can do at best
 
@@ -52,7 +52,8 @@ LONGER = 3
 """times as many rounds, at most, where the first ones do not settle a ratio"""
 PROFILED_RUNS = 5
 PARTS = ("encoder", "selection", "projector")
-ORDER = ("unpruned", "naive", "pool", PEAK)
+ORDER = ("unpruned", "official", "naive", "pool", PEAK)
+"""naive: what `official` was called before schema 2.0"""
 
 Feeds: TypeAlias = "Mapping[str, NDArray[Any]]"
 """what a graph is given, by the names of its inputs"""

@@ -5,7 +5,7 @@ tolerance  2 err + eps x the largest quantity at that decision       err: the la
 margin     how far the chosen value is from the best alternative
 
 wrong      regret > tolerance          within rounding   0 < regret <= tolerance          equal   regret = 0
-decided    margin > tolerance: a mistake there would be seen
+decided    equal, and margin > tolerance: a mistake there would be seen
 """
 
 from __future__ import annotations

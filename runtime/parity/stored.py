@@ -32,7 +32,7 @@ from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError
 from edgeprune.runtime.budgets import first_picks
 from edgeprune.runtime.parity.verdict import RULES, Verdict, compare
 
-__all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "packed", "replayed", "stored_probes"]
+__all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "own_image", "packed", "replayed", "stored_probes"]
 
 REFERENCE = "reference.safetensors"
 QUANTITY = "quantity."
@@ -166,6 +166,19 @@ def _fitting() -> Iterator[None]:
     except Exception as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise BundleError(f"{REFERENCE} is not that of the graph ({said:.100}); export the bundle again") from error
+
+
+def own_image(bundle: Bundle) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8: the first image that the bundle holds.
+
+    Raises BundleError when it holds none, as those of tiles or of 0.1.
+    """
+    with stored_probes(bundle) as (names, read):
+        for name in names:
+            if (images := read(name).images) is not None:
+                image: NDArray[np.uint8] = images[0]
+                return image
+    raise BundleError(f"{bundle.folder} holds no image of its own; give one, as photo.jpg")
 
 
 def _older(outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`thin`: rounds of removal. What is left stands in an order that decides what is compared next. numpy only.
+"""`thin`: rounds of removal, and each order that decides what is compared next. numpy only.
 
     order   as the device hands it out, [L]: all patches by falling attention, then for each round those at even places
             by falling value, of which the first are dropped                                                 vispruner

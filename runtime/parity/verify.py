@@ -1,4 +1,4 @@
-"""Run a bundle's probes through every backend that is here, and compare with the reference that travels with it."""
+"""Run a bundle's probes through every available backend, and compare with the reference that travels with it."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ def test_multiply_adds_are_within_one_per_cent_of_the_formula(exported: Measured
     assert cost["formula"] / cost["unpruned_formula"] == pytest.approx(0.914, abs=1e-3)
 
 
-def test_pruned_is_at_most_0_93_of_unpruned_and_of_naive(ledger: Ledger) -> None:
-    for row in (ledger.row("unpruned"), ledger.row("naive")):
+def test_pruned_is_at_most_0_93_of_unpruned_and_of_official(ledger: Ledger) -> None:
+    for row in (ledger.row("unpruned"), ledger.row("official")):
         assert row.ratio is not None, row.doubt
         assert row.ratio <= 0.93
 

@@ -14,7 +14,7 @@ Said = Callable[..., str]
 def test_bench_prints_a_ledger(run: Run, exported: tuple[Path, Done]) -> None:
     done = run("bench", exported[0], "--rounds", 2, "--threads", 1)
     assert (done.code, done.err) == (0, "")
-    assert "Ledger: cpu, 2 rounds, threads 1" in done.out
+    assert "Benchmark: cpu, 2 rounds, threads 1" in done.out
     assert done.out.endswith("there is no baseline to compare with\n")
 
 

@@ -59,7 +59,7 @@ def test_json_goes_to_stdout_alone_and_parses(run: Run, exported: tuple[Path, Do
     keys: dict[tuple[object, ...], set[str]] = {
         ("verify", folder): {"passed", "backends"},
         ("bench", folder, "--rounds", 1): {"rows", "parts", "formula", "device", "threads", "rounds", "versions"},
-        ("show", folder, SCENE): {"picture", "size"},
+        ("show", folder, SCENE): {"picture", "size", "view"},
         ("inspect", folder): {"schema_version", "method", "keep", "grid", "model", "graphs", "cost", "files"},
         ("targets", "cpu"): {"name", "description", "tier", "source", "onnx", "engine", "gpu"},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,22 @@ Said = Callable[..., str]
 def test_show_writes_a_picture(run: Run, desk: Path, exported: tuple[Path, Done]) -> None:
     assert run("show", exported[0], SCENE) == (0, "wrote kept.png\n", "")
     assert Image.open(desk / "kept.png").format == "PNG"
+
+
+def test_without_an_image_it_is_one_of_the_bundles_own(run: Run, desk: Path, exported: tuple[Path, Done]) -> None:
+    assert run("show", exported[0]) == (0, "wrote kept.png\n", "")
+    own = (desk / "kept.png").read_bytes()
+    run("show", exported[0], SCENE)
+    assert (desk / "kept.png").read_bytes() == own
+
+
+def test_show_says_when_the_encoder_sees_an_image_squeezed_or_cut(
+    run: Run, desk: Path, exported: tuple[Path, Done]
+) -> None:
+    Image.new("RGB", (96, 48)).save(desk / "wide.png")
+    done = run("show", exported[0], "wide.png")
+    assert re.fullmatch(r"wrote kept\.png; the encoder sees it (squeezed|cut) from 96x48 to 96x96\n", done.out)
+    assert run("show", exported[0], "wide.png", "--json").out.count('"view": "') == 1
 
 
 def test_show_refuses_what_is_no_image(

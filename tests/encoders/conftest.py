@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
+from tests.encoders.kinds import CROPPED, SQUARE, Kind, declared, processor
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 TEXT: dict[str, Any] = {**SIZES, "num_hidden_layers": 1, "vocab_size": 64}
@@ -33,11 +33,6 @@ LLAVA: dict[str, Any] = {
     "vision_feature_select_strategy": "full",
 }
 DINO: dict[str, Any] = {"image_size": 64}  # trained at another size than it is used at
-SQUARE: dict[str, Any] = {"size": {"height": 48, "width": 48}}
-
-
-def processor(name: str, **steps: Any) -> dict[str, Any]:
-    return {"image_processor_type": f"{name}ImageProcessor", **steps}
 
 
 BIT = processor("Bit", size={"shortest_edge": 56}, crop_size={"height": 48, "width": 48})
@@ -69,25 +64,6 @@ QWEN_VISION: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "spa
 QWEN_WIDTHS: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 48}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What to make, and the part of the whole model that an encoder of ours should equal."""
-
-    architecture: str
-    processor: dict[str, Any]
-    part: str = ""
-    prefix: int = 1
-    config: dict[str, Any] = field(default_factory=dict)
-    grid: tuple[int, int] | None = None
-    """the grid that it is loaded at, of a family that takes any"""
-
-    def own(self, folder: Path) -> nn.Module:
-        import transformers
-
-        model = getattr(transformers, self.architecture).from_pretrained(folder).eval()
-        return cast(nn.Module, getattr(model, self.part) if self.part else model)
-
-
 BOTH = {"vision_config": SIGLIP, "text_config": TEXT}
 CLIP: dict[str, Any] = {
     "vision_config": {**SIGLIP, "model_type": "clip_vision_model"},
@@ -95,10 +71,9 @@ CLIP: dict[str, Any] = {
     "image_token_index": 3,
     "vision_feature_layer": -1,
 }
-CROPPED: dict[str, Any] = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
 TILES: dict[str, Any] = {"image_grid_pinpoints": [[48, 96], [96, 48]]}
 KINDS = {
-    "aimv2": Kind("Aimv2VisionModel", processor("CLIP", **CROPPED), prefix=0),
+    **declared(),
     "clip": Kind("CLIPVisionModel", processor("CLIP", **CROPPED)),
     "siglip vision": Kind("SiglipVisionModel", processor("Siglip", **SQUARE), prefix=0),
     "siglip": Kind("SiglipModel", processor("Siglip", **SQUARE), "vision_model", 0, BOTH),
@@ -114,7 +89,7 @@ KINDS = {
     "dinov3": Kind("DINOv3ViTModel", DINOV3, "", 5, {**DINO, "num_register_tokens": 4}),
     "dinov3 gated": Kind("DINOv3ViTModel", DINOV3, "", 4, {**DINO, "num_register_tokens": 3, "use_gated_mlp": True}),
 }
-"""the encoders without a projector"""
+"""the encoders without a projector, first those that their own tests declare"""
 
 CONNECTED = {
     "llava clip": Kind("LlavaForConditionalGeneration", processor("CLIP", **CROPPED), config=CLIP),

@@ -14,6 +14,7 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import ModelError
 from edgeprune.pruners import none
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import CROPPED, Kind, processor
 
 VISION: dict[str, Any] = {
     "hidden_size": 32,
@@ -24,7 +25,7 @@ VISION: dict[str, Any] = {
     "patch_size": 8,
 }
 TEXT: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
-SQUARE = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+KIND = Kind("Aimv2VisionModel", processor("CLIP", **CROPPED), prefix=0, family="aimv2", exported="dpp bavit")
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,7 +33,7 @@ def test_the_tower_of_the_whole_model_is_read(model_folder: Callable[..., Path],
     from transformers import Aimv2Model
 
     text = {**TEXT, "vocab_size": 64}
-    folder = model_folder(tmp_path, "Aimv2Model", SQUARE, vision_config=VISION, text_config=text)
+    folder = model_folder(tmp_path, "Aimv2Model", CROPPED, vision_config=VISION, text_config=text)
     own = cast(Any, Aimv2Model).from_pretrained(folder).eval()
     encoder = encoders.load(open_checkpoint(str(folder)))
     with torch.inference_mode():
@@ -42,6 +43,6 @@ def test_the_tower_of_the_whole_model_is_read(model_folder: Callable[..., Path],
 
 
 def test_a_checkpoint_of_native_resolution_is_refused(model_folder: Callable[..., Path], tmp_path: Path) -> None:
-    folder = model_folder(tmp_path, "Aimv2VisionModel", SQUARE, is_native=True, use_head=False)
+    folder = model_folder(tmp_path, "Aimv2VisionModel", CROPPED, is_native=True, use_head=False)
     with pytest.raises(ModelError, match="must have a fixed image size, got is_native"):
         encoders.load(open_checkpoint(str(folder)))

@@ -21,11 +21,12 @@ from edgeprune.pruners import Method, get
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.encoders.kinds import declared
 
 Made = Callable[[str], tuple[Path, Encoder]]
 
 CHECKPOINTS = {
-    ("aimv2", ""): "aimv2",
+    **{(kind.family, kind.tower): name for name, kind in declared().items()},
     ("clip", ""): "clip",
     ("deit", ""): "deit",
     ("dinov2", ""): "dinov2 registers",
@@ -45,19 +46,19 @@ CHECKPOINTS = {
     ("vit", ""): "vit",
     ("yolos", ""): "yolos",
 }
-"""(family, tower) -> the tiny checkpoint that stands for it"""
+"""(family, tower) -> the tiny checkpoint that stands for it, first those that the families' own tests declare"""
 OPTIONS = {"hiprune": {"alpha": "0.5"}, "received": {"layer": "1"}}
 """so that a budget as small has anchors, and a tower as small a layer behind it"""
 REFUSALS = {
     "no [CLS]": r"no \[CLS\] token",
     "no two-layer projector": "two-layer projector",
-    "no layers of any length": "whose layers must take any number of patches",
+    "no variable sequence length": "whose layers must take any number of patches",
     "tokens dropped behind the encoder": "drops tokens behind the encoder",
 }
 """the matrix's words -> the code's"""
 KEEP = 12
 EXPORTED = {
-    "aimv2": "dpp bavit",
+    **{name: kind.exported for name, kind in declared().items()},
     "clip": "none fastervlm visionzip bavit divprune",
     "deit": "holov received",
     "dinov2 registers": "scope vispruner bavit",
@@ -130,7 +131,7 @@ def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_sa
         with pytest.raises(MethodError, match=REFUSALS[reason]):
             build_method(get(method.name), method.name, encoder, keep, options)
         return
-    tiles, scorer = tiles_of(method, encoder), None if method.training_free else load_scorer(scorer_file)
+    tiles, scorer = tiles_of(method, encoder), None if not method.traits.needs_scorer else load_scorer(scorer_file)
     built = build_method(get(method.name), method.name, encoder, keep, options, tiles, scorer)
     chooses_as_the_reference(encoder, built, torch.randn(tiles, 3, *encoder.tower.image_size, generator=seeded(0)))
 
@@ -175,7 +176,7 @@ def test_the_method_is_exported_and_verified(
         "cpu",
         keep=keep,
         options=OPTIONS.get(method.name, {}),
-        scorer=None if method.training_free else scorer_file,
+        scorer=None if not method.traits.needs_scorer else scorer_file,
         model=str(folder),
         output=tmp_path / "bundle",
         baselines=False,

@@ -165,7 +165,7 @@ def test_bench_prints_it_below_the_ledger(run: Callable[..., Done], make_bundle:
     folder = make_bundle(cost=COST)
     code, out, err = run("bench", folder, "--rounds", 1, "--language-model", TINY)
     assert (code, err) == (0, "")
-    assert "Ledger: cpu" in out
+    assert "Benchmark: cpu" in out
     assert "Estimate: tiny behind the encoder, on cpu" in out
     assert "No times: cpu lacks [gpu]." in out
     assert max(map(len, out.splitlines())) <= 80

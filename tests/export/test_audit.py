@@ -124,13 +124,13 @@ def test_pruning_keeps_attention_fused_and_adds_few_kernels(
 
 
 def test_reading_the_attention_map_out_is_caught_and_the_layer_named(folder: Path, unpruned: GraphAudit) -> None:
-    naive = audit(folder / "baseline.naive.onnx")
-    assert naive.fused < unpruned.fused == len(LAYERS)
-    (layer,) = naive.unfused
+    official = audit(folder / "baseline.official.onnx")
+    assert official.fused < unpruned.fused == len(LAYERS)
+    (layer,) = official.unfused
     assert layer.name == LAYERS[-1]
     assert "its map is read by" in layer.why
     with pytest.raises(EdgepruneError, match=r"loses fused attention on SM 86: .*layers\.4\.self_attn; its map"):
-        FusionAudit("rtx-desktop", False, {"pruned": naive, "unpruned": unpruned}).check()
+        FusionAudit("rtx-desktop", False, {"pruned": official, "unpruned": unpruned}).check()
 
 
 def test_a_bundle_is_audited_next_to_its_unpruned_graph(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_command_line_prints_a_table_and_fails_when_a_layer_is_lost(folder: 
     assert "5 of 5 layers" in done.output
 
     broken = Path(shutil.copytree(folder, tmp_path / "bundle"))
-    shutil.copy(folder / "baseline.naive.onnx", broken / "encoder.onnx")
+    shutil.copy(folder / "baseline.official.onnx", broken / "encoder.onnx")
     manifest = replace(bundle.load(folder).manifest, files=bundle.describe_files(broken))
     (broken / bundle.MANIFEST).write_text(manifest.to_json())
     done = CliRunner().invoke(cli, ["audit", str(broken)])

@@ -55,7 +55,7 @@ def test_the_bundle_holds_the_files_of_the_contract(exported: Exported) -> None:
     assert sorted(path.name for path in exported.folder.iterdir()) == [
         "README.md",
         "baseline.matmul.onnx",
-        "baseline.naive.onnx",
+        "baseline.official.onnx",
         "baseline.pool.onnx",
         "baseline.unpruned.onnx",
         "compare.py",
@@ -82,7 +82,7 @@ def test_the_manifest_says_what_the_bundle_is(exported: Exported) -> None:
     assert (said["schema_version"], said["precision"]) == ("2.0", "float32")
     assert {name: graph["file"] for name, graph in said["graphs"].items()} == {
         "encoder": "encoder.onnx",
-        **{f"baseline.{name}": f"baseline.{name}.onnx" for name in ("naive", "unpruned", "pool", "matmul")},
+        **{f"baseline.{name}": f"baseline.{name}.onnx" for name in ("official", "unpruned", "pool", "matmul")},
     }
     assert said["graphs"]["encoder"]["outputs"]["tokens"] == {"shape": [1, 64, 128], "dtype": "float32"}
     assert said["graphs"]["baseline.unpruned"]["outputs"]["tokens"]["shape"] == [1, 144, 128]
@@ -229,7 +229,7 @@ def test_large_weights_lie_beside_the_graphs_once(
     model = clip_folder(tmp_path / "clip", hidden_size=64, intermediate_size=256)
     done = export_bundle(Request("fastervlm", "cpu", keep=9, model=str(model), output=tmp_path / "out"))
     data = (done.folder / "encoder.onnx.data").stat().st_size
-    for name in ("encoder.onnx", *(f"baseline.{one}.onnx" for one in ("naive", "unpruned", "pool"))):
+    for name in ("encoder.onnx", *(f"baseline.{one}.onnx" for one in ("official", "unpruned", "pool"))):
         path = done.folder / name
         assert path.stat().st_size < data
         weights = [v.const_value for v in ir.load(path).graph.initializers.values()]
@@ -237,7 +237,7 @@ def test_large_weights_lie_beside_the_graphs_once(
     assert verify(done.folder)[0].passed
     from edgeprune.runtime.ledger.bench import bench
 
-    assert {row.name for row in bench(done.folder, rounds=1).rows} == {"pruned", "naive", "pool", "unpruned"}
+    assert {row.name for row in bench(done.folder, rounds=1).rows} == {"pruned", "official", "pool", "unpruned"}
 
 
 def test_the_baselines_compute_what_they_stand_for(exported: Exported) -> None:
@@ -251,7 +251,7 @@ def test_the_baselines_compute_what_they_stand_for(exported: Exported) -> None:
         if name != "matmul":
             tokens[name] = session.run(["tokens"], {"pixel_values": pixels})[0]
     kept = reference["scene00/indices"].numpy()[0]
-    np.testing.assert_allclose(tokens["naive"], reference["scene00/tokens"].numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(tokens["official"], reference["scene00/tokens"].numpy(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(tokens["unpruned"][:, kept], reference["scene00/tokens"].numpy(), rtol=1e-3, atol=1e-4)
     assert tokens["pool"].shape == (1, 64, 128)
 
@@ -453,7 +453,7 @@ def test_a_share_of_48_patches_is_rounded_to_whole_blocks(
 
 @pytest.mark.parametrize("keep", [0.0, -0.5, 1.5, 64.0, float("inf"), float("nan")])
 def test_a_share_beyond_the_whole_is_refused_before_anything_is_written(keep: float, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"--keep as a share must be in \(0, 1\], got .*; a number without a point"):
+    with pytest.raises(RequestError, match=r"--keep as a share must be in \(0, 1\], got .*; give a number of tokens"):
         export_bundle(Request("random", "cpu", keep=keep, output=tmp_path / "out"))
     assert not list(tmp_path.iterdir())
 

@@ -130,3 +130,12 @@ def test_the_file_names_its_formula_and_source(name: str) -> None:
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(MethodError, match=r"no method 'fastervml'; have .* Did you mean 'fastervlm'"):
         pruners.get("fastervml")
+
+
+def test_what_departs_on_tiles_is_said_of_tiles_alone() -> None:
+    method = pruners.get("divprune")(8)  # type: ignore[call-arg]
+    alone, tiles = (pruners.deviations(method, tiled) for tiled in (False, True))
+    assert alone == method.traits.deviations
+    assert tiles == (*alone, *method.traits.on_tiles)
+    for name in pruners.names():
+        assert not [one for one in pruners.get(name).traits.deviations if "tile" in one], name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,36 @@ def test_the_caption_says_how_many_are_kept_and_their_share() -> None:
     assert show._share(5, 24) == "keeps 5 of 24 patches (21%)"
 
 
+def test_on_a_dark_image_dropped_patches_are_lighter_than_kept_ones(make_bundle: MakeBundle) -> None:
+    folder, night = make_bundle(), np.zeros((32, 48, 3), np.uint8)
+    kept = set(load(folder)(night).indices[0].tolist())
+    _, after = panels(draw(folder, night))
+    darkest_dropped = min(cell(after, patch).min(axis=(0, 1)).mean() for patch in range(24) if patch not in kept)
+    assert darkest_dropped > max(cell(after, patch).max() for patch in kept) + 25
+
+
+@pytest.mark.parametrize(
+    ("size", "view"),
+    [((32, 48), ""), ((64, 96), ""), ((65, 96), ""), ((32, 96), "squeezed from 96x32 to 48x32")],
+    ids=str,
+)
+def test_an_image_of_other_proportions_is_said_to_be_squeezed(
+    make_bundle: MakeBundle, size: tuple[int, int], view: str
+) -> None:
+    steps = replace(load(make_bundle()).preprocessing, crop=None, resize={"height": 32, "width": 48})
+    assert show._view(steps, np.zeros((*size, 3), np.uint8)) == view
+
+
+def test_an_image_whose_sides_are_cropped_is_said_to_be_cut(make_bundle: MakeBundle) -> None:
+    steps = replace(load(make_bundle()).preprocessing, crop=(32, 48), resize={"shortest_edge": 32})
+    assert show._view(steps, np.zeros((32, 96, 3), np.uint8)) == "cut from 96x32 to 48x32"
+
+
+@pytest.mark.parametrize(("boxes", "words"), [(0, "0 objects"), (1, "1 object"), (2, "2 objects")])
+def test_objects_are_counted_in_words(boxes: int, words: str) -> None:
+    assert show._found(boxes, 0.5) == f", finds {words} (score > 0.5)"
+
+
 def test_the_picture_is_written_as_png(make_bundle: MakeBundle, photo: NDArray[np.uint8], tmp_path: Path) -> None:
     picture = draw(make_bundle(), photo, tmp_path / "kept.PNG")
     with Image.open(tmp_path / "kept.PNG") as written:
@@ -119,6 +150,14 @@ def test_a_folder_that_does_not_exist_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match="cannot be written"):
         draw(make_bundle(), photo, tmp_path / "missing" / "kept.png")
+
+
+def test_a_bundle_without_an_image_of_its_own_wants_one(make_bundle: MakeBundle) -> None:
+    older = Path(__file__).parents[1] / "golden" / "bundle-0.1"
+    with pytest.raises(BundleError, match=r"bundle-0\.1 holds no image of its own; give one"):
+        draw(older, None)
+    with pytest.raises(RequestError, match="an open bundle does not read its own image; give one"):
+        draw(load(make_bundle()), None)
 
 
 def test_what_is_no_bundle_or_no_image_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ def ledger_table(measured: Ledger, wide: bool = False) -> Table:
     """
     alone = len(measured.rows) == 1  # no ratio: of itself, it says nothing
     cut = "" if measured.keep is None else f", cut to {measured.keep} tokens"
-    how = "" if measured.plan else f"{'' if alone else ' in turns'}, threads {measured.threads or 'default'}"
+    how = "" if measured.plan else f", threads {measured.threads or 'default'}"
     shown = table(
-        f"Ledger: {measured.device}, {measured.rounds} rounds{how}{cut}",
+        f"Benchmark: {measured.device}, {measured.rounds} rounds{how}{cut}",
         "graph", "median\nms >", "p95\nms >", *(() if alone else ("pruned\n/ this >", "95 %\ninterval >")),
         "multiply-\nadds >",
-        *(("p99\nms >", "of matmul\npeak >") if wide else ()),
+        *(("p99\nms >", "MatMul\nutilisation >") if wide else ()),
     )  # fmt: skip
     for row in measured.rows:
         shown.add_row(
@@ -38,7 +38,7 @@ def ledger_table(measured: Ledger, wide: bool = False) -> Table:
             *((f"{row.p99_ms:.2f}", _share(row.peak_fraction)) if wide else ()),
         )
     parts = ", ".join(f"{name} {share:.1%}" for name, share in measured.parts.items())
-    peak = "" if measured.peak_gmacs is None else f"; matmul reaches {measured.peak_gmacs:.0f} G/s"
+    peak = "" if measured.peak_gmacs is None else f"; one large MatMul reaches {measured.peak_gmacs:.0f} G/s"
     lines = [f"Time of the pruned graph: {parts}."] if parts else []
     lines.append(f"Multiply-adds by the formula: {count(measured.formula)}{peak}.")
     lines += [f"No ratio to {escape(row.name)}: {escape(row.doubt)}." for row in measured.rows if row.doubt]

@@ -32,7 +32,7 @@ def manifest_table(manifest: Manifest) -> Table:
             "formula": f"{count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
             "graph": f"{count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
             "saves": _saved(manifest),
-            "layout": manifest.layout,
+            "order of tokens": manifest.layout,
             "deviations": "\n".join(manifest.deviations),
         },
     )

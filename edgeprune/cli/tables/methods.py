@@ -21,7 +21,7 @@ def methods_table(entries: Iterable[Entry], wide: bool = False) -> Table:
         shown.add_row(
             entry.name,
             escape(entry.does),
-            entry.multiply_adds,
+            entry.traits.multiply_adds,
             *map(escape, _more(entry) if wide else ()),
         )
     shown.caption = "Multiply-adds of the selection itself, for one image of CLIP ViT-L/14 at 64 of 576 tokens."
@@ -29,7 +29,7 @@ def methods_table(entries: Iterable[Entry], wide: bool = False) -> Table:
 
 
 def _more(entry: Entry) -> tuple[str, ...]:
-    training = "none" if entry.training_free else "needed"
+    training = "needed" if entry.traits.needs_scorer else "none"
     return entry.reads, entry.needs, training, entry.paper.replace("https://arxiv.org/abs/", "arXiv:")
 
 
@@ -51,6 +51,5 @@ def fits(entries: Sequence[Entry], encoders: Iterable[Family]) -> list[tuple[str
             reasons.setdefault(refusal(entry, family), []).append(entry.name)
         works = ", ".join(reasons.pop("", []))
         refused = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
-        name = f"{family.name} with {family.tower}" if family.tower else family.name
-        rows.setdefault((works, refused), []).append(name)
+        rows.setdefault((works, refused), []).append(family.title)
     return [(", ".join(names), *answer) for answer, names in rows.items()]

@@ -45,7 +45,7 @@ def _measured(verdict: Verdict) -> list[str]:
         f"[red]{verdict.wrong}[/]" if verdict.wrong else "0",
         f"{verdict.regret:.2g}",
         f"{verdict.error_relative:.1e}",
-        f"{verdict.token_error:.1e}",
+        f"{verdict.token_error:.1e}" if verdict.tokens else "-",
         "[green]pass[/]" if verdict.passed else "[red]FAIL[/]",
     ]
 

@@ -10,15 +10,22 @@ from rich.table import Table
 from edgeprune.cli.tables import facts, table
 from edgeprune.targets import Board, Target
 
-__all__ = ["target_table", "targets_table"]
+__all__ = ["checked", "target_table", "targets_table"]
+
+CHECKED = {1: "run there", 2: "engine built", 3: "ONNX only"}
+"""tier -> what of a target is checked: on the device, or without it its engine, or no more than the graph"""
+
+
+def checked(device: Target) -> str:
+    return CHECKED[device.tier]
 
 
 def targets_table(devices: Iterable[Target], wide: bool = False) -> Table:
     """wide: with the engine and the float, for more than 80 columns"""
-    shown = table("Targets", "name", "description", "tier >", *(("engine", "float") if wide else ()))
+    shown = table("Targets", "name", "description", "checked", *(("engine", "float") if wide else ()))
     for one in devices:
         more = (f"{one.engine.kind} {one.engine.version}", one.onnx.float) if wide else ()
-        shown.add_row(one.name, escape(one.description), str(one.tier), *more)
+        shown.add_row(one.name, escape(one.description), checked(one), *more)
     return shown
 
 
@@ -31,18 +38,18 @@ def target_table(device: Target) -> Table:
         figures.append(f"{gpu.tflops_fp16:g} TFLOPS in float16")
     topk = [f"K up to {onnx.topk_limit}"] if onnx.topk_limit else []
     topk += ["floats only: indices are sorted as float32"] if onnx.index_float else []
-    built = [f"{engine.kind} {engine.version}", f"built {engine.build or 'never'}"]
+    built = [f"{engine.kind} {engine.version}", *([f"built {engine.build}"] if engine.build else [])]
     built += [f"{engine.typing} typing", f"workspace {engine.workspace_mib} MiB"] if engine.typing else []
     return facts(
         device.name,
         {
             "description": device.description,
-            "tier": str(device.tier),
+            "checked": checked(device),
             "GPU": ", ".join(figures),
             "ONNX": f"opset {onnx.opset}, IR {onnx.ir_version}, {onnx.float}",
             "MatMul": "" if onnx.float32_matmul else "float16 only",
             "TopK": ", ".join(topk),
-            "greedy methods": onnx.greedy,
+            "greedy methods": {"looped": "one Scan", "unrolled": "unrolled"}[onnx.greedy],
             "forbidden": ", ".join(onnx.forbidden_ops),
             "engine": ", ".join(built),
             "build flags": " ".join(engine.build_flags),

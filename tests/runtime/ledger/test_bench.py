@@ -20,7 +20,7 @@ from edgeprune.export import Request, export_bundle
 from edgeprune.runtime.ledger import bench as module
 from edgeprune.runtime.ledger.bench import Ledger, bench, measure, part_shares
 
-SECONDS = {"encoder": 0.1, "unpruned": 0.2, "naive": 0.25, "pool": 0.16, "matmul": 0.5}
+SECONDS = {"encoder": 0.1, "unpruned": 0.2, "official": 0.25, "pool": 0.16, "matmul": 0.5}
 STEADY = (1.0, 1.01, 1.02, 0.99, 1.01)
 Clock = Any
 
@@ -55,8 +55,8 @@ def shown(ledger: Ledger) -> str:
     return text.getvalue()
 
 
-def test_the_pruned_encoder_stands_beside_unpruned_naive_and_pooling(ledger: Ledger) -> None:
-    assert [row.name for row in ledger.rows] == ["pruned", "unpruned", "naive", "pool"]
+def test_the_pruned_encoder_stands_beside_unpruned_official_and_pooling(ledger: Ledger) -> None:
+    assert [row.name for row in ledger.rows] == ["pruned", "unpruned", "official", "pool"]
     assert ledger.rounds == 10
     assert ledger.threads == 1
 
@@ -67,7 +67,7 @@ def test_ratios_are_those_of_the_medians(ledger: Ledger) -> None:
     for row in ledger.rows:
         assert row.ratio == pytest.approx(pruned.median_ms / row.median_ms)
         assert 0 < row.median_ms <= row.p95_ms <= row.p99_ms
-    assert ledger_line(ledger) == "pruned takes 101.00 ms on cpu: 0.500 of unpruned, 0.400 of naive, 0.625 of pool"
+    assert ledger_line(ledger) == "pruned takes 101.00 ms on cpu: 0.500 of unpruned, 0.400 of official, 0.625 of pool"
 
 
 def test_a_ratio_stands_beside_the_interval_in_which_it_lies(ledger: Ledger) -> None:
@@ -171,7 +171,7 @@ def test_progress_is_told(folder: Path) -> None:
 
 
 def test_what_cannot_be_measured_is_refused(folder: Path) -> None:
-    with pytest.raises(RequestError, match=r"no baseline 'unprunned' in .*; it has matmul, naive, pool, unpruned"):
+    with pytest.raises(RequestError, match=r"no baseline 'unprunned' in .*; it has matmul, official, pool, unpruned"):
         bench(folder, against=["unprunned"])
     with pytest.raises(RequestError, match="--rounds must be at least 1, got 0"):
         bench(folder, rounds=0)

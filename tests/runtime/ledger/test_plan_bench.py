@@ -110,7 +110,7 @@ def test_a_plan_that_trtexec_cannot_run_is_a_failure(with_plan: Callable[..., Pa
 def test_the_table_says_what_was_timed_and_how(with_plan: Callable[..., Path]) -> None:
     text = " ".join(render(bench(with_plan(), device="tensorrt", rounds=11)).split())
     for part in (
-        "Ledger: tensorrt, 11 rounds median p95",
+        "Benchmark: tensorrt, 11 rounds median p95",
         "3.50",
         "encoder.datacenter.plan, tensorrt 10.16.1.11 on NVIDIA L4, by trtexec 10.16.1 --useCudaGraph",
         "GPU compute 3.500 (3.950, 3.990), enqueue 0.020 (0.020, 0.020)",

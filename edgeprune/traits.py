@@ -1,0 +1,91 @@
+"""What a method can, needs and spends: declared once at its class, and read from there with torch and without.
+
+`edgeprune.catalog` evaluates the call of `Traits` in a method's file without importing the file, so that each value but
+the deviations is a literal. Everything that follows from what a method reads is computed here, not said again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CLS", "DETECTS", "FEATURES", "MLP", "READS", "SHORTER", "Traits"]
+
+CLS, MLP, SHORTER, DETECTS = "[CLS]", "two-layer projector", "variable sequence length", "detection tokens"
+FEATURES = (CLS, MLP, SHORTER, DETECTS)
+"""what some encoders have and, but for detection tokens, some methods need; the third: layers that go on with fewer
+tokens than there were in front of them"""
+
+_CLS_ATTENTION, _PROJECTED, _PROJECTOR = "[CLS] attention", "projected features", "projector weights"
+READS = (
+    "image or early hidden states",
+    _CLS_ATTENTION,
+    "attention map",
+    "attention maps of two layers",
+    "attention map of an early layer",
+    "keys",
+    "features",
+    _PROJECTED,
+    _PROJECTOR,
+)
+"""what of the encoder a method may read; of the last layer where no other is named"""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Raises ValueError when it reads what is none of READS."""
+
+    reads: tuple[str, ...] = ()
+    """which of READS; empty: nothing but the size of the grid, so that it can drop tokens in front of everything"""
+    multiply_adds: str = "0 M"
+    """of the selection itself, in millions, for one image of CLIP ViT-L/14 at 64 of 576 tokens"""
+    query_rows: int | None = 0
+    """rows of the last layer's queries that its score needs beside the kept ones, q of the cost formula; None: all"""
+    early: bool = True
+    """whether it knows its rows before the last layer's queries, so that the selection moves up to them"""
+    pools_tiles: bool = False
+    """whether the tiles of one image are one pool of candidates"""
+    needs_scorer: bool = False
+    """whether it has trained weights, and is made by `fitted`"""
+    inside: bool = False
+    """whether it drops tokens inside the encoder; `steps` says where"""
+    official_in_onnx: bool = True
+    """whether ONNX has what its official form is made of, so that this can be measured as it is written"""
+    keeps_all: bool = False
+    """whether its budget is every patch there is"""
+    emits: tuple[str, ...] = ("picks",)
+    """which of picks, origin, order and worth the graph hands out"""
+    nested: bool = False
+    """whether a smaller budget keeps the first of `picks`"""
+    deviations: tuple[str, ...] = ()
+    """where the static form departs from the official code"""
+    on_tiles: tuple[str, ...] = ()
+    """and where it does so on the tiles of one image alone"""
+
+    def __post_init__(self) -> None:
+        if unknown := [one for one in self.reads if one not in READS]:
+            raise ValueError(f"a method reads one of {', '.join(READS)}; got {unknown[0]!r}")
+
+    @property
+    def needs_cls(self) -> bool:
+        return _CLS_ATTENTION in self.reads
+
+    @property
+    def needs_mlp(self) -> bool:
+        """Whether it reads the weights of a projector of two linear layers and nothing else that has any."""
+        return _PROJECTOR in self.reads
+
+    @property
+    def projects_all(self) -> bool:
+        """Whether it reads projected features, so that all N are projected."""
+        return _PROJECTED in self.reads
+
+    @property
+    def detects(self) -> bool:
+        """Whether it can drop tokens in a detector: inside, or anywhere since it reads nothing."""
+        return self.inside or not self.reads
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Which of FEATURES the encoder must have."""
+        needed = {CLS: self.needs_cls, MLP: self.needs_mlp, SHORTER: self.inside}
+        return tuple(feature for feature, is_needed in needed.items() if is_needed)
