@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edgeprune import catalog
@@ -70,7 +71,7 @@ class Encoder:
     family: str
     tower: Tower
     layer: int
-    """number of layers in front of the features: the index into hidden_states"""
+    """number of layers in front of the features: the index into hidden_states, of several the deepest"""
     projector: nn.Module
     """[B, N, C] -> [B, N, D], row by row"""
     normed: bool = False
@@ -88,6 +89,8 @@ class Encoder:
     """[3, N] int32: the place of each token in the language model's rotary positions (time, row, column)"""
     extras: Mapping[str, tuple[int, nn.Module]] = field(default_factory=dict)
     """further outputs by name: those hidden_states, kept and grouped like the features, behind this projector"""
+    beside: tuple[int, ...] = ()
+    """indices into hidden_states of several layers whose features, side by side, are C wide; none where it is one"""
     labels: tuple[str, ...] | None = None
     """classes of a detector, whose projector is its heads: the last `suffix` tokens -> logits, pred_boxes"""
 
@@ -132,10 +135,24 @@ class Encoder:
         projected: Tensor = self.projector(features)
         return projected if self.pooling is None else self.pooling.to(projected.dtype) @ projected
 
+    def hidden(self, out: Any, fit: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Tensor:
+        """What the tower gave at the feature layers, special tokens among them: [B, S, C]
+
+        out: what `tower.module` returned
+        fit: brings those of one layer to the tokens that the deepest has, where some were dropped in between
+        """
+        if self.normed:
+            last: Tensor = out.last_hidden_state
+            return last
+        if not self.beside:
+            one: Tensor = out.hidden_states[self.layer]
+            return one
+        return torch.cat([fit(out.hidden_states[layer]) for layer in self.beside], dim=-1)
+
     @property
     def features(self) -> str:
         """The name that transformers has for the features."""
-        return "last_hidden_state" if self.normed else f"hidden_states[{self.layer}]"
+        return "last_hidden_state" if self.normed else f"hidden_states{list(self.beside or (self.layer,))}"
 
 
 def load(
@@ -195,13 +212,14 @@ def family_of(config: dict[str, Any], id: str) -> ModuleType:
     return next(module for module in _modules() if model_type in module.MODEL_TYPES)
 
 
-def feature_depth(layer: int, layers: int) -> int:
-    """hidden_states index, negative or not -> number of layers in front of it.
+def feature_depth(layer: int, layers: int, least: int = 1) -> int:
+    """hidden_states index, negative or not -> number of layers in front of it, at least as many as said.
 
     >>> feature_depth(-2, 24), feature_depth(23, 24)
     (23, 23)
     """
     depth = layer if layer >= 0 else layers + 1 + layer
-    if not 1 <= depth <= layers:
-        raise ModelError(f"layer must be in 1..{layers} or -{layers}..-1 for {layers} layers, got {layer}")
+    if not least <= depth <= layers:
+        first = least - layers - 1
+        raise ModelError(f"layer must be in {least}..{layers} or {first}..-1 for {layers} layers, got {layer}")
     return depth

@@ -37,6 +37,10 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     if "vision_config" not in checkpoint.config:
         return without_projector("internvl", tower(checkpoint, checkpoint.config, ""), layer)
     config = InternVLConfig(**checkpoint.config)
+    if not isinstance(config.vision_feature_layer, int):
+        raise ModelError(
+            f"{checkpoint.id}: vision_feature_layer of an internvl must be one layer, got {config.vision_feature_layer}"
+        )
     encoder = with_projector("internvl", checkpoint, config, InternVLMultiModalProjector, layer)
     side = round(1 / config.downsample_ratio)
     rows, columns = encoder.tower.grid
