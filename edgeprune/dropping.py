@@ -80,8 +80,8 @@ def _patches(tower: Tower, hidden: Tensor) -> Tensor:
 
 
 def kept(tower: Tower, hidden: Tensor, rows: Tensor, dim: int = 1) -> Tensor:
-    """[B, S, C] -> [B, S - N + K, C], as it is where it has K patches; with dim=0, a table [1, S, C] that is the same of
-    every image"""
+    """[B, S, C] -> [B, S - N + K, C], as it is where it has K patches; dim=0: a table [1, S, C], the same in every
+    image"""
     patches = _patches(tower, hidden)
     if rows.shape[1] == patches.shape[1]:
         return hidden  # ascending, distinct and all of them: nothing to take

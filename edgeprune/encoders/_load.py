@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint, not_read
 from edgeprune.encoders import Encoder, Tower, family_of, feature_depth
-from edgeprune.encoders._processor import pair
+from edgeprune.encoders._settings import pair
 from edgeprune.errors import ModelError, RequestError
 
 __all__ = ["pretrained", "settings", "tower_around", "with_projector", "without", "without_projector"]

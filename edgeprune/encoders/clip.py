@@ -15,7 +15,11 @@ from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("clip", "clip_vision_model")
 HAS = {"": ("[CLS]", "layers of any length")}
-PROCESSORS = {"CLIP": Processor(CLIP)}
+PROCESSORS = {
+    "CLIP": Processor(
+        CLIP, models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model"), reads=("use_square_size",)
+    )
+}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:

@@ -18,7 +18,12 @@ from edgeprune.encoders._processor import VIT, Processor
 MODEL_TYPES = ("deit",)
 HAS = {"": ("[CLS]", "layers of any length")}
 PROCESSORS = {
-    "DeiT": Processor(VIT | {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True}),
+    "DeiT": Processor(
+        VIT
+        | {"size": {"height": 256, "width": 256}, "resample": 3}
+        | {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+        models=("deit",),
+    ),
 }
 
 

@@ -18,12 +18,13 @@ from torch import nn
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
-from edgeprune.encoders._processor import CLIP, Processor, input_size
+from edgeprune.encoders._processor import CLIP, Processor
+from edgeprune.encoders._settings import input_size
 from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("dinov2", "dinov2_with_registers")
 HAS = {"": ("[CLS]", "layers of any length")}
-PROCESSORS = {"Bit": Processor(CLIP)}
+PROCESSORS = {"Bit": Processor(CLIP, models=("dinov2", "dinov2_with_registers"))}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:

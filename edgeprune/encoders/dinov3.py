@@ -15,10 +15,19 @@ from typing import Any, cast
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
-from edgeprune.encoders._processor import input_size
+from edgeprune.encoders._processor import VIT, Processor
+from edgeprune.encoders._settings import input_size
 
 MODEL_TYPES = ("dinov3_vit",)
 HAS = {"": ("[CLS]",)}
+PROCESSORS = {
+    "DINOv3ViT": Processor(
+        VIT | {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)},
+        models=("dinov3_vit",),
+        ignores=("do_pad",),
+    )
+}
+"""Its class resizes behind the rescale, in floats; here pixels are rounded to the nearest of 256 levels."""
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:

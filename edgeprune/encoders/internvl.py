@@ -2,8 +2,10 @@
 
     token[r, c] = projector(patches [2r, 2c], [2r, 2c + 1], [2r + 1, 2c], [2r + 1, 2c + 1] side by side)
 
-The features are last_hidden_state for vision_feature_layer -1, as get_image_features reads it, else hidden_states. The
-images of a batch are images: where a caller cuts one into crops and a thumbnail, each of them has its own budget.
+The features are last_hidden_state for vision_feature_layer -1, as get_image_features reads it, else hidden_states.
+Where the image processor says `crop_to_patches`, a run is of the tiles of one image, which share its budget; the tiles
+are cut by runtime/images/tiles.py ("squeezed"). Where it does not, the images of a batch are images. transformers'
+InternVLProcessor switches crop_to_patches on for images, whatever the file says, its image processor alone does not.
 
 Source  OpenGVLab/InternVL (pixel_shuffle, ps_version v2), transformers InternVLModel.get_image_features
 """
@@ -20,13 +22,23 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
 from edgeprune.encoders._load import pretrained, settings, tower_around, with_projector, without_projector
 from edgeprune.encoders._processor import CLIP, Processor
+from edgeprune.encoders._settings import cuts_tiles
 from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("internvl", "internvl_vision")
 HAS = {"": ("[CLS]",)}
 PROCESSORS = {
-    "GotOcr2": Processor(CLIP | {"size": {"height": 384, "width": 384}, "do_center_crop": False}),
+    "GotOcr2": Processor(
+        CLIP
+        | {"size": {"height": 384, "width": 384}, "default_to_square": True, "do_center_crop": False}
+        | {"crop_to_patches": False, "min_patches": 1, "max_patches": 12},
+        models=("internvl", "internvl_vision"),
+        reads=("crop_to_patches", "min_patches", "max_patches"),
+        ignores=("do_center_crop", "do_pad"),
+    ),
 }
+
+LAYOUT = "tiles: one after the other, row by row, the whole image last; it is alone where there is one"
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
@@ -35,7 +47,7 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
     if "vision_config" not in checkpoint.config:
-        return without_projector("internvl", tower(checkpoint, checkpoint.config, ""), layer)
+        return _tiled(without_projector("internvl", tower(checkpoint, checkpoint.config, ""), layer), checkpoint)
     config = InternVLConfig(**checkpoint.config)
     if not isinstance(config.vision_feature_layer, int):
         raise ModelError(
@@ -50,7 +62,12 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
             f"{rows}x{columns}; check image_size and downsample_ratio of its config.json"
         )
     chosen = config.vision_feature_layer if layer is None else layer
-    return replace(encoder, groups=_squares(rows, side), normed=chosen == -1)
+    encoder = replace(encoder, groups=_squares(rows, side), normed=chosen == -1)
+    return _tiled(encoder, checkpoint)
+
+
+def _tiled(encoder: Encoder, checkpoint: Checkpoint) -> Encoder:
+    return replace(encoder, tiled=True, layout=LAYOUT) if cuts_tiles(checkpoint) else encoder
 
 
 def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tower:

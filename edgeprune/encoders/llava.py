@@ -19,7 +19,7 @@ HAS = {
     "a CLIP tower": ("[CLS]", "two-layer projector", "layers of any length"),
     "a SigLIP tower": ("two-layer projector", "layers of any length"),
 }
-PROCESSORS = {"Llava": Processor(CLIP)}
+PROCESSORS = {"Llava": Processor(CLIP, models=("llava",), squares=True)}
 REFUSED = {
     "of the original LLaVA code, not of transformers, of which `edgeprune convert` makes one": (
         "llava_llama", "llava_mistral", "llava_mixtral", "llava_mpt", "llava_qwen", "llava_gemma", "llava_phi",

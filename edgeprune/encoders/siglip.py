@@ -18,7 +18,7 @@ from edgeprune.encoders._processor import SIGLIP, Processor
 
 MODEL_TYPES = ("siglip", "siglip_vision_model")
 HAS = {"": ("layers of any length",)}
-PROCESSORS = {"Siglip": Processor(SIGLIP)}
+PROCESSORS = {"Siglip": Processor(SIGLIP, models=("siglip", "siglip_vision_model"))}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:

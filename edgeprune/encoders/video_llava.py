@@ -21,7 +21,15 @@ from edgeprune.encoders._processor import CLIP, Processor
 MODEL_TYPES = ("video_llava",)
 OPTIONS = ("video",)
 HAS = {"": ("[CLS]", "two-layer projector", "layers of any length")}
-PROCESSORS = {"VideoLlava": Processor(CLIP)}
+PROCESSORS = {
+    "VideoLlava": Processor(
+        CLIP,
+        models=("video_llava",),
+        reads=("return_legacy_image_output",),
+        ignores=("do_pad", "default_to_square", "longest_edge", "max_height", "max_width"),
+        fills=("size", "crop_size", "image_mean", "image_std"),
+    )
+}
 FRAMES = "frames: one after the other; [CLS] of each is left out"
 
 

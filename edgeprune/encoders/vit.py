@@ -17,7 +17,7 @@ from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("vit",)
 HAS = {"": ("[CLS]", "layers of any length")}
-PROCESSORS = {"ViT": Processor(VIT)}
+PROCESSORS = {"ViT": Processor(VIT, models=("vit",))}
 
 
 def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:

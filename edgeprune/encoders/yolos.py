@@ -24,7 +24,8 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
 from edgeprune.encoders._building import building
 from edgeprune.encoders._load import pretrained, settings, tower_around
-from edgeprune.encoders._processor import SIGLIP, Processor, input_size
+from edgeprune.encoders._processor import SIGLIP, Processor
+from edgeprune.encoders._settings import input_size
 from edgeprune.errors import RequestError
 
 MODEL_TYPES = ("yolos",)
@@ -40,7 +41,9 @@ PROCESSORS = {
             "image_std": (0.229, 0.224, 0.225),
         },
         any_size=True,
-        harmless=("do_pad", "do_convert_annotations"),  # pads images to the largest of a batch
+        models=("yolos",),
+        reads=("format", "do_convert_annotations", "max_size", "pad_and_return_pixel_mask"),
+        ignores=("do_center_crop", "do_pad"),  # pads images to the largest of a batch
     )
 }
 REFUSED = {

@@ -40,5 +40,7 @@ def test_images_that_are_not_square_are_refused(made: Made) -> None:
 def test_a_size_that_is_none_is_refused(made: Made) -> None:
     checkpoint = open_checkpoint(str(made("dinov2")[0]))
     checkpoint.processor["crop_size"] = "large"
-    with pytest.raises(ModelError, match="must give height and width, got 'large'"):
+    with pytest.raises(
+        ModelError, match="must give height and width; a size must be a number, a pair or an object, got 'large'"
+    ):
         encoders.load(checkpoint)

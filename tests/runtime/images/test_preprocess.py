@@ -207,9 +207,9 @@ def test_what_transformers_saves_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        ({**CLIP, "do_pad": True}, "do_pad"),
-        ({**CLIP, "do_image_splitting": True}, "do_image_splitting"),
-        ({**CLIP, "size": {"shortest_edge": 24, "longest_edge": 48}}, "longest_edge"),
+        ({**CLIP, "do_pad": True, "pad_size": 48}, "pads normalised images to 48"),
+        ({**CLIP, "image_processor_type": "OwnImageProcessor", "crop_pct": 0.9}, "is told crop_pct"),
+        ({**CLIP, "size": {"longest_edge": 48}}, "longest_edge"),
         ({**CLIP, "size": {"min_pixels": 24, "max_pixels": 48}}, "max_pixels"),
         ({**CLIP, "crop_size": {"shortest_edge": 24}}, "crop_size"),
         ({**CLIP, "do_center_crop": False}, "needs a crop"),
