@@ -50,7 +50,7 @@ class Request:
     """rows x columns of patches, as text, for an encoder that takes any image size"""
     video: bool = False
     size: str | None = None
-    """height x width of images in pixels, as text, for a detector"""
+    """height x width of images in pixels, as text, for an encoder that can be brought to another size"""
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None

@@ -1,11 +1,11 @@
 """Encoder families: one file each, found by the `model_type` of config.json.
 
 A family's file declares `MODEL_TYPES` and `load(checkpoint, layer) -> Encoder`. A family that can be the vision tower
-of another also declares `tower(checkpoint, config, *prefixes) -> Tower`; one whose load takes `grid`, `video` or `size`
-names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two more are
+of another also declares `tower(checkpoint, config, *prefixes, size=None) -> Tower`; one whose load takes `grid`,
+`video` or `size` names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two more are
 read by others: `HAS`, by the catalog, which imports nothing, so that it is a literal; and `PROCESSORS`, the classes of
 image processors that come with the family. Nothing else has to change for a new one. What families share is in
-`_load`, `_processor`, `_attention` and `_grid`.
+`_load`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`.
 
     HAS = {"": ("[CLS]", "layers of any length")}       kind of tower, where there are several -> catalog.FEATURES
     PROCESSORS = {"ViT": Processor(VIT)}                class of transformers, without ImageProcessor
@@ -168,7 +168,7 @@ def load(
     layer: index into hidden_states as in Hugging Face configs (-2, 23)
     grid: rows and columns of patches, of a family that takes any image size
     video: the way of a family that treats frames of a video differently
-    size: height and width of images, of a detector
+    size: height and width of images, of a family whose positions can be brought to another size
 
     Raises ModelError when no family knows the checkpoint, when config.json and tensors do not fit each other, or when a
     tensor of the encoder would be left out; RequestError when the family takes no grid or size, or makes no difference

@@ -145,11 +145,13 @@ def with_projector(
     projector: Any,
     layer: int | None,
     tower_name: str = "vision_tower",
+    size: tuple[int, int] | None = None,
 ) -> Encoder:
     """The vision tower and the projector of a vision-language model of the LLaVA kind.
 
     config: its config in transformers' class; projector: the class of its projector, whose tensors are read here
     tower_name: what the model calls its tower
+    size: (height, width) of images, for another than the config's
 
     Raises ModelError for feature settings that would not give the patches, no more and no less, RequestError for a
     layer that the projector cannot take.
@@ -166,6 +168,7 @@ def with_projector(
         f"{tower_name}.vision_model.",
         f"model.{tower_name}.",
         f"{tower_name}.",
+        size=size,
     )
     # "default" drops the first token whatever it is, "full" drops none
     strategy, wanted = config.vision_feature_select_strategy, "default" if tower.prefix else "full"

@@ -15,6 +15,7 @@ from edgeprune.encoders._load import with_projector
 from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava",)
+OPTIONS = ("size",)
 HAS = {
     "a CLIP tower": ("[CLS]", "two-layer projector", "layers of any length"),
     "a SigLIP tower": ("two-layer projector", "layers of any length"),
@@ -28,9 +29,9 @@ REFUSED = {
 """why not -> the model_types of such"""
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
     from transformers import LlavaConfig
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
     config = LlavaConfig(**checkpoint.config)
-    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector, layer)
+    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector, layer, size=size)

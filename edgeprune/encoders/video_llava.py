@@ -19,7 +19,7 @@ from edgeprune.encoders._load import with_projector
 from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("video_llava",)
-OPTIONS = ("video",)
+OPTIONS = ("video", "size")
 HAS = {"": ("[CLS]", "two-layer projector", "layers of any length")}
 PROCESSORS = {
     "VideoLlava": Processor(
@@ -33,11 +33,13 @@ PROCESSORS = {
 FRAMES = "frames: one after the other; [CLS] of each is left out"
 
 
-def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Encoder:
+def load(
+    checkpoint: Checkpoint, layer: int | None, video: bool = False, size: tuple[int, int] | None = None
+) -> Encoder:
     from transformers import VideoLlavaConfig
     from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
 
     config = VideoLlavaConfig(**checkpoint.config)
     projector, tower = VideoLlavaMultiModalProjector, "video_tower" if video else "image_tower"
-    encoder = with_projector("video_llava", checkpoint, config, projector, layer, tower)
+    encoder = with_projector("video_llava", checkpoint, config, projector, layer, tower, size)
     return replace(encoder, layout=FRAMES) if video else encoder
