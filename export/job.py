@@ -116,7 +116,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         scorer,
         (preprocessing.mean, preprocessing.std),
     )
-    images = probes(encoder.tower.image_size, request.probes)
+    images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
         precision = request.precision or target.onnx.float

@@ -18,6 +18,7 @@ from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, 
 from edgeprune.export import hub
 from edgeprune.export.wheel import Wheel, wheel
 from edgeprune.probes import check_own
+from edgeprune.runtime.images.levels import check_range
 from edgeprune.targets import Target
 
 __all__ = ["TRAINED", "Request", "carried", "check", "check_flags", "output_of", "pair"]
@@ -54,6 +55,8 @@ class Request:
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None
+    image_range: tuple[float, float] | None = None
+    """the values that become black and white in probes of more than 8 bits"""
     baselines: bool = True
     runtime: bool = True
     """whether edgeprune's own wheel goes along, where the target can install it"""
@@ -81,10 +84,12 @@ def check(request: Request) -> None:
         )
     if request.scorer is not None and not request.scorer.exists():
         raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")
+    if request.image_range is not None:
+        check_range(request.image_range)
     if request.probes is not None:
         if not request.probes.is_dir():
             raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
-        check_own(request.probes)
+        check_own(request.probes, request.image_range)
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
     if request.private and request.push_to_hub is None:
         raise RequestError("--private goes with --push-to-hub, which is missing; leave it out")

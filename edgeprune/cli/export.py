@@ -55,6 +55,7 @@ __all__ = ["command"]
     help="float: normalised pixels. uint8: RGB images as they are; the graph normalises.",
 )  # fmt: skip
 @click.option("--probes", type=options.PATH, help="Folder with images of yours to check parity on, too.")
+@options.image_range
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
 @click.option(
     "--runtime/--no-runtime", default=True, show_default=True,

@@ -16,6 +16,7 @@ __all__ = ["command"]
 @options.bundle
 @click.argument("image", type=options.Image())
 @click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
+@options.image_range
 @options.first
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
 @click.option(
@@ -24,16 +25,25 @@ __all__ = ["command"]
 )  # fmt: skip
 @options.verb
 def command(
-    bundle: Path, image: Path, output: Path, keep: int | None, threshold: float, device: str, as_json: bool
+    bundle: Path,
+    image: Path,
+    output: Path,
+    image_range: tuple[float, float] | None,
+    keep: int | None,
+    threshold: float,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Draw an image with the patches that are kept.
 
     \b
     edgeprune show my-bundle photo.jpg --output kept.png
     """
+    from edgeprune.runtime.images.preprocess import as_rgb
     from edgeprune.runtime.show import draw
 
-    picture = draw(bundle, image, output, threshold, keep, device)
+    shown = image if image_range is None else as_rgb(image, True, image_range)
+    picture = draw(bundle, shown, output, threshold, keep, device)
     if as_json:
         print_json({"picture": str(output), "size": list(picture.size)})
     else:

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from edgeprune.errors import BundleError, ImageError
+from edgeprune.runtime.images.levels import Range, bits_beyond, eight_bits, needs_range, scaled
 from edgeprune.runtime.images.tiles import Tiles
 
 __all__ = ["ImageLike", "Preprocessing"]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
-"""A file, a Pillow image of any mode, or RGB as uint8 [H, W, 3]."""
+"""A file, a Pillow image of any mode of 8 bits, or RGB as uint8 [H, W, 3]."""
 
 MAX_RESIZED_PIXELS = 1 << 27
 """A long thin image grows by its aspect ratio before the crop; more than this (400 MB) is refused."""
@@ -204,12 +205,23 @@ class Preprocessing:
         return height, width
 
 
-def as_rgb(image: ImageLike, convert: bool) -> Image.Image:
+def as_rgb(image: ImageLike, convert: bool, within: Range | None = None) -> Image.Image:
+    """
+    convert: whether Pillow images of another mode become RGB; files always do
+    within: (low, high), the values that become black and white, of images of more than 8 bits
+
+    Raises ImageError.
+    """
     if isinstance(image, (str, os.PathLike)):
-        return _read(Path(image))
+        return _read(Path(image), within)
     if isinstance(image, Image.Image):
-        return _converted(image, convert)
+        return _converted(image, convert, within)
     if isinstance(image, np.ndarray):
+        if image.dtype.kind in "uif" and image.dtype != np.uint8 and image.shape[2:] in ((), (1,), (3,)) and image.size:
+            if within is not None:
+                return scaled(image, *within)
+            what = f"an array uint8 [height, width, 3]; got {image.dtype} {list(image.shape)}"
+            raise needs_range(what, image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ImageError(
                 f"an image array must be uint8 [height, width, 3], RGB; got {image.dtype} {list(image.shape)}; "
@@ -221,16 +233,19 @@ def as_rgb(image: ImageLike, convert: bool) -> Image.Image:
     )
 
 
-def _read(path: Path) -> Image.Image:
+def _read(path: Path, within: Range | None) -> Image.Image:
     """As transformers' load_image: upright, and an alpha channel is dropped, not blended."""
     with _opened(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        beyond = bits_beyond(image)
+        return eight_bits(ImageOps.exif_transpose(image), beyond, str(path), within).convert("RGB")
 
 
-def check_file(path: Path) -> None:
-    """Raises ImageError when no image begins there, or one with more pixels than Pillow takes."""
-    with _opened(path):
-        pass
+def check_file(path: Path, within: Range | None = None) -> None:
+    """Raises ImageError when no image begins there, or one with more pixels than Pillow takes, or with more bits and
+    nothing said of them."""
+    with _opened(path) as image:
+        if within is None and (beyond := bits_beyond(image)):
+            raise needs_range(f"{path} has {beyond}", None)
 
 
 @contextmanager
@@ -240,6 +255,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(
@@ -251,10 +268,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from None
 
 
-def _converted(image: Image.Image, convert: bool) -> Image.Image:
+def _converted(image: Image.Image, convert: bool, within: Range | None) -> Image.Image:
     """As transformers' convert_to_rgb: what is transparent lies on white."""
     if 0 in image.size:
         raise ImageError(f"an image must have at least one pixel; got {image.width}x{image.height}")
+    image = eight_bits(image, bits_beyond(image), "it", within)
     if not convert and image.mode != "RGB":
         raise ImageError(f"a Pillow image must be RGB for this encoder; got {image.mode}; call .convert('RGB')")
     try:
