@@ -133,7 +133,10 @@ def _check_model(request: Request) -> None:
     except (OSError, ValueError):  # what is wrong with it is said where it is read
         return
     if isinstance(config, dict):
-        catalog.check_model_type(str(config.get("model_type")), os.path.basename(os.path.abspath(model)))
+        id = os.path.basename(os.path.abspath(model))
+        catalog.check_model_type(str(config.get("model_type")), id)
+        if request.layer is not None:
+            catalog.check_layer(request.layer, config, id)
 
 
 def check_flags(request: Request, target: Target) -> None:

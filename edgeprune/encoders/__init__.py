@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune import catalog
+from edgeprune.catalog import feature_depth
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
-from edgeprune.errors import ModelError, RequestError
+from edgeprune.errors import RequestError
 
 __all__ = ["Encoder", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
 
@@ -176,6 +177,8 @@ def load(
     """
     family = family_of(checkpoint.config, checkpoint.id)
     name, options = family.__name__.rpartition(".")[2], getattr(family, "OPTIONS", ())
+    if layer is not None:
+        catalog.check_layer(layer, checkpoint.config, checkpoint.id)
     given: dict[str, Any] = {"grid": grid} if grid else {}
     given |= ({"video": True} if video else {}) | ({"size": size} if size else {})
     refusals = {
@@ -210,16 +213,3 @@ def family_of(config: dict[str, Any], id: str) -> ModuleType:
     model_type = config.get("model_type")
     catalog.check_model_type(str(model_type), id)
     return next(module for module in _modules() if model_type in module.MODEL_TYPES)
-
-
-def feature_depth(layer: int, layers: int, least: int = 1) -> int:
-    """hidden_states index, negative or not -> number of layers in front of it, at least as many as said.
-
-    >>> feature_depth(-2, 24), feature_depth(23, 24)
-    (23, 23)
-    """
-    depth = layer if layer >= 0 else layers + 1 + layer
-    if not least <= depth <= layers:
-        first = least - layers - 1
-        raise ModelError(f"layer must be in {least}..{layers} or {first}..-1 for {layers} layers, got {layer}")
-    return depth

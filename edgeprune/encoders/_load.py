@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeprune.checkpoint import Checkpoint, not_read
 from edgeprune.encoders import Encoder, Tower, family_of, feature_depth
 from edgeprune.encoders._settings import pair
-from edgeprune.errors import ModelError, RequestError
+from edgeprune.errors import ModelError
 
 __all__ = ["pretrained", "settings", "tower_around", "with_projector", "without", "without_projector"]
 
@@ -153,8 +153,7 @@ def with_projector(
     tower_name: what the model calls its tower
     size: (height, width) of images, for another than the config's
 
-    Raises ModelError for feature settings that would not give the patches, no more and no less, RequestError for a
-    layer that the projector cannot take.
+    Raises ModelError for feature settings that would not give the patches, no more and no less.
     """
     chosen = _feature_layers(checkpoint, config, layer)
     vision = checkpoint.config["vision_config"]
@@ -193,16 +192,9 @@ def with_projector(
 
 def _feature_layers(checkpoint: Checkpoint, config: Any, layer: int | None) -> list[int]:
     """The layers whose features the projector takes side by side, as the config has them, or the one that was asked
-    for. Raises ModelError where these are no layers, RequestError where the projector takes several."""
+    for. Raises ModelError where these are no layers."""
     own = config.vision_feature_layer
     chosen: list[int] = [own] if isinstance(own, int) else list(own)
     if not chosen or not all(isinstance(one, int) for one in chosen):
         raise ModelError(f"{checkpoint.id}: vision_feature_layer must be a layer or a list of such, got {own}")
-    if layer is None:
-        return chosen
-    if len(chosen) > 1:
-        raise RequestError(
-            f"--layer must be left out for {checkpoint.id}: its projector takes {len(chosen)} layers side by side "
-            f"({', '.join(map(str, chosen))}), --layer {layer} would give one"
-        )
-    return [layer]
+    return chosen if layer is None else [layer]

@@ -146,7 +146,8 @@ def test_case_internvl_crops_an_image_is_cut_as_its_processor_cuts_it(
         load(exported.folder),
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 120, 3), np.uint8)),
     )
-    wanted = AutoImageProcessor.from_pretrained(cropping)(image, return_tensors="pt")["pixel_values"]
+    auto: Any = AutoImageProcessor
+    wanted = auto.from_pretrained(cropping)(image, return_tensors="pt")["pixel_values"]
     np.testing.assert_array_equal(run.prepare(image), wanted)
     tokens, indices, _ = run(image)
     encoder = encoders.load(open_checkpoint(str(cropping)))
