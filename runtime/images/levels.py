@@ -30,10 +30,14 @@ def bits_beyond(image: Image.Image) -> str:
 
     To be asked before its pixels are read from its file: only then Pillow knows how they lie there.
     """
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _deep(image):
         return f"{'float' if image.mode == 'F' else 'more than 8-bit'} values (mode {image.mode})"
     layouts = [str(tile[3]) for tile in getattr(image, "tile", ())]  # "RGB;16B" of a PNG, ("RGB;16L", 0, 1) of a TIFF
-    return "16-bit colour" if any(";16" in one for one in layouts) else ""
+    return "16-bit channels" if any(";16" in one for one in layouts) else ""
+
+
+def _deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def eight_bits(image: Image.Image, beyond: str, name: str, within: Range | None) -> Image.Image:
@@ -48,8 +52,8 @@ def eight_bits(image: Image.Image, beyond: str, name: str, within: Range | None)
     if not beyond:
         return image
     if within is None:
-        raise needs_range(f"{name} has {beyond}", None if image.mode == "RGB" else np.asarray(image))
-    if not image.mode.startswith(("I", "F")):
+        raise needs_range(f"{name} has {beyond}", np.asarray(image) if _deep(image) else None)
+    if not _deep(image):
         check_range(within)
         if within != _FULL:
             raise ImageError(

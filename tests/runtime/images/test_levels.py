@@ -34,15 +34,15 @@ def within(mode: str) -> tuple[float, float]:
     return (0, 1) if mode == "F" else (0, 65535)
 
 
-def colour16(path: Path, values: NDArray[np.uint16]) -> None:
-    """[H, W, 3] as a PNG of 16-bit colour, which Pillow does not write."""
+def channels16(path: Path, values: NDArray[np.uint16]) -> None:
+    """[H, W, 2 to 4] as a PNG of 16-bit channels (grey or colour, and alpha), which Pillow does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width, _ = values.shape
+    height, width, channels = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
@@ -90,18 +90,20 @@ def test_values_beyond_the_range_are_black_and_white() -> None:
     assert found[0, :, 0].tolist() == [0, 0, 0, 128, 255, 255]
 
 
-def test_sixteen_bit_colour_of_which_pillow_drops_a_byte_is_refused(tmp_path: Path) -> None:
-    path, values = tmp_path / "a.png", np.random.default_rng(0).integers(0, 65536, (6, 9, 3), np.uint16)
-    colour16(path, values)
-    assert Image.open(path).mode == "RGB"
+@pytest.mark.parametrize(("channels", "mode"), [(2, "RGBA"), (3, "RGB"), (4, "RGBA")])
+def test_sixteen_bit_channels_of_which_pillow_drops_a_byte_are_refused(
+    tmp_path: Path, channels: int, mode: str
+) -> None:
+    path, values = tmp_path / "a.png", np.random.default_rng(0).integers(0, 65536, (6, 9, channels), np.uint16)
+    channels16(path, values)
+    assert Image.open(path).mode == mode
     for given in (path, Image.open(path)):
-        with pytest.raises(ImageError, match="has 16-bit colour: say what is black and white by --image-range"):
+        with pytest.raises(ImageError, match="has 16-bit channels: say what is black and white by --image-range"):
             as_rgb(given, True)
         with pytest.raises(ImageError, match="higher bytes alone: --image-range must be 0 65535, got 0 4095"):
             as_rgb(Image.open(path) if given != path else path, True, (0, 4095))
-    np.testing.assert_array_equal(np.asarray(as_rgb(path, True, (0, 65535))), values >> 8)
-    found = np.asarray(as_rgb(values, True, (0, 4095)))
-    np.testing.assert_array_equal(found, np.rint(np.minimum(values / 4095, 1) * 255))
+    colour = values[:, :, : channels - (channels != 3)]  # a file's alpha is dropped
+    np.testing.assert_array_equal(np.asarray(as_rgb(path, True, (0, 65535))), np.broadcast_to(colour >> 8, (6, 9, 3)))
 
 
 def test_an_image_of_8_bits_is_as_it_is_whatever_the_range(tmp_path: Path) -> None:
