@@ -84,9 +84,8 @@ class Settings:
     @property
     def tiled(self) -> bool:
         """Whether it cuts an image into tiles and a thumbnail, as InternVL's does."""
-        return "crop_to_patches" in self.processor.reads and bool(
-            self.values["crop_to_patches"] and self.values["max_patches"] > 1
-        )
+        crops = "crop_to_patches" in self.processor.reads and bool(self.values["crop_to_patches"])
+        return crops and bool(self.value("max_patches") > 1)
 
     @property
     def _squared(self) -> bool:
