@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgeprune.errors import ImageError
 from edgeprune.export.processor import read_processor
-from edgeprune.probes import probes
+from edgeprune.probes import check_own, probes
 from edgeprune.runtime.images.levels import scaled
 from edgeprune.runtime.images.preprocess import as_rgb
 
@@ -132,5 +132,8 @@ def test_probes_of_ones_own_are_scaled_as_it_is_said(tmp_path: Path) -> None:
     Image.fromarray(DEEP["I;16"]).save(tmp_path / "thermal.png")
     with pytest.raises(ImageError, match=r"thermal\.png has more than 8-bit values"):
         probes((48, 48), tmp_path)
+    with pytest.raises(ImageError, match=r"thermal\.png has more than 8-bit values"):
+        check_own(tmp_path)
+    check_own(tmp_path, (0, 65535))
     found = probes((48, 48), tmp_path, (0, 65535))["own-thermal"]
     np.testing.assert_array_equal(np.asarray(found)[..., 0], EIGHT)
