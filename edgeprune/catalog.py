@@ -16,10 +16,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import MethodError, ModelError, unknown_name
+from edgeprune.errors import MethodError, ModelError, RequestError, unknown_name
 from edgeprune.traits import DETECTS, FEATURES, Traits
 
-__all__ = ["Entry", "Family", "check_model_type", "families", "methods", "option_value", "refusal"]
+__all__ = [
+    "Entry",
+    "Family",
+    "check_layer",
+    "check_model_type",
+    "families",
+    "feature_depth",
+    "methods",
+    "option_value",
+    "refusal",
+]
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,36 @@ def check_model_type(model_type: str, id: str) -> None:
             f"{id} has a model_type that no family knows: {unknown_name('model_type', model_type, known)} "
             "A new family is one file in edgeprune/encoders with MODEL_TYPES and load"
         )
+
+
+def feature_depth(layer: int, layers: int, least: int = 1) -> int:
+    """hidden_states index, negative or not -> number of layers in front of it, at least as many as said.
+
+    >>> feature_depth(-2, 24), feature_depth(23, 24)
+    (23, 23)
+    """
+    depth = layer if layer >= 0 else layers + 1 + layer
+    if not least <= depth <= layers:
+        first = least - layers - 1
+        raise ModelError(f"layer must be in {least}..{layers} or {first}..-1 for {layers} layers, got {layer}")
+    return depth
+
+
+def check_layer(layer: int, config: Mapping[str, Any], id: str) -> None:
+    """Whether --layer fits, as far as config.json tells.
+
+    Raises ModelError when there is no such layer, RequestError when the projector takes several side by side.
+    """
+    own = config.get("vision_feature_layer")
+    if isinstance(own, list) and len(own) > 1:
+        raise RequestError(
+            f"--layer must be left out for {id}: its projector takes {len(own)} layers side by side "
+            f"({', '.join(map(str, own))}), --layer {layer} would give one"
+        )
+    tower = config.get("vision_config", config)
+    layers = tower.get("num_hidden_layers", tower.get("depth")) if isinstance(tower, Mapping) else None
+    if type(layers) is int and layers > 0:
+        feature_depth(layer, layers)
 
 
 def literal(tree: ast.Module, name: str, file: str, default: Any = None) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor
 from edgeprune.encoders import Tower
 from edgeprune.pruners._select import take
 
-__all__ = ["dropping"]
+__all__ = ["dropping", "kept"]
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def dropping(tower: Tower, depth: int, choose: Callable[[Tensor], Tensor]) -> It
 
     def dropped(hidden: Tensor) -> Tensor:
         chosen[:] = [choose(_patches(tower, hidden))]
-        return _kept(tower, hidden, chosen[0], dim=1)
+        return kept(tower, hidden, chosen[0], dim=1)
 
     def embedded(module: Any, given: Any, hidden: Tensor) -> Tensor:
         return dropped(hidden)
@@ -72,22 +72,23 @@ class _Between:
 
     def __getitem__(self, layer: int) -> Tensor:
         table = self.tables[layer]
-        return table if layer < self.depth else _kept(self.tower, table, self.chosen[0], dim=0)
+        return table if layer < self.depth else kept(self.tower, table, self.chosen[0], dim=0)
 
 
 def _patches(tower: Tower, hidden: Tensor) -> Tensor:
     return hidden[:, tower.prefix : hidden.shape[1] - tower.suffix]
 
 
-def _kept(tower: Tower, hidden: Tensor, rows: Tensor, dim: int) -> Tensor:
-    """[B, S, C] -> [B, S - N + K, C]; with dim=0, a table [1, S, C] that is the same of every image"""
+def kept(tower: Tower, hidden: Tensor, rows: Tensor, dim: int = 1) -> Tensor:
+    """[B, S, C] -> [B, S - N + K, C], as it is where it has K patches; dim=0: a table [1, S, C], the same in every
+    image"""
     patches = _patches(tower, hidden)
     if rows.shape[1] == patches.shape[1]:
         return hidden  # ascending, distinct and all of them: nothing to take
-    kept = take(patches if dim else patches[0], rows, dim)
+    some = take(patches if dim else patches[0], rows, dim)
     ends = (hidden[:, : tower.prefix], hidden[:, hidden.shape[1] - tower.suffix :])
     front, back = (end.expand(rows.shape[0], -1, -1) for end in ends)
-    return torch.cat([part for part in (front, kept, back) if part.shape[1]], dim=1)
+    return torch.cat([part for part in (front, some, back) if part.shape[1]], dim=1)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class OfficialEncoder(nn.Module):
         modules = tower.attention[: encoder.layer]
         with recording(self.encoder, modules, written_out=True) as seen:
             out = self.encoder(self.pixels(pixel_values), output_hidden_states=True)
-        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        hidden = encoder.hidden(out)
         features = encoder.arrange(hidden[:, tower.prefix :])
         projected = encoder.project(features)
         maps = [self._columns(seen.maps[module], dim=3) for module in modules]
@@ -98,7 +98,7 @@ class OfficialEncoder(nn.Module):
         visible = dict.fromkeys(tower.attention[depth:], seen)
         with recording(self.encoder, (), written_out=True, visible=visible):
             out = self.encoder(pixels, output_hidden_states=True)
-        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        hidden = encoder.hidden(out)
         if encoder.detects:
             logits, boxes = self.projector(hidden[:, end:])
             return logits, boxes

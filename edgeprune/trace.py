@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeprune.dropping import dropping
+from edgeprune.dropping import dropping, kept
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import recording
 from edgeprune.pruners import Method, Selection, depth_of
@@ -61,7 +61,7 @@ class PrunedEncoder(nn.Module):
         layers = {layer: encoder.tower.attention[layer] for layer in self._method.layers(encoder.layer)}
         with recording(self.encoder, layers.values()) as seen:
             out = self.encoder(self.pixels(pixel_values), output_hidden_states=True)
-        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        hidden = encoder.hidden(out)
         patches = hidden[:, prefix:]
         features = encoder.arrange(patches)
         projected = encoder.project(features)
@@ -103,7 +103,7 @@ class PrunedEncoder(nn.Module):
 
             with dropping(tower, depth, choose):
                 out = self.encoder(pixels, output_hidden_states=True)
-        hidden = out.last_hidden_state if encoder.normed else out.hidden_states[encoder.layer]
+        hidden = encoder.hidden(out, lambda hidden: kept(tower, hidden, chosen[0].indices))
         end = hidden.shape[1] - tower.suffix
         emitted = chosen[0].emitted(self._method.traits.emits)
         rest = chosen[0].indices.to(torch.int32), chosen[0].scores, *emitted

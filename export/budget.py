@@ -44,8 +44,13 @@ def of_a_tile(keep: int | None, tiles: int, encoder: Encoder) -> int | None:
 
 
 def warnings(manifest: Manifest, method: Method) -> tuple[str, ...]:
-    """Of tokens that are dropped inside the encoder: whether it pays, and whether enough are kept."""
+    """Whether an image is seen in less detail than its model sees it; and of tokens that are dropped inside the
+    encoder, whether it pays, and whether enough are kept."""
     found, cost = [], manifest.cost
+    if manifest.preprocessing.get("tiles", {}).get("count") == 1:
+        found.append(
+            "an image is encoded once, whole; the model's image processor cuts it into tiles as well: give --tiles"
+        )
     bound = cost["unpruned_formula"] / cost["formula"]
     if method.traits.inside and bound < WORTHWHILE:
         found.append(

@@ -99,7 +99,13 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
     keep = total if pooled > 1 else budget.of_a_tile(total, request.tiles, encoder)
     tiles = request.tiles if encoder.tiled else None
-    preprocessing = read_processor(checkpoint.processor, encoder.tower.image_size, tiles)
+    preprocessing = read_processor(
+        checkpoint.processor,
+        encoder.tower.image_size,
+        tiles,
+        model_type=checkpoint.config["model_type"],
+        resized=request.size is not None,
+    )
     method = build_method(
         method_type,
         request.method,
@@ -110,7 +116,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         scorer,
         (preprocessing.mean, preprocessing.std),
     )
-    images = probes(encoder.tower.image_size, request.probes)
+    images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
         precision = request.precision or target.onnx.float

@@ -18,6 +18,7 @@ from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, 
 from edgeprune.export import hub
 from edgeprune.export.wheel import Wheel, wheel
 from edgeprune.probes import check_own
+from edgeprune.runtime.images.levels import check_range
 from edgeprune.targets import Target
 
 __all__ = ["TRAINED", "Request", "carried", "check", "check_flags", "output_of", "pair"]
@@ -50,10 +51,12 @@ class Request:
     """rows x columns of patches, as text, for an encoder that takes any image size"""
     video: bool = False
     size: str | None = None
-    """height x width of images in pixels, as text, for a detector"""
+    """height x width of images in pixels, as text, for an encoder that can be brought to another size"""
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None
+    image_range: tuple[float, float] | None = None
+    """the values that become black and white in probes of more than 8 bits"""
     baselines: bool = True
     runtime: bool = True
     """whether edgeprune's own wheel goes along, where the target can install it"""
@@ -81,10 +84,12 @@ def check(request: Request) -> None:
         )
     if request.scorer is not None and not request.scorer.exists():
         raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")
+    if request.image_range is not None:
+        check_range(request.image_range)
     if request.probes is not None:
         if not request.probes.is_dir():
             raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
-        check_own(request.probes)
+        check_own(request.probes, request.image_range)
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
     if request.private and request.push_to_hub is None:
         raise RequestError("--private goes with --push-to-hub, which is missing; leave it out")
@@ -128,7 +133,10 @@ def _check_model(request: Request) -> None:
     except (OSError, ValueError):  # what is wrong with it is said where it is read
         return
     if isinstance(config, dict):
-        catalog.check_model_type(str(config.get("model_type")), os.path.basename(os.path.abspath(model)))
+        id = os.path.basename(os.path.abspath(model))
+        catalog.check_model_type(str(config.get("model_type")), id)
+        if request.layer is not None:
+            catalog.check_layer(request.layer, config, id)
 
 
 def check_flags(request: Request, target: Target) -> None:

@@ -135,18 +135,21 @@ def read_config(files: Files) -> dict[str, Any]:
 
 
 def read_processor(files: Files) -> dict[str, Any]:
-    """The image processor. Raises ModelError when there is none."""
-    try:
-        return read_json(files.locate(PROCESSORS[0]))
-    except Absent as error:
-        absent = error
+    """The image processor, as transformers 5 finds it: what is nested in processor_config.json first, which most older
+    files lack. Raises ModelError when there is none.
+    """
     try:
         processor = read_json(files.locate(PROCESSORS[1])).get("image_processor")
     except Absent:
         processor = None
     if isinstance(processor, dict):
         return processor
-    raise ModelError(f"{absent}, nor an image_processor in {PROCESSORS[1]}; save its processor there as well")
+    try:
+        return read_json(files.locate(PROCESSORS[0]))
+    except Absent as error:
+        raise ModelError(
+            f"{error}, nor an image_processor in {PROCESSORS[1]}; save its processor there as well"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

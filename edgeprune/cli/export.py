@@ -47,7 +47,7 @@ __all__ = ["command"]
     help="Images, frames or tiles of one image per run (LLaVA-NeXT, OneVision: tiles, which share --keep).",
 )  # fmt: skip
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
-@click.option("--size", metavar="HxW", help="Pixels of an image, for detectors (YOLOS); default the model's.")
+@click.option("--size", metavar="HxW", help="Pixels of an image, for all but tiles and --grid; default the model's.")
 @click.option("--video", is_flag=True, help="Frames instead of images, where the model treats them differently.")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open (cpu, ort-cuda).")
 @click.option(
@@ -55,6 +55,7 @@ __all__ = ["command"]
     help="float: normalised pixels. uint8: RGB images as they are; the graph normalises.",
 )  # fmt: skip
 @click.option("--probes", type=options.PATH, help="Folder with images of yours to check parity on, too.")
+@options.image_range
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Add the graphs for `bench`.")
 @click.option(
     "--runtime/--no-runtime", default=True, show_default=True,

@@ -29,6 +29,7 @@ __all__ = [
     "bundle",
     "devices",
     "first",
+    "image_range",
     "language_model",
     "pair",
     "read_language_model",
@@ -94,6 +95,12 @@ threads = click.option("--threads", type=click.IntRange(min=1), help="CPU thread
 language_model = click.option(
     "--language-model", metavar="CONFIG",
     help="Estimate what pruning gains in front of it: config.json, its folder, or a Hugging Face id in the cache.",
+)  # fmt: skip
+
+
+image_range = click.option(
+    "--image-range", type=float, nargs=2, metavar="LO HI",
+    help="Values that become black and white in images of 16 bits or floats.",
 )  # fmt: skip
 
 

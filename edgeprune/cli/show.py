@@ -16,6 +16,7 @@ __all__ = ["command"]
 @options.bundle
 @click.argument("image", type=options.Image(), required=False)
 @click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
+@options.image_range
 @options.first
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
 @click.option(
@@ -24,7 +25,14 @@ __all__ = ["command"]
 )  # fmt: skip
 @options.verb
 def command(
-    bundle: Path, image: Path | None, output: Path, keep: int | None, threshold: float, device: str, as_json: bool
+    bundle: Path,
+    image: Path | None,
+    output: Path,
+    image_range: tuple[float, float] | None,
+    keep: int | None,
+    threshold: float,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Draw an image with the patches that are kept.
 
@@ -34,9 +42,13 @@ def command(
     edgeprune show my-bundle
     edgeprune show my-bundle photo.jpg --output kept.png
     """
+    from edgeprune.runtime.images.preprocess import as_rgb
     from edgeprune.runtime.show import draw
 
-    picture = draw(bundle, image, output, threshold, keep, device)
+    if image is None and image_range is not None:
+        raise click.UsageError("--image-range goes with an image, which is missing; give one, or leave it out")
+    shown = image if image is None or image_range is None else as_rgb(image, True, image_range)
+    picture = draw(bundle, shown, output, threshold, keep, device)
     if as_json:
         print_json({"picture": str(output), "size": list(picture.size), "view": picture.info["view"]})
     else:

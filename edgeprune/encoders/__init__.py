@@ -1,11 +1,11 @@
 """Encoder families: one file each, found by the `model_type` of config.json.
 
 A family's file declares `MODEL_TYPES` and `load(checkpoint, layer) -> Encoder`. A family that can be the vision tower
-of another also declares `tower(checkpoint, config, *prefixes) -> Tower`; one whose load takes `grid`, `video` or `size`
-names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two more are
+of another also declares `tower(checkpoint, config, *prefixes, size=None) -> Tower`; one whose load takes `grid`,
+`video` or `size` names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two more are
 read by others: `HAS`, by the catalog, which imports nothing, so that it is a literal; and `PROCESSORS`, the classes of
 image processors that come with the family. Nothing else has to change for a new one. What families share is in
-`_load`, `_processor`, `_attention` and `_grid`.
+`_load`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`.
 
     HAS = {"": ("[CLS]", "variable sequence length")}       kind of tower, where there are several -> traits.FEATURES
     PROCESSORS = {"ViT": Processor(VIT)}                class of transformers, without ImageProcessor
@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edgeprune import catalog
+from edgeprune.catalog import feature_depth
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
-from edgeprune.errors import ModelError, RequestError
+from edgeprune.errors import RequestError
 
 __all__ = ["Encoder", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
 
@@ -70,7 +72,7 @@ class Encoder:
     family: str
     tower: Tower
     layer: int
-    """number of layers in front of the features: the index into hidden_states"""
+    """number of layers in front of the features: the index into hidden_states, of several the deepest"""
     projector: nn.Module
     """[B, N, C] -> [B, N, D], row by row"""
     normed: bool = False
@@ -88,6 +90,8 @@ class Encoder:
     """[3, N] int32: the place of each token in the language model's rotary positions (time, row, column)"""
     extras: Mapping[str, tuple[int, nn.Module]] = field(default_factory=dict)
     """further outputs by name: those hidden_states, kept and grouped like the features, behind this projector"""
+    beside: tuple[int, ...] = ()
+    """indices into hidden_states of several layers whose features, side by side, are C wide; none where it is one"""
     labels: tuple[str, ...] | None = None
     """classes of a detector, whose projector is its heads: the last `suffix` tokens -> logits, pred_boxes"""
 
@@ -132,10 +136,24 @@ class Encoder:
         projected: Tensor = self.projector(features)
         return projected if self.pooling is None else self.pooling.to(projected.dtype) @ projected
 
+    def hidden(self, out: Any, fit: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Tensor:
+        """What the tower gave at the feature layers, special tokens among them: [B, S, C]
+
+        out: what `tower.module` returned
+        fit: brings those of one layer to the tokens that the deepest has, where some were dropped in between
+        """
+        if self.normed:
+            last: Tensor = out.last_hidden_state
+            return last
+        if not self.beside:
+            one: Tensor = out.hidden_states[self.layer]
+            return one
+        return torch.cat([fit(out.hidden_states[layer]) for layer in self.beside], dim=-1)
+
     @property
     def features(self) -> str:
         """The name that transformers has for the features."""
-        return "last_hidden_state" if self.normed else f"hidden_states[{self.layer}]"
+        return "last_hidden_state" if self.normed else f"hidden_states{list(self.beside or (self.layer,))}"
 
 
 def load(
@@ -151,7 +169,7 @@ def load(
     layer: index into hidden_states as in Hugging Face configs (-2, 23)
     grid: rows and columns of patches, of a family that takes any image size
     video: the way of a family that treats frames of a video differently
-    size: height and width of images, of a detector
+    size: height and width of images, of a family whose positions can be brought to another size
 
     Raises ModelError when no family knows the checkpoint, when config.json and tensors do not fit each other, or when a
     tensor of the encoder would be left out; RequestError when the family takes no grid or size, or makes no difference
@@ -159,6 +177,8 @@ def load(
     """
     family = family_of(checkpoint.config, checkpoint.id)
     name, options = family.__name__.rpartition(".")[2], getattr(family, "OPTIONS", ())
+    if layer is not None:
+        catalog.check_layer(layer, checkpoint.config, checkpoint.id)
     given: dict[str, Any] = {"grid": grid} if grid else {}
     given |= ({"video": True} if video else {}) | ({"size": size} if size else {})
     refusals = {
@@ -193,15 +213,3 @@ def family_of(config: dict[str, Any], id: str) -> ModuleType:
     model_type = config.get("model_type")
     catalog.check_model_type(str(model_type), id)
     return next(module for module in _modules() if model_type in module.MODEL_TYPES)
-
-
-def feature_depth(layer: int, layers: int) -> int:
-    """hidden_states index, negative or not -> number of layers in front of it.
-
-    >>> feature_depth(-2, 24), feature_depth(23, 24)
-    (23, 23)
-    """
-    depth = layer if layer >= 0 else layers + 1 + layer
-    if not 1 <= depth <= layers:
-        raise ModelError(f"layer must be in 1..{layers} or -{layers}..-1 for {layers} layers, got {layer}")
-    return depth

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint, not_read
 from edgeprune.encoders import Encoder, Tower, family_of, feature_depth
-from edgeprune.encoders._processor import pair
+from edgeprune.encoders._settings import pair
 from edgeprune.errors import ModelError
 
 __all__ = ["pretrained", "settings", "tower_around", "with_projector", "without", "without_projector"]
@@ -145,19 +145,17 @@ def with_projector(
     projector: Any,
     layer: int | None,
     tower_name: str = "vision_tower",
+    size: tuple[int, int] | None = None,
 ) -> Encoder:
     """The vision tower and the projector of a vision-language model of the LLaVA kind.
 
     config: its config in transformers' class; projector: the class of its projector, whose tensors are read here
     tower_name: what the model calls its tower
+    size: (height, width) of images, for another than the config's
 
-    Raises ModelError for feature settings that would not give the patches of one layer, no more and no less.
+    Raises ModelError for feature settings that would not give the patches, no more and no less.
     """
-    chosen = config.vision_feature_layer if layer is None else layer
-    if not isinstance(chosen, int):
-        raise ModelError(
-            f"{checkpoint.id}: vision_feature_layer must be one layer, got {chosen}; choose one with --layer"
-        )
+    chosen = _feature_layers(checkpoint, config, layer)
     vision = checkpoint.config["vision_config"]
     tower_family = family_of(vision, f"the vision tower of {checkpoint.id}")
     if not hasattr(tower_family, "tower"):
@@ -169,6 +167,7 @@ def with_projector(
         f"{tower_name}.vision_model.",
         f"model.{tower_name}.",
         f"{tower_name}.",
+        size=size,
     )
     # "default" drops the first token whatever it is, "full" drops none
     strategy, wanted = config.vision_feature_select_strategy, "default" if tower.prefix else "full"
@@ -185,5 +184,17 @@ def with_projector(
     differ = [one for one in sizes if one[1] != one[2]]
     _check_fit(checkpoint.id, projector.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
     module.load_state_dict(stored, assign=True)
-    depth = feature_depth(chosen, len(tower.attention))
-    return Encoder(family, tower, depth, module.float().eval().requires_grad_(False))
+    least = 0 if len(chosen) > 1 else 1  # beside others there may be the embeddings
+    depths = tuple(feature_depth(one, len(tower.attention), least) for one in chosen)
+    beside, deepest = depths if len(depths) > 1 else (), feature_depth(max(depths), len(tower.attention))
+    return Encoder(family, tower, deepest, module.float().eval().requires_grad_(False), beside=beside)
+
+
+def _feature_layers(checkpoint: Checkpoint, config: Any, layer: int | None) -> list[int]:
+    """The layers whose features the projector takes side by side, as the config has them, or the one that was asked
+    for. Raises ModelError where these are no layers."""
+    own = config.vision_feature_layer
+    chosen: list[int] = [own] if isinstance(own, int) else list(own)
+    if not chosen or not all(isinstance(one, int) for one in chosen):
+        raise ModelError(f"{checkpoint.id}: vision_feature_layer must be a layer or a list of such, got {own}")
+    return chosen if layer is None else [layer]

@@ -11,23 +11,32 @@ from typing import Any, cast
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
 from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
+from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("clip", "clip_vision_model")
+OPTIONS = ("size",)
 HAS = {"": ("[CLS]", "variable sequence length")}
-PROCESSORS = {"CLIP": Processor(CLIP)}
+PROCESSORS = {
+    "CLIP": Processor(
+        CLIP, models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model"), reads=("use_square_size",)
+    )
+}
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
     config = checkpoint.config.get("vision_config", checkpoint.config)
-    return without_projector("clip", tower(checkpoint, config, "vision_model.", "clip.vision_model.", ""), layer)
+    own = tower(checkpoint, config, "vision_model.", "clip.vision_model.", "", size=size)
+    return without_projector("clip", own, layer)
 
 
-def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tower:
+def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str, size: tuple[int, int] | None = None) -> Tower:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     ours = settings(CLIPVisionConfig, config)
     module = cast(Any, pretrained(CLIPVisionModel, ours, checkpoint.tensors(*prefixes), checkpoint.id))
+    if size:
+        resample(module.embeddings, whole_patches(size, ours.patch_size), 1, checkpoint.id)
     layers = module.encoder.layers
     attention = [layer.self_attn for layer in layers]
     patches = module.embeddings.patch_embedding
@@ -36,7 +45,7 @@ def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tow
         attention,
         layers[0].mlp,
         patches,
-        ours.image_size,
+        size or ours.image_size,
         prefix=1,
         embeddings=module.embeddings,
         blocks=layers,

@@ -13,28 +13,37 @@ from typing import Any, cast
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
+from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("deit",)
+OPTIONS = ("size",)
 HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {
-    "DeiT": Processor(VIT | {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True}),
+    "DeiT": Processor(
+        VIT
+        | {"size": {"height": 256, "width": 256}, "resample": 3}
+        | {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+        models=("deit",),
+    ),
 }
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
     from transformers import DeiTConfig, DeiTModel
 
     config = settings(DeiTConfig, checkpoint.config)
     tensors = without(checkpoint, "pooler", "mask_token").tensors("deit.", "")
     module = cast(Any, pretrained(DeiTModel, config, tensors, checkpoint.id, add_pooling_layer=False))
     layers, embeddings = module.layers, module.embeddings
+    if size:
+        resample(embeddings, whole_patches(size, config.patch_size), 2, checkpoint.id)
     tower = tower_around(
         module,
         [part.attention for part in layers],
         layers[0].mlp,
         embeddings.patch_embeddings.projection,
-        config.image_size,
+        size or config.image_size,
         prefix=2,
         embeddings=embeddings,
         blocks=layers,

@@ -3,7 +3,7 @@
 
 Its tokens are the patches of last_hidden_state, which is behind the final layernorm. The positions are trained at one
 size (518 pixels) and resampled to the image's: here once, with the family's own code, to the size that the image
-processor gives (224 on the hub), so that the graph holds them as a constant. The resampling wants square images.
+processor gives (224 on the hub) or that is asked for, square or not, so that the graph holds them as a constant.
 
 Source  facebookresearch/dinov2 models/vision_transformer.py (interpolate_pos_encoding, x_norm_patchtokens),
         transformers Dinov2Model, Dinov2WithRegistersModel
@@ -13,42 +13,37 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
-from torch import nn
-
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
-from edgeprune.encoders._processor import CLIP, Processor, input_size
-from edgeprune.errors import ModelError
+from edgeprune.encoders._positions import resample, whole_patches
+from edgeprune.encoders._processor import CLIP, Processor
+from edgeprune.encoders._settings import input_size
 
 MODEL_TYPES = ("dinov2", "dinov2_with_registers")
+OPTIONS = ("size",)
 HAS = {"": ("[CLS]", "variable sequence length")}
-PROCESSORS = {"Bit": Processor(CLIP)}
+PROCESSORS = {"Bit": Processor(CLIP, models=("dinov2", "dinov2_with_registers"))}
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
     import transformers
 
     stem = "Dinov2WithRegisters" if checkpoint.config["model_type"] == "dinov2_with_registers" else "Dinov2"
     config = settings(getattr(transformers, f"{stem}Config"), checkpoint.config)
-    height, width = input_size(checkpoint, config.image_size)
-    if height != width:
-        raise ModelError(f"{checkpoint.id}: dinov2 takes square images, its image processor gives {height}x{width}")
+    size = whole_patches(size, config.patch_size) if size else input_size(checkpoint, config.image_size)
     tensors = checkpoint.tensors("dinov2.", "dinov2_with_registers.", "")
     module = cast(Any, pretrained(getattr(transformers, f"{stem}Model"), config, tensors, checkpoint.id))
     layers, embeddings = module.encoder.layer, module.embeddings
+    resample(embeddings, size, 1, checkpoint.id)
     tower = tower_around(
         module,
         [part.attention for part in layers],
         layers[0].mlp,
         embeddings.patch_embeddings.projection,
-        height,
+        size,
         prefix=1 + getattr(config, "num_register_tokens", 0),
         embeddings=embeddings,
         blocks=layers,
     )
-    like = torch.empty(1, 1 + tower.grid[0] * tower.grid[1], tower.width)
-    positions = embeddings.interpolate_pos_encoding(like, height, width)
-    embeddings.position_embeddings = nn.Parameter(positions, requires_grad=False)
     return without_projector("dinov2", tower, layer)

@@ -1,9 +1,9 @@
 """DINOv3: [CLS], registers, then patches; rotary positions on the patches, plain or gated MLP (DINOv3ViTModel).
 
 Its tokens are the patches of last_hidden_state, which is behind the final norm. Any image size goes; that of the image
-processor is taken. Queries and keys are recorded behind the rotation, as the attention sees them. The rotation takes
-special tokens and patches apart and joins them again, which the selection does not move across: the last layer computes
-the queries of all tokens, (S - K - q)*C*C multiply-adds more than the formula.
+processor is taken, or the one that is asked for. Queries and keys are recorded behind the rotation, as the attention
+sees them. The rotation takes special tokens and patches apart and joins them again, which the selection does not move
+across: the last layer computes the queries of all tokens, (S - K - q)*C*C multiply-adds more than the formula.
 
 Source  facebookresearch/dinov3 dinov3/models/vision_transformer.py (x_norm_patchtokens), transformers DINOv3ViTModel
 """
@@ -15,13 +15,24 @@ from typing import Any, cast
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
-from edgeprune.encoders._processor import input_size
+from edgeprune.encoders._positions import whole_patches
+from edgeprune.encoders._processor import VIT, Processor
+from edgeprune.encoders._settings import input_size
 
 MODEL_TYPES = ("dinov3_vit",)
+OPTIONS = ("size",)
 HAS = {"": ("[CLS]",)}
+PROCESSORS = {
+    "DINOv3ViT": Processor(
+        VIT | {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)},
+        models=("dinov3_vit",),
+        ignores=("do_pad",),
+    )
+}
+"""Its class resizes behind the rescale, in floats; here pixels are rounded to the nearest of 256 levels."""
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
     config = settings(DINOv3ViTConfig, checkpoint.config)
@@ -32,7 +43,7 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
         [part.attention for part in layers],
         layers[0].mlp,
         module.embeddings.patch_embeddings,
-        input_size(checkpoint, config.image_size),
+        whole_patches(size, config.patch_size) if size else input_size(checkpoint, config.image_size),
         prefix=1 + config.num_register_tokens,
     )
     return without_projector("dinov3", tower, layer)

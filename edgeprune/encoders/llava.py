@@ -16,11 +16,12 @@ from edgeprune.encoders._load import with_projector
 from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("llava",)
+OPTIONS = ("size",)
 HAS = {
     "a CLIP tower": ("[CLS]", "two-layer projector", "variable sequence length"),
     "a SigLIP tower": ("two-layer projector", "variable sequence length"),
 }
-PROCESSORS = {"Llava": Processor(CLIP)}
+PROCESSORS = {"Llava": Processor(CLIP, models=("llava",), squares=True)}
 REFUSED = {
     "of the original LLaVA code, not of transformers, of which `edgeprune convert` makes one": (
         "llava_llama", "llava_mistral", "llava_mixtral", "llava_mpt", "llava_qwen", "llava_gemma", "llava_phi",
@@ -29,9 +30,9 @@ REFUSED = {
 """why not -> the model_types of such"""
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
     from transformers import LlavaConfig
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
     config = LlavaConfig(**checkpoint.config)
-    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector, layer)
+    return with_projector("llava", checkpoint, config, LlavaMultiModalProjector, layer, size=size)

@@ -27,7 +27,9 @@ HAS = {
 PROCESSORS = {
     "LlavaNext": Processor(
         CLIP | {"image_grid_pinpoints": [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]},
-        harmless=("do_pad",),  # pads the list of tiles
+        models=("llava_next",),
+        reads=("image_grid_pinpoints",),
+        ignores=("do_pad",),  # pads the list of tiles
     )
 }
 LAYOUT = "tiles: the whole image first, then its tiles row by row; no image_newline, padding is not cut off"

@@ -35,7 +35,9 @@ PROCESSORS = {
             "do_center_crop": False,
             "image_grid_pinpoints": [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)],
         },
-        harmless=("do_pad",),  # pads the list of tiles
+        models=("llava_onevision",),
+        reads=("image_grid_pinpoints",),
+        ignores=("do_pad",),  # pads the list of tiles
     )
 }
 TILES = f"{llava_next.LAYOUT}; many tiles are not shrunk to fewer tokens"

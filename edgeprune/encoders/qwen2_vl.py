@@ -19,7 +19,15 @@ from edgeprune.encoders._processor import CLIP, Processor
 MODEL_TYPES = ("qwen2_vl",)
 OPTIONS = ("grid",)
 HAS = {"": ()}
-PROCESSORS = {"Qwen2VL": Processor(CLIP | {"do_center_crop": False}, any_size=True)}
+PROCESSORS = {
+    "Qwen2VL": Processor(
+        CLIP,
+        models=("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+        any_size=True,
+        reads=("min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size"),
+        ignores=("do_center_crop", "do_pad"),
+    )
+}
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:

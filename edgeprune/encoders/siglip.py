@@ -14,24 +14,29 @@ from typing import Any, cast
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
 from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
+from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import SIGLIP, Processor
 
 MODEL_TYPES = ("siglip", "siglip_vision_model")
+OPTIONS = ("size",)
 HAS = {"": ("variable sequence length",)}
-PROCESSORS = {"Siglip": Processor(SIGLIP)}
+PROCESSORS = {"Siglip": Processor(SIGLIP, models=("siglip", "siglip_vision_model"))}
 
 
-def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
     config = checkpoint.config.get("vision_config", checkpoint.config)
-    return without_projector("siglip", tower(checkpoint, config, "vision_model.", "siglip.vision_model.", ""), layer)
+    own = tower(checkpoint, config, "vision_model.", "siglip.vision_model.", "", size=size)
+    return without_projector("siglip", own, layer)
 
 
-def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tower:
+def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str, size: tuple[int, int] | None = None) -> Tower:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     ours = settings(SiglipVisionConfig, config, vision_use_head=False)
     tensors = without(checkpoint, "head").tensors(*prefixes)
     module = cast(Any, pretrained(SiglipVisionModel, ours, tensors, checkpoint.id))
+    if size:
+        resample(module.embeddings, whole_patches(size, ours.patch_size), 0, checkpoint.id)
     layers = module.encoder.layers
     attention = [layer.self_attn for layer in layers]
     patches = module.embeddings.patch_embedding
@@ -40,7 +45,7 @@ def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str) -> Tow
         attention,
         layers[0].mlp,
         patches,
-        ours.image_size,
+        size or ours.image_size,
         prefix=0,
         has_cls=False,
         embeddings=module.embeddings,

@@ -26,7 +26,15 @@ from edgeprune.encoders._processor import SIGLIP, Processor
 MODEL_TYPES = ("siglip2", "siglip2_vision_model")
 OPTIONS = ("grid",)
 HAS = {"": ()}
-PROCESSORS = {"Siglip2": Processor(SIGLIP | {"resample": 2, "do_convert_rgb": False}, any_size=True)}
+PROCESSORS = {
+    "Siglip2": Processor(
+        SIGLIP | {"resample": 2, "do_convert_rgb": False},
+        models=("siglip2", "siglip2_vision_model"),
+        any_size=True,
+        reads=("patch_size", "max_num_patches"),
+        ignores=("do_center_crop", "do_pad"),
+    )
+}
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:

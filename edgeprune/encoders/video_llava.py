@@ -20,17 +20,27 @@ from edgeprune.encoders._load import with_projector
 from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("video_llava",)
-OPTIONS = ("video",)
+OPTIONS = ("video", "size")
 HAS = {"": ("[CLS]", "two-layer projector", "variable sequence length")}
-PROCESSORS = {"VideoLlava": Processor(CLIP)}
+PROCESSORS = {
+    "VideoLlava": Processor(
+        CLIP,
+        models=("video_llava",),
+        reads=("return_legacy_image_output",),
+        ignores=("do_pad", "default_to_square", "longest_edge", "max_height", "max_width"),
+        fills=("size", "crop_size", "image_mean", "image_std"),
+    )
+}
 FRAMES = "frames: one after the other; [CLS] of each is left out"
 
 
-def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Encoder:
+def load(
+    checkpoint: Checkpoint, layer: int | None, video: bool = False, size: tuple[int, int] | None = None
+) -> Encoder:
     from transformers import VideoLlavaConfig
     from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
 
     config = VideoLlavaConfig(**checkpoint.config)
     projector, tower = VideoLlavaMultiModalProjector, "video_tower" if video else "image_tower"
-    encoder = with_projector("video_llava", checkpoint, config, projector, layer, tower)
+    encoder = with_projector("video_llava", checkpoint, config, projector, layer, tower, size)
     return replace(encoder, layout=FRAMES) if video else encoder

@@ -14,7 +14,6 @@ Source  hustvl/YOLOS models/backbone.py, transformers YolosForObjectDetection
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil, floor
 from typing import Any
 
 import torch
@@ -24,7 +23,9 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
 from edgeprune.encoders._building import building
 from edgeprune.encoders._load import pretrained, settings, tower_around
-from edgeprune.encoders._processor import SIGLIP, Processor, input_size
+from edgeprune.encoders._positions import whole_patches
+from edgeprune.encoders._processor import SIGLIP, Processor
+from edgeprune.encoders._settings import input_size
 from edgeprune.errors import RequestError
 
 MODEL_TYPES = ("yolos",)
@@ -40,7 +41,9 @@ PROCESSORS = {
             "image_std": (0.229, 0.224, 0.225),
         },
         any_size=True,
-        harmless=("do_pad", "do_convert_annotations"),  # pads images to the largest of a batch
+        models=("yolos",),
+        reads=("format", "do_convert_annotations", "max_size", "pad_and_return_pixel_mask"),
+        ignores=("do_center_crop", "do_pad"),  # pads images to the largest of a batch
     )
 }
 REFUSED = {
@@ -104,11 +107,8 @@ def detector(checkpoint: Checkpoint, size: tuple[int, int] | None = None) -> tup
     with building(checkpoint.id):
         config = settings(YolosConfig, checkpoint.config)
     patch = config.patch_size
-    height, width = size or (side // patch * patch for side in input_size(checkpoint, config.image_size))
-    if height % patch or width % patch:
-        down, up = ([max(1, turn(side / patch)) * patch for side in (height, width)] for turn in (floor, ceil))
-        near = " or ".join("x".join(map(str, one)) for one in ((down, up) if down != up else (up,)))
-        raise RequestError(f"--size must be a multiple of the {patch} pixels of a patch, got {height}x{width}; {near}")
+    own = (side // patch * patch for side in input_size(checkpoint, config.image_size))
+    height, width = whole_patches(size, patch) if size else own
     return pretrained(YolosForObjectDetection, config, checkpoint.tensors(""), checkpoint.id), (height, width)
 
 

@@ -62,10 +62,10 @@ def generation_inputs(
 def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]:
     """What the encoder hands out for one image; its tokens as one sequence [L, D]."""
     found = encoder.outputs(image)
-    if encoder.preprocessing.tiles is None:
+    if (tiles := encoder.preprocessing.tiles) is None:
         return found | {"tokens": found["tokens"][0]}
     shape = encoder.preprocessing.tile_shape(image)
-    return found | {"tokens": packed(found["tokens"], found["indices"], encoder.grid, shape)}
+    return found | {"tokens": packed(found["tokens"], found["indices"], encoder.grid, shape, tiles.squeezed)}
 
 
 def _encoder_outputs(encoded: list[dict[str, Tensor]], device: Any, dtype: Any) -> Any:

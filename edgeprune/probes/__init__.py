@@ -18,11 +18,14 @@ __all__ = ["check_own", "probes", "scenes"]
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def probes(size: tuple[int, int], folder: Path | None = None) -> dict[str, Image.Image]:
+def probes(
+    size: tuple[int, int], folder: Path | None = None, within: tuple[float, float] | None = None
+) -> dict[str, Image.Image]:
     """Name -> RGB image; the synthetic ones have the given (height, width).
 
     A flat image makes all patches tie; black and white are flat at the ends of the range. `folder` adds the user's own,
-    read as the runtime reads a file. Raises ImageError when it has none, or names the first that cannot be read.
+    read as the runtime reads a file, and those of more than 8 bits with the values `within` as black and white. Raises
+    ImageError when it has none, or names the first that cannot be read.
     """
     height, width = size
     ramp = np.linspace(0, 255, height)[:, None] + np.linspace(0, 255, width)[None, :]
@@ -35,7 +38,8 @@ def probes(size: tuple[int, int], folder: Path | None = None) -> dict[str, Image
     }
     images = {path.stem: Image.open(path).convert("RGB") for path in scenes()[:2]}
     images |= {name: Image.fromarray(draw().astype(np.uint8)) for name, draw in drawn.items()}
-    return images | ({name: as_rgb(path, True) for name, path in _own(folder).items()} if folder is not None else {})
+    own = {} if folder is None else _own(folder)
+    return images | {name: as_rgb(path, True, within) for name, path in own.items()}
 
 
 def scenes() -> list[Path]:
@@ -43,10 +47,10 @@ def scenes() -> list[Path]:
     return sorted((Path(str(files("edgeprune"))) / "models" / "tiny" / "scenes").glob("*.png"))
 
 
-def check_own(folder: Path) -> None:
+def check_own(folder: Path, within: tuple[float, float] | None = None) -> None:
     """What can be said of the user's own without decoding them. Raises ImageError as `probes` does."""
     for path in _own(folder).values():
-        check_file(path)
+        check_file(path, within)
 
 
 def _own(folder: Path) -> dict[str, Path]:

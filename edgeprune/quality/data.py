@@ -27,6 +27,7 @@ from PIL import Image
 
 from edgeprune.errors import ImageError, MissingPackageError, RequestError
 from edgeprune.probes.sample import Sample
+from edgeprune.runtime.images.levels import bits_beyond
 
 __all__ = ["Dataset", "Problem", "Samples", "read_coco", "read_voc"]
 
@@ -233,6 +234,8 @@ def _check_images(folder: Path, names: Sequence[str], source: str) -> None:
 def _decoded(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
+            if beyond := bits_beyond(image):
+                raise ImageError(f"{path} must have 8-bit values, it has {beyond}; scale it, or take it out")
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())[:100]

@@ -117,7 +117,7 @@ def open_sparse(model: str | Path | None, scorer: Scorer, size: tuple[int, int] 
         raise ModelError(f"--model must be a YOLOS detector, {checkpoint.id} is {kind or 'unknown'}")
     whole, size = yolos.detector(checkpoint, size)
     tower = yolos.tower_of(whole, size)
-    preprocessing = read_processor(checkpoint.processor, size)
+    preprocessing = read_processor(checkpoint.processor, size, model_type="yolos")
     host = Host(
         tower.grid,
         tower.patch_embedding.kernel_size[0],

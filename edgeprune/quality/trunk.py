@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.encoders._building import building
 from edgeprune.encoders._load import pretrained, settings
-from edgeprune.encoders._processor import input_size
+from edgeprune.encoders._settings import input_size
 from edgeprune.errors import ModelError, RequestError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Detector", "Trunk", "default_detector", "read_detector"]

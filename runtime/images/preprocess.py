@@ -1,6 +1,6 @@
 """An image to pixel_values, as the CLIP image processor of transformers 5 (PIL backend) makes them. No torch.
 
-    RGB -> resize -> centre crop (zeros around what is too small) -> x * rescale -> (x - mean) / std
+    RGB -> square -> resize -> centre crop (zeros around what is too small) -> x * rescale -> (x - mean) / std
     RGB -> tiles   -> x * rescale -> (x - mean) / std                      of one image (`tiles.py`)
 
 The result is bit for bit that of `CLIPImageProcessorPil`: the resize is Pillow's, on uint8, and the arithmetic that
@@ -24,15 +24,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from edgeprune.errors import BundleError, ImageError
+from edgeprune.runtime.images.levels import Range, bits_beyond, eight_bits, needs_range, scaled
 from edgeprune.runtime.images.tiles import Tiles
 
 __all__ = ["ImageLike", "Preprocessing"]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
-"""A file, a Pillow image of any mode, or RGB as uint8 [H, W, 3]."""
+"""A file, a Pillow image of any mode of 8 bits, or RGB as uint8 [H, W, 3]."""
 
 MAX_RESIZED_PIXELS = 1 << 27
 """A long thin image grows by its aspect ratio before the crop; more than this (400 MB) is refused."""
+
+
+_RESIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Preprocessing:
     size: tuple[int, int]
     """(height, width) of the result, pixels"""
     resize: Mapping[str, int] | None
-    """{"height", "width"}, or {"shortest_edge"} which keeps the aspect ratio, or None: images come in the right size"""
+    """{"height", "width"}; or, which keep the aspect ratio, {"shortest_edge"}, as long as "longest_edge" at most, or
+    {"max_height", "max_width"}; or None: images come in the right size"""
     resample: int
     """Pillow's number of the filter, 0..5 (3 is bicubic)"""
     crop: tuple[int, int] | None
@@ -54,12 +59,16 @@ class Preprocessing:
     """whether Pillow images of another mode become RGB; files always do"""
     tiles: Tiles | None = None
     """how an image is cut up, of an encoder that takes the tiles of one image; the steps above are those of one tile"""
+    square: tuple[int, int, int] | None = None
+    """the colour around an image that is made square in front of every other step; None where it is not"""
 
     def __post_init__(self) -> None:
-        if self.resize is not None and set(self.resize) not in ({"shortest_edge"}, {"height", "width"}):
+        if self.resize is not None and set(self.resize) not in _RESIZES:
             raise ValueError(
                 f"resize must have height and width, or shortest_edge; it has {', '.join(sorted(self.resize))}"
             )
+        if self.square is not None and not all(type(n) is int and 0 <= n <= 255 for n in self.square):
+            raise ValueError(f"square must be a colour of 3 levels in 0..255, got {self.square}")
         numbers = [*self.size, *(self.crop or ()), *(self.resize or {}).values()]
         if len(self.size) != 2 or not all(isinstance(n, int) and n > 0 for n in numbers):
             raise ValueError(f"sizes must be positive whole numbers of pixels, got {numbers}")
@@ -67,8 +76,9 @@ class Preprocessing:
             raise ValueError(f"resample must be Pillow's number of a filter, 0..5, got {self.resample}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std) or not math.isfinite(self.rescale):
             raise ValueError(f"mean and std must be 3 numbers, std not zero, got {self.mean} and {self.std}")
-        if self.crop is None and self.resize is not None and "shortest_edge" in self.resize:
-            raise ValueError("a resize by shortest_edge needs a crop, or the size would depend on the image")
+        if self.crop is None and self.resize is not None and "height" not in self.resize:
+            by = " and ".join(sorted(self.resize))
+            raise ValueError(f"a resize by {by} needs a crop, or the size would depend on the image")
         result = self.crop or (self.resize and (self.resize["height"], self.resize["width"]))
         if result and result != self.size:
             raise ValueError(
@@ -76,6 +86,8 @@ class Preprocessing:
             )
         if self.tiles is not None and {*self.size, *(self.resize or {"": 0}).values()} != {self.tiles.side}:
             raise ValueError("tiles must be squares of the size that their processor resizes to and the encoder takes")
+        if self.tiles is not None and self.square is not None:
+            raise ValueError("images that are cut into tiles must not be made square first")
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Preprocessing:
@@ -92,16 +104,17 @@ class Preprocessing:
                 std=_triple(given["std"]),
                 convert_rgb=bool(given["convert_rgb"]),
                 tiles=None if tiles is None else Tiles.from_json(tiles, size[0]),
+                square=_colour(given.get("square")),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise BundleError(f"the manifest's preprocessing is wrong ({error}); export the bundle again") from None
 
     def to_json(self) -> dict[str, Any]:
-        """`tiles` is there only where images are cut up."""
-        fields = asdict(replace(self, tiles=None))
-        if self.tiles is None:
-            del fields["tiles"]
-        else:
+        """`tiles` and `square` are there only where images are cut up, or made square."""
+        fields = {name: value for name, value in asdict(replace(self, tiles=None)).items() if name != "tiles"}
+        if self.square is None:
+            del fields["square"]
+        if self.tiles is not None:
             fields["tiles"] = self.tiles.to_json()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
@@ -130,6 +143,11 @@ class Preprocessing:
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """-> [H, W, 3] uint8, RGB: resized and cropped, before rescale and normalisation. Raises ImageError."""
         rgb = as_rgb(image, self.convert_rgb)
+        if self.square is not None and rgb.width != rgb.height:
+            side = max(rgb.size)
+            ground = Image.new("RGB", (side, side), self.square)
+            ground.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
+            rgb = ground
         if self.resize is not None:
             height, width = self._resized(rgb)
             rgb = rgb.resize((width, height), resample=Image.Resampling(self.resample))
@@ -153,25 +171,57 @@ class Preprocessing:
         return values
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """(height, width), by the arithmetic of transformers, which rounds where it does."""
         assert self.resize is not None
         if "height" in self.resize:
             return self.resize["height"], self.resize["width"]
-        short = self.resize["shortest_edge"]
-        long = int(short * max(image.size) / min(image.size))
+        if "max_height" in self.resize:
+            scale = min(self.resize["max_height"] / image.height, self.resize["max_width"] / image.width)
+            return self._there(image, int(image.height * scale), int(image.width * scale))
+        short, exact = self.resize["shortest_edge"], None
+        if (most := self.resize.get("longest_edge")) and max(image.size) / min(image.size) * short > most:
+            exact = most * min(image.size) / max(image.size)
+            short = round(exact)
+        if "longest_edge" in self.resize and min(image.size) == short:
+            return image.height, image.width
+        if exact is not None:
+            long = int(exact * max(image.size) / min(image.size))
+        else:
+            long = int(short * max(image.size) / min(image.size))
         if short * long > MAX_RESIZED_PIXELS:
             raise ImageError(
                 f"an image must not be this long and thin: {image.width}x{image.height} would grow to {short}x{long} "
                 "pixels before the crop; cut it first"
             )
-        return (long, short) if image.width <= image.height else (short, long)
+        height, width = (long, short) if image.width <= image.height else (short, long)
+        return self._there(image, height, width)
+
+    def _there(self, image: Image.Image, height: int, width: int) -> tuple[int, int]:
+        if not height or not width:
+            raise ImageError(
+                f"an image must not be this long and thin: {image.width}x{image.height} would shrink to nothing; "
+                "cut it first"
+            )
+        return height, width
 
 
-def as_rgb(image: ImageLike, convert: bool) -> Image.Image:
+def as_rgb(image: ImageLike, convert: bool, within: Range | None = None) -> Image.Image:
+    """
+    convert: whether Pillow images of another mode become RGB; files always do
+    within: (low, high), the values that become black and white, of images of more than 8 bits
+
+    Raises ImageError.
+    """
     if isinstance(image, (str, os.PathLike)):
-        return _read(Path(image))
+        return _read(Path(image), within)
     if isinstance(image, Image.Image):
-        return _converted(image, convert)
+        return _converted(image, convert, within)
     if isinstance(image, np.ndarray):
+        if image.dtype.kind in "uif" and image.dtype != np.uint8 and image.shape[2:] in ((), (1,), (3,)) and image.size:
+            if within is not None:
+                return scaled(image, *within)
+            what = f"an array uint8 [height, width, 3]; got {image.dtype} {list(image.shape)}"
+            raise needs_range(what, image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ImageError(
                 f"an image array must be uint8 [height, width, 3], RGB; got {image.dtype} {list(image.shape)}; "
@@ -183,16 +233,19 @@ def as_rgb(image: ImageLike, convert: bool) -> Image.Image:
     )
 
 
-def _read(path: Path) -> Image.Image:
+def _read(path: Path, within: Range | None) -> Image.Image:
     """As transformers' load_image: upright, and an alpha channel is dropped, not blended."""
     with _opened(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        beyond = bits_beyond(image)
+        return eight_bits(ImageOps.exif_transpose(image), beyond, str(path), within).convert("RGB")
 
 
-def check_file(path: Path) -> None:
-    """Raises ImageError when no image begins there, or one with more pixels than Pillow takes."""
-    with _opened(path):
-        pass
+def check_file(path: Path, within: Range | None = None) -> None:
+    """Raises ImageError when no image begins there, or one with more pixels than Pillow takes, or with more bits and
+    nothing said of them."""
+    with _opened(path) as image:
+        if within is None and (beyond := bits_beyond(image)):
+            raise needs_range(f"{path} has {beyond}", None)
 
 
 @contextmanager
@@ -202,6 +255,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(
@@ -213,10 +268,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from None
 
 
-def _converted(image: Image.Image, convert: bool) -> Image.Image:
+def _converted(image: Image.Image, convert: bool, within: Range | None) -> Image.Image:
     """As transformers' convert_to_rgb: what is transparent lies on white."""
     if 0 in image.size:
         raise ImageError(f"an image must have at least one pixel; got {image.width}x{image.height}")
+    image = eight_bits(image, bits_beyond(image), "it", within)
     if not convert and image.mode != "RGB":
         raise ImageError(f"a Pillow image must be RGB for this encoder; got {image.mode}; call .convert('RGB')")
     try:
@@ -237,6 +293,13 @@ def _reason(error: Exception) -> str:
 def _pair(given: Any) -> tuple[int, int]:
     height, width = given
     return height, width
+
+
+def _colour(given: Any) -> tuple[int, int, int] | None:
+    if given is None:
+        return None
+    red, green, blue = given
+    return red, green, blue
 
 
 def _triple(given: Any) -> tuple[float, float, float]:

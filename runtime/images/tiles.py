@@ -1,14 +1,24 @@
-"""Tiles of one image (AnyRes): the image whole, then cut up in more detail; and the order of what is kept of them.
+"""Tiles of one image: the image whole, and cut up in more detail; and the order of what is kept of them.
+
+AnyRes, of LLaVA-NeXT and OneVision:
 
     scale    = min(W / width, H / height)                        of each pinpoint (H, W) that has as many tiles as asked
     best     : min(scaled, given) pixels as many, W * H - that as few as can be; the first of equals
     tiles    = [image squeezed into one tile, tile (0, 0), tile (0, 1), ... of the image scaled to fit, zeros around it]
     order    = the tokens of the whole image, then those of the tiles by (tile row, row, tile column, column)
 
-Tiles are the bits that LlavaNextImageProcessorPil and LlavaOnevisionImageProcessorPil make where these choose as many.
+Squeezed, of InternVL:
 
-Paper   https://llava-vl.github.io/blog/2024-01-30-llava-next/
-Source  huggingface/transformers@v5.23 image_processing_utils.py (select_best_resolution, get_patch_output_size);
+    best     : |width / height - W / H| as small as can be; of equals the last one while width * height > W * H / 2
+    tiles    = [tile (0, 0), tile (0, 1), ... of the image squeezed into W x H, image squeezed into one tile]
+    order    = the tokens of the tiles one after the other, then those of the whole image
+
+Tiles are the bits that LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil and GotOcr2ImageProcessorPil make
+where these choose as many. An image for which they would choose another number gets the best of those there are.
+
+Paper   https://llava-vl.github.io/blog/2024-01-30-llava-next/, https://arxiv.org/abs/2404.16821
+Source  huggingface/transformers@v5.23 image_processing_utils.py (select_best_resolution, get_patch_output_size),
+        models/got_ocr2/image_processing_pil_got_ocr2.py (get_optimal_tiled_canvas, crop_image_to_patches);
         Theia-4869/FasterVLM llava/model/llava_arch.py for the order
 """
 
@@ -30,7 +40,7 @@ __all__ = ["Tiles", "packed"]
 
 @dataclass(frozen=True)
 class Tiles:
-    """How many tiles there are, and the sizes that a whole image is scaled to fit into for them."""
+    """How many tiles there are, and the sizes that a whole image is scaled to fit, or squeezed, into for them."""
 
     count: int
     """T, the whole image among them"""
@@ -38,6 +48,8 @@ class Tiles:
     """of a tile, pixels"""
     pinpoints: tuple[tuple[int, int], ...]
     """(height, width) each, T - 1 tiles in area; none where the whole image is the only tile"""
+    squeezed: bool = False
+    """whether it is squeezed into the nearest shape, with the whole image last, and not fitted with zeros around it"""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.count == 1) == bool(self.pinpoints):
@@ -46,24 +58,30 @@ class Tiles:
             raise ValueError(f"pinpoints must have {self.count - 1} tiles of {self.side} pixels, got {self.pinpoints}")
 
     @classmethod
-    def among(cls, count: int, side: int, pinpoints: Iterable[tuple[int, int]]) -> Tiles:
-        """With those of the pinpoints that have as many tiles. Raises ModelError when none has."""
+    def among(cls, count: int, side: int, pinpoints: Iterable[tuple[int, int]], squeezed: bool = False) -> Tiles:
+        """With those of the pinpoints that have as many tiles. Raises ModelError when none has.
+
+        squeezed: where a single tile is no other than the whole image, which is not added to it
+        """
         by_count: dict[int, list[tuple[int, int]]] = {1: []}
         for one in pinpoints:
-            if whole := _tiles(one, side):
+            if (whole := _tiles(one, side)) and not (squeezed and whole == 1):
                 by_count.setdefault(whole + 1, []).append(one)
         if count not in by_count:
             have = ", ".join(str(one) for one in sorted(by_count))
             raise ModelError(f"--tiles must be how many its image processor can make ({have}), got {count}")
-        return cls(count, side, tuple(by_count[count]))
+        return cls(count, side, tuple(by_count[count]), squeezed)
 
     def to_json(self) -> dict[str, Any]:
-        return {"count": self.count, "pinpoints": [list(one) for one in self.pinpoints]}
+        """`squeezed` is there only where it is so."""
+        fields = {"count": self.count, "pinpoints": [list(one) for one in self.pinpoints]}
+        return {**fields, "squeezed": True} if self.squeezed else fields
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any], side: int) -> Tiles:
         """Raises ValueError, TypeError or KeyError."""
-        return cls(int(given["count"]), side, tuple((int(height), int(width)) for height, width in given["pinpoints"]))
+        pinpoints = tuple((int(height), int(width)) for height, width in given["pinpoints"])
+        return cls(int(given["count"]), side, pinpoints, bool(given.get("squeezed", False)))
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
         """size: (height, width) of an image -> rows and columns of its tiles, (0, 0) where it stays whole."""
@@ -71,12 +89,21 @@ class Tiles:
         return height // self.side, width // self.side
 
     def cut(self, image: Image.Image, resample: Image.Resampling) -> list[Image.Image]:
-        """An RGB image -> its T tiles, the whole one first."""
+        """An RGB image -> its T tiles, the whole one first, or last where they are squeezed."""
         side = self.side
-        tiles = [image.resize((side, side), resample=resample)]
+        whole = [image.resize((side, side), resample=resample)]
         if self.count == 1:
-            return tiles
+            return whole
         height, width = self._best(image.height, image.width)
+        corners = [(left, top) for top in range(0, height, side) for left in range(0, width, side)]
+        canvas = self._canvas(image, height, width, resample)
+        tiles = [canvas.crop((left, top, left + side, top + side)) for left, top in corners]
+        return tiles + whole if self.squeezed else whole + tiles
+
+    def _canvas(self, image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
+        """The image in the size that is cut up."""
+        if self.squeezed:
+            return image.resize((width, height), resample=resample)
         down, across = height / image.height, width / image.width
         if across < down:
             fitted = (width, min(math.ceil(image.height * across), height))
@@ -84,10 +111,13 @@ class Tiles:
             fitted = (min(math.ceil(image.width * down), width), height)
         padded = Image.new("RGB", (width, height))
         padded.paste(image.resize(fitted, resample=resample), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
-        corners = [(left, top) for top in range(0, height, side) for left in range(0, width, side)]
-        return tiles + [padded.crop((left, top, left + side, top + side)) for left, top in corners]
+        return padded
 
     def _best(self, height: int, width: int) -> tuple[int, int]:
+        """The pinpoint for an image of this size; (0, 0) where there is none."""
+        if self.squeezed:
+            return self._nearest(height, width)
+
         def fit(pinpoint: tuple[int, int]) -> tuple[int, int]:
             scale = min(pinpoint[1] / width, pinpoint[0] / height)
             used = min(int(width * scale) * int(height * scale), width * height)
@@ -95,9 +125,21 @@ class Tiles:
 
         return max(self.pinpoints, key=fit, default=(0, 0))
 
+    def _nearest(self, height: int, width: int) -> tuple[int, int]:
+        best, least = (0, 0), math.inf
+        for down, across in self.pinpoints:
+            away = abs(width / height - across / down)
+            if away < least or (away == least and width * height > 0.5 * down * across):
+                best, least = (down, across), away
+        return best
+
 
 def packed(
-    tokens: NDArray[Any], indices: NDArray[np.int32], grid: tuple[int, int], shape: tuple[int, int]
+    tokens: NDArray[Any],
+    indices: NDArray[np.int32],
+    grid: tuple[int, int],
+    shape: tuple[int, int],
+    squeezed: bool = False,
 ) -> NDArray[Any]:
     """What is kept of an image's tiles, in the order in which a language model reads it: -> [T * K, D].
 
@@ -105,6 +147,7 @@ def packed(
         all T * N patches, tile after tile, of a method that makes one pool of them
     grid: rows and columns of the patches of a tile
     shape: rows and columns of the tiles (`Preprocessing.tile_shape`)
+    squeezed: whether the tiles are InternVL's, which are read one after the other (`Tiles.squeezed`)
 
     Raises RequestError when these do not fit each other.
     """
@@ -120,8 +163,15 @@ def packed(
         )
     tile, cell = np.divmod(where.ravel(), each)
     (tile_row, tile_column), (row, column) = np.divmod(tile - 1, max(across, 1)), np.divmod(cell, columns)
+    if squeezed:
+        return _rows(tokens, where.ravel())
     in_grid = (tile_row * rows + row) * across * columns + tile_column * columns + column
     place = np.where(tile == 0, cell, each + in_grid)
+    return _rows(tokens, place)
+
+
+def _rows(tokens: NDArray[Any], place: NDArray[np.int64]) -> NDArray[Any]:
+    """[T, K, D] by their places."""
     ordered: NDArray[Any] = tokens.reshape(-1, tokens.shape[2])[np.argsort(place)]
     return ordered
 

@@ -114,6 +114,26 @@ def test_the_model_type_comes_first(run: Run, desk: Path) -> None:
     assert "no model_type 'bert'" in run("export", "--method", "nothing", "--model", ".").err
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "clip_vision_model", "num_hidden_layers": 4}, "layer must be in 1..4 or -4..-1 for 4 layers"),
+        (
+            {"model_type": "llava_next", "vision_feature_layer": [-4, -3, -2, -1]},
+            "its projector takes 4 layers side by side (-4, -3, -2, -1), --layer 9 would give one",
+        ),
+    ],
+    ids=["no such layer", "one of several"],
+)
+def test_case_layer_list_a_layer_that_cannot_fit_is_refused_before_anything_else_is_read(
+    run: Run, desk: Path, config: dict[str, Any], says: str
+) -> None:
+    (desk / "config.json").write_text(json.dumps(config))
+    done = run("export", "--method", "none", "--model", ".", "--output", "b", "--layer", 9)
+    assert done.code == 2
+    assert says in done.err
+
+
 def test_a_file_in_a_bundle_means_the_bundle(run: Run, exported: tuple[Path, Any]) -> None:
     graph = exported[0] / "encoder.onnx"
     assert run("inspect", graph).out == run("inspect", exported[0]).out

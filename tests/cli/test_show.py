@@ -73,3 +73,16 @@ def test_show_draws_fewer_of_the_kept_tokens(run: Run, desk: Path, exported: tup
     assert said(run("show", exported[0], SCENE, "--keep", 65)) == (
         "the number of tokens must be a whole one in 1..64, got 65; export with more --keep"
     )
+
+
+def test_case_gray16_an_image_of_more_than_8_bits_needs_a_range(
+    run: Run, desk: Path, tmp_path: Path, exported: tuple[Path, Done], said: Said
+) -> None:
+    Image.open(SCENE).convert("L").point(lambda level: level * 257, "I").save(tmp_path / "deep.tif")
+    assert "say what is black and white by --image-range LO HI" in said(run("show", exported[0], tmp_path / "deep.tif"))
+    assert run("show", exported[0], tmp_path / "deep.tif", "--image-range", 0, 65535).code == 0
+    found = (desk / "kept.png").read_bytes()
+    Image.open(SCENE).convert("L").save(tmp_path / "plain.png")
+    run("show", exported[0], tmp_path / "plain.png")
+    assert found == (desk / "kept.png").read_bytes()
+    assert "two numbers, the lower first, got 5 1" in said(run(*EXPORT, "--keep", 64, "--image-range", 5, 1))

@@ -102,6 +102,17 @@ CONNECTED = {
         prefix=0,
         config={**LLAVA, **TILES},
     ),
+    "llava next granite": Kind(
+        "LlavaNextForConditionalGeneration",
+        processor("LlavaNext", **CROPPED, **TILES),
+        prefix=0,
+        config={**LLAVA, **TILES, "vision_feature_layer": [-3, 1, -1]},
+    ),
+    "llava clip layers": Kind(
+        "LlavaForConditionalGeneration",
+        processor("CLIP", **CROPPED),
+        config={**CLIP, "vision_feature_layer": [-1, 0, -2], "vision_feature_select_strategy": "default"},
+    ),
     "video llava": Kind(
         "VideoLlavaForConditionalGeneration",
         processor("VideoLlava", **CROPPED),

@@ -30,15 +30,10 @@ def test_the_weights_of_a_gated_mlp_are_counted_as_those_of_a_plain_one(made: Ma
     assert 2 * made("dinov2 giant")[1].tower.mlp_width == 3 * own
 
 
-def test_images_that_are_not_square_are_refused(made: Made) -> None:
-    checkpoint = open_checkpoint(str(made("dinov2")[0]))
-    checkpoint.processor["crop_size"] = {"height": 48, "width": 64}
-    with pytest.raises(ModelError, match="takes square images, its image processor gives 48x64"):
-        encoders.load(checkpoint)
-
-
 def test_a_size_that_is_none_is_refused(made: Made) -> None:
     checkpoint = open_checkpoint(str(made("dinov2")[0]))
     checkpoint.processor["crop_size"] = "large"
-    with pytest.raises(ModelError, match="must give height and width, got 'large'"):
+    with pytest.raises(
+        ModelError, match="must give height and width; a size must be a number, a pair or an object, got 'large'"
+    ):
         encoders.load(checkpoint)

@@ -17,9 +17,12 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError
+from edgeprune.export import Request, export_bundle
 from edgeprune.export.processor import read_processor
-from edgeprune.pruners import fastervlm, none
+from edgeprune.pruners import divprune, fastervlm, none
 from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime import load
+from edgeprune.runtime.images.tiles import packed
 from edgeprune.trace import PrunedEncoder
 
 Made = Callable[[str], tuple[Path, Encoder]]
@@ -120,3 +123,46 @@ def test_an_image_is_prepared_as_its_processor_prepares_one_tile(made: Made) -> 
     own = GotOcr2ImageProcessorPil(**checkpoint.processor)(image, return_tensors="pt")["pixel_values"][0]
     found = read_processor(checkpoint.processor, (48, 48))(image)
     torch.testing.assert_close(torch.from_numpy(found), own, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def cropping(kind: Callable[[str], Any], model_folder: Callable[..., Path], tmp_path_factory: Any) -> Path:
+    """A checkpoint whose image processor cuts images into tiles."""
+    one, folder = kind("internvl"), tmp_path_factory.mktemp("cropping")
+    return model_folder(folder, one.architecture, {**one.processor, "crop_to_patches": True}, **one.config)
+
+
+@pytest.mark.parametrize(("name", "keep"), [("fastervlm", 21), ("divprune", 20)], ids=["each tile", "one pool"])
+def test_case_internvl_crops_an_image_is_cut_as_its_processor_cuts_it(
+    cropping: Path, tmp_path: Path, name: str, keep: int
+) -> None:
+    from transformers import AutoImageProcessor, InternVLForConditionalGeneration
+
+    request = Request(name, "cpu", keep=keep, tiles=3, model=str(cropping), output=tmp_path / "b", baselines=False)
+    exported = export_bundle(request)
+    assert exported.reports[0].passed
+    assert "the whole image last" in exported.manifest.layout
+    run, image = (
+        load(exported.folder),
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 120, 3), np.uint8)),
+    )
+    auto: Any = AutoImageProcessor
+    wanted = auto.from_pretrained(cropping)(image, return_tensors="pt")["pixel_values"]
+    np.testing.assert_array_equal(run.prepare(image), wanted)
+    tokens, indices, _ = run(image)
+    encoder = encoders.load(open_checkpoint(str(cropping)))
+    method = fastervlm.Method(7) if name == "fastervlm" else divprune.Method(20)
+    model: Any = InternVLForConditionalGeneration.from_pretrained(cropping)
+    with torch.inference_mode():
+        assert torch.equal(OfficialEncoder(encoder, method)(wanted)[1], torch.from_numpy(indices))
+        every = model.eval().get_image_features(wanted).pooler_output.reshape(-1, 48)
+    place = (indices if name == "divprune" else indices + 36 * np.arange(3)[:, None]).ravel()
+    order = packed(tokens, indices, run.grid, run.preprocessing.tile_shape(image), squeezed=True)
+    torch.testing.assert_close(torch.from_numpy(order), every[place], **CLOSE)
+
+
+def test_case_internvl_crops_one_tile_is_the_whole_image_and_says_so(cropping: Path, tmp_path: Path) -> None:
+    request = Request("fastervlm", "cpu", keep=4, model=str(cropping), output=tmp_path / "b", baselines=False)
+    exported = export_bundle(request)
+    assert "give --tiles" in exported.warnings[0]
+    assert exported.manifest.preprocessing["tiles"] == {"count": 1, "pinpoints": [], "squeezed": True}

@@ -84,7 +84,6 @@ def test_it_loads_without_the_language_models_shards(llava_folder: MakeFolder, t
     ("field", "value", "says"),
     [
         ("vision_feature_select_strategy", "full", "must be 'default' .* got 'full'"),
-        ("vision_feature_layer", [-2, -3], r"must be one layer, got \[-2, -3\]; choose one with --layer"),
     ],
 )
 def test_feature_settings_it_cannot_keep_are_refused(

@@ -17,7 +17,7 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import main
 from edgeprune.encoders import Encoder
-from edgeprune.errors import ModelError, RequestError
+from edgeprune.errors import RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.cost import formula
 from edgeprune.pruners import Method, dart, divprune, fastervlm, holov, none, pool, random, uniform
@@ -236,10 +236,3 @@ def test_a_budget_or_a_number_of_tiles_that_cannot_be_is_refused_before_anything
     assert left.value.code == 2
     assert says in line
     assert not list(tmp_path.iterdir())
-
-
-def test_several_feature_layers_are_refused(folder: Path) -> None:
-    checkpoint = open_checkpoint(str(folder))
-    checkpoint.config["vision_feature_layer"] = [-2, -1]
-    with pytest.raises(ModelError, match="must be one layer"):
-        encoders.load(checkpoint)

@@ -124,13 +124,11 @@ def test_a_layer_is_refused(made: Made, layer: int) -> None:
         encoders.load(open_checkpoint(str(made("yolos")[0])), layer)
 
 
-def test_it_takes_pixels_and_no_grid_and_others_no_pixels(made: Made) -> None:
+def test_it_takes_pixels_and_no_grid_and_those_of_a_grid_no_pixels(made: Made) -> None:
     with pytest.raises(RequestError, match="yolos takes no --grid: give --size, in pixels"):
         encoders.load(open_checkpoint(str(made("yolos")[0])), grid=(6, 6))
     with pytest.raises(RequestError, match="siglip2 takes no --size: give --grid, in patches"):
         encoders.load(open_checkpoint(str(made("siglip2")[0])), grid=(6, 6), size=(48, 48))
-    with pytest.raises(RequestError, match="vit takes no --size: its image size is fixed"):
-        encoders.load(open_checkpoint(str(made("vit")[0])), size=(48, 48))
 
 
 REASONS = {model_type: why for why, model_types in yolos.REFUSED.items() for model_type in model_types}

@@ -41,7 +41,20 @@ def picture(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8))
 
 
+INTERNVL: dict[str, Any] = {
+    "image_processor_type": "GotOcr2ImageProcessor",
+    "size": {"height": SIDE, "width": SIDE},
+    "crop_to_patches": True,
+    "min_patches": 1,
+    "max_patches": 6,
+}
+
+
 def processor(name: str, **given: Any) -> Any:
+    if name == "GotOcr2ImageProcessor":
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+        return GotOcr2ImageProcessorPil(**given)
     if name == "LlavaNextImageProcessor":
         from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
@@ -54,8 +67,8 @@ def processor(name: str, **given: Any) -> Any:
 def theirs(image: Image.Image, config: dict[str, Any]) -> NDArray[np.float32]:
     given = {name: value for name, value in config.items() if name != "image_processor_type"}
     found = processor(config["image_processor_type"], **given)(image, return_tensors="np")
-    values: NDArray[np.float32] = found["pixel_values"][0]
-    return values
+    values: NDArray[np.float32] = found["pixel_values"]
+    return values if "num_patches" in found else values[0]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +84,61 @@ def test_tiles_are_the_bits_of_transformers_where_it_chooses_as_many(config: dic
         assert values.dtype == np.float32
         np.testing.assert_array_equal(values, expected, err_msg=str(size))
     assert seen == counts
+
+
+def test_case_internvl_crops_are_the_bits_of_transformers_where_it_chooses_as_many() -> None:
+    seen = set()
+    for size in [*SIZES, (24, 30), (30, 24), (48, 60), (60, 48), (100, 125), (13, 40), (20, 100)]:
+        image = picture(*size)
+        expected = theirs(image, INTERNVL)
+        seen.add(len(expected))
+        steps = read_processor(INTERNVL, (SIDE, SIDE), len(expected))
+        np.testing.assert_array_equal(steps.tiled(image), expected, err_msg=str(size))
+        down, across = steps.tile_shape(image)
+        assert len(expected) == (1 if not down else down * across + 1)
+    assert seen == {1, 3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize("size", [(30, 24), (24, 30), (60, 48), (48, 60), (2, 50)], ids=str)
+def test_internvl_chooses_among_shapes_of_as_many_tiles_where_it_would_take_another_number(size: Any) -> None:
+    """The tie of 1x2 and 2x1 at a ratio of 1.25 goes to the later one where the image is large enough."""
+    image = picture(*size)
+    only = theirs(image, INTERNVL | {"min_patches": 2, "max_patches": 2})
+    np.testing.assert_array_equal(read_processor(INTERNVL, (SIDE, SIDE), 3).tiled(image), only)
+
+
+@pytest.mark.parametrize(
+    ("change", "count", "have"),
+    [
+        ({}, 2, "1, 3, 4, 5, 6, 7"),
+        ({"min_patches": 3}, 3, "1, 4, 5, 6, 7"),
+        ({"max_patches": 12}, 14, "1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"),
+    ],
+)
+def test_a_tile_count_that_internvl_never_makes_is_refused(change: dict[str, int], count: int, have: str) -> None:
+    with pytest.raises(ModelError, match=rf"--tiles must be .* \({have}"):
+        read_processor(INTERNVL | change, (SIDE, SIDE), count)
+
+
+def test_internvl_tiles_are_refused_by_an_encoder_of_whole_images() -> None:
+    with pytest.raises(ModelError, match=r"cuts images into tiles \(crop_to_patches\)"):
+        read_processor(INTERNVL, (SIDE, SIDE))
+    for off in ({"crop_to_patches": False}, {"max_patches": 1}):  # as transformers has it
+        steps, image = read_processor(INTERNVL | off, (SIDE, SIDE)), picture(30, 70)
+        np.testing.assert_array_equal(steps(image)[None], theirs(image, INTERNVL | off))
+
+
+def test_the_manifest_says_that_tiles_are_squeezed() -> None:
+    steps = read_processor(INTERNVL, (SIDE, SIDE), 3)
+    assert steps.to_json()["tiles"] == {"count": 3, "pinpoints": [[48, 24], [24, 48]], "squeezed": True}
+    assert Preprocessing.from_json(json.loads(json.dumps(steps.to_json()))) == steps
+
+
+def test_kept_tokens_of_squeezed_tiles_follow_tile_after_tile() -> None:
+    every = np.random.default_rng(1).normal(size=(3, 6, 4))
+    indices = np.array([[1, 4], [0, 5], [2, 3]], np.int32)
+    found = packed(np.take_along_axis(every, indices[..., None].astype(int), 1), indices, (2, 3), (1, 2), squeezed=True)
+    np.testing.assert_array_equal(found, every.reshape(18, 4)[[1, 4, 6, 11, 14, 15]])
 
 
 def test_only_pinpoints_of_as_many_tiles_are_chosen_from() -> None:
