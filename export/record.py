@@ -9,6 +9,7 @@ hide behind the rounding of a precision.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +75,7 @@ class Reference:
         pixel_values = [self._preprocessing(image) for image in drawn.values()]
         shares = {}
         for at, name in enumerate(drawn):
-            wanted, quantities = self._run(np.stack(_tiles(pixel_values, at, self._together)))
+            wanted, quantities = self._run(np.stack([*_tiles(pixel_values, at, self._together)]))
             # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
             verdict = compare(wanted, _rounded(wanted), "float16", self._rule, quantities)
             shares[name] = verdict.decided / max(verdict.decisions, 1)
@@ -130,7 +131,7 @@ def candidates(multiply_adds: int) -> int:
     return min(MOST, max(LEAST, WORK // multiply_adds))
 
 
-def _tiles(images: list[T], at: int, count: int) -> list[T]:
+def _tiles(images: Sequence[T], at: int, count: int) -> list[T]:
     """`count` tiles for the probe at a place: its own image and those after it, around the end."""
     return [images[(at + offset) % len(images)] for offset in range(count)]
 

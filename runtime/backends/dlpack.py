@@ -49,16 +49,18 @@ _taken: dict[int, tuple[Any, ...]] = {}
 """address of a struct -> what must live until its consumer calls the deleter"""
 
 
-@_Deleter
 def _let_go(address: int) -> None:
     _taken.pop(address, None)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _unconsumed(capsule: int) -> None:
     """Of a capsule that goes away: whoever consumed it has renamed it, and will call the deleter."""
     if ctypes.pythonapi.PyCapsule_IsValid(ctypes.c_void_p(capsule), _NAME):
         _let_go(_pointer(ctypes.c_void_p(capsule), _NAME))
+
+
+_deleter, _destructor = _Deleter(_let_go), _Deleter(_unconsumed)
+"""as C calls them; they live as long as the module"""
 
 
 _new, _pointer = ctypes.pythonapi.PyCapsule_New, ctypes.pythonapi.PyCapsule_GetPointer
@@ -89,10 +91,10 @@ class Shared:
         tensor = _DLTensor(
             self._address, *self._device, len(self.shape), _CODES[self.dtype.kind], 8 * self.dtype.itemsize, 1, shape
         )
-        managed = _Managed(tensor, None, _let_go)
+        managed = _Managed(tensor, None, _deleter)
         address = ctypes.addressof(managed)
         _taken[address] = managed, shape, self._memory
-        return _new(address, _NAME, ctypes.cast(_unconsumed, ctypes.c_void_p))
+        return _new(address, _NAME, ctypes.cast(_destructor, ctypes.c_void_p))
 
     def __repr__(self) -> str:
         return f"<{self.dtype}{list(self.shape)} on {('CPU', 'CUDA')[self._device[0] - 1]} {self._device[1]}>"

@@ -175,7 +175,7 @@ def test_the_card_says_what_the_hub_reads(make_bundle: Callable[..., Path], revi
     model = bundle.Model(id="owner/model", revision=revision, family="clip", layer=3, features="")
     manifest = bundle.load(make_bundle(model=model)).manifest
     text = hub.card(manifest, "# The page\n", "me/bundle")
-    card = ModelCard(text, ignore_metadata_errors=False)
+    card: Any = ModelCard(text, ignore_metadata_errors=False)
     assert card.data.to_dict() == {
         "library_name": "edgeprune",
         "pipeline_tag": "image-feature-extraction",
@@ -197,6 +197,7 @@ def test_an_export_is_pushed_with_its_card(server: Server, tmp_path: Path, monke
     assert bundle.load(back).manifest == bundle.load("out").manifest
     assert [report.passed for report in verify(back, device="cpu")] == [True]
     page = (back / "README.md").read_text()
-    assert ModelCard(page).data.library_name == "edgeprune"
+    card: Any = ModelCard(page)
+    assert card.data.library_name == "edgeprune"
     assert "9 of 144 tokens" in page
     assert "Multiply-adds per run" in page

@@ -93,8 +93,8 @@ def test_what_comes_near_the_end_is_a_warning() -> None:
 
 def test_squares_and_constants_count_and_infinities_do_not(tmp_path: Path) -> None:
     x = ir.Value(name="pixel_values", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([2]))
-    low = ir.Value(name="low", const_value=ir.tensor(np.float32([-3e38, -np.inf])))
-    far = ir.Value(name="far", const_value=ir.tensor(np.float32([-np.inf, np.inf])))
+    low = ir.Value(name="low", const_value=ir.tensor(np.array([-3e38, -np.inf], np.float32)))
+    far = ir.Value(name="far", const_value=ir.tensor(np.array([-np.inf, np.inf], np.float32)))
     nodes = [
         ir.node("Mul", [x, x], name="square"),
         ir.node("Add", [x, low], name="masked"),
@@ -106,5 +106,8 @@ def test_squares_and_constants_count_and_infinities_do_not(tmp_path: Path) -> No
     outputs = [node.outputs[0] for node in nodes]
     graph = ir.Graph([x], outputs, nodes=nodes, initializers=[low, far], opset_imports={"": 17}, name="graph")
     ir.save(ir.Model(graph, ir_version=8), tmp_path / "encoder.onnx")
-    save_file({"a/pixel_values": np.float32([200, 1]), "b/pixel_values": np.float32([1, 1])}, tmp_path / "reference")
+    save_file(
+        {f"{probe}/pixel_values": np.array([high, 1], np.float32) for probe, high in (("a", 200), ("b", 1))},
+        tmp_path / "reference",
+    )
     assert beyond_float16(tmp_path / "encoder.onnx", tmp_path / "reference") == ("square", "masked")

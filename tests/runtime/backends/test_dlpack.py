@@ -39,7 +39,7 @@ def test_torch_and_numpy_read_the_same_memory(dtype: str) -> None:
     memory.values[1, 2] = 77
     assert taken.tolist() == [[0, 1, 2], [3, 4, 77]]
     assert str(taken.dtype) == f"torch.{dtype}"
-    np.testing.assert_array_equal(np.from_dlpack(memory.shared()), memory.values)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.from_dlpack(memory.shared()), memory.values)
 
 
 def test_memory_is_freed_once_when_nobody_holds_it() -> None:

@@ -89,7 +89,7 @@ def the_second_half_of_picks_shuffled(got: Arrays) -> Arrays:
 
 def indices_off_by_one(got: Arrays) -> Arrays:
     step = 1 if got["indices"].max() < N - 1 else -1
-    moved = {name: (got[name] + step).astype(np.int32) for name in ("indices", "picks") if name in got}
+    moved: Arrays = {name: (got[name] + step).astype(np.int32) for name in ("indices", "picks") if name in got}
     return {**got, **moved, "scores": np.roll(got["scores"], step, axis=1)}
 
 
