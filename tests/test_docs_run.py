@@ -25,6 +25,7 @@ BUNDLE = "my-bundle"
 RULES = {
     r"(pip|make) ": "changes the reader's environment",
     r"(optimum-cli|python -m edgeprune\.integrations\.optimum)\b": "registers a command in optimum",
+    r"model_signing ": "asks who signs",
     r"edgeprune bavit ": "trains for minutes",
     r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
@@ -41,6 +42,12 @@ NOT_RUN = {
     "README.md": {
         "pip install '.[export]'": "changes the reader's environment",
         JETSON: "reads from the Hugging Face hub",
+    },
+    "docs/ci.md": {
+        "pip install model-signing": "changes the reader's environment",
+        "model_signing sign my-bundle --signature my-bundle.sig": "asks who signs",
+        "model_signing verify my-bundle --signature my-bundle.sig --identity you@example.com "
+        "--identity-provider https://accounts.google.com": "asks who signs",
     },
     "docs/cost.md": {
         "edgeprune bench my-bundle --language-model llava-hf/llava-1.5-7b-hf": "reads from the Hugging Face hub"
