@@ -130,6 +130,28 @@ def test_names_of_a_wrapper_are_taken_off(llava_folder: MakeFolder, tmp_path: Pa
     assert names(done.folder) < tensors.keys()
 
 
+def test_a_model_of_the_hub_is_converted_into_the_working_folder(
+    clip_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "models--owner--name"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    folder = clip_folder(tmp_path / "clip")
+    whole = computed(folder)
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    pickled(folder).rename(repository / "snapshots" / commit)
+    with pytest.raises(ModelError, match="convert it once with `edgeprune convert owner/name`"):
+        open_checkpoint("owner/name")
+    done = convert("owner/name")
+    assert done.folder == Path("name-safetensors")
+    assert same(computed(done.folder), whole)
+
+
 def test_two_tensors_do_not_get_one_name(clip_folder: MakeFolder, tmp_path: Path) -> None:
     folder = clip_folder(tmp_path / "clip")
     tensors = load_file(folder / "model.safetensors")
