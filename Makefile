@@ -27,7 +27,8 @@ bavit: $(STAMP)
 	cd demo && ../$(BIN)/edgeprune bavit eval --threads 1 --force
 
 # `make test` leaves out what is marked slow, `make test-slow` is that alone, `make test-all` is both.
-PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+# The workers are the threads, in the processes that tests start as well.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow"

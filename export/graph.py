@@ -15,13 +15,13 @@ from functools import partial
 
 import numpy as np
 import onnx_ir as ir
-import onnxscript.optimizer
 import torch
 from onnx_ir.passes.common import InlinePass
 from torch import Tensor, nn
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.hoist import hoist
+from edgeprune.export.optimize import optimize
 from edgeprune.export.translate import translate
 from edgeprune.pruners._select import lower_take
 
@@ -64,7 +64,7 @@ def to_onnx(
         if dynamic_batch:
             _name_batch(model.graph)
         _transpose_weights(model.graph)
-        onnxscript.optimizer.optimize_ir(model)
+        optimize(model)
     _use_module_names(model.graph, set(module.state_dict()))
     _forget_origin(model)
     model.ir_version = ir_version

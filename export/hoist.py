@@ -5,30 +5,18 @@
 
 A *selection* is `edgeprune::take` (rows known at run time) or a static slice. It moves above an operator when every
 user of that operator's result is a selection along the same dimension, when together they keep no more rows than there
-are, and when a rule below says which dimension of which operand they keep instead. An operator without a rule stops it.
-Rows differ per image, so a `take` also needs the images to be dimension 0 of what it moves to.
-Nothing here knows an encoder: the rules are facts about operators.
-
-    Rule          moves because
-    pointwise     every element stands alone; operands that broadcast along the dimension stay as they are
-    linear, norm  rows are independent unless the dimension is contracted or normalised; softmax is such a norm
-    matmul        rows belong to the left operand, columns to the right one
-    attention     query rows are independent; keys and values stay whole (never under a causal mask)
-    reshape       the dimension keeps its size and what stands before and behind it
-    permutations  transpose, permute, unsqueeze, squeeze: the dimension has a new number
-    slice, reductions, concatenation: along another dimension
-    take(slice)   slicing first only shifts the rows: take(x[:, s:], rows) = take(x, rows + s)
+are, and when a rule of `hoist_rules` says which dimension of which operand they keep instead. Rows differ per image, so
+a `take` also needs the images to be dimension 0 of what it moves to. Slicing first only shifts the rows:
+take(x[:, s:], rows) = take(x, rows + s). Nothing here knows an encoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import takewhile
-from math import prod
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 from torch.fx import Graph, Node
@@ -36,16 +24,22 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.node import Argument
 
 import edgeprune.pruners._select  # noqa: F401  (defines the operator edgeprune::take)
+from edgeprune.export.hoist_rules import (
+    Operands,
+    argument_of,
+    dim_of,
+    moved_to,
+    same,
+    shape_of,
+    slice_dim,
+    source_of,
+    value_of,
+)
 
 __all__ = ["hoist"]
 
 aten = torch.ops.aten
 TAKE = torch.ops.edgeprune.take.default
-
-# Where the selection goes: (operand, dimension there); the operands left out stay whole. None: it must not move.
-Operands = list[tuple[Node, int]] | None
-Rule = Callable[[Node, int], Operands]
-_RULES: dict[Any, Rule] = {}
 
 
 def hoist(program: ExportedProgram) -> int:
@@ -90,17 +84,17 @@ def _normalise(graph: Graph) -> None:
         if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
         elif node.target is aten.detach_.default:  # torch.tensor(...) in traced code; it writes nothing but history
-            node.replace_all_uses_with(_source(node))
+            node.replace_all_uses_with(source_of(node))
             graph.erase_node(node)
         elif node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
-        elif node.target is aten.slice.Tensor and all(map(_same, _shape(node), _shape(_source(node)))):
-            node.replace_all_uses_with(_source(node))
+        elif node.target is aten.slice.Tensor and all(map(same, shape_of(node), shape_of(source_of(node)))):
+            node.replace_all_uses_with(source_of(node))
             graph.erase_node(node)
         elif node.target is aten.select.int:
             source, dim, index = node.args
-            dim = _dim(source, dim)
-            size = _shape(source)[dim]
+            dim = dim_of(source, dim)
+            size = shape_of(source)[dim]
             if not isinstance(index, int) or not isinstance(size, int):
                 continue
             with graph.inserting_before(node):
@@ -122,17 +116,18 @@ def _merge_equal(graph: Graph, node: Node) -> None:
 
 def _movable(node: Node) -> Operands:
     """Where the selections that read the node may move; None when it has to stay."""
-    rule = _RULES.get(node.target, _pointwise)
     takes = [user for user in node.users if user.target is TAKE]
     dims = {_selected_dim(user, node) for user in node.users}
     if not takes or len(dims) != 1 or None in dims:
         return None
     dim = cast(int, dims.pop())
-    operands, images = rule(node, dim), rule(node, 0)
-    if not operands or not statically_known_true(sum(_shape(user)[dim] for user in node.users) <= _shape(node)[dim]):
+    operands, images = moved_to(node, dim), moved_to(node, 0)
+    if not operands or not statically_known_true(
+        sum(shape_of(user)[dim] for user in node.users) <= shape_of(node)[dim]
+    ):
         return None
     # Rows differ per image: dimension 0 of the result must be the images, and stay dimension 0 in every operand.
-    if images is None or not all(_same(_shape(user.args[1])[0], _shape(node)[0]) for user in takes):
+    if images is None or not all(same(shape_of(user.args[1])[0], shape_of(node)[0]) for user in takes):
         return None
     return operands if all(_keeps_images(node, *operand, dict(images)) for operand in operands) else None
 
@@ -141,7 +136,7 @@ def _keeps_images(node: Node, source: Node, dim: int, images: dict[Node, int]) -
     """Whether `take` does the same on an operand, given where its images are. All may share it: [1, N, C] or [N, C]."""
     if source in images:
         return images[source] == 0 and dim > 0
-    return len(_shape(source)) == len(_shape(node)) - (dim == 0)
+    return len(shape_of(source)) == len(shape_of(node)) - (dim == 0)
 
 
 def _move(graph: Graph, node: Node, selection: Node, operands: list[tuple[Node, int]]) -> None:
@@ -151,15 +146,15 @@ def _move(graph: Graph, node: Node, selection: Node, operands: list[tuple[Node, 
         inputs = (_resized(node, dim, selection), node.kwargs)
         args, kwargs = torch.fx.map_arg(cast(Any, inputs), lambda source: chosen.get(source, source))
         moved = _emit(graph, node, node.target, args, kwargs)
-    assert _shape(moved) == _shape(selection), f"{node.target}: {_shape(moved)} instead of {_shape(selection)}"
+    assert shape_of(moved) == shape_of(selection), f"{node.target}: {shape_of(moved)} instead of {shape_of(selection)}"
     selection.replace_all_uses_with(moved)
     graph.erase_node(selection)
 
 
 def _shift_takes(graph: Graph, node: Node, first: Node) -> int:
     """take(x[:, start:], rows) -> take(x, rows + start)."""
-    source, dim = _source(node), _slice_dim(node)
-    start, size = _argument(node, 2, "start", None) or 0, _shape(source)[dim]
+    source, dim = source_of(node), slice_dim(node)
+    start, size = argument_of(node, 2, "start", None) or 0, shape_of(source)[dim]
     if not isinstance(start, int) or not isinstance(size, int):
         return 0
     takes = [user for user in node.users if user.target is TAKE and user.args[0] is node and user.args[2] == dim]
@@ -193,16 +188,12 @@ def _is_slice(node: Node) -> bool:
     return node.target is aten.slice.Tensor and len(node.args) < 5  # the fifth is a step
 
 
-def _slice_dim(node: Node) -> int:
-    return _dim(_source(node), _argument(node, 1, "dim", 0))
-
-
 def _selected_dim(user: Node, node: Node) -> int | None:
     """The dimension of `node` along which `user` selects; None when it is no selection, or of something else."""
     if user.target is TAKE:
         _, rows, dim = user.args
         return cast(int, dim) or None if rows is not node else None  # rows of a table without batch stay
-    return _slice_dim(user) if _is_slice(user) else None
+    return slice_dim(user) if _is_slice(user) else None
 
 
 def _reselect(selection: Node, source: Node, dim: int) -> tuple[Any, tuple[Any, ...]]:
@@ -212,147 +203,13 @@ def _reselect(selection: Node, source: Node, dim: int) -> tuple[Any, tuple[Any, 
     return aten.slice.Tensor, (source, dim, *selection.args[2:])
 
 
-# Rules: where does a selection along `dim` of the node's result go? Asked about dimension 0, they say where images are.
-
-
-def _rule(*targets: Any) -> Callable[[Rule], Rule]:
-    def add(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(targets, rule))
-        return rule
-
-    return add
-
-
-def _broadcast(node: Node, dim: int, sources: Iterable[Any]) -> Operands:
-    """Aligned at the last dimension; a source that has no such dimension, or only one row, is left out."""
-    found = []
-    for source in sources:
-        at = dim - len(_shape(node)) + len(_shape(source))
-        if at >= 0 and not _same(_shape(source)[at], 1):
-            found.append((source, at))
-    return found
-
-
-def _pointwise(node: Node, dim: int) -> Operands:
-    alone = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    sources = node.all_input_nodes if alone else []
-    return _broadcast(node, dim, sources) if all(isinstance(_value(source), Tensor) for source in sources) else None
-
-
-@_rule(aten.alias.default, aten.contiguous.default, aten.to.dtype, aten.to.device, aten._to_copy.default)
-def _same_place(node: Node, dim: int) -> Operands:
-    return [(_source(node), dim)]
-
-
-@_rule(aten.dropout.default)
-def _dropout(node: Node, dim: int) -> Operands:
-    return [(_source(node), dim)] if not node.args[2] else None  # training: random per element
-
-
-@_rule(aten.linear.default, aten.layer_norm.default, aten.rms_norm.default)
-def _last(node: Node, dim: int) -> Operands:
-    used = 1 if node.target is aten.linear.default else len(cast(list[int], node.args[1]))
-    return [(_source(node), dim)] if dim < len(_shape(node)) - used else None
-
-
-@_rule(aten.softmax.int)
-def _softmax(node: Node, dim: int) -> Operands:
-    return [(_source(node), dim)] if dim != _dim(node, node.args[1]) else None
-
-
-@_rule(aten.matmul.default, aten.bmm.default)
-def _matmul(node: Node, dim: int) -> Operands:
-    left, right = node.args
-    if len(_shape(left)) < 2 or len(_shape(right)) < 2 or left is right:
-        return None
-    behind = len(_shape(node)) - dim
-    return _broadcast(node, dim, {2: (left,), 1: (right,)}.get(behind, (left, right)))
-
-
-@_rule(aten.scaled_dot_product_attention.default)
-def _attention(node: Node, dim: int) -> Operands:
-    query, key, value = node.args[:3]
-    masks = [mask] if (mask := _argument(node, 3, "attn_mask", None)) is not None else []
-    if dim == 0:
-        return _broadcast(node, dim, (query, key, value, *masks))
-    alone = query not in (key, value) and not _argument(node, 4, "dropout_p", 0)
-    if not alone or _argument(node, 5, "is_causal", False) or dim != len(_shape(node)) - 2:
-        return None
-    return _broadcast(node, dim, (query, *masks))
-
-
-@_rule(aten.reshape.default, aten.flatten.using_ints)
-def _reshape(node: Node, dim: int) -> Operands:
-    before, after = _shape(_source(node)), _shape(node)
-    for at, size in enumerate(before):
-        if (
-            _same(size, after[dim])
-            and _same(prod(before[:at]), prod(after[:dim]))
-            and _same(prod(before[at + 1 :]), prod(after[dim + 1 :]))
-        ):
-            return [(_source(node), at)]
-    return None
-
-
-@_rule(aten.unflatten.int)
-def _unflatten(node: Node, dim: int) -> Operands:
-    first, sizes = _dim(_source(node), node.args[1]), cast(list[Any], node.args[2])
-    return _reshape(node, dim) if not 0 <= dim - first < len(sizes) else None  # its sizes would name the rows
-
-
-@_rule(aten.transpose.int)
-def _transpose(node: Node, dim: int) -> Operands:
-    first, second = _dim(node, node.args[1]), _dim(node, node.args[2])
-    return [(_source(node), {first: second, second: first}.get(dim, dim))]
-
-
-@_rule(aten.permute.default)
-def _permute(node: Node, dim: int) -> Operands:
-    return [(_source(node), _dim(node, cast(list[int], node.args[1])[dim]))]
-
-
-@_rule(aten.unsqueeze.default)
-def _unsqueeze(node: Node, dim: int) -> Operands:
-    added = _dim(node, node.args[1])
-    return [(_source(node), dim - (dim > added))] if dim != added else None
-
-
-@_rule(aten.squeeze.dim)
-def _squeeze(node: Node, dim: int) -> Operands:
-    source, dropped = _source(node), _dim(node.args[0], node.args[1])
-    # A squeeze that drops nothing would drop a single kept row, or a single image.
-    return [(source, dim + (dim >= dropped))] if len(_shape(node)) < len(_shape(source)) else None
-
-
-@_rule(aten.slice.Tensor)
-def _slice(node: Node, dim: int) -> Operands:
-    return [(_source(node), dim)] if dim != _slice_dim(node) else None
-
-
-@_rule(aten.mean.dim, aten.sum.dim_IntList)
-def _reduce(node: Node, dim: int) -> Operands:
-    source = _source(node)
-    axes = {_dim(source, axis) for axis in cast(Any, node.args[1]) or ()}
-    keepdim = _argument(node, 2, "keepdim", False)
-    if not axes or (keepdim and dim in axes):  # none named: all
-        return None
-    kept = [axis for axis in range(len(_shape(source))) if keepdim or axis not in axes]
-    return [(source, kept[dim])]
-
-
-@_rule(aten.cat.default)
-def _cat(node: Node, dim: int) -> Operands:
-    joined = _dim(node, _argument(node, 1, "dim", 0))
-    return [(source, dim) for source in cast(list[Node], node.args[0])] if dim != joined else None
-
-
 def _resized(node: Node, dim: int, selection: Node) -> tuple[Argument, ...]:
     """The node's arguments with the written-out size of the dimension replaced by the number of kept rows."""
     if node.target is not aten.reshape.default:
         return node.args
     sizes = list(cast(Iterable[Any], node.args[1]))
     if sizes[dim] != -1:
-        sizes[dim] = _shape(selection)[dim]
+        sizes[dim] = shape_of(selection)[dim]
     return node.args[0], sizes
 
 
@@ -363,8 +220,8 @@ def _emit(graph: Graph, like: Node, target: Any, args: tuple[Any, ...], kwargs: 
     """A new node with the origin of `like`, and its value's shape and dtype computed by running it on fake tensors."""
     node = graph.call_function(target, args, kwargs or {})
     node.meta = {key: value for key, value in like.meta.items() if key != "val"}
-    values, named = cast(Any, torch.fx.map_arg((args, kwargs or {}), _value))
-    mode = torch._guards.detect_fake_mode([_value(source) for source in node.all_input_nodes])
+    values, named = cast(Any, torch.fx.map_arg((args, kwargs or {}), value_of))
+    mode = torch._guards.detect_fake_mode([value_of(source) for source in node.all_input_nodes])
     with mode or torch.no_grad():
         node.meta["val"] = target(*values, **named)
     return node
@@ -384,28 +241,3 @@ def _body(scan: Node) -> torch.fx.GraphModule:
     name, module = cast(Node, scan.args[0]).target, scan.graph.owning_module
     assert module is not None
     return cast(torch.fx.GraphModule, module.get_submodule(cast(str, name)))
-
-
-def _source(node: Node) -> Node:
-    return cast(Node, node.args[0])
-
-
-def _argument(node: Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
-def _value(node: Node) -> Any:
-    return node.meta["val"]
-
-
-def _shape(node: Any) -> Any:
-    return _value(node).shape
-
-
-def _dim(node: Any, dim: Any) -> int:
-    """The dimension counted from the front."""
-    return cast(int, dim % len(_shape(node)))
-
-
-def _same(left: Any, right: Any) -> bool:
-    return bool(statically_known_true(left == right))

@@ -32,7 +32,7 @@ from edgeprune.export.processor import read_processor
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
 from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair
-from edgeprune.export.storage import file_of, save_graphs
+from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
 from edgeprune.fit import build_method
 from edgeprune.probes import probes
 from edgeprune.pruners import Method, none
@@ -156,8 +156,10 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             request.method, method, request.tiles, checkpoint, encoder, target, preprocessing, precision, graphs, cost
         )
         manifest = replace(manifest, float32_nodes=wide)
+        large = weights_nbytes(graph) > INLINE_NBYTES
         del encoder, graph, models, graphs
-        gc.collect()  # the weights, before ONNX Runtime holds its own copy
+        if large:
+            gc.collect()  # the weights, before ONNX Runtime holds its own copy
 
         write_texts(folder, checkpoint, manifest, target, wheel, request.push_to_hub)
         manifest = write_manifest(folder, manifest)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,6 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from edgeprune.bundle import MANIFEST, Graph, Manifest, Model, TensorSpec, describe_files
+
+if TYPE_CHECKING:
+    from edgeprune.export import Exported
 
 try:
     import torch
@@ -52,6 +56,32 @@ LLAVA_7B_VISION: dict[str, Any] = {
 
 QUERY_GAIN = 1.5
 """largest standard deviation of queries and keys made of normed features; those of TINY_VISION have 1.4"""
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported]:
+    """(method, target, **fields of a Request) -> that export of the embedded model; not to be changed.
+
+    The first worker that asks makes it, and the others find it on disk.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def find(method: str, target: str, **fields: Any) -> Exported:
+        from filelock import FileLock
+
+        from edgeprune.export import Request, export_bundle
+
+        name = "-".join(map(str, (method, target, *(f"{key}{value}" for key, value in fields.items()))))
+        kept = shared / f"{name}.pickle"
+        with FileLock(shared / f"{name}.lock"):
+            if not kept.exists():
+                done = export_bundle(Request(method, target, output=shared / name / "bundle", **fields))
+                kept.write_bytes(pickle.dumps(done))
+        found: Exported = pickle.loads(kept.read_bytes())
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="session")

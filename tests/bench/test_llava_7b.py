@@ -15,20 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from edgeprune.bundle import load as load_bundle
 from edgeprune.cli.tables.ledger import ledger_table
 from edgeprune.export import Request, export_bundle
-from edgeprune.runtime import load
 from edgeprune.runtime.ledger.bench import Ledger, bench
 from edgeprune.runtime.parity.verify import verify
 
 THREADS = 2
 GIB = 1 << 30
-ROUNDS = 15
+REPEATS, ROUNDS = 3, 5
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,11 @@ def exported(llava_7b_folder: Callable[[Path], Path], tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="session")
-def ledger(exported: Measured) -> Ledger:
-    found = bench(exported.folder, threads=THREADS, rounds=ROUNDS)
-    Console().print(ledger_table(found))
-    return found
-
-
-def test_export_takes_under_90_seconds_and_6_gib(exported: Measured) -> None:
+def ledgers(exported: Measured) -> list[Ledger]:
     print(f"export: {exported.seconds:.1f} s, peak {exported.peak_nbytes / GIB:.2f} GiB")
-    assert exported.seconds < 90
-    assert exported.peak_nbytes < 6e9
+    found = [bench(exported.folder, threads=THREADS, rounds=ROUNDS) for _ in range(REPEATS)]
+    Console().print(ledger_table(found[0]))
+    return found
 
 
 def test_multiply_adds_are_within_one_per_cent_of_the_formula(exported: Measured) -> None:
@@ -71,15 +64,18 @@ def test_multiply_adds_are_within_one_per_cent_of_the_formula(exported: Measured
     assert cost["formula"] / cost["unpruned_formula"] == pytest.approx(0.914, abs=1e-3)
 
 
-def test_pruned_is_at_most_0_93_of_unpruned_and_of_official(ledger: Ledger) -> None:
-    for row in (ledger.row("unpruned"), ledger.row("official")):
-        assert row.ratio is not None, row.doubt
-        assert row.ratio <= 0.93
+@pytest.mark.parametrize("baseline", ["unpruned", "official"])
+def test_pruned_is_at_most_0_93_of_unpruned_and_of_official(
+    ledgers: list[Ledger], hold: Callable[..., None], baseline: str
+) -> None:
+    ratios = [ledger.row("pruned").median_ms / ledger.row(baseline).median_ms for ledger in ledgers]
+    hold(f"pruned / {baseline}", ratios, most=0.93)
 
 
-def test_the_selection_takes_at_most_half_a_per_cent_of_the_run(ledger: Ledger) -> None:
-    print({part: f"{share:.2%}" for part, share in ledger.parts.items()})
-    assert ledger.parts["selection"] <= 0.005
+def test_the_selection_takes_at_most_half_a_per_cent_of_the_run(
+    ledgers: list[Ledger], hold: Callable[..., None]
+) -> None:
+    hold("selection / run", [ledger.parts["selection"] for ledger in ledgers], most=0.005)
 
 
 def test_parity_holds_on_every_probe_in_float32(exported: Measured) -> None:
@@ -101,28 +97,3 @@ def test_parity_holds_on_every_probe_in_float16(exported: Measured) -> None:
     (report,) = export_bundle(request).reports
     print(report.worst)
     assert report.passed
-
-
-@pytest.mark.parametrize("size", ["tiny", "llava-7b"])
-def test_the_runtime_adds_at_most_one_per_cent_to_a_bare_session(exported: Measured, tmp_path: Path, size: str) -> None:
-    folder, rounds = exported.folder, 9
-    if size == "tiny":
-        folder, rounds = tmp_path / "tiny", 2000
-        export_bundle(Request("fastervlm", "cpu", keep=64, output=folder, baselines=False))
-    encoder = load(folder, threads=THREADS)
-    bare = encoder.session.raw  # two sessions of one graph differ by more than what is measured here
-    height, width = encoder.preprocessing.size
-    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), dtype=np.float32)
-    names = list(encoder.manifest.outputs)
-    times: dict[str, list[float]] = {"runtime": [], "bare": []}
-    for turn in range(rounds):
-        for which in ("runtime", "bare") if turn % 2 else ("bare", "runtime"):
-            start = time.perf_counter()
-            if which == "runtime":
-                encoder(pixels)
-            else:
-                bare.run(names, {"pixel_values": pixels})
-            times[which].append(time.perf_counter() - start)
-    ratio = float(np.median(times["runtime"]) / np.median(times["bare"]))
-    print(f"{size}: runtime / bare session {ratio:.4f}")
-    assert ratio <= 1.01

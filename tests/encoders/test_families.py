@@ -143,11 +143,15 @@ def test_a_method_that_reads_cls_is_refused_with_a_way_out(made: Made, name: str
         build_method(fastervlm.Method, "fastervlm", made(name)[1], 8)
 
 
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 @pytest.fixture(
     scope="module",
     params=[
-        *("siglip vision", "vit", "deit", "dinov2 giant", "dinov2 registers", "dinov3 gated"),
-        *("siglip2", "llava siglip", "llava onevision", "internvl"),
+        *("deit", "dinov3 gated", "siglip2", "llava onevision", "internvl"),
+        *map(slow, ("siglip vision", "vit", "dinov2 giant", "dinov2 registers", "llava siglip")),
     ],
 )
 def exported(

@@ -150,7 +150,7 @@ def test_a_siglip_tower_gives_all_its_tokens(model_folder: MakeFolder, tmp_path:
     torch.testing.assert_close(tokens[0], expected, **CLOSE)
 
 
-@pytest.fixture(scope="module", params=[1, 3, 5])
+@pytest.fixture(scope="module", params=[5, *(pytest.param(tiles, marks=pytest.mark.slow) for tiles in (1, 3))])
 def exported(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     output, tiles = tmp_path_factory.mktemp("bundles") / "bundle", request.param
     return export_bundle(

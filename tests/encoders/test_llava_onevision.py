@@ -133,7 +133,10 @@ def test_only_the_vision_tower_and_the_projector_are_read(folder: Path) -> None:
     assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("name", "tiles"), [("pool", 1), ("divprune", 3), ("uniform", 5)])
+@pytest.mark.parametrize(
+    ("name", "tiles"),
+    [("divprune", 3), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("pool", 1), ("uniform", 5)))],
+)
 def test_tiles_are_exported_and_an_image_is_cut_into_them(folder: Path, tmp_path: Path, name: str, tiles: int) -> None:
     request = Request(name, "cpu", keep=6 * tiles, tiles=tiles, model=str(folder), output=tmp_path / "out")
     done = export_bundle(replace(request, baselines=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from edgeprune import bundle, encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import cli
 from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
-from edgeprune.export import Request, export_bundle
+from edgeprune.export import Exported
 from edgeprune.export.audit import FusionAudit, GraphAudit, Layer, audit, audit_bundle, read
 from edgeprune.export.graph import to_onnx
 from edgeprune.fit import build_method
@@ -87,11 +88,10 @@ def test_a_report_says_which_layers_were_lost() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(exported_once: Callable[..., Exported]) -> Path:
     """A float16 bundle of fastervlm, with the unpruned graph and the official code traced as it is."""
     pytest.importorskip("tensorrt_rtx")
-    output = tmp_path_factory.mktemp("bundles") / "rtx"
-    return export_bundle(Request("fastervlm", "rtx-desktop", keep=64, output=output)).folder
+    return exported_once("fastervlm", "rtx-desktop", keep=64).folder
 
 
 @pytest.fixture(scope="module")

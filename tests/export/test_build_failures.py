@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune import bundle, targets
-from edgeprune.export import Request, export_bundle
+from edgeprune.export import Exported
 
 RTX = "rtx-desktop"
 PLAN = "encoder.rtx-desktop.plan"
@@ -33,9 +33,8 @@ Compiler.build = lambda self, show: build(self, lambda *step: (print("building",
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "rtx"
-    return export_bundle(Request("fastervlm", RTX, keep=64, output=folder, baselines=False)).folder
+def exported(exported_once: Callable[..., Exported]) -> Path:
+    return exported_once("fastervlm", RTX, keep=64).folder
 
 
 @pytest.fixture

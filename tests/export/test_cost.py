@@ -17,10 +17,11 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
 from edgeprune.fit import build_method
-from edgeprune.pruners import Method, bavit, divprune, fastervlm, none, pool, random, received
-from edgeprune.pruners._loop import written_as
+from edgeprune.pruners import Method, bavit, fastervlm, none, pool, random, received
 from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.trace import PrunedEncoder, outputs
+
+Traced = Callable[..., ir.Model]
 
 
 def llava_7b() -> Encoder:
@@ -49,39 +50,31 @@ def test_a_method_that_chooses_nothing_pays_for_every_layer_in_full() -> None:
     assert formula(encoder, pool.Method(64)) == formula(encoder, none.Method(576)) - (576 - 64) * projector
 
 
-@pytest.mark.parametrize("keep", [1, 8, 35])
-def test_the_graph_does_exactly_what_the_formula_says(
-    llava_folder: Callable[..., Path], tmp_path: Path, keep: int
-) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    model = graph(encoder, fastervlm.Method(keep))
-    tower = encoder.tower
-    patch_embedding = encoder.patches * tower.patch_embedding.weight.numel()
-    # The formula counts the [CLS] query as if it met keys and values; for the score it meets keys alone.
-    not_needed = (encoder.patches + 1) * tower.width
+@pytest.mark.parametrize("keep", [1, 35])
+def test_the_graph_does_exactly_what_the_formula_says(tiny_llava: Callable[..., Encoder], keep: int) -> None:
+    encoder = tiny_llava()
+    module = PrunedEncoder(encoder, fastervlm.Method(keep))
+    model = to_onnx(module, torch.zeros(1, 3, 48, 48), ("tokens", "indices", "scores"), opset=18, ir_version=10)
+    check_ranked(model, encoder, keep)
+
+
+def test_a_free_batch_counts_as_one_image(tiny_llava: Callable[..., Encoder], traced: Traced) -> None:
+    check_ranked(traced("fastervlm", free=True), tiny_llava(), 6)
+
+
+def check_ranked(model: ir.Model, encoder: Encoder, keep: int) -> None:
+    """The formula counts the [CLS] query as if it met keys and values; for the score it meets keys alone."""
+    not_needed = (encoder.patches + 1) * encoder.tower.width
+    patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
     assert graph_cost(model.graph) == formula(encoder, fastervlm.Method(keep)) + patch_embedding - not_needed
 
 
 def test_the_unpruned_graph_does_exactly_what_the_formula_says(
-    llava_folder: Callable[..., Path], tmp_path: Path
+    tiny_llava: Callable[..., Encoder], traced: Traced
 ) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
+    encoder = tiny_llava()
     patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
-    model = graph(encoder, none.Method(encoder.patches))
-    assert graph_cost(model.graph) == formula(encoder, none.Method(encoder.patches)) + patch_embedding
-
-
-def graph(encoder: Encoder, method: Method) -> ir.Model:
-    module = PrunedEncoder(encoder, method)
-    return to_onnx(module, torch.zeros(1, 3, 48, 48), ("tokens", "indices", "scores"), opset=18, ir_version=10)
-
-
-def test_a_free_batch_counts_as_one_image(llava_folder: Callable[..., Path], tmp_path: Path) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    module, pixels = PrunedEncoder(encoder, fastervlm.Method(8)), torch.zeros(2, 3, 48, 48)
-    outputs = ("tokens", "indices", "scores")
-    free = to_onnx(module, pixels, outputs, opset=18, ir_version=10, dynamic_batch=True)
-    assert graph_cost(free.graph) == graph_cost(graph(encoder, fastervlm.Method(8)).graph)
+    assert graph_cost(traced("none").graph) == formula(encoder, none.Method(encoder.patches)) + patch_embedding
 
 
 def test_matmul_gemm_and_convolution_are_counted() -> None:
@@ -153,13 +146,8 @@ def test_a_loop_without_a_constant_count_is_refused(inputs: str, node: str, why:
         graph_cost(ir.from_proto(parser.parse_model(text)).graph)
 
 
-def test_an_exported_loop_costs_what_its_steps_cost_written_out(
-    llava_folder: Callable[..., Path], tmp_path: Path
-) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    looped = graph(encoder, divprune.Method(5))
-    with written_as("unrolled"):
-        unrolled = graph(encoder, divprune.Method(5))
+def test_an_exported_loop_costs_what_its_steps_cost_written_out(traced: Traced) -> None:
+    looped, unrolled = traced("divprune", form="looped"), traced("divprune", form="unrolled")
     assert "Scan" in {node.op_type for node in looped.graph}
     assert graph_cost(looped.graph) == graph_cost(unrolled.graph)
 
@@ -218,15 +206,16 @@ def test_a_detector_costs_what_its_layers_cost_by_hand() -> None:
 
 
 def inside(encoder: Encoder, name: str, make_scorer: Callable[..., Path]) -> Method:
-    """The method of that name; of bavit, "front", "coarse" or "trunk"."""
+    """The method of that name; of bavit, "coarse" or "trunk"."""
     kinds: dict[str, type[Method]] = {"none": none.Method, "received": received.Method}
     if name in kinds:
         return build_method(kinds[name], name, encoder, None if name == "none" else 20)
-    grid = {"grid": encoder.grid} if name == "front" else {}
-    return build_method(bavit.Method, "bavit", encoder, 20, scorer=load_scorer(make_scorer(name, **grid)))
+    return build_method(bavit.Method, "bavit", encoder, 20, scorer=load_scorer(make_scorer(name)))
 
 
-@pytest.mark.parametrize("name", ["none", "received", "coarse", "trunk"])
+@pytest.mark.parametrize(
+    "name", ["received", "trunk", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "coarse"))]
+)
 def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
     yolos_folder: Path, make_scorer: Callable[..., Path], name: str
 ) -> None:
@@ -240,9 +229,9 @@ def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
 
 
 def test_so_does_the_graph_of_an_encoder_that_drops_tokens_in_front(
-    llava_folder: Callable[..., Path], tmp_path: Path, make_scorer: Callable[..., Path]
+    tiny_llava: Callable[..., Encoder], traced: Traced, make_scorer: Callable[..., Path]
 ) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    method = inside(encoder, "front", make_scorer)
+    encoder = tiny_llava()
+    method = bavit.Method(6, load_scorer(make_scorer(grid=encoder.grid)))
     patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
-    assert graph_cost(graph(encoder, method).graph) == formula(encoder, method) + patch_embedding
+    assert graph_cost(traced("bavit").graph) == formula(encoder, method) + patch_embedding

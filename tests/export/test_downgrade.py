@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,15 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-import torch
 
-from edgeprune import encoders, pruners, targets
-from edgeprune.checkpoint import open_checkpoint
-from edgeprune.encoders import Encoder
+from edgeprune import pruners, targets
 from edgeprune.errors import TargetError
 from edgeprune.export.downgrade import downgrade, floats_only
-from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint
-from edgeprune.fit import build_method
-from edgeprune.pruners._loop import Form, written_as
-from edgeprune.pruners._scorer import load_scorer
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder
 
 OUTPUTS = ("tokens", "indices", "scores")
-MakeFolder = Callable[..., Path]
+Traced = Callable[..., ir.Model]
 
 JP60 = targets.load("jetson-orin-jp60")
 """opset 17, and reductions of floats only"""
@@ -41,28 +32,19 @@ GRAPH_ERROR = 1e-5
 """relative to the largest value: what the norms of three layers become in a difference of cosines"""
 
 
-@pytest.fixture(scope="module")
-def encoder(llava_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava")))))
+ALWAYS = ("fastervlm", "aim", "holov", "scope", "visionzip")
+"""together they have every operator of a method that opset 17 says otherwise; the others are slow"""
+METHODS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in pruners.names()]
 
 
-def traced(encoder: Encoder, name: str, form: Form = "unrolled", scorer: Path | None = None) -> ir.Model:
-    weights = None if scorer is None else load_scorer(scorer)
-    method = build_method(pruners.get(name), name, encoder, None if name == "none" else 6, scorer=weights)
-    with written_as(form):
-        example = torch.zeros(1, 3, 48, 48, dtype=next(encoder.projector.parameters()).dtype)
-        return to_onnx(PrunedEncoder(encoder, method), example, OUTPUTS, opset=18, ir_version=8)
+@pytest.fixture(params=METHODS)
+def model(request: pytest.FixtureRequest, traced: Traced) -> ir.Model:
+    return traced(request.param)
 
 
-@pytest.fixture(scope="module", params=pruners.names())
-def model(request: pytest.FixtureRequest, encoder: Encoder, make_scorer: MakeFolder) -> ir.Model:
-    scorer = make_scorer(grid=encoder.grid) if pruners.get(request.param).traits.needs_scorer else None
-    return traced(encoder, request.param, scorer=scorer)
-
-
-@pytest.fixture(scope="module")
-def ranked(encoder: Encoder) -> ir.Model:
-    return traced(encoder, "fastervlm")
+@pytest.fixture
+def ranked(traced: Traced) -> ir.Model:
+    return traced("fastervlm")
 
 
 def run(model: ir.Model, dtype: Any = np.float32) -> list[np.ndarray]:
@@ -108,8 +90,8 @@ def test_products_of_float32_are_written_out_where_the_target_has_none(ranked: i
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_loop_stays_and_computes_the_same(encoder: Encoder) -> None:
-    looped = traced(encoder, "divprune", "looped")
+def test_a_loop_stays_and_computes_the_same(traced: Traced) -> None:
+    looped = traced("divprune", form="looped")
     older = downgrade(looped.clone(), replace(JP60, onnx=replace(JP60.onnx, greedy="looped")))
     assert "Scan" in operators(older)
     for got, wanted in zip(run(older), run(looped), strict=True):
@@ -152,11 +134,8 @@ def test_a_graph_for_newer_targets_stays_as_it_is(ranked: ir.Model, name: str) -
     assert ir.to_proto(same) == ir.to_proto(ranked)
 
 
-def test_a_norm_of_float16_is_computed_in_float32(llava_folder: MakeFolder, tmp_path: Path) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    encoder.tower.module.half()
-    encoder.projector.half()
-    model, orin = traced(encoder, "fastervlm"), targets.load("jetson-orin")
+def test_a_norm_of_float16_is_computed_in_float32(traced: Traced) -> None:
+    model, orin = traced("fastervlm", "float16"), targets.load("jetson-orin")
     forbidding = replace(orin, onnx=replace(orin.onnx, forbidden_ops=("Attention", "LayerNormalization")))
     older = downgrade(model.clone(), forbidding)
     roots = [node for node in older.graph if str(node.name).endswith("LayerNormalization/Sqrt")]

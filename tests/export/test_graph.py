@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune import encoders, pruners
-from edgeprune.checkpoint import open_checkpoint
+from edgeprune import pruners
 from edgeprune.encoders import Encoder
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.graph import to_onnx
@@ -25,12 +24,12 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
 
 OUTPUTS = ("tokens", "indices", "scores", "picks")
-MakeFolder = Callable[..., Path]
+Traced = Callable[..., ir.Model]
 
 
 @pytest.fixture(scope="module")
-def encoder(llava_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava")))))
+def encoder(tiny_llava: Callable[..., Encoder]) -> Encoder:
+    return tiny_llava()
 
 
 def export(encoder: Encoder, batch: int = 1, **options: bool) -> ir.Model:
@@ -122,9 +121,9 @@ def test_metadata_are_ours_and_no_path_or_stack_trace_is_left(model: ir.Model, t
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_on_onnx_runtime_it_equals_the_reference(encoder: Encoder, batch: int, tmp_path: Path) -> None:
+def test_on_onnx_runtime_it_equals_the_reference(encoder: Encoder, model: ir.Model, batch: int, tmp_path: Path) -> None:
     pixels = torch.randn(batch, 3, 48, 48, generator=torch.Generator().manual_seed(3))
-    got = run(export(encoder, batch), pixels, tmp_path / "m.onnx")
+    got = run(model if batch == 1 else export(encoder, batch), pixels, tmp_path / "m.onnx")
     with torch.inference_mode():
         expected = OfficialEncoder(encoder, fastervlm.Method(8))(pixels)
     np.testing.assert_array_equal(got[1], expected[1].numpy())
@@ -132,9 +131,11 @@ def test_on_onnx_runtime_it_equals_the_reference(encoder: Encoder, batch: int, t
     np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_with_the_moved_selection_and_without_it_outputs_agree(encoder: Encoder, tmp_path: Path) -> None:
+def test_with_the_moved_selection_and_without_it_outputs_agree(
+    encoder: Encoder, model: ir.Model, tmp_path: Path
+) -> None:
     pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(4))
-    moved = run(export(encoder), pixels, tmp_path / "on.onnx")
+    moved = run(model, pixels, tmp_path / "on.onnx")
     plain = run(export(encoder, hoisted=False), pixels, tmp_path / "off.onnx")
     np.testing.assert_array_equal(moved[1], plain[1])
     np.testing.assert_allclose(moved[2], plain[2], rtol=1e-5)
@@ -163,12 +164,8 @@ def test_a_shape_that_depends_on_the_data_is_refused() -> None:
         to_onnx(Dynamic(), torch.randn(4), ("out",), opset=18, ir_version=10)
 
 
-def test_float16_weights_give_a_typed_graph_with_float32_scores(llava_folder: MakeFolder, tmp_path: Path) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    encoder.tower.module.half()
-    encoder.projector.half()
-    module = PrunedEncoder(encoder, fastervlm.Method(8))
-    model = to_onnx(module, torch.zeros(1, 3, 48, 48).half(), OUTPUTS, opset=18, ir_version=10)
+def test_float16_weights_give_a_typed_graph_with_float32_scores(traced: Traced) -> None:
+    model = traced("fastervlm", "float16")
     dtypes = {value.name: value.dtype for value in values(model)}
     assert dtypes["pixel_values"] == dtypes["tokens"] == ir.DataType.FLOAT16
     assert dtypes["scores"] == ir.DataType.FLOAT
@@ -180,26 +177,18 @@ def test_float16_weights_give_a_typed_graph_with_float32_scores(llava_folder: Ma
 
 # Loops
 
-GREEDY = ("divprune", "dpp", "scope", "todre")
+GREEDY = ("scope", *(pytest.param(name, marks=pytest.mark.slow) for name in ("divprune", "dpp", "todre")))
 
 
-def greedy_graph(
-    encoder: Encoder,
-    name: str,
-    form: Form,
-    batch: int = 1,
-    dtype: torch.dtype = torch.float32,
-    dynamic_batch: bool = False,
-) -> ir.Model:
+def greedy_graph(encoder: Encoder, name: str, form: Form, batch: int = 1) -> ir.Model:
     module = PrunedEncoder(encoder, build_method(pruners.get(name), name, encoder, 6))
     with written_as(form):
-        example = torch.zeros(batch, 3, 48, 48, dtype=dtype)
-        return to_onnx(module, example, OUTPUTS, opset=18, ir_version=10, dynamic_batch=dynamic_batch)
+        return to_onnx(module, torch.zeros(batch, 3, 48, 48), OUTPUTS, opset=18, ir_version=10)
 
 
-@pytest.fixture(scope="module")
-def looped(encoder: Encoder) -> ir.Model:
-    return greedy_graph(encoder, "divprune", "looped")
+@pytest.fixture
+def looped(traced: Traced) -> ir.Model:
+    return traced("divprune", form="looped")
 
 
 def body(model: ir.Model) -> ir.Graph:
@@ -219,8 +208,8 @@ def test_looped_and_unrolled_select_the_same(encoder: Encoder, name: str, tmp_pa
     np.testing.assert_allclose(once[0], often[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_loop_takes_a_free_batch(encoder: Encoder, tmp_path: Path) -> None:
-    model = greedy_graph(encoder, "divprune", "looped", batch=2, dynamic_batch=True)
+def test_a_loop_takes_a_free_batch(encoder: Encoder, traced: Traced, tmp_path: Path) -> None:
+    model = traced("divprune", form="looped", free=True)
     assert {str(size) for value in body(model).inputs for size in value.shape or ()} == {"batch", "36"}
     assert not {"Shape", "Range"} & {node.op_type for node in body(model)}  # asked once, in front of the loop
     with torch.inference_mode():
@@ -276,12 +265,9 @@ def test_nothing_of_the_machine_is_left_inside_a_loop(looped: ir.Model, tmp_path
         assert trace not in written
 
 
-@pytest.mark.parametrize("name", ["dpp", "scope"])
-def test_a_loop_in_a_float16_graph_is_float32(name: str, llava_folder: MakeFolder, tmp_path: Path) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    encoder.tower.module.half()
-    encoder.projector.half()
-    model = greedy_graph(encoder, name, "looped", dtype=torch.float16)
+@pytest.mark.parametrize("name", ["dpp", pytest.param("scope", marks=pytest.mark.slow)])
+def test_a_loop_in_a_float16_graph_is_float32(name: str, traced: Traced, tmp_path: Path) -> None:
+    model = traced(name, "float16", "looped")
     assert ir.DataType.FLOAT16 not in {value.dtype for value in (*body(model).inputs, *body(model).outputs)}
     assert ir.DataType.FLOAT16 not in {value.dtype for node in body(model) for value in node.outputs}
     onnx.checker.check_model(ir.to_proto(model), full_check=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from edgeprune.export.downgrade import downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import Finding, lint, parse, refuse
 from edgeprune.fit import build_method
-from edgeprune.pruners._loop import Form, written_as
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder
 
@@ -51,42 +49,18 @@ def small(text: str, opset: int = 17) -> ir.Model:
 # What is exported
 
 
-@pytest.fixture(scope="module")
-def graph(llava_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, Form], ir.Model]:
-    """(method, precision, form of greedy selections) -> the graph of a tiny encoder at opset 18, each made once."""
-    folder = llava_folder(tmp_path_factory.mktemp("llava"))
-
-    @cache
-    def make(name: str, precision: str, form: Form) -> ir.Model:
-        encoder, dtype = encoders.load(open_checkpoint(str(folder))), getattr(torch, precision)
-        encoder.tower.module.to(dtype)
-        encoder.projector.to(dtype)
-        method = build_method(pruners.get(name), name, encoder, 6)
-        with written_as(form):
-            example = torch.zeros(1, 3, 48, 48, dtype=dtype)
-            outputs = ("tokens", "indices", "scores")
-            return to_onnx(PrunedEncoder(encoder, method), example, outputs, opset=18, ir_version=8)
-
-    return make
-
-
 @pytest.mark.parametrize("method", ["divprune", "hiprune"])
 @pytest.mark.parametrize("name", targets.names())
-def test_what_is_exported_for_a_target_fits_it(
-    name: str, method: str, graph: Callable[[str, str, Form], ir.Model]
-) -> None:
+def test_what_is_exported_for_a_target_fits_it(name: str, method: str, traced: Callable[..., ir.Model]) -> None:
     target = targets.load(name)
-    model = downgrade(graph(method, target.onnx.float, target.onnx.greedy).clone(), target)
+    form = target.onnx.greedy if method == "divprune" else "unrolled"  # hiprune has one form
+    model = downgrade(traced(method, target.onnx.float, form).clone(), target)
     assert lint(model, target) == []
 
 
-@pytest.mark.parametrize("target", [CPU, JP51], ids=["cpu", "jetson-orin-jp51"])
-def test_a_free_batch_fits(target: Target, llava_folder: MakeFolder, tmp_path: Path) -> None:
-    encoder = encoders.load(open_checkpoint(str(llava_folder(tmp_path / "llava"))))
-    module = PrunedEncoder(encoder, build_method(pruners.get("divprune"), "divprune", encoder, 6))
-    example, outputs = torch.zeros(2, 3, 48, 48), ("tokens", "indices", "scores")
-    with written_as(target.onnx.greedy):
-        model = to_onnx(module, example, outputs, opset=18, ir_version=8, dynamic_batch=True)
+@pytest.mark.parametrize("target", [CPU, pytest.param(JP51, marks=pytest.mark.slow)], ids=["cpu", "jetson-orin-jp51"])
+def test_a_free_batch_fits(target: Target, traced: Callable[..., ir.Model]) -> None:
+    model = traced("divprune", form=target.onnx.greedy, free=True).clone()
     assert lint(downgrade(model, target), target) == []
 
 
@@ -233,7 +207,7 @@ def test_a_graph_of_a_dtype_that_the_target_lacks_leaves_nothing(llava_folder: M
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llava"]
 
 
-@pytest.mark.parametrize("name", ["jetson-orin-jp51", "jetson-orin-jp60"])
+@pytest.mark.parametrize("name", [pytest.param("jetson-orin-jp51", marks=pytest.mark.slow), "jetson-orin-jp60"])
 def test_old_tensorrt_gets_a_bundle_in_opset_17(name: str, llava_folder: MakeFolder, tmp_path: Path) -> None:
     model = str(llava_folder(tmp_path / "llava"))
     done = export_bundle(Request("divprune", name, keep=4, model=model, output=tmp_path / "out"))

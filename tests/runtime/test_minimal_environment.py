@@ -58,6 +58,7 @@ def install_edgeprune(python: Path, scratch: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_numpy_pillow_and_onnxruntime_are_enough(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     venv.create(tmp_path / "venv")
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"

@@ -114,7 +114,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, monkey
 
 def test_the_training_lowers_its_loss(tmp_path: Path) -> None:
     reported: list[dict[str, float]] = []
-    settings = DetectorSettings(scenes=4, validation=1, steps=30, cooling=10, batch=4, save_every=10)
+    settings = DetectorSettings(scenes=2, validation=1, steps=10, cooling=2, batch=2, lr=0.025, save_every=2)
     train_detector(tmp_path, settings, lambda step, losses: reported.append(losses))
     assert reported[-1]["dense"] < 0.8 * reported[0]["dense"]
     assert reported[-1]["set"] < 0.8 * reported[0]["set"]

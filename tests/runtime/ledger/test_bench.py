@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from edgeprune.cli.tables.ledger import ledger_line, ledger_table
 from edgeprune.errors import RequestError
-from edgeprune.export import Request, export_bundle
+from edgeprune.export import Exported
 from edgeprune.runtime.ledger import bench as module
 from edgeprune.runtime.ledger.bench import Ledger, bench, measure, part_shares
 
@@ -38,8 +38,8 @@ def clock(restless: Mapping[str, Any] | None = None) -> Clock:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_bundle(Request("fastervlm", "cpu", keep=64, output=tmp_path_factory.mktemp("bench") / "out")).folder
+def folder(exported_once: Callable[..., Exported]) -> Path:
+    return exported_once("fastervlm", "cpu", keep=64).folder
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +142,10 @@ def test_multiply_adds_are_the_manifests(folder: Path, ledger: Ledger) -> None:
     assert ledger.row("pool").multiply_adds == cost["pool_graph"]
 
 
-def test_the_parts_are_a_whole_and_the_encoder_is_most_of_it(ledger: Ledger) -> None:
+def test_the_parts_are_a_whole(ledger: Ledger) -> None:
     assert set(ledger.parts) == {"encoder", "selection", "projector"}
     assert sum(ledger.parts.values()) == pytest.approx(1)
-    assert ledger.parts["encoder"] > 0.5
-    assert ledger.parts["selection"] > 0
+    assert min(ledger.parts.values()) > 0
 
 
 def test_a_kernel_without_a_module_counts_to_the_next_that_has_one() -> None:

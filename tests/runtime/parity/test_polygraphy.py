@@ -110,8 +110,8 @@ def choose_another(tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (raise_score, "scores differ by"),
-        (lengthen_token, "tokens differ by up to 0.0099"),
+        pytest.param(raise_score, "scores differ by", marks=pytest.mark.slow),
+        pytest.param(lengthen_token, "tokens differ by up to 0.0099", marks=pytest.mark.slow),
         (choose_another, "the kept patches are not the fixed ones"),
     ],
 )
