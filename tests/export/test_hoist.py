@@ -18,8 +18,10 @@ B, H, N, C, K = 2, 2, 6, 8, 2
 aten: Any = torch.ops.aten
 TAKE = torch.ops.edgeprune.take.default
 LINEAR, ATTENTION = aten.linear.default, aten.scaled_dot_product_attention.default
-ProgramOf = Hoisted = Callable[..., ExportedProgram]
-Shapes = ShapesOf = Callable[..., list[tuple[int, ...]]]
+ProgramOf = Callable[..., ExportedProgram]
+Hoisted = Callable[..., ExportedProgram]
+Shapes = Callable[..., list[tuple[int, ...]]]
+ShapesOf = Callable[..., list[tuple[int, ...]]]
 
 
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:
