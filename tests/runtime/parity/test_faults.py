@@ -6,107 +6,27 @@ what the method reads, how it chooses, or what comes out.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from edgeprune import encoders, pruners
-from edgeprune.checkpoint import open_checkpoint
-from edgeprune.encoders import Encoder
-from edgeprune.export.precision import in_precision
-from edgeprune.fit import build_method
-from edgeprune.probes import scenes
+from edgeprune import pruners
 from edgeprune.pruners import Method, Selection
-from edgeprune.reference import OfficialEncoder
-from edgeprune.runtime.images.preprocess import Preprocessing
-from edgeprune.runtime.parity import Verdict, compare
-from edgeprune.runtime.parity.stored import replayed
 from edgeprune.taps import Taps
-from edgeprune.trace import PrunedEncoder, outputs
+from tests.device import KEEP, Arrays, of_scenes
 
-Arrays = dict[str, np.ndarray]
-Fault = Callable[[Method, Taps], Selection]
-KEEP = 32
 METHODS = [name for name in pruners.names() if name not in ("bavit", "none", "pool", "random", "uniform")]
 """bavit needs a scorer, and its rule is that of received; the others choose nothing"""
 PRECISIONS = ("float32", "float16")
 
 
-@functools.cache
-def tiny() -> Encoder:
-    return encoders.load(open_checkpoint())
-
-
-@functools.cache
-def method_of(name: str) -> Method:
-    return build_method(pruners.get(name), name, tiny(), KEEP)
-
-
-@functools.cache
-def pixels() -> torch.Tensor:
-    """Two scenes, as the embedded model's processor makes them."""
-    size, mean, std = tiny().tower.image_size, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    steps = Preprocessing(size, {"height": size[0], "width": size[1]}, 3, None, 1 / 255, mean, std, True)
-    return torch.from_numpy(np.stack([steps(Image.open(path).convert("RGB")) for path in scenes()[:2]]))
-
-
-@functools.cache
-def reference(name: str) -> tuple[Arrays, Arrays]:
-    with torch.inference_mode():
-        results, chosen = OfficialEncoder(tiny(), method_of(name)).eval().choose(pixels())
-    wanted = dict(zip(outputs(tiny(), method_of(name)), (part.numpy() for part in results), strict=True))
-    quantities = replayed({key: value.float().numpy() for key, value in chosen.quantities.items()})
-    return wanted, quantities
-
-
-@functools.cache
-def cast(precision: str, name: str) -> tuple[Encoder, Method]:
-    return in_precision(tiny(), method_of(name), None, precision, False, "tiny")  # type: ignore[arg-type]
-
-
-def run(name: str, precision: str, select: Callable[[Method, Taps], Selection] | None = None) -> Arrays:
-    """What the device hands out; `select` in place of the method's own."""
-    encoder, method = cast(precision, name)
-    module = PrunedEncoder(encoder, method).eval()
-    if select is not None:
-        own, faulty = module.selection._method, select
-
-        class Faulty:
-            def __getattr__(self, attribute: str) -> Any:
-                return getattr(own, attribute)
-
-            def select(self, taps: Taps) -> Selection:
-                return faulty(own, taps)
-
-        module.selection._method = Faulty()  # type: ignore[assignment]
-    with torch.inference_mode():
-        results = module(pixels().to(getattr(torch, precision)))
-    return {key: part.numpy() for key, part in zip(outputs(encoder, method), results, strict=True)}
-
-
-@functools.cache
-def healthy(name: str, precision: str) -> Arrays:
-    """What it hands out without a fault; not to be changed."""
-    return run(name, precision)
-
-
-def judge(name: str, precision: str, got: Arrays) -> Verdict:
-    wanted, quantities = reference(name)
-    method = method_of(name)
-    rule = method.rule(tiny().patches)
-    return compare(wanted, got, precision, rule, quantities, bool(method.steps(tiny().layer)))
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", METHODS)
 def test_without_a_fault_it_passes(name: str, precision: str) -> None:
-    verdict = judge(name, precision, healthy(name, precision))
+    verdict = of_scenes().judge(name, precision, of_scenes().healthy(name, precision))
     assert not verdict.reasons
     assert verdict.wrong == 0
 
@@ -166,18 +86,18 @@ OUTPUTS = (
 @pytest.mark.parametrize("fault", OUTPUTS, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fault_in_what_comes_out_is_caught(name: str, fault: Callable[[Arrays], Arrays], precision: str) -> None:
-    assert judge(name, precision, fault(healthy(name, precision))).reasons
+    assert of_scenes().judge(name, precision, fault(of_scenes().healthy(name, precision))).reasons
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", [name for name in METHODS if "origin" in pruners.get(name).traits.emits])
 def test_a_merge_into_the_wrong_token_is_caught(name: str, precision: str) -> None:
-    got = healthy(name, precision)
+    got = of_scenes().healthy(name, precision)
     origin = got["origin"].copy()
     for image in range(2):
         merged = next(at for at in range(origin.shape[1]) if at not in got["indices"][image] and origin[image, at] >= 0)
         origin[image, merged] = (origin[image, merged] + KEEP // 2) % KEEP
-    assert judge(name, precision, {**got, "origin": origin}).reasons
+    assert of_scenes().judge(name, precision, {**got, "origin": origin}).reasons
 
 
 ORDERS = [("lrcp", "origin"), ("visionzip", "origin"), ("aim", "origin"), ("aim", "order"), ("vispruner", "order")]
@@ -186,10 +106,10 @@ ORDERS = [("lrcp", "origin"), ("visionzip", "origin"), ("aim", "origin"), ("aim"
 @pytest.mark.parametrize("number", [-2, 1 << 20])
 @pytest.mark.parametrize(("name", "output"), ORDERS)
 def test_an_output_that_names_no_patch_fails_and_breaks_nothing(name: str, output: str, number: int) -> None:
-    got = healthy(name, "float32")
+    got = of_scenes().healthy(name, "float32")
     wild = got[output].copy()
     wild[0, 3] = number
-    assert f"{output} must lie in" in judge(name, "float32", {**got, output: wild}).reasons[0]
+    assert f"{output} must lie in" in of_scenes().judge(name, "float32", {**got, output: wild}).reasons[0]
 
 
 # --- what it reads --------------------------------------------------------------------------------------------------
@@ -235,7 +155,7 @@ CASES = [
 def test_a_fault_in_what_it_reads_is_caught(
     name: str, fault: Callable[[Method, Taps], Selection], precision: str
 ) -> None:
-    assert judge(name, precision, run(name, precision, fault)).reasons
+    assert of_scenes().judge(name, precision, of_scenes().run(name, precision, fault)).reasons
 
 
 # --- how it chooses -------------------------------------------------------------------------------------------------
@@ -245,7 +165,7 @@ def garbage_behind(own: Method, taps: Taps, first: int) -> Selection:
     """From the pick `first` on, those that the method wanted least, with the gains that they have."""
     chosen = own.select(taps)
     assert chosen.picks is not None
-    everything = replace_keep(own, tiny().patches).select(taps)
+    everything = replace_keep(own, of_scenes().encoder.patches).select(taps)
     assert everything.picks is not None
     picks = torch.cat((chosen.picks[:, :first], everything.picks.flip(1)[:, : KEEP - first]), dim=1)
     scores = torch.full_like(chosen.scores, -torch.inf)
@@ -258,7 +178,11 @@ def replace_keep(method: Method, keep: int) -> Method:
     return replace(method, keep=keep)  # type: ignore[type-var]
 
 
-GREEDY = [name for name in METHODS if method_of(name).rule(144)["name"] == "greedy" and pruners.get(name).traits.nested]
+GREEDY = [
+    name
+    for name in METHODS
+    if of_scenes().method(name).rule(144)["name"] == "greedy" and pruners.get(name).traits.nested
+]
 
 
 EXCUSED = {("scope", 24, "float16")}
@@ -269,7 +193,9 @@ EXCUSED = {("scope", 24, "float16")}
 @pytest.mark.parametrize("first", [0, 1, 8, 24])
 @pytest.mark.parametrize("name", GREEDY)
 def test_garbage_behind_any_pick_is_caught(name: str, first: int, precision: str) -> None:
-    verdict = judge(name, precision, run(name, precision, lambda own, taps: garbage_behind(own, taps, first)))
+    verdict = of_scenes().judge(
+        name, precision, of_scenes().run(name, precision, lambda own, taps: garbage_behind(own, taps, first))
+    )
     if (name, first, precision) in EXCUSED and verdict.passed:
         assert verdict.decided < verdict.decisions / 2  # and so it says of itself that it is not proven
         pytest.xfail("the last gains of coverage are within rounding")
@@ -287,4 +213,4 @@ def test_the_lowest_attention_in_place_of_the_diverse_half_is_caught() -> None:
         return replace(chosen, indices=picks.sort(dim=1).values, picks=picks, scores=scores)
 
     for precision in PRECISIONS:
-        assert judge("vispruner", precision, run("vispruner", precision, lowest)).reasons
+        assert of_scenes().judge("vispruner", precision, of_scenes().run("vispruner", precision, lowest)).reasons

@@ -1,0 +1,101 @@
+"""A device to plant faults in: the traced module itself on the embedded model, its weights cast as the export does."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from edgeprune import encoders, pruners
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.export.precision import in_precision
+from edgeprune.fit import build_method
+from edgeprune.probes import probes, scenes
+from edgeprune.pruners import Method, Selection
+from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.parity import Verdict, compare
+from edgeprune.runtime.parity.stored import replayed
+from edgeprune.taps import Taps
+from edgeprune.trace import PrunedEncoder, outputs
+
+Arrays = dict[str, np.ndarray]
+Fault = Callable[[Method, Taps], Selection]
+KEEP = 32
+
+
+@functools.cache
+def of_scenes() -> Device:
+    """Two scenes; one for all tests of a process."""
+    return Device(Image.open(path).convert("RGB") for path in scenes()[:2])
+
+
+@functools.cache
+def of_probes() -> Device:
+    """Every probe, flat ones with nothing but ties among them."""
+    return Device(probes((96, 96)).values())
+
+
+class Device:
+    """Images through one method, with or without a fault in how it chooses, and what parity makes of the outputs.
+
+    What it hands out is kept, and not to be changed.
+    """
+
+    def __init__(self, images: Iterable[Image.Image]) -> None:
+        self.encoder: Encoder = encoders.load(open_checkpoint())
+        size = self.encoder.tower.image_size
+        mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+        steps = Preprocessing(size, {"height": size[0], "width": size[1]}, 3, None, 1 / 255, mean, std, True)
+        self.pixels = torch.from_numpy(np.stack([steps(image) for image in images]))
+
+    @functools.cache  # noqa: B019 - a few devices for all tests
+    def method(self, name: str, keep: int = KEEP) -> Method:
+        return build_method(pruners.get(name), name, self.encoder, keep)
+
+    @functools.cache  # noqa: B019
+    def cast(self, name: str, precision: str, keep: int = KEEP) -> tuple[Encoder, Method]:
+        return in_precision(self.encoder, self.method(name, keep), None, precision, False, "tiny")  # type: ignore[arg-type]
+
+    @functools.cache  # noqa: B019
+    def healthy(self, name: str, precision: str, keep: int = KEEP) -> Arrays:
+        return self.run(name, precision, keep=keep)
+
+    def run(self, name: str, precision: str, fault: Fault | None = None, keep: int = KEEP) -> Arrays:
+        """Outputs by name; `fault` in place of the method's own `select`."""
+        encoder, method = self.cast(name, precision, keep)
+        module = PrunedEncoder(encoder, method).eval()
+        if fault is not None:
+            own, faulty = module.selection._method, fault
+
+            class Faulty:
+                def __getattr__(self, attribute: str) -> Any:
+                    return getattr(own, attribute)
+
+                def select(self, taps: Taps) -> Selection:
+                    return faulty(own, taps)
+
+            module.selection._method = Faulty()  # type: ignore[assignment]
+        with torch.inference_mode():
+            results = module(self.pixels.to(getattr(torch, precision)))
+        return {key: part.numpy() for key, part in zip(outputs(encoder, method), results, strict=True)}
+
+    @functools.cache  # noqa: B019
+    def reference(self, name: str, keep: int = KEEP) -> tuple[Arrays, Arrays]:
+        """Outputs and quantities."""
+        method = self.method(name, keep)
+        with torch.inference_mode():
+            results, chosen = OfficialEncoder(self.encoder, method).eval().choose(self.pixels)
+        wanted = {key: part.numpy() for key, part in zip(outputs(self.encoder, method), results, strict=True)}
+        return wanted, replayed({key: value.float().numpy() for key, value in chosen.quantities.items()})
+
+    def judge(self, name: str, precision: str, got: Arrays) -> Verdict:
+        wanted, quantities = self.reference(name)
+        method = self.method(name)
+        whole = bool(method.steps(self.encoder.layer))
+        return compare(wanted, got, precision, method.rule(self.encoder.patches), quantities, whole)
