@@ -37,9 +37,10 @@ def match(case: Case) -> Chain:
 def _nearest(case: Case) -> Chain:
     reference = case.reference["scores"].astype(np.float64)
     got = case.got["scores"].astype(np.float64)
-    # An error of e |x_j| in X_j, which subtractions left little of, is one of 2 e |x_j| sqrt(score_j) in the score.
+    # An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. The mean and the
+    # directions are made of all rows, and are as exact as the longest of them.
     length = case.quantities["length"].astype(np.float64)
-    off = case.cosine_error * length
+    off = case.cosine_error * length.max()
     scale = (2 * off * np.sqrt(reference.clip(0)) + off**2).clip(1e-30) / case.bound
     errors = np.abs(got - reference) + (COSINE_NOISE * length) ** 2  # of which nothing is left
     kept = np.asarray(case.got["indices"], np.int64)
