@@ -37,7 +37,7 @@ def match(case: Case) -> Chain:
 def _nearest(case: Case) -> Chain:
     reference = case.reference["scores"].astype(np.float64)
     got = case.got["scores"].astype(np.float64)
-    # An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. The mean and the
+    # An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. Mean and
     # directions are made of all rows, and are as exact as the longest of them.
     length = case.quantities["length"].astype(np.float64)
     off = case.cosine_error * length.max()
