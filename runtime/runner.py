@@ -67,7 +67,8 @@ class Runner:
         """Everything that the graph hands out for B images, by name.
 
         images: one image: a file name, a Pillow image of any mode, or RGB as uint8 [H, W, 3]; or
-                a list or tuple of them, or uint8 [B, H, W, 3]: exactly B where the bundle's batch is fixed; or
+                a list or tuple of them, or uint8 [B, H, W, 3]: where the bundle's batch is fixed, B or more, which are
+                then run in pieces of B, the last one filled up; or
                 pixel_values, float32 or the graph's own dtype, of exactly the graph's shape [B, 3, H, W]; they pass
                 unchanged, except that float32 is cast to float16 for a float16 graph.
         inputs: what else the graph takes, by name (`manifest.inputs`)
@@ -80,7 +81,11 @@ class Runner:
         Raises ImageError when an image cannot be read, or does not fit, RequestError when an input is missing.
         """
         if not inputs and len(self.session.inputs) == 1:
-            return self.session.run({PIXELS: self.prepare(images)})
+            runs = [self.session.run({PIXELS: self.prepare(piece)}) for piece in self._pieces(images)]
+            if len(runs) == 1:
+                return runs[0]
+            count = len(images)  # type: ignore[arg-type]  # several are a list, a tuple or an array
+            return {name: np.concatenate([run[name] for run in runs])[:count] for name in runs[0]}
         return self.run({PIXELS: self.prepare(images), **inputs})
 
     def outputs_on_device(self, images: Images, **inputs: NDArray[Any]) -> dict[str, Any]:
@@ -104,6 +109,17 @@ class Runner:
         if feeds.keys() != specs.keys():
             raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
         return {name: self._checked(name, _cast(name, feeds[name], spec)) for name, spec in specs.items()}
+
+    def _pieces(self, images: Any) -> list[Images]:
+        """More images than a run of a fixed batch takes, in pieces of B; all else as it is."""
+        batch, specs = self._shape[0], self.session.outputs.values()
+        array = isinstance(images, np.ndarray)
+        several = images.dtype == np.uint8 and images.ndim == 4 if array else isinstance(images, (list, tuple))
+        apart = self.preprocessing.tiles is None and all(spec.shape[:1] == (batch,) for spec in specs)
+        if not (several and apart and isinstance(batch, int) and len(images) > batch):
+            return [images]
+        every = [*images, *[images[-1]] * (-len(images) % batch)]
+        return [every[at : at + batch] for at in range(0, len(every), batch)]
 
     def prepare(self, images: Images) -> NDArray[Any]:
         """pixel_values of these images, as `outputs` takes them: [B, 3, H, W] float or [B, H, W, 3] uint8."""

@@ -129,6 +129,13 @@ def test_a_grey_picture_is_found_in_as_its_colours(detector: Detector, photo: ND
     np.testing.assert_array_equal(got.boxes, expected.boxes)
 
 
+def test_several_pictures_are_run_one_after_the_other(detector: Detector, photo: NDArray[np.uint8]) -> None:
+    several, alone = detector([photo, photo[::-1].copy(), photo], 0.2), detector(photo, 0.2)
+    assert len(several) == 3
+    for got in (several[0], several[2]):
+        np.testing.assert_array_equal(got.boxes, alone[0].boxes)
+
+
 def test_pixel_values_give_boxes_in_their_own_pixels(detector: Detector, photo: NDArray[np.uint8]) -> None:
     (got,), (of_photo,) = detector(detector.prepare(photo), 0.2), detector(photo, 0.2)
     scale = np.array([64 / 90, 48 / 150, 64 / 90, 48 / 150], np.float32)
@@ -145,7 +152,17 @@ def test_everything_the_graph_hands_out_is_there_by_name(detector: Detector, pho
     assert shapes == {"logits": (1, 9, 4), "pred_boxes": (1, 9, 4), "indices": (1, 48), "scores": (1, 48)}
 
 
-@pytest.mark.parametrize("given", [None, 7, [], [None], np.zeros((2, 2)), np.zeros((2, 48, 64, 3), np.uint8)], ids=str)
+NOT_IMAGES = {
+    "nothing": None,
+    "a number": 7,
+    "no image": [],
+    "an image that is none": [None],
+    "a matrix": np.zeros((2, 2)),
+    "an empty batch": np.zeros((0, 48, 64, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize("given", NOT_IMAGES.values(), ids=NOT_IMAGES)
 def test_what_does_not_fit_is_refused_as_by_every_encoder(detector: Detector, given: Any) -> None:
     with pytest.raises(ImageError):
         detector(given)

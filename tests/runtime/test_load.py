@@ -78,8 +78,17 @@ def test_several_images_are_encoded_at_once(
         assert_close(encoder(given), wanted)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 0])
-def test_a_fixed_batch_takes_exactly_that_many_images(make_bundle: MakeBundle, count: int) -> None:
+@pytest.mark.parametrize("count", [4, 6, 7])
+def test_more_images_than_a_fixed_batch_are_run_in_pieces(
+    make_bundle: MakeBundle, normalised: Normalise, expected: Expect, count: int
+) -> None:
+    encoder, array = load(make_bundle(batch=3)), images(count)
+    for given in (list(array), tuple(Image.fromarray(one) for one in array), array):
+        assert_close(encoder(given), expected(normalised(array)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 0])
+def test_fewer_images_than_a_fixed_batch_are_refused(make_bundle: MakeBundle, count: int) -> None:
     encoder = load(make_bundle(batch=3))
     for given in (list(images(count)), images(count)):
         with pytest.raises(ImageError, match=f"takes 3 images at a time, got {count}"):
