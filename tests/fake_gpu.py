@@ -36,7 +36,10 @@ NUMBERS = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8", "int32": "IN
 class FakeCuda:
     """CUDA's runtime, of which every function returns (error code, value); `failing` names one that does not work."""
 
-    cudaMemcpyKind = enum.IntEnum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
+    cudaMemcpyKind = enum.IntEnum(
+        "cudaMemcpyKind",
+        {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2, "cudaMemcpyDeviceToDevice": 3},
+    )
     cudaStreamCaptureMode = enum.IntEnum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1})
 
     def __init__(self) -> None:
@@ -69,6 +72,9 @@ class FakeCuda:
     def put(self, stream: int, work: Callable[[], None]) -> None:
         (self.queues[stream] if self.capture is None else self.capture).append(work)
 
+    def cudaGetDevice(self) -> tuple[int, int]:
+        return 0, 0
+
     def cudaMalloc(self, size: int) -> tuple[int, int]:
         return self._allocate(self.device, size)
 
@@ -84,7 +90,7 @@ class FakeCuda:
         return (0,)
 
     def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: int, stream: int) -> tuple[int]:
-        to, of = (self.device, self.host) if kind == 1 else (self.host, self.device)
+        to, of = self.host if kind == 2 else self.device, self.host if kind == 1 else self.device
         assert len(to[dst]) == len(of[src]) == count, "copies are between memory of the kind and size that they say"
 
         def copy() -> None:

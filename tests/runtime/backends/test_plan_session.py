@@ -68,6 +68,23 @@ def test_what_a_run_returned_stays_when_the_next_one_is_made(device: Device) -> 
     np.testing.assert_array_equal(first.tokens, kept)
 
 
+def test_outputs_stay_on_the_device_in_memory_of_their_own_until_nobody_holds_them(
+    device: Device, cuda: FakeCuda
+) -> None:
+    encoder = load(device.bundle(), device="tensorrt")
+    before, wanted = set(cuda.device), encoder.outputs(values(0))
+    there = encoder.outputs_on_device(values(0))
+    encoder(values(1))
+    for name, value in wanted.items():
+        assert there[name].__dlpack_device__() == (2, 0)
+        memory = cuda.device[there[name]._address]
+        np.testing.assert_array_equal(np.frombuffer(memory, value.dtype).reshape(value.shape), value)
+    assert set(cuda.device) > before
+    del there, memory
+    gc.collect()
+    assert set(cuda.device) == before
+
+
 def test_pixels_that_lie_scattered_in_memory_arrive_in_order(device: Device, expected: Expect) -> None:
     scattered = values().transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2)
     assert not scattered.flags["C_CONTIGUOUS"]
