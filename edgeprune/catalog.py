@@ -131,7 +131,7 @@ def check_model_type(model_type: str, id: str) -> None:
         own = literal(tree, "MODEL_TYPES", path.name)
         for why, refused in literal(tree, "REFUSED", path.name, {}).items():
             if model_type in refused:
-                raise ModelError(f"{id} is a {model_type}: {why}; have {', '.join(own)}")
+                raise ModelError(f"{id} is a {model_type}: {why}; read is {', '.join(own)}")
         known += own
     if model_type not in known:
         raise ModelError(

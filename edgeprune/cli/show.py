@@ -1,21 +1,24 @@
-"""`edgeprune show`: an image with what is kept of it."""
+"""`edgeprune show`: images with what is kept of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from edgeprune.cli import options
-from edgeprune.cli.console import print_json
+from edgeprune.cli.console import print_json, progress
 
 __all__ = ["command"]
+
+PICTURE, PICTURES = Path("kept.png"), Path("kept")
 
 
 @click.command("show")
 @options.bundle
-@click.argument("image", type=options.Image(), required=False)
-@click.option("--output", type=options.PATH, default=Path("kept.png"), show_default=True, help="A .png.")
+@click.argument("images", type=options.Image(), nargs=-1, metavar="[IMAGE]...")
+@click.option("--output", type=options.PATH, help="A .png; for several images a folder. Default kept.png, or kept.")
 @options.image_range
 @options.first
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
@@ -26,31 +29,57 @@ __all__ = ["command"]
 @options.verb
 def command(
     bundle: Path,
-    image: Path | None,
-    output: Path,
+    images: tuple[Path, ...],
+    output: Path | None,
     image_range: tuple[float, float] | None,
     keep: int | None,
     threshold: float,
     device: str,
     as_json: bool,
 ) -> None:
-    """Draw an image with the patches that are kept.
+    """Draw images with the patches that are kept.
 
     Without an image it is one that the bundle holds.
 
     \b
     edgeprune show my-bundle
     edgeprune show my-bundle photo.jpg --output kept.png
+    edgeprune show my-bundle photos/*.jpg --output kept
     """
+    from edgeprune.runtime import load
     from edgeprune.runtime.images.preprocess import as_rgb
     from edgeprune.runtime.show import draw
 
-    if image is None and image_range is not None:
+    if not images and image_range is not None:
         raise click.UsageError("--image-range goes with an image, which is missing; give one, or leave it out")
-    shown = image if image is None or image_range is None else as_rgb(image, True, image_range)
-    picture = draw(bundle, shown, output, threshold, keep, device)
+    places = _places(images, output)
+    drawn: list[dict[str, Any]] = []
+    with progress() as show:
+        runner = bundle if len(places) == 1 else load(bundle, device)
+        for at, (place, image) in enumerate(places.items()):
+            show(at, len(places), place.name)
+            shown = image if image is None or image_range is None else as_rgb(image, True, image_range)
+            picture = draw(runner, shown, place, threshold, keep, device)
+            drawn.append({"picture": str(place), "size": list(picture.size), "view": picture.info["view"]})
     if as_json:
-        print_json({"picture": str(output), "size": list(picture.size), "view": picture.info["view"]})
-    else:
-        seen = f"; the encoder sees it {view}" if (view := picture.info["view"]) else ""
-        click.echo(f"wrote {output}{seen}")
+        print_json(drawn if len(images) > 1 else drawn[0])
+        return
+    for one in drawn:
+        click.echo(f"wrote {one['picture']}{'; the encoder sees it ' + one['view'] if one['view'] else ''}")
+
+
+def _places(images: tuple[Path, ...], output: Path | None) -> dict[Path, Path | None]:
+    """File -> the image that is drawn there; a folder for several is made."""
+    if len(images) < 2:
+        return {output or PICTURE: images[0] if images else None}
+    folder = output or PICTURES
+    places: dict[Path, Path | None] = {folder / f"{image.stem}.png": image for image in images}
+    if len(places) < len(images):
+        raise click.UsageError("the names of several images must differ, as their pictures have them; give them apart")
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--output must be a folder for several images, {folder} is none")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{folder} cannot be made: {error.strerror}; choose another --output") from None
+    return places

@@ -23,7 +23,7 @@ HAS = {
 }
 PROCESSORS = {"Llava": Processor(CLIP, models=("llava",), squares=True)}
 REFUSED = {
-    "of the original LLaVA code, not of transformers, of which `edgeprune convert` makes one": (
+    "of the original LLaVA code, not of transformers: convert it once with `edgeprune convert`": (
         "llava_llama", "llava_mistral", "llava_mixtral", "llava_mpt", "llava_qwen", "llava_gemma", "llava_phi",
     ),
 }  # fmt: skip

@@ -59,7 +59,7 @@ EARLY: dict[tuple[str, ...], str] = {
     (*EXPORT, "--grid", "32"): r"--grid must be rows x columns of patches, such as 32x32, got 32",
     (*EXPORT, "--output", "taken"): r"taken exists; choose another --output",
     (*EXPORT, "--model", "taken"): r"taken has a model_type that no family knows: no model_type 'bert'",
-    (*EXPORT, "--model", "detector"): r"detector is a detr: its encoder is a small part .*; have yolos",
+    (*EXPORT, "--model", "detector"): r"detector is a detr: its encoder is a small part .*; read is yolos",
     (
         *EXPORT,
         "--model",

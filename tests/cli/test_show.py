@@ -39,6 +39,16 @@ def test_show_says_when_the_encoder_sees_an_image_squeezed_or_cut(
     assert run("show", exported[0], "wide.png", "--json").out.count('"view": "') == 1
 
 
+def test_several_images_are_drawn_into_a_folder(run: Run, desk: Path, exported: tuple[Path, Done], said: Said) -> None:
+    other = SCENE.with_name("scene01.png")
+    assert run("show", exported[0], SCENE, other) == (0, "wrote kept/scene00.png\nwrote kept/scene01.png\n", "")
+    run("show", exported[0], SCENE)
+    assert (desk / "kept.png").read_bytes() == (desk / "kept" / "scene00.png").read_bytes()
+    assert run("show", exported[0], SCENE, other, "--output", "two", "--json").out.count('"picture"') == 2
+    assert "must differ" in said(run("show", exported[0], SCENE, SCENE))
+    assert "kept.png is none" in said(run("show", exported[0], SCENE, other, "--output", "kept.png"))
+
+
 def test_show_refuses_what_is_no_image(
     run: Run, desk: Path, tmp_path: Path, exported: tuple[Path, Done], said: Said
 ) -> None:
