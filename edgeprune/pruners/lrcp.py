@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from edgeprune import pruners
@@ -82,12 +83,13 @@ class Method(pruners.Method):
         x = eager.projected.float()
         patches = x.shape[1]
         centred = x.double() - x.double().mean(dim=1, keepdim=True)
-        v = torch.linalg.svd(centred, full_matrices=False).Vh[:, : self.rank].mT
+        _, strength, directions = torch.linalg.svd(centred, full_matrices=False)
+        v = directions[:, : self.rank].mT
         scores = (centred - centred @ v @ v.mT).square().sum(dim=2).float()
         order = scores.argsort(dim=1, descending=True)
         chosen = order[:, : self.keep].sort(dim=1).values
 
-        unit = torch.nn.functional.normalize(x, dim=2)
+        unit, length = torch.nn.functional.normalize(x, dim=2), x.norm(dim=2)
         alike = torch.bmm(unit, unit.mT)
         own = one_hot(chosen, patches).mT  # [B, N, K]
         near = torch.where(own > 0, ITSELF, alike.gather(2, chosen[:, None, :].expand(-1, patches, -1)))
@@ -99,5 +101,21 @@ class Method(pruners.Method):
             merged=torch.bmm(merge, x).to(eager.projected.dtype),
             picks=order[:, : self.keep],
             origin=near.argmax(dim=2),
-            quantities={"similarity": alike, "length": x.norm(dim=2)},
+            quantities={
+                "similarity": alike,
+                "length": length,
+                "turn": _turn(strength, length.amax(dim=1, keepdim=True), self.rank),
+            },
         )
+
+
+def _turn(strength: Tensor, longest: Tensor, rank: int) -> Tensor:
+    """By how much the first `rank` directions turn for a relative error of the rows, as perturbation theory has it.
+
+    strength: [B, r] singular values s; longest: [B, 1] length of a row
+    -> [B, 1], s_1 x longest / (s_rank^2 - the next one's square), at most 1e6
+    """
+    squares = torch.nn.functional.pad(strength.square(), (0, 1))
+    last = min(rank, strength.shape[1])
+    gap = squares[:, last - 1 : last] - squares[:, last : last + 1]
+    return (strength[:, :1] * longest / gap.clamp_min(1e-30)).clamp_max(1e6).float()

@@ -1,6 +1,7 @@
 """`match`: patches that are not kept go to the kept one that is most like them. `origin` says to which. numpy only.
 
-    nearest  a cut by the scores; every other patch joins the kept one of the highest `similarity`               lrcp
+    nearest  a cut by the scores, what main directions leave, which an error turns `turn` times as far; every other
+             patch joins the kept one of the highest `similarity`                                               lrcp
     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
              of these                                                                                       visionzip
     rounds   tokens at even places join the nearest at an odd place, the r most alike of them, round by round     aim
@@ -29,6 +30,9 @@ from edgeprune.runtime.parity.tiers import compared, parted, tiers_of
 
 __all__ = ["match"]
 
+TURNED = 1 / 8
+"""of the farthest that directions may turn, what is allowed in a row: unharmed devices use a 20th of that"""
+
 
 def match(case: Case) -> Chain:
     return {"nearest": _nearest, "stands": _stands, "rounds": _rounds}[case.rule["form"]](case)
@@ -37,10 +41,10 @@ def match(case: Case) -> Chain:
 def _nearest(case: Case) -> Chain:
     reference = case.reference["scores"].astype(np.float64)
     got = case.got["scores"].astype(np.float64)
-    # An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. Mean and
-    # directions are made of all rows, and are as exact as the longest of them.
-    length = case.quantities["length"].astype(np.float64)
-    off = case.cosine_error * length.max()
+    # An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. The mean is
+    # made of all rows, and as exact as the longest of them; of the turn of the directions a row meets a part.
+    length, turn = case.quantities["length"].astype(np.float64), float(case.quantities["turn"][0])
+    off = case.cosine_error * (length.max() + TURNED * turn * length)
     scale = (2 * off * np.sqrt(reference.clip(0)) + off**2).clip(1e-30) / case.bound
     errors = np.abs(got - reference) + (COSINE_NOISE * length) ** 2  # of which nothing is left
     kept = np.asarray(case.got["indices"], np.int64)

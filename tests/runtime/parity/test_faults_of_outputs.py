@@ -161,7 +161,7 @@ NOT_FINITE = [np.nan, np.inf, -np.inf]
 
 def spoilt(arrays: Arrays, name: str, number: float, everywhere: bool) -> Arrays:
     value = arrays[name].copy()
-    value[... if everywhere else (0, 3)] = number
+    value[... if everywhere else (0, -1)] = number
     return {**arrays, name: value}
 
 

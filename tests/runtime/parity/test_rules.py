@@ -198,7 +198,7 @@ def merged(origin: list[int]) -> dict[str, Any]:
 
 def test_merging_judges_each_patch_by_the_token_it_went_to() -> None:
     right = merged([0, 0, 0, 1])  # 1 is nearer to 0 than to 9, and so is 4
-    given = {"similarity": LINE, "length": [1.0, 1, 1, 1]}
+    given = {"similarity": LINE, "length": [1.0, 1, 1, 1], "turn": [1.0]}
     assert counts(match(case(NEAREST, right, right, **given))) == (4, 4, 0, 0)
     assert counts(match(case(NEAREST, right, merged([0, 1, 0, 1]), **given)))[3] == 1
     assert match(case(NEAREST, right, merged([1, 0, 0, 0]), **given)).defects
