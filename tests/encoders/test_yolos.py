@@ -138,7 +138,7 @@ REASONS = {model_type: why for why, model_types in yolos.REFUSED.items() for mod
 def test_another_detector_is_refused_with_the_reason(model_type: str) -> None:
     with pytest.raises(ModelError) as error:
         family_of({"model_type": model_type}, "some/model")
-    assert str(error.value) == f"some/model is a {model_type}: {REASONS[model_type]}; have yolos"
+    assert str(error.value) == f"some/model is a {model_type}: {REASONS[model_type]}; read is yolos"
 
 
 def test_the_reasons_are_those_of_the_architectures() -> None:
