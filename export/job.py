@@ -127,7 +127,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         rule = method.rule(pooled * encoder.patches)
         reference = Reference(encoder, method, preprocessing, batch, rule)
         images |= reference.telling(encoder.tower.image_size)
-        example = reference.write(folder, images, request.uint8)
+        example = reference.write(folder, images, request.uint8, check=precision != "float32")
         largest = reference.largest
         check_range(largest, precision, target, checkpoint.id)
         del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
