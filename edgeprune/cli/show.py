@@ -56,6 +56,8 @@ def command(
     drawn: list[dict[str, Any]] = []
     with progress() as show:
         runner = bundle if len(places) == 1 else load(bundle, device)
+        if len(places) > 1:  # behind what may be refused of the bundle
+            _make(next(iter(places)).parent)
         for at, (place, image) in enumerate(places.items()):
             show(at, len(places), place.name)
             shown = image if image is None or image_range is None else as_rgb(image, True, image_range)
@@ -69,7 +71,7 @@ def command(
 
 
 def _places(images: tuple[Path, ...], output: Path | None) -> dict[Path, Path | None]:
-    """File -> the image that is drawn there; a folder for several is made."""
+    """File -> the image that is drawn there, of several in one folder."""
     if len(images) < 2:
         return {output or PICTURE: images[0] if images else None}
     folder = output or PICTURES
@@ -78,8 +80,11 @@ def _places(images: tuple[Path, ...], output: Path | None) -> dict[Path, Path | 
         raise click.UsageError("the names of several images must differ, as their pictures have them; give them apart")
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--output must be a folder for several images, {folder} is none")
+    return places
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise click.UsageError(f"{folder} cannot be made: {error.strerror}; choose another --output") from None
-    return places

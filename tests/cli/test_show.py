@@ -46,6 +46,8 @@ def test_several_images_are_drawn_into_a_folder(run: Run, desk: Path, exported: 
     assert (desk / "kept.png").read_bytes() == (desk / "kept" / "scene00.png").read_bytes()
     assert run("show", exported[0], SCENE, other, "--output", "two", "--json").out.count('"picture"') == 2
     assert "must differ" in said(run("show", exported[0], SCENE, SCENE))
+    assert "nowhere" in said(run("show", "nowhere", SCENE, other, "--output", "new"))
+    assert not (desk / "new").exists()
     assert "kept.png is none" in said(run("show", exported[0], SCENE, other, "--output", "kept.png"))
 
 
