@@ -18,6 +18,7 @@ from edgeprune.encoders._load import pretrained, settings, tower_around, without
 from edgeprune.encoders._positions import whole_patches
 from edgeprune.encoders._processor import VIT, Processor
 from edgeprune.encoders._settings import input_size
+from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("dinov3_vit",)
 OPTIONS = ("size",)
@@ -36,6 +37,11 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
     config = settings(DINOv3ViTConfig, checkpoint.config)
+    if config.hidden_size % config.num_attention_heads:  # which its classes find out in the first pass
+        raise ModelError(
+            f"{checkpoint.id}: num_attention_heads of config.json must divide hidden_size {config.hidden_size}, got "
+            f"{config.num_attention_heads}; is the file damaged?"
+        )
     module = cast(Any, pretrained(DINOv3ViTModel, config, checkpoint.tensors(""), checkpoint.id))
     layers = module.model.layer
     tower = tower_around(

@@ -19,6 +19,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._grid import Merger, checked, merged, visual
 from edgeprune.encoders._load import settings
+from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("qwen3_vl",)
 OPTIONS = ("grid",)
@@ -33,6 +34,12 @@ def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None
 
     config = settings(Qwen3VLVisionConfig, checkpoint.config["vision_config"])
     merge = config.spatial_merge_size
+    for at in config.deepstack_visual_indexes:
+        if not 0 <= at < config.depth:
+            raise ModelError(
+                f"{checkpoint.id}: deepstack_visual_indexes of config.json must be in 0..{config.depth - 1}, got {at}; "
+                "is the file damaged?"
+            )
     grid = checked(checkpoint.id, grid, config.patch_size, merge)
     own = visual(checkpoint, modeling.Qwen3VLVisionModel, config)
     near, weights = get_vision_interpolation_indices_and_weights(

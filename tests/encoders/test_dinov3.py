@@ -6,16 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.errors import ModelError
 from edgeprune.pruners import fastervlm, none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
 
 PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(made: Callable[[str], tuple[Path, Encoder]]) -> None:
+    checkpoint = open_checkpoint(str(made("dinov3")[0]))
+    checkpoint.config["num_attention_heads"] = 3
+    with pytest.raises(ModelError, match=r"num_attention_heads of config\.json must divide hidden_size \d+, got 3"):
+        encoders.load(checkpoint)
 
 
 def test_a_wide_image_has_a_wide_grid(made: Callable[[str], tuple[Path, Encoder]], kind: Callable[[str], Any]) -> None:

@@ -21,7 +21,7 @@ from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
-from edgeprune.errors import MethodError, RequestError
+from edgeprune.errors import MethodError, ModelError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.processor import read_processor
 from edgeprune.fit import build_method
@@ -314,3 +314,10 @@ def test_the_official_form_is_static_too_in_half_precision(load: Callable[..., E
     values = [node.meta["val"] for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
     assert len(values) > 100
     assert all(isinstance(size, int) for value in values for size in value.shape)
+
+
+def test_deepstack_of_a_layer_that_is_not_there_is_refused(made: Made) -> None:
+    checkpoint = open_checkpoint(str(made("qwen3 vl")[0]))
+    checkpoint.config["vision_config"]["deepstack_visual_indexes"][-1] = 99
+    with pytest.raises(ModelError, match=r"deepstack_visual_indexes of config\.json must be in 0\.\.\d+, got 99"):
+        encoders.load(checkpoint, grid=(8, 8))
