@@ -39,6 +39,7 @@ def load_language(model: str | None = None, revision: str | None = None, device:
     """
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     files = find(model, revision)
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = files.place if files.revision == "local" else files.id
@@ -167,11 +168,11 @@ def _parts(items: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[
     """Batches in this order, none with more positions (its longest sequence times their number), unless it is one."""
     part: list[int] = []
     longest = 0
-    for item, length in zip(items, lengths, strict=True):
-        if part and max(longest, length) * (len(part) + 1) > most:
+    for item, own in zip(items, lengths, strict=True):
+        if part and max(longest, own) * (len(part) + 1) > most:
             yield part
             part, longest = [], 0
         part.append(item)
-        longest = max(longest, length)
+        longest = max(longest, own)
     if part:
         yield part

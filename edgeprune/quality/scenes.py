@@ -123,9 +123,9 @@ def _background(rng: np.random.Generator) -> Array:
     weights = _interpolation(cells)
     image = image + (weights @ coarse.transpose(2, 0, 1) @ weights.T).transpose(1, 2, 0)
     if rng.random() < 0.5:
-        angle, period = rng.uniform(0, math.pi), rng.uniform(4, 14)
+        angle, period = rng.uniform(0, math.pi), rng.uniform(4, 22)
         wave = np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period) + rng.uniform(0, 6))
-        image = image + (rng.uniform(3, 14) * wave)[..., None]
+        image = image + (rng.uniform(2, 11) * wave)[..., None]
     return image.astype(np.float32)
 
 
@@ -164,7 +164,7 @@ def _add_speck(rng: np.random.Generator, image: Array, things: tuple[Thing, ...]
 
 def _add_noise(rng: np.random.Generator, image: Array) -> None:
     """Of every pixel, part of it the same in the three channels."""
-    strength, common = rng.uniform(2, 9), rng.uniform(0.2, 0.95)
+    strength, common = rng.uniform(2, 8.5), rng.uniform(0.2, 0.95)
     image += strength * math.sqrt(common) * rng.standard_normal((SIDE, SIDE, 1), np.float32)
     image += strength * math.sqrt(1 - common) * rng.standard_normal((SIDE, SIDE, 3), np.float32)
 
@@ -204,7 +204,7 @@ def _add_thing(rng: np.random.Generator, image: Array, thing: Thing) -> Array:
     return cover
 
 
-TURNS = {"circle": 0.0, "ring": 0.0, "square": 0.22, "cross": 0.22, "triangle": math.pi / 3, "star": math.pi / 5}
+TURNS = {"circle": 0.0, "ring": 0.0, "square": 0.2, "cross": 0.2, "triangle": math.pi / 3, "star": math.pi / 5}
 """radians to either side"""
 
 
