@@ -83,11 +83,11 @@ class Language:
         for one in own:
             if one.dim() != 2 or one.shape[1] != width:
                 raise RequestError(f"tokens must be [K, {width}] for {self.name}, got {list(one.shape)}")
-        prompts = [[self._prompt(text) for text in texts] for texts in questions]
+        prompts = [[self.prompt(text) for text in texts] for texts in questions]
         with torch.inference_mode():
             return self._packed(own, prompts) if longest == 1 else self._generated(own, prompts, longest)
 
-    def _prompt(self, question: str) -> Prompt:
+    def prompt(self, question: str) -> Prompt:
         """The ids in front of the image and behind it."""
         if getattr(self.processor, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": question}]
