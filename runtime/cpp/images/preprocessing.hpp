@@ -1,0 +1,42 @@
+// An RGB image to what a graph takes, bit for bit as runtime/images/{preprocess,tiles}.py make it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bundle/manifest.hpp"
+
+namespace edgeprune {
+
+struct Rgb {
+    const std::uint8_t *data;
+    std::size_t width, height, stride;  // stride: bytes from row to row
+};
+
+class Preprocessing {
+  public:
+    // Throws bad_bundle when fields are missing or contradict.
+    explicit Preprocessing(const Json &given);
+
+    int height() const;
+    int width() const;
+    bool tiled() const;
+    int tiles() const;  // of one image, the whole one among them; 1 where it is not cut up
+
+    // Rows and columns of the tiles of an image, (0, 0) where it stays whole.
+    std::pair<int, int> tile_shape(std::size_t height, std::size_t width) const;
+    bool squeezed() const;
+
+    // To one image's part of pixel_values (of all its tiles): uint8 [T, H, W, 3], or float32 or float16 [T, 3, H, W].
+    // Throws bad_image. Keeps its working memory for the next image.
+    void operator()(const Rgb &image, DType dtype, void *pixels);
+
+  private:
+    struct State;
+    std::shared_ptr<State> state_;
+};
+
+}  // namespace edgeprune
