@@ -32,6 +32,7 @@ VERBS = (
     "diff",
     "bench",
     "show",
+    "report",
     "inspect",
     "methods",
     "targets",

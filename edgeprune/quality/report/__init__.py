@@ -1,0 +1,9 @@
+"""A bundle or a sweep as one HTML file: no network, readable on a phone, light and dark.
+
+write_report(describe_bundle(folder), Path("report.html"))
+"""
+
+from edgeprune.quality.report.bundle import describe_bundle
+from edgeprune.quality.report.page import Fact, Gallery, Page, Section, Table, write_report
+
+__all__ = ["Fact", "Gallery", "Page", "Section", "Table", "describe_bundle", "write_report"]
