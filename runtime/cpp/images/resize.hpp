@@ -49,7 +49,7 @@ class Resize {
     std::size_t pitch_ = 0, kept_pitch_ = 0;  // bytes from row to row of made_ and kept_, whole blocks
     std::size_t first_ = 0, end_ = 0;         // rows that are kept: [first_, end_)
     std::size_t made_end_ = 0;                // rows that are made, when down comes first: the last ROWS up to here
-    std::vector<std::uint8_t> laid_;   // [ROWS + 1, right_ - left_, 3], rows where the ground shows; the last shows nothing else
+    std::vector<std::uint8_t> laid_;   // [ROWS + 1, right_ - left_, 3], rows where the ground shows; the last is all ground
     std::vector<std::uint8_t> lanes_;  // [right_ - left_, ROWS, 3], rows side by side
     std::vector<std::uint8_t> kept_;   // rows in front of the way down
     std::vector<std::uint8_t> half_;   // [ROWS, kept_pitch_], rows behind it, when down comes first
