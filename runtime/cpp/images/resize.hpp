@@ -1,8 +1,8 @@
-// Pillow's resize of 8-bit RGB, bit for bit: one direction, rounded to 8 bits, then the other. Only what is asked for is
-// made: rows of a window, each from the rows it lies between, so that the memory does not grow with the image's height.
+// Pillow's resize of 8-bit RGB, bit for bit: one direction, rounded to 8 bits, then the other. Only what is asked for
+// is made: rows of a window, each from the rows it lies between, so that the memory does not grow with the height.
 //
 // Across comes first, except where the height shrinks by more than twice as many pixels as the width: there Pillow 13
-// goes down first. Earlier releases of Pillow always go across first, and differ in such images by the rounding between.
+// goes down first. Earlier ones always go across first, and differ in such images by the rounding in between.
 //
 // Source  python-pillow/Pillow@13.0 src/libImaging/Resample.c
 #pragma once
@@ -49,7 +49,7 @@ class Resize {
     std::size_t pitch_ = 0, kept_pitch_ = 0;  // bytes from row to row of made_ and kept_, whole blocks
     std::size_t first_ = 0, end_ = 0;         // rows that are kept: [first_, end_)
     std::size_t made_end_ = 0;                // rows that are made, when down comes first: the last ROWS up to here
-    std::vector<std::uint8_t> laid_;   // [ROWS + 1, right_ - left_, 3], rows where the ground shows; the last is all ground
+    std::vector<std::uint8_t> laid_;   // [ROWS + 1, right_ - left_, 3], rows where the ground shows; it fills the last
     std::vector<std::uint8_t> lanes_;  // [right_ - left_, ROWS, 3], rows side by side
     std::vector<std::uint8_t> kept_;   // rows in front of the way down
     std::vector<std::uint8_t> half_;   // [ROWS, kept_pitch_], rows behind it, when down comes first
