@@ -1,14 +1,17 @@
-// What a bundle says of itself: manifest.json, schema 2.x and 1.x, as edgeprune/bundle/{manifest,schema,agreement,older}.py
-// read it, with the same refusals.
+// What a bundle says of itself: manifest.json, schema 2.x and 1.x, as
+// edgeprune/bundle/{manifest,schema,agreement,older}.py read it, with the same refusals.
+//
+// What differs from Python: numbers that this library holds in 32 bits (keep, grid, tiles, steps, sm) must fit into
+// them, a tensor has at most 8 dimensions, of which the first alone may be free, and fits into memory.
 #pragma once
 
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "bundle/named.hpp"
 #include "tensor.hpp"
 
 namespace edgeprune {
@@ -36,9 +39,9 @@ struct Manifest {
     std::string schema, method, model, precision, target;
     int keep = 0, rows = 0, columns = 0, tiles = 1;
     bool nested = false;
-    std::map<std::string, Graph> graphs;  // "encoder", "baseline.<name>"
-    std::map<std::string, File> files;
-    std::map<std::string, Engine> engines;  // by target
+    Named<Graph> graphs;      // "encoder", "baseline.<name>"
+    Named<File> files;
+    Named<Engine> engines;  // by target
     std::vector<std::pair<int, int>> steps;
     std::vector<std::string> labels;
     Json preprocessing, rule;  // objects

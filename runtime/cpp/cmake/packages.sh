@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Packages of a later Debian or Ubuntu than this machine's, unpacked into a folder. Nothing is installed, root is not needed.
+#
+#     packages.sh FOLDER ARCHITECTURE PACKAGE...      packages.sh build/arm64 arm64 libssl-dev libssl3t64
+#
+# They come through apt from the mirror that it is set up with, signed as its own; settings, lists and files lie in FOLDER.
+# Exit codes: 0 done, 1 not here, and one line says why.
+set -euo pipefail
+
+folder=$1 architecture=$2
+shift 2
+fail() { echo "edgeprune: $*" >&2; exit 1; }
+
+[[ -r /etc/os-release ]] && . /etc/os-release
+case "${ID:-}" in
+    debian) suite=trixie components=main keyring=/usr/share/keyrings/debian-archive-keyring.gpg ;;
+    ubuntu) suite=resolute components="main universe" keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg ;;
+    *) fail "$* can be fetched on Debian and Ubuntu alone, this is ${PRETTY_NAME:-something else}" ;;
+esac
+command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || fail "fetching $* needs apt-get and dpkg-deb"
+mirror=$(apt-get indextargets --format '$(RELEASE) $(SITE)' 'Created-By: Packages' 2> /dev/null |
+    awk -v own="${VERSION_CODENAME:-}" '$1 == own { print $2; exit }')
+[[ $mirror ]] || fail "fetching $* needs a mirror, and apt is set up with none of ${VERSION_CODENAME:-its release}"
+
+mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial" "$folder/apt/debs"
+apt=$(cd "$folder/apt" && pwd)
+signed=$([[ -r $keyring ]] && echo "[signed-by=$keyring] " || true)
+echo "deb $signed$mirror $suite $components" > "$apt/sources.list"
+options=(-qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$apt/lists"
+    -o "Dir::Cache=$apt" -o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture"
+    -o Acquire::Languages=none -o Acquire::Retries=2)
+((EUID)) || options+=(-o APT::Sandbox::User=root)
+
+said=$(apt-get "${options[@]}" -o APT::Update::Error-Mode=any update 2>&1) ||
+    fail "$mirror $suite could not be read: $(tail -n 1 <<< "$said")"
+said=$(cd "$apt/debs" && apt-get "${options[@]}" download "$@" 2>&1) ||
+    fail "$* could not be fetched from $mirror $suite: $(tail -n 1 <<< "$said")"
+for package in "$apt"/debs/*.deb; do
+    dpkg-deb -x "$package" "$folder"
+done
+rm -r "$apt"
