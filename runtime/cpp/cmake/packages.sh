@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Packages of a later Debian or Ubuntu than this machine's, unpacked into a folder. Nothing is installed, root is not needed.
+# Packages of Debian or Ubuntu that this machine does not have, unpacked into a folder. Nothing is installed, and root is
+# not needed.
 #
-#     packages.sh FOLDER ARCHITECTURE PACKAGE...      packages.sh build/arm64 arm64 libssl-dev libssl3t64
+#     packages.sh FOLDER own|later ARCHITECTURE PACKAGE...
 #
+# own: of the release that runs here, such as those of another architecture; later: of one that has what this one lacks.
 # They come through apt from the mirror that it is set up with, signed as its own; its settings and lists are left alone.
 # Exit codes: 0 done, 1 not here, and one line says why.
 set -euo pipefail
 
-folder=$1 architecture=$2
-shift 2
+folder=$1 release=$2 architecture=$3
+shift 3
 fail() { echo "edgeprune: $*" >&2; exit 1; }
 
 [[ -r /etc/os-release ]] && . /etc/os-release
@@ -18,6 +20,7 @@ case "${ID:-}" in
     *) fail "$* can be fetched on Debian and Ubuntu alone, this is ${PRETTY_NAME:-something else}" ;;
 esac
 command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || fail "fetching $* needs apt-get and dpkg-deb"
+[[ $release == later ]] || suite=${VERSION_CODENAME:-stable}
 mirror=$(apt-get indextargets --format '$(RELEASE) $(SITE)' 'Created-By: Packages' 2> /dev/null |
     awk -v own="${VERSION_CODENAME:-}" '$1 == own && !found { print $2; found = 1 }')
 [[ $mirror ]] || fail "fetching $* needs a mirror, and apt is set up with none of ${VERSION_CODENAME:-its release}"
