@@ -36,6 +36,7 @@ VERBS = (
     "methods",
     "targets",
     "doctor",
+    "runtime-source",
     "convert",
     "bavit",
 )

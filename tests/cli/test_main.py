@@ -40,6 +40,7 @@ VERBS = (
     "methods",
     "targets",
     "doctor",
+    "runtime-source",
     "convert",
     "bavit",
 )
