@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgeprune.bundle import MANIFEST, Engine, Graph, Manifest, add_engine, load
+from edgeprune.bundle import MANIFEST, Graph, Manifest, Plan, add_engine, load
 from edgeprune.cli import cli
 from edgeprune.errors import RequestError
 from edgeprune.runtime.parity.verify import verify
@@ -96,7 +96,7 @@ def test_a_wrong_manifest_of_0_1_is_refused_in_one_line(tmp_path: Path, changes:
 
 def test_an_engine_for_a_bundle_of_0_1_brings_its_manifest_up_to_date(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(FIRST, tmp_path / "old"))
-    engine = Engine("encoder.x.plan", "tensorrt-rtx", "1.7", (86,), "Linux x86_64", (), 7)
+    engine = Plan("encoder.x.plan", "tensorrt-rtx", "1.7", (86,), "Linux x86_64", (), 7)
     add_engine(load(folder), "x", engine, b"plan")
     manifest = load(folder).manifest
     assert (manifest.schema_version, set(manifest.engines)) == ("2.0", {"x"})

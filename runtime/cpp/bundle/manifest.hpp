@@ -2,13 +2,13 @@
 // read it, with the same refusals.
 #pragma once
 
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "bundle/named.hpp"
 #include "tensor.hpp"
 
 namespace edgeprune {
@@ -36,9 +36,9 @@ struct Manifest {
     std::string schema, method, model, precision, target;
     int keep = 0, rows = 0, columns = 0, tiles = 1;
     bool nested = false;
-    std::map<std::string, Graph> graphs;  // "encoder", "baseline.<name>"
-    std::map<std::string, File> files;
-    std::map<std::string, Engine> engines;  // by target
+    Named<Graph> graphs;      // "encoder", "baseline.<name>"
+    Named<File> files;
+    Named<Engine> engines;  // by target
     std::vector<std::pair<int, int>> steps;
     std::vector<std::string> labels;
     Json preprocessing, rule;  // objects

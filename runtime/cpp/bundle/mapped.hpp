@@ -1,4 +1,8 @@
 // A file, mapped read-only: what is hashed is what is run, and weights are read once.
+//
+// A mapping follows the file: one that is written over or cut while it is open changes, or ends, under the reader. A new
+// bundle takes the place of an old one by a rename, as `edgeprune export` and `edgeprune build` do, never by writing
+// into its files.
 #pragma once
 
 #include <cstddef>
@@ -8,13 +12,13 @@ namespace edgeprune {
 
 class Mapped {
   public:
-    // Throws bad_bundle, naming the file, when it cannot be read or is no file.
-    explicit Mapped(const std::string &path);
+    // Throws bad_bundle, naming the file as `name`, or by its path, when it cannot be read or is no file.
+    explicit Mapped(const std::string &path, const std::string &name = "");
     ~Mapped();
     Mapped(Mapped &&other) noexcept;
     Mapped &operator=(Mapped &&other) noexcept;
 
-    const unsigned char *data() const { return data_; }
+    const unsigned char *data() const { return data_; }  // nullptr where it is empty
     std::size_t size() const { return size_; }
 
   private:
