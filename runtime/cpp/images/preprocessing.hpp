@@ -8,13 +8,9 @@
 #include <vector>
 
 #include "bundle/manifest.hpp"
+#include "images/rgb.hpp"
 
 namespace edgeprune {
-
-struct Rgb {
-    const std::uint8_t *data;
-    std::size_t width, height, stride;  // stride: bytes from row to row
-};
 
 class Preprocessing {
   public:
