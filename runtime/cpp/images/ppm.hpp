@@ -17,7 +17,7 @@ struct Picture {
     Rgb view() const { return {pixels.data(), width, height, 3 * width}; }
 };
 
-// A whole file in memory, trusted in nothing -> its first image; grey becomes RGB, as Pillow makes it. Throws bad_image.
+// A whole file in memory, trusted in nothing -> its first image; grey becomes RGB as in Pillow. Throws bad_image.
 Picture read_ppm(const unsigned char *file, std::size_t nbytes);
 
 }  // namespace edgeprune
