@@ -7,7 +7,7 @@
 //     rounds   rounds.cpp                                                                                           aim
 //
 // origin[j] is the place in `indices` of the token that patch j went to, -1 for none. What merges are judged by does
-// not leave the graph: the error of a cosine is taken for twice that of the tokens, or of the scores where that is more.
+// not leave the graph: the error of a cosine is taken for twice that of the tokens, or of the scores if that is more.
 #include "parity/match.hpp"
 
 #include <algorithm>
@@ -113,9 +113,11 @@ double cosine_error(const Case &one, double relative) { return 2 * largest({one.
 
 void judge(Chain &chain, Floats alike, double chosen, double tolerance) {
     const Places order = ranked(alike);
-    const auto value = [&](std::size_t from_the_top) { return alike[place(order[order.size() - from_the_top], alike.size())]; };
-    const double second = alike.size() > 1 ? value(2) : -INFINITE;
-    chain.regret.push_back(value(1) - chosen);
+    const auto nth = [&](std::size_t from_the_top) {
+        return alike[static_cast<std::size_t>(order[order.size() - from_the_top])];
+    };
+    const double second = alike.size() > 1 ? nth(2) : -INFINITE;
+    chain.regret.push_back(nth(1) - chosen);
     chain.tolerance.push_back(tolerance);
     chain.margin.push_back(std::abs(chosen - second));
 }

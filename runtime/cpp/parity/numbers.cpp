@@ -31,7 +31,9 @@ std::vector<Out> all_of(const View &value, OfFloat of_float) {
     const auto same = [](auto one) { return static_cast<Out>(one); };
     switch (value.dtype) {
         case EDGEPRUNE_FLOAT32: read<float>(value, out, of_float); break;
-        case EDGEPRUNE_FLOAT16: read<std::uint16_t>(value, out, [&](auto one) { return of_float(float_of(one)); }); break;
+        case EDGEPRUNE_FLOAT16:
+            read<std::uint16_t>(value, out, [&](auto one) { return of_float(float_of(one)); });
+            break;
         case EDGEPRUNE_UINT8: read<std::uint8_t>(value, out, same); break;
         case EDGEPRUNE_INT8: read<std::int8_t>(value, out, same); break;
         case EDGEPRUNE_INT32: read<std::int32_t>(value, out, same); break;

@@ -186,7 +186,8 @@ class Pivots : public Objective {
   public:
     Pivots(const Case &one, std::size_t patches)
         : similarity_(one.similarity(patches)), length_(one.of_patches("length", patches)),
-          pivots_(std::max<std::int64_t>(0, whole_number(one.rule, "pivots"))), quotas_(whole_numbers(one.rule, "quotas")) {
+          pivots_(std::max<std::int64_t>(0, whole_number(one.rule, "pivots"))),
+          quotas_(whole_numbers(one.rule, "quotas")) {
         const double most = highest(length_), scale = most < 1e-12 ? 1e-12 : most;
         for (double &value : length_) value /= scale;
     }

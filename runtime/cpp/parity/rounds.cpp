@@ -21,7 +21,8 @@ Floats lengths_of(const Matrix &mix, const Places &names, const Matrix &products
         for (std::size_t at = 0; at < mix.columns; ++at) {
             if (row[at] == 0) continue;
             double part = 0;
-            for (std::size_t other = 0; other < mix.columns; ++other) part += row[at] * products[at][other] * row[other];
+            const double *product = products[at];
+            for (std::size_t other = 0; other < mix.columns; ++other) part += row[at] * product[other] * row[other];
             total += part;
         }
         lengths.push_back(std::sqrt(clipped(total, 1e-24)));
@@ -126,9 +127,10 @@ Chain rounds(const Case &one) {
         replay(one, so_far, turn, merged[turn], through, order, products, noise);
     std::vector<std::string> defects;
     const Places kept = sorted(so_far.names);
+    const Floats to_the_end(kept.size(), static_cast<double>(merged.size()));
     if (!so_far.defect.empty()) {
         defects = {so_far.defect};
-    } else if (kept != one.indices() || taken(through, kept) != Floats(kept.size(), static_cast<double>(merged.size()))) {
+    } else if (kept != one.indices() || taken(through, kept) != to_the_end) {
         defects = {"the kept patches are not what the rounds leave"};
     } else if (taken(kept, origin) != so_far.root) {
         defects = {"origin is not where the rounds took each patch"};

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <numeric>
 
 #include "parity/outputs.hpp"
 
@@ -44,7 +43,8 @@ Pairs of_the_same_members(const Tensors &reference, const Tensors &got, const Pa
     Mask same(members.size(), 1);
     if (const View *order = reference.find("order")) {
         const Places wanted = places(*order), given = places(got.at("order"));
-        if (wanted.size() != same.size() || given.size() != same.size()) throw misfit("order and origin differ in length");
+        if (wanted.size() != same.size() || given.size() != same.size())
+            throw misfit("order and origin differ in length");
         for (std::size_t at = 0; at < same.size(); ++at) same[at] = wanted[at] == given[at];
     }
     if (members.size() != others.size()) throw misfit("origin must be of ", members.size(), " patches");
@@ -78,8 +78,9 @@ Floats relative(const View &reference, const View &got) {
                      shown(got.shape));
     const Floats wanted = floats(reference), given = floats(got);
     const auto width = static_cast<std::size_t>(reference.shape.back());
-    const std::size_t lines = std::accumulate(reference.shape.begin(), reference.shape.end() - 1, std::size_t{1},
-                                              [](std::size_t all, std::int64_t one) { return all * static_cast<std::size_t>(one); });
+    std::size_t lines = 1;
+    for (std::size_t at = 0; at + 1 < reference.shape.size(); ++at)
+        lines *= static_cast<std::size_t>(reference.shape[at]);
     Floats errors(lines), line(width), apart(width);
     for (std::size_t at = 0; at < lines; ++at) {
         const auto first = static_cast<std::ptrdiff_t>(at * width), end = first + static_cast<std::ptrdiff_t>(width);
@@ -111,7 +112,8 @@ Rows rows(const Tensors &reference, const Tensors &got, bool undecided) {
     if (reference.find("origin") != nullptr) pairs = of_the_same_members(reference, got, pairs);
     std::vector<unsigned char> memory, more;
     for (const auto &name : extras) {
-        const View one = rows_of(reference.at(name), pairs.at, memory), other = rows_of(got.at(name), pairs.where, more);
+        const View one = rows_of(reference.at(name), pairs.at, memory);
+        const View other = rows_of(got.at(name), pairs.where, more);
         const double apart = whole(one.dtype) ? (equal(one, other) ? 0 : INFINITE) : largest(relative(one, other));
         found.extras.emplace_back(name, apart);
     }

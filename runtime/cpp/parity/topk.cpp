@@ -21,7 +21,8 @@ Chain fixed(const Case &one) {
     std::vector<std::string> defects;
     for (const char *name : {"indices", "picks"}) {
         const View *wanted = one.reference.find(name);
-        if (wanted != nullptr && !equal(one.got.at(name), *wanted)) defects = {"the kept patches are not the fixed ones"};
+        if (wanted != nullptr && !equal(one.got.at(name), *wanted))
+            defects = {"the kept patches are not the fixed ones"};
     }
     return joined({}, scores.error, scores.relative, defects);
 }

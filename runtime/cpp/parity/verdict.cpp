@@ -1,6 +1,6 @@
 // Is it the same output? The device's own decisions are judged, each given those before it, by the reference's numbers.
 //
-//     1  quantities   what the device ranked by is, within the bound, what the reference computes for the same decisions
+//     1  quantities   what the device ranked by is, within the bound, what the reference computes for them
 //     2  decisions    no regret above its tolerance (`decisions`); the rule of the method says what a decision is
 //     3  tokens       that are of the same patches agree within the bound, relative, each
 //     4  shape        indices ascend, are those of `picks` and the K highest of the own scores; scores are float32
@@ -167,11 +167,11 @@ Json Verdict::to_json() const {
 Verdict compare(const Tensors &reference, const Tensors &got, const std::string &dtype, const Json &rule,
                 const Tensors &quantities, bool whole) {
     precision_of(dtype);
-    const std::string name = rule.is_object() && rule.contains("name") && is_rule(rule["name"]) ? text(rule, "name") : "";
+    const std::string name = text(rule, "name");
     const Rule *judged = nullptr;
     for (const Rule &one : RULES)
         if (name == one.name) judged = &one;
-    if (judged == nullptr) throw misfit("the rule of parity must be one of ", rule_names());
+    if (judged == nullptr) throw misfit("the rule of parity must be one of ", rule_names(), ", got ", name);
     const std::size_t images = length(reference.at("indices"));
     Verdict malformed;
     malformed.reasons = not_finite(reference, quantities, name == "greedy");

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <new>
 
+#include "bundle/shown.hpp"
+
 namespace edgeprune::tools {
 
 const std::vector<Option> OPENING{
@@ -51,28 +53,6 @@ std::string quoted(const std::string &text) {
         out += one;
     }
     return out + '"';
-}
-
-// Bytes of the UTF-8 character that begins at `at`; 0 where there is none, or a terminal would obey it.
-std::size_t character_at(const std::string &text, std::size_t at) {
-    const auto byte = [&](std::size_t place) -> unsigned {
-        return place < text.size() ? static_cast<unsigned char>(text[place]) : 0U;
-    };
-    const unsigned first = byte(at);
-    if (first < 0x80) return first >= 0x20 && first != 0x7f ? 1 : 0;
-    const std::size_t length = first >= 0xf0 && first < 0xf5 ? 4 : first >= 0xe0 && first < 0xf0 ? 3
-                               : first >= 0xc2 && first < 0xe0 ? 2 : 0;
-    if (length == 0) return 0;
-    unsigned code = first & (0xffU >> (length + 1));
-    for (std::size_t more = 1; more < length; ++more) {
-        if ((byte(at + more) & 0xc0U) != 0x80U) return 0;
-        code = code << 6 | (byte(at + more) & 0x3fU);
-    }
-    // C1 controls, what turns a line around, line separators, surrogates.
-    const bool obeyed = code < 0xa0 || (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
-                        (code >= 0x2060 && code <= 0x206f) || (code >= 0xd800 && code <= 0xdfff) || code == 0xfeff ||
-                        code == 0xad || code == 0x61c || code > 0x10ffff;
-    return obeyed ? 0 : length;
 }
 
 int leave(const char *tool, bool json, const std::string &message, int code) {
@@ -176,19 +156,9 @@ std::string Options::help() const {
 }
 
 std::string printable(const std::string &text) {
-    static const char DIGITS[] = "0123456789abcdef";
-    std::string out;
-    for (std::size_t at = 0; at < text.size();) {
-        if (const std::size_t length = character_at(text, at)) {
-            out.append(text, at, length);
-            at += length;
-        } else {
-            const auto byte = static_cast<unsigned char>(text[at++]);
-            if (byte == '\n') out += ' ';
-            else out += {'\\', 'x', DIGITS[byte >> 4], DIGITS[byte & 15]};
-        }
-    }
-    return out;
+    std::string one_line = text;
+    std::replace(one_line.begin(), one_line.end(), '\n', ' ');
+    return shown(one_line);
 }
 
 int run(const char *tool, int count, char **given, int (*body)(int, char **)) {

@@ -53,7 +53,7 @@ class Options {
     std::map<std::string, std::string> values_;
 };
 
-// Of a terminal, text alone: what is no printable ASCII is spelt out, unless it is UTF-8 of a printable character.
+// Text that a terminal takes for text alone, on one line.
 std::string printable(const std::string &text);
 
 // The main function of a tool: `body` reads the options and returns the exit code; what it throws becomes one line.
