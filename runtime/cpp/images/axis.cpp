@@ -27,7 +27,9 @@ double value(Filter filter, double at) {
     switch (filter) {
         case Filter::box: return at > -0.5 && at <= 0.5 ? 1.0 : 0.0;
         case Filter::bilinear: return x < 1.0 ? 1.0 - x : 0.0;
-        case Filter::hamming: return x < 1.0 ? sinc(x) * (double{0.54f} + double{0.46f} * std::cos(x * PI)) : 0.0;
+        case Filter::hamming:  // of single-precision numbers, whose sum is not 1
+            if (x == 0.0) return 1.0;
+            return x < 1.0 ? sinc(x) * (double{0.54f} + double{0.46f} * std::cos(x * PI)) : 0.0;
         case Filter::lanczos: return at >= -3.0 && at < 3.0 ? sinc(at) * sinc(at / 3.0) : 0.0;
         case Filter::bicubic: {  // of Keys, a = -1/2
             constexpr double a = -0.5;

@@ -20,17 +20,18 @@ struct Cut {
     std::size_t left, top;  // where the window lies in the piece; zeros around it
 };
 
-// What a piece has of an image in one direction: `count` pixels from the image's pixel `first` on, at its own pixel `in`.
+// What a piece has of an image in one direction: `count` pixels from the image's pixel `first` on, as its own from `in`.
 struct Window {
     std::size_t first, count, in;
 };
 
 // at: the pixel of the image, which may lie outside, where the piece begins
 Window window(std::int64_t at, std::size_t piece, std::size_t image) {
+    const auto length = static_cast<std::int64_t>(piece);
     const std::int64_t first = std::max<std::int64_t>(at, 0);
-    const std::int64_t end = std::min(static_cast<std::int64_t>(image), at + static_cast<std::int64_t>(piece));
-    return {static_cast<std::size_t>(first), static_cast<std::size_t>(std::max<std::int64_t>(end - first, 0)),
-            static_cast<std::size_t>(first - at)};
+    const std::int64_t count = std::min(static_cast<std::int64_t>(image), at + length) - first;
+    return {static_cast<std::size_t>(first), static_cast<std::size_t>(std::max<std::int64_t>(count, 0)),
+            static_cast<std::size_t>(std::min(first - at, length))};
 }
 
 // Where something in the middle begins: half a difference, rounded down, as Python's //.
