@@ -155,7 +155,7 @@ class Fields:
     @property
     def pooled(self) -> bool:
         """Whether these tiles are one pool of candidates."""
-        return self.tiled and "tokens" in self.outputs and self.outputs["tokens"].shape[0] == 1
+        return self.tiled and "tokens" in self.outputs and self.outputs["tokens"].shape[:1] == (1,)
 
     @property
     def patches(self) -> int:

@@ -15,10 +15,11 @@
 namespace edgeprune {
 
 Mapped::Mapped(const std::string &path, const std::string &name) {
-    const std::string said = shown(name.empty() ? path : name);
+    const std::string said = shown(name);
     struct stat found;
     // What is no file is not even opened: a pipe would be waited for, and a device may do something.
-    if (stat(path.c_str(), &found) || !S_ISREG(found.st_mode)) throw bad_bundle(said, " is missing; copy the whole bundle");
+    if (stat(path.c_str(), &found) || !S_ISREG(found.st_mode))
+        throw bad_bundle(said, " is missing; copy the whole bundle");
     const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     int why = descriptor < 0 ? errno : 0;
     if (!why && fstat(descriptor, &found)) why = errno;

@@ -1,8 +1,8 @@
 // A file, mapped read-only: what is hashed is what is run, and weights are read once.
 //
-// A mapping follows the file: one that is written over or cut while it is open changes, or ends, under the reader. A new
-// bundle takes the place of an old one by a rename, as `edgeprune export` and `edgeprune build` do, never by writing
-// into its files.
+// A mapping follows the file: one that is written over or cut while it is open changes, or ends, under the reader. A
+// new bundle takes the place of an old one by a rename, as `edgeprune export` and `edgeprune build` do, never by
+// writing into its files.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,9 @@ namespace edgeprune {
 
 class Mapped {
   public:
-    // Throws bad_bundle, naming the file as `name`, or by its path, when it cannot be read or is no file.
-    explicit Mapped(const std::string &path, const std::string &name = "");
+    // Throws bad_bundle when it cannot be read or is no file, naming it by its path, or as `name`.
+    explicit Mapped(const std::string &path) : Mapped(path, path) {}
+    Mapped(const std::string &path, const std::string &name);
     ~Mapped();
     Mapped(Mapped &&other) noexcept;
     Mapped &operator=(Mapped &&other) noexcept;
