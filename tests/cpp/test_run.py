@@ -1,9 +1,7 @@
-"""edgeprune-run: what Python's runtime gives for the same image, in files that numpy and safetensors read."""
+"""A run through the C interface gives what Python's runtime gives, bit for bit, for every kind of bundle that it opens."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,133 +9,133 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors.numpy import load_file
 
 from edgeprune.runtime import load
-from tests.cpp.conftest import ROOT
+from tests.brightest import KEEP, MakeBundle, write_bundle
+from tests.cpp.library import CPU, DTYPES, Library
 
-MakeBundle = Callable[..., Path]
-BUNDLE = ROOT / "tests" / "golden" / "bundle-0.2"
-CLOSE = 1e-5
-"""of one ONNX Runtime to itself: its threads may be split otherwise"""
-
-
-def run(cpp: Path, *words: str | Path, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([cpp / "tools" / "edgeprune-run", *words], input=given, capture_output=True, check=False)
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    slope = np.add.outer(np.arange(50), np.arange(70))[..., None] * np.array([1, 2, 1])
-    noise = np.random.default_rng(3).integers(0, 60, (50, 70, 3))
-    path = tmp_path / "photo.ppm"
-    Image.fromarray((slope + noise).clip(0, 255).astype(np.uint8)).save(path)
-    return path
-
-
-def python(folder: Path, photo: Path, **options: Any) -> dict[str, NDArray[Any]]:
-    output = load(folder, device="cpu", **options)(photo)
-    return {"tokens": output.tokens, "indices": output.indices, "scores": output.scores}
+SIMPLE: dict[str, dict[str, Any]] = {
+    "one image": {},
+    "batch": {"batch": 3},
+    "any batch": {"batch": "images"},
+    "float16": {"dtype": "float16"},
+    "uint8": {"dtype": "uint8"},
+    "picks": {"picks": True},
+    "another input": {"prior": True},
+}
+EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "embedded": ("", {"method": "fastervlm", "keep": 36}),
+    "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
+    "embedded, raw pixels, any batch": ("", {"method": "fastervlm", "keep": 16, "uint8": True, "dynamic_batch": True}),
+    "tiles": ("llava next", {"method": "fastervlm", "keep": 9, "tiles": 3}),
+    "positions and DeepStack": ("qwen3 vl", {"method": "divprune", "keep": 6, "grid": "12x12"}),
+    "detector": ("yolos", {"method": "none"}),
+}
 
 
-def test_all_outputs_are_those_of_python(cpp: Path, photo: Path, tmp_path: Path) -> None:
-    done = run(cpp, BUNDLE, photo, "--output", tmp_path / "out.safetensors", "--json")
-    assert done.returncode == 0, done.stderr
-    told, expected, found = json.loads(done.stdout), python(BUNDLE, photo), load_file(tmp_path / "out.safetensors")
-    assert set(found) == {"tokens", "indices", "scores", "picks"}
-    for name, array in expected.items():
-        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
-        np.testing.assert_allclose(found[name], array, rtol=CLOSE, atol=CLOSE)
-        assert told["outputs"][name] == {"dtype": str(array.dtype), "shape": list(array.shape)}
-    np.testing.assert_array_equal(told["indices"], expected["indices"])
-    assert (told["method"], told["device"], told["keep"], told["runs"]) == ("fastervlm", "cpu", 16, 1)
-    assert min(told["open_ms"], told["preprocess_ms"]["median"], told["run_ms"]["p95"]) > 0
+@pytest.fixture(scope="module")
+def library(cpp: Path) -> Library:
+    return Library(cpp)
 
 
-def test_the_tokens_of_standard_input_are_an_array_that_numpy_reads(cpp: Path, photo: Path, tmp_path: Path) -> None:
-    words = ("--output", tmp_path / "tokens.npy", "--keep", "5", "--repeat", "3", "--threads", "1", "--device", "cpu")
-    done = run(cpp, BUNDLE, "-", *words, given=photo.read_bytes())
-    assert done.returncode == 0, done.stderr
-    expected = python(BUNDLE, photo, keep=5)
-    np.testing.assert_allclose(np.load(tmp_path / "tokens.npy"), expected["tokens"], rtol=CLOSE, atol=CLOSE)
-    lines = done.stdout.decode().splitlines()
-    assert lines[0] == "fastervlm of llava-of-three-layers, encoder.onnx on cpu"
-    assert "indices " + " ".join(map(str, expected["indices"][0])) in lines
-    assert lines[-2].startswith("open ")
-    assert lines[-2].endswith("medians of 3")
-    assert lines[-1] == f"wrote {tmp_path}/tokens.npy"
+def feeds_of(session: Any, batch: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Something for every input: raw pixels, or numbers around 0."""
+    random, feeds = np.random.default_rng(seed), {}
+    for name, spec in session.inputs.items():
+        shape = [size if isinstance(size, int) else batch for size in spec.shape]
+        raw = spec.dtype == "uint8"
+        values = random.integers(0, 256, shape) if raw else random.normal(size=shape)
+        feeds[name] = values.astype(spec.dtype)
+    return feeds
 
 
-@pytest.mark.parametrize("given", [{"batch": 3}, {"batch": "batch"}, {"dtype": "float16"}, {"dtype": "uint8"}], ids=str)
-def test_one_image_comes_out_whatever_the_graph_takes(
-    cpp: Path, make_bundle: MakeBundle, photo: Path, tmp_path: Path, given: dict[str, Any]
-) -> None:
-    """A fixed batch is filled with it, and what comes out is the first one's."""
-    if given.get("batch") == 3:
-        given = {**given, "tiles": 1}
-    bundle = make_bundle(**given)
-    assert run(cpp, bundle, photo, "--output", tmp_path / "tokens.npy").returncode == 0
-    expected, found = python(bundle, photo)["tokens"], np.load(tmp_path / "tokens.npy")
-    assert (found.shape, found.dtype) == ((1, *expected.shape[1:]), expected.dtype)
-    np.testing.assert_allclose(found, expected[:1], rtol=1e-3, atol=1e-3)
+def check_same(folder: Path, library: Library, **options: Any) -> None:
+    """`options`: of both runtimes."""
+    with load(folder, device="cpu", threads=1, **options) as python:
+        with library.open(folder, device=CPU, threads=1, **options) as c:
+            for kind, specs in (("input", python.session.inputs), ("output", python.session.outputs)):
+                have = c.tensors(kind)
+                assert list(have) == list(specs)
+                for name, spec in specs.items():
+                    shape = [size if isinstance(size, int) else 0 for size in spec.shape]
+                    assert (DTYPES[have[name].dtype], have[name].shape[: have[name].rank]) == (spec.dtype, shape)
+            fixed = isinstance(python.session.inputs["pixel_values"].shape[0], int)
+            for seed, batch in enumerate((1,) if fixed else (2, 1, 3)):
+                feeds = feeds_of(python.session, batch, seed)
+                expected, got = python.run(feeds), c.run(feeds)
+                for name, value in expected.items():
+                    assert got[name].dtype == value.dtype
+                    assert got[name].shape == value.shape
+                    assert got[name].tobytes() == value.tobytes(), name
 
 
-def test_a_detector_prints_what_it_found(cpp: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SIMPLE)
+def test_a_small_graph_gives_the_same_bits(name: str, library: Library, tmp_path: Path) -> None:
+    check_same(write_bundle(tmp_path / "bundle", **SIMPLE[name]), library)
+
+
+@pytest.fixture(scope="module")
+def exported(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """(name) -> that export; not to be changed."""
     from edgeprune.export import Request, export_bundle
+    from tests.encoders.conftest import ALL
 
-    bundle = export_bundle(
-        Request("none", "cpu", model="yolos-scenes", output=tmp_path / "bundle", baselines=False)
-    ).folder
-    scene = tmp_path / "scene.ppm"
-    Image.open(ROOT / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png").convert("RGB").save(scene)
-    done = run(cpp, bundle, scene, "--threshold", "0.1", "--json")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)["detections"]
-    ((scores, labels, boxes),) = load(bundle, device="cpu")(scene, threshold=0.1)
-    assert [one["label"] for one in told] == [load(bundle, device="cpu").labels[label] for label in labels]
-    np.testing.assert_allclose([one["score"] for one in told], scores, atol=1e-5)
-    np.testing.assert_allclose([one["box"] for one in told], boxes, atol=1e-2)
-    refused = run(cpp, bundle, scene, "--output", tmp_path / "tokens.npy")
-    assert refused.returncode == 2
-    assert b"the bundle gives no tokens for a .npy; name a .safetensors" in refused.stderr
+    made: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        if name not in made:
+            kind, fields = EXPORTED[name]
+            folder = tmp_path_factory.mktemp("exported")
+            given = dict(fields)
+            if kind:
+                one = ALL[kind]
+                given["model"] = str(model_folder(folder / "model", one.architecture, one.processor, **one.config))
+            request = Request(given.pop("method"), "cpu", output=folder / "bundle", baselines=False, **given)
+            made[name] = export_bundle(request).folder
+        return made[name]
+
+    return find
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["{bundle}", "{photo}", "--output", "x.png"], "--output must end in .npy"),
-        (["{bundle}", "{photo}", "--threshold", "2"], "--threshold must be a number in 0..1, got 2"),
-        (["{bundle}", "{photo}", "--threshold", "half"], "--threshold must be a number in 0..1, got half"),
-        (["{bundle}", "{photo}", "--repeat", "0"], "--repeat must be a whole number of at least 1"),
-        (["{bundle}", "{photo}", "--keep", "99"], "keep must be in 1..16"),
-        (["{bundle}", "no.ppm"], "no.ppm cannot be read; name a PPM image, or -"),
-        (["{bundle}", "{bundle}/manifest.json"], "manifest.json: "),
-        (["{bundle}"], "edgeprune-run takes BUNDLE IMAGE"),
-        (["nowhere", "{photo}"], "nowhere"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line_and_writes_nothing(
-    cpp: Path, photo: Path, tmp_path: Path, words: list[str], said: str
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_exported_encoder_gives_the_same_bits(name: str, library: Library, exported: Callable[[str], Path]) -> None:
+    check_same(exported(name), library)
+
+
+@pytest.mark.parametrize("batch", [1, 3, "images"])
+@pytest.mark.parametrize("rule", ["topk", "greedy"])
+@pytest.mark.parametrize("keep", [1, KEEP - 1, KEEP])
+def test_fewer_tokens_are_the_first_picks(
+    keep: int, rule: str, batch: int | str, library: Library, make_bundle: MakeBundle
 ) -> None:
-    given = [word.format(bundle=BUNDLE, photo=photo) for word in words]
-    program = cpp / "tools" / "edgeprune-run"
-    done = subprocess.run([program, *given], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert said in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.ppm"]
-    told = subprocess.run([program, *given, "--json"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert json.loads(told.stderr)["exit_code"] == 2
+    folder = make_bundle(batch=batch, picks=True, nested=True, rule={"name": rule})
+    check_same(folder, library, keep=keep)
 
 
-@pytest.mark.parametrize("name", ["tokens.npy", "all.safetensors"])
-def test_a_place_that_cannot_be_written_is_a_failure(cpp: Path, photo: Path, tmp_path: Path, name: str) -> None:
-    done = run(cpp, BUNDLE, photo, "--output", tmp_path / "no folder" / name)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"cannot be written: No such file or directory" in done.stderr
+def test_extras_are_cut_with_the_tokens(library: Library, exported: Callable[[str], Path]) -> None:
+    """Positions and DeepStack features, in which K is another dimension than in tokens."""
+    check_same(exported("positions and DeepStack"), library, keep=4)
 
 
-def test_an_input_that_is_no_image_is_refused(cpp: Path, make_bundle: MakeBundle, photo: Path) -> None:
-    done = run(cpp, make_bundle(prior=True), photo)
-    assert done.returncode == 2
-    assert b"this one also wants prior" in done.stderr
+def test_any_of_the_outputs_may_be_asked_for(library: Library, make_bundle: MakeBundle) -> None:
+    folder = make_bundle(picks=True, nested=True)
+    for keep in (0, 2):
+        with library.open(folder, keep=keep, threads=1) as c:
+            feeds = {"pixel_values": np.random.default_rng(0).normal(size=(1, 3, 32, 48)).astype(np.float32)}
+            every = c.run(feeds)
+            for names in (["tokens"], ["picks", "scores"], ["scores", "indices"]):
+                outputs = c.empty(names=names)
+                c.run_into(feeds, outputs)
+                assert all(outputs[name].tobytes() == every[name].tobytes() for name in names)
+
+
+def test_new_contents_at_the_same_address_are_read(library: Library, make_bundle: MakeBundle) -> None:
+    with library.open(make_bundle(), threads=1) as c:
+        feeds = {"pixel_values": np.zeros((1, 3, 32, 48), np.float32)}
+        outputs, tokens = c.empty(), []
+        for value in (1.0, 2.0, 1.0):
+            feeds["pixel_values"][...] = value
+            c.run_into(feeds, outputs)
+            tokens.append(outputs["tokens"].copy())
+        assert not np.array_equal(tokens[0], tokens[1])
+        assert np.array_equal(tokens[0], tokens[2])

@@ -64,6 +64,9 @@ edgeprune_status with(Handle *bundle, Call call) noexcept {
     });
 }
 
+// Of one image in pixel_values; of all tiles of it where it is cut up.
+std::size_t image_nbytes(const edgeprune_bundle &bundle);
+
 inline void need(const void *pointer, const char *name) {
     if (!pointer) throw wrong_request(name, " must not be NULL");
 }

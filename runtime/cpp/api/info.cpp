@@ -55,13 +55,18 @@ edgeprune_info described(const edgeprune_bundle &bundle) {
         info.batch = size(0);
         info.height = size(first);
         info.width = size(first + 1);
-        info.image_nbytes = pixels->nbytes();
-        if (!manifest.tiled() && !pixels->open() && info.batch > 0) info.image_nbytes /= static_cast<std::size_t>(info.batch);
+        info.image_nbytes = image_nbytes(bundle);
     }
     return info;
 }
 
 }  // namespace
+
+std::size_t edgeprune::image_nbytes(const edgeprune_bundle &bundle) {
+    const Spec &pixels = *find(bundle.backend->inputs(), PIXELS);
+    const bool several = !bundle.files.manifest.tiled() && !pixels.open() && !pixels.shape.empty();
+    return several ? pixels.nbytes() / static_cast<std::size_t>(pixels.shape[0]) : pixels.nbytes();
+}
 
 edgeprune_status edgeprune_get_info(const edgeprune_bundle *bundle, edgeprune_info *info) {
     return with(bundle, [&](const edgeprune_bundle &open) {
