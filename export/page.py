@@ -1,7 +1,7 @@
 """README.md of a bundle: what it is, and what is typed on the device, block after block in one shell.
 
-A block in `bash` or `python` is run as it stands, from the bundle's folder (tests/export/test_page.py does); one in `sh`
-builds the C library (page_c.py), and one in `console` belongs to another machine.
+A block in `bash` or `python` is run as it stands, from the bundle's folder (tests/export/test_page.py does); one in
+`sh` builds the C library (page_c.py), and one in `console` belongs to another machine.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ _OLD = """
     {flags}
 ```
 
-No Python of edgeprune runs on this board: its Python is {python}, its TensorRT is for that Python alone, and edgeprune needs
-3.10. So its `verify`, `bench` and `compare.py` do not run here. What was verified is the graph, in ONNX Runtime,
+No Python of edgeprune runs on this board: its Python is {python}, its TensorRT is for that Python alone, and edgeprune
+needs 3.10. So its `verify`, `bench` and `compare.py` do not run here. What was verified is the graph, in ONNX Runtime,
 when the bundle was made; the engine is held against `reference.safetensors` by the program below.
 """
 _PYTHON = """

@@ -17,7 +17,7 @@ _TEXT = """
 ### From C
 
 An application in C or C++ needs no Python: it links libedgeprune, and `edgeprune-verify`, `-run` and `-bench` are
-programs. They are built here, from the sources in edgeprune's wheel, where `include/edgeprune.h` says how they are called:
+programs. They are built here, from the sources in edgeprune's wheel, whose `include/edgeprune.h` is the manual:
 
 ```sh
 sudo apt install cmake g++ nlohmann-json3-dev libssl-dev
@@ -28,14 +28,15 @@ cmake --build ~/edgeprune-c/build --parallel 2
 {library}~/edgeprune-c/build/tools/edgeprune-verify .{device}
 ```
 
-{board}`headers.sh` unpacks ONNX Runtime's headers out of the package of a later Ubuntu or Debian, which it takes through apt
-from the mirror that is set up; nothing is installed. Any folder with onnxruntime_c_api.h does instead.
+{board}`headers.sh` unpacks ONNX Runtime's headers out of the package of a later Ubuntu or Debian, which it takes
+through apt from the mirror that is set up; nothing is installed. Any folder with onnxruntime_c_api.h does instead.
 {plan}"""
 _BOARD = """\
-JetPack {jetpack} is Ubuntu {ubuntu}, whose g++ {gcc} and CMake {cmake} are new enough. What is installed already, apt leaves as it is.
+JetPack {jetpack} is Ubuntu {ubuntu}, whose g++ {gcc} and CMake {cmake} are new enough; what is there already, apt leaves.
 """
 _PLAN = """
-`-DEDGEPRUNE_TENSORRT=ON` builds what runs a plan, with the headers of TensorRT and CUDA{jetpack}. (It has run nowhere yet.)
+`-DEDGEPRUNE_TENSORRT=ON` builds what runs a plan, with the headers of TensorRT and CUDA{jetpack}.
+(It has run nowhere yet.)
 """
 _CARRIED = """\
 python3 -m zipfile -e {wheel} ~/edgeprune-c

@@ -21,8 +21,8 @@ HEADERS, BUILD = ROOT / "build" / "onnxruntime", ROOT / "build" / "cpp"
 def cpp() -> Path:
     """The build folder: libedgeprune.so, tools/edgeprune-verify, tools/edgeprune-run, tools/edgeprune-bench.
 
-    EDGEPRUNE_CPP names one that is there. The first worker that asks builds, the others wait. What the tests start finds
-    Python's ONNX Runtime in EDGEPRUNE_ONNXRUNTIME.
+    EDGEPRUNE_CPP names one that is there. The first worker that asks builds, the others wait. What the tests start
+    finds Python's ONNX Runtime in EDGEPRUNE_ONNXRUNTIME.
     """
     try:
         os.environ.setdefault("EDGEPRUNE_ONNXRUNTIME", str(onnxruntime_library()))

@@ -111,7 +111,9 @@ def test_a_board_whose_python_is_too_old_gets_what_runs_there_and_no_promise(mak
     assert f"python3 -m zipfile -e {wheel().name} ~/edgeprune-c\n" in page
     assert "~/edgeprune-c/build/tools/edgeprune-verify . --device tensorrt\n" in page
     assert (folder / wheel().name).exists()
-    assert "copy to there what `edgeprune runtime-source` names" in page_of(make_page("jetson-orin-jp51", carried=False))
+    assert "copy to there what `edgeprune runtime-source` names" in page_of(
+        make_page("jetson-orin-jp51", carried=False)
+    )
 
 
 @pytest.mark.parametrize("board", ["Orin Nano 4 GB", "AGX Orin 64 GB"])

@@ -72,7 +72,13 @@ def test_a_bundle_carries_it_unless_it_is_left_out(runtime: bool) -> None:
 
 def test_it_carries_the_sources_of_the_c_library(archive: zipfile.ZipFile) -> None:
     inside = {name.removeprefix("edgeprune/runtime/cpp/") for name in archive.namelist() if "/runtime/cpp/" in name}
-    assert {"CMakeLists.txt", "include/edgeprune.h", "include/edgeprune.hpp", "cmake/headers.sh", "api/run.cpp"} <= inside
+    assert {
+        "CMakeLists.txt",
+        "include/edgeprune.h",
+        "include/edgeprune.hpp",
+        "cmake/headers.sh",
+        "api/run.cpp",
+    } <= inside
     assert {"cmake/symbols.map", "cmake/edgeprune.pc.in", "cmake/Install.cmake"} <= inside
 
 
