@@ -32,7 +32,7 @@ cmake --build ~/edgeprune-c/build --parallel 2
 through apt from the mirror that is set up; nothing is installed. Any folder with onnxruntime_c_api.h does instead.
 {plan}"""
 _BOARD = """\
-JetPack {jetpack} is Ubuntu {ubuntu}, whose g++ {gcc} and CMake {cmake} are new enough; what is there already, apt leaves.
+JetPack {jetpack} is Ubuntu {ubuntu}, whose g++ {gcc} and CMake {cmake} are new enough. Apt leaves what is there.
 """
 _PLAN = """
 `-DEDGEPRUNE_TENSORRT=ON` builds what runs a plan, with the headers of TensorRT and CUDA{jetpack}.

@@ -156,7 +156,7 @@ def check_flags(request: Request, target: Target) -> None:
 
 
 def carried(request: Request) -> Wheel | None:
-    """edgeprune's own wheel, for a bundle that is to carry it; where Python is too old, the C library is taken out of it.
+    """edgeprune's own wheel, for a bundle that is to carry it; where Python is too old, its C sources are used.
 
     Raises RequestError when there is none to be made here.
     """
