@@ -37,6 +37,7 @@ VERBS = (
     "methods",
     "targets",
     "doctor",
+    "runtime-source",
     "convert",
     "bavit",
 )

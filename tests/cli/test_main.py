@@ -41,6 +41,7 @@ VERBS = (
     "methods",
     "targets",
     "doctor",
+    "runtime-source",
     "convert",
     "bavit",
 )
