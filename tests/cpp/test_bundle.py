@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import random
-import struct
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
 from edgeprune.bundle import MANIFEST, describe_files, load
 from edgeprune.bundle.manifest import digest
@@ -30,23 +24,14 @@ from tests.brightest import write_bundle
 from tests.bundle import conftest as small
 from tests.bundle.test_manifest import DISAGREE, MUST, WRONG
 from tests.bundle.test_reading import model
+from tests.cpp.answers import Ask, asking
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-Ask = Callable[[str, list[bytes]], list[bytes]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ask(cpp: Path) -> Ask:
-    """(what, texts without NUL) -> the answers of runtime/cpp/tests/answers.cpp."""
-
-    def answers(what: str, asked: list[bytes]) -> list[bytes]:
-        given = b"".join(one + b"\0" for one in asked)
-        out = subprocess.run([cpp / "tests" / "answers", what], input=given, stdout=subprocess.PIPE, check=True).stdout
-        found = out.split(b"\0")
-        assert len(found) == len(asked) + 1
-        return found[:-1]
-
-    return answers
+    return asking(cpp)
 
 
 def in_python(folder: Path) -> str:
@@ -94,16 +79,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_refusal_of_a_manifest_is_said_in_the_same_words(folder: Path, ask: Ask, tmp_path: Path) -> None:
-    changes: list[Callable[[dict[str, Any]], object]] = [*WRONG.values(), *DISAGREE.values()]
-    changes += [lambda given, name=name: given.pop(name) for name in MUST]
-    changes += [
-        lambda given, version=version: given.update(schema_version=version) for version in ("3.0", "x", None, 2)
-    ]
-    changes += [lambda given, text=text: given.update(method=text) for text in ("\x1b[2J", "a\nb", "\u202e", "\x9b1m")]
+    def fresh() -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        return read
+
+    manifests = []
+    for change in (*WRONG.values(), *DISAGREE.values()):
+        manifests.append(fresh())
+        change(manifests[-1])
+    manifests += [{name: value for name, value in fresh().items() if name != missing} for missing in MUST]
+    manifests += [{**fresh(), "schema_version": version} for version in ("3.0", "x", "", None, 2, "3.0\nand more")]
+    manifests += [{**fresh(), "method": text} for text in ("\x1b[2J", "a\nb", "\u202e", "\x9b1m")]
     variants = []
-    for at, change in enumerate(changes):
-        given = json.loads((folder / MANIFEST).read_text())
-        change(given)
+    for at, given in enumerate(manifests):
         variants.append(variant(folder, tmp_path / str(at), MANIFEST, sealed(given).encode()))
     said = held_against_python(ask, variants)
     assert all(said)
@@ -202,21 +190,6 @@ def test_what_is_nested_too_deeply_is_refused(folder: Path, ask: Ask) -> None:
     (folder / MANIFEST).write_text(sealed(given))
     (said,) = ask("open", [os.fsencode(folder)])
     assert "is nested too deeply; export the bundle again" in said.decode()
-
-
-def test_numbers_and_texts_have_the_canonical_form_of_python(ask: Ask) -> None:
-    dice = random.Random(0)
-    numbers = [number for (number,) in struct.iter_unpack("<d", dice.randbytes(80_000)) if math.isfinite(number)]
-    numbers += [math.ldexp(1, power) for power in range(-1074, 1024)]
-    numbers += [math.ldexp(dice.randrange(1, 1 << 20), -1074) for _ in range(1000)]
-    numbers += [10.0**power for power in range(-323, 309)] + [dice.random() for _ in range(1000)]
-    numbers += [round(dice.uniform(-1000, 1000), dice.randrange(8)) for _ in range(2000)]
-    spelt = [f"{number:.20e}" for number in numbers]
-    assert ask("canonical", [text.encode() for text in spelt]) == [json.dumps(float(text)).encode() for text in spelt]
-    points = [*range(1, 0x300), 0x2028, 0xFEFF, 0xFFFF, 0x10000, 0x1F600, 0x10FFFF]
-    texts = [json.dumps({chr(point): chr(point)}, ensure_ascii=ascii) for point in points for ascii in (True, False)]
-    canonical = [json.dumps(json.loads(text), separators=(",", ":")).encode() for text in texts]
-    assert ask("canonical", [text.encode() for text in texts]) == canonical
 
 
 # Files.
@@ -327,70 +300,3 @@ def test_a_bundle_is_meant_by_a_file_in_it_and_may_have_any_name(folder: Path, a
 def test_stored_bundles_open(ask: Ask) -> None:
     stored = sorted(path.parent for path in GOLDEN.rglob(MANIFEST))
     assert held_against_python(ask, stored) == [""] * len(stored)
-
-
-# Numbers and tensors.
-
-
-def test_halves_are_those_of_numpy(cpp: Path) -> None:
-    def converted(what: str, given: np.ndarray[Any, Any]) -> bytes:
-        command = [cpp / "tests" / "answers", what]
-        return subprocess.run(command, input=given.tobytes(), stdout=subprocess.PIPE, check=True).stdout
-
-    halves = np.arange(1 << 16, dtype=np.uint16)
-    singles = halves.view(np.float16).astype(np.float32)
-    assert converted("singles", halves) == singles.tobytes()
-    finite = singles[np.isfinite(singles)]
-    between = np.sort(finite).astype(np.float64)
-    between = ((between[1:] + between[:-1]) / 2).astype(np.float32)
-    up, down = np.float32(np.inf), np.float32(-np.inf)
-    near = [np.nextafter(one, way) for one in (finite, between) for way in (up, down)]
-    drawn = np.frombuffer(random.Random(0).randbytes(400_000), np.float32)
-    given = np.concatenate([singles, between, *near, drawn])
-    with np.errstate(over="ignore", invalid="ignore"):
-        assert converted("halves", given) == given.astype(np.float16).tobytes()
-
-
-def test_tensors_that_are_written_are_read_by_safetensors(cpp: Path, tmp_path: Path) -> None:
-    dice = np.random.default_rng(0)
-    tensors: dict[str, np.ndarray[Any, Any]] = {
-        "b/x": dice.normal(size=(2, 3)).astype(np.float32), "h": dice.normal(size=5).astype(np.float16),
-        "é": np.arange(3, dtype=np.int64), "none": np.zeros((0, 2), np.float32), "one": np.array(7, np.uint8),
-        "bool": np.array([True, False, True]), "i": np.arange(-2, 2, dtype=np.int32), "s": np.array([-1], np.int8),
-    }  # fmt: skip
-    save_file(tensors, tmp_path / "a")
-    subprocess.run([cpp / "tests" / "answers", "copy", tmp_path / "a", tmp_path / "b"], check=True)
-    read = load_file(tmp_path / "b")
-    assert set(read) == set(tensors)
-    assert all(read[name].dtype == one.dtype and np.array_equal(read[name], one) for name, one in tensors.items())
-
-
-def test_safetensors_files_changed_at_random_are_refused_alike(ask: Ask, tmp_path: Path) -> None:
-    """Where one of them alone refuses a file, it is this library, for a reason that stands in its source."""
-    dice, files, theirs = random.Random(0), [], []
-    good = {name: {"dtype": "F32", "shape": [size, 2], "data_offsets": [8 * at, 8 * (at + size)]}
-            for name, at, size in (("a", 0, 3), ("b", 3, 1), ("c", 4, 0))}  # fmt: skip
-    numbers = [-1, 0, 1, 2, 8, 24, 32, 1 << 31, 1 << 62, (1 << 63) - 1, 1.0, "1", None]
-    for at in range(600):
-        header: Any = copy.deepcopy(good) | ({"__metadata__": {"x": "y"}} if at % 3 == 0 else {})
-        for _ in range(dice.randrange(3)):
-            place = dice.choice(list(containers(header)))
-            key = dice.choice(list(place) if isinstance(place, dict) else range(len(place)))
-            place[key] = dice.choice([*numbers, [], {}, "F16", "U8", [4, 2], [24, 40]])
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        length = len(text) + dice.choice([0] * 20 + [1, -1, 1 << 40])
-        path = tmp_path / str(at)
-        path.write_bytes(struct.pack("<Q", length) + text + bytes(32 + dice.choice([0] * 9 + [-1, 1, 8])))
-        files.append(path)
-        try:
-            with safe_open(path, "numpy") as opened:
-                opened.keys()
-            theirs.append("")
-        except SafetensorError as error:
-            theirs.append(str(error))
-    ours = [line.decode() for line in ask("tensors", [os.fsencode(path) for path in files])]
-    alone = [line for line, their in zip(ours, theirs, strict=True) if line and not their]
-    assert all("is not aligned" in line for line in alone), alone
-    assert not [their for line, their in zip(ours, theirs, strict=True) if their and not line]
-    assert 100 < sum(map(bool, theirs)) < 500
