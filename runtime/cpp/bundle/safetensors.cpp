@@ -2,9 +2,9 @@
 //
 //     {"__metadata__": {"any": "text"}, "tokens": {"dtype": "F32", "shape": [1, 36, 64], "data_offsets": [0, 9216]}}
 //
-// Refused is what the package of Hugging Face refuses, and four things that it lets pass: a name twice, space before
-// the header, tensors that do not begin at a multiple of their element's size, dtypes that no bundle has. It writes
-// none of the first three.
+// Refused is what the package of Hugging Face refuses, and what it lets pass, but never writes: a name twice, space
+// before the header, numbers of 64 bits, tensors that do not begin at a multiple of their element's size. And dtypes
+// that no bundle has.
 #include "bundle/safetensors.hpp"
 
 #include <algorithm>
