@@ -31,6 +31,8 @@ TOOLS = ("numpy", "onnxruntime", "torch", "transformers")
 """what else a result depends on"""
 APART = {"cli", "doctor", "train", "integrations"}
 """rooms that no result depends on"""
+SHOWING = {"plots.py", "rows.py", "saving.py", "texts.py"}
+"""nor these files, which only put results together"""
 
 
 def key_of(about: Mapping[str, Any]) -> str:
@@ -65,7 +67,7 @@ def _sources(root: Path) -> list[Path]:
     found = []
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = [name for name in inner if name != "__pycache__" and not (Path(folder) == root and name in APART)]
-        found += [Path(folder) / name for name in names if name.endswith(".py")]
+        found += [Path(folder) / name for name in names if name.endswith(".py") and name not in SHOWING]
     return found
 
 

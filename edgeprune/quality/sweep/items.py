@@ -77,7 +77,7 @@ class Item:
         return self.source
 
     def object_patches(self, keep: int) -> list[int]:
-        """So many patches of a drawn scene, ascending: those of objects first, within these and the others at random."""
+        """So many patches of a drawn scene, ascending: objects first, within these and the others at random."""
         assert isinstance(self.source, tuple)
         labels = draw(*self.source).labels
         order = np.random.default_rng(self.source).permutation(len(labels))
@@ -196,8 +196,8 @@ def _query(line: str, where: str) -> tuple[str, Query]:
         return name, Query(kind or "multiple choice", asked, right, options)
     if "answers" in given:
         answers = given["answers"]
-        if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
-            raise RequestError(f"{where}: answers must be a list of texts, got {answers!r:.60}")
+        if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(one, str) for one in answers):
+            raise RequestError(f"{where}: answers must be two texts or more, of several people; got {answers!r:.60}")
         return name, Query(kind or "VQA score", text, tuple(answers))
     if not isinstance(given.get("answer"), str):
         raise RequestError(f"{where} must have answer, a text, or answers, or options; got {given.get('answer')!r:.60}")

@@ -22,7 +22,7 @@ KEEP = (64, 32, 16, 8)
 COUNT = 300
 """drawn scenes"""
 RESULT = "sweep.json"
-ROUNDS = 30
+ROUNDS = 20
 LONGEST = 16
 """new tokens of an answer, of a model that was not trained to give one"""
 WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -136,7 +136,9 @@ def place_of(request: Request, longest: int = 1) -> tuple[Place, str, bool]:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise ModelError(f"--model must be a folder with a config.json, {folder} has none that can be read") from None
+            raise ModelError(
+                f"--model must be a folder with a config.json, {folder} has none that can be read"
+            ) from None
     longest = request.longest or (1 if request.scenes else LONGEST)
     # The workers share the CPUs; one alone has ONNX Runtime's and torch's own choice.
     count = request.count_of_workers

@@ -27,7 +27,7 @@ __all__ = ["ALL", "NAMES", "Row", "Sweep", "Time", "read", "rows_of"]
 
 ALL = "all"
 """the column of all questions"""
-NAMES = {RIGHT: "unpruned", WRONG: "wrong image", BLIND: "no token", ORACLE: "object patches (oracle)"}
+NAMES = {RIGHT: "unpruned", WRONG: "wrong image", BLIND: "no token", ORACLE: "oracle patches"}
 """what the rows of the unpruned graph are called"""
 
 Setting = tuple[str, "int | None"]
@@ -210,7 +210,7 @@ def _over_seeds(rows: Found, kinds: Sequence[str], places: Sequence[int], base: 
             of.append((row, values))
         elif variant not in RANDOM[1:]:
             found.append(row)
-    for (keep, precision, layer), drawn in seeds.items():
+    for drawn in seeds.values():
         mean = {column: np.mean([values[column] for _, values in drawn], axis=0).tolist() for column in drawn[0][1]}
         place = next(at for at, row in enumerate(found) if row is drawn[0][0])
         found[place] = replace(

@@ -1,9 +1,9 @@
 """A sweep from the request to its rows: which graphs are needed, which cells are missing, who computes them.
 
-    1  the unpruned graph, which says how many patches there are
-    2  one graph for each method and budget; where sets nest, one for the largest budget, cut to the others
-    3  the cells, (method, budget, precision, layer, shard of images): read from the cache, else computed
-    4  the graphs' times, each in turns with the unpruned one
+1  the unpruned graph, which says how many patches there are
+2  one graph for each method and budget; where sets nest, one for the largest budget, cut to the others
+3  the cells, (method, budget, precision, layer, shard of images): read from the cache, else computed
+4  the graphs' times, each in turns with the unpruned one
 """
 
 from __future__ import annotations
@@ -272,9 +272,7 @@ def _cells(state: _State) -> None:
     state.run(ordered, done)
 
 
-def _about(
-    state: _State, variant: Variant, keep: int, setting: Setting, seen: str, shard: str
-) -> dict[str, Any]:
+def _about(state: _State, variant: Variant, keep: int, setting: Setting, seen: str, shard: str) -> dict[str, Any]:
     """What a cell depends on: not on which graph it is cut from."""
     return {
         **state.about(Graph(variant, keep, *setting)),

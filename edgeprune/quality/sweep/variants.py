@@ -1,8 +1,8 @@
 """The methods of a sweep, each with its options: those that were asked for, and those that always stand beside them.
 
-    fastervlm                       as it comes
-    hiprune:alpha=0.2               with an option; one that is the default is as if it were not given
-    random:seed=0, 1, 2; uniform; pool; none        always: what a method has to beat, and what it is measured from
+fastervlm                       as it comes
+hiprune:alpha=0.2               with an option; one that is the default is as if it were not given
+random:seed=0, 1, 2; uniform; pool; none        always: what a method has to beat, and what it is measured from
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def run(workers: Workers, tasks: Sequence[Task], done: Callable[[Task, Any], Non
             waiting.appendleft(task)
         else:
             done(task, result)
-    return lost.total() if hasattr(lost, "total") else sum(lost.values())
+    return sum(lost.values())
 
 
 def called(function: Callable[..., Any], arguments: Sequence[Any], **named: Any) -> Any:
@@ -168,8 +168,9 @@ class Pool:
         return found
 
     def close(self) -> None:
-        for process in list((self._pool._processes or {}).values()):
-            process.terminate()
+        if self._running:  # interrupted; else they end by themselves
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
