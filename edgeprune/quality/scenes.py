@@ -42,6 +42,10 @@ COLORS = {
 
 RADIUS = (8.0, 19.0)
 """pixels, of the circle around an object"""
+LEANING = 0.8
+"""below 1, larger radii are the more frequent ones"""
+HOW_MANY = (0.2, 0.25, 0.3, 0.25)
+"""share of the scenes with one, two, three and four objects"""
 GAP = 2.0
 """pixels between the circles around two objects"""
 TRIES = 60
@@ -109,12 +113,11 @@ def _labels(covers: list[Array]) -> npt.NDArray[np.int64]:
 
 
 def _background(rng: np.random.Generator) -> Array:
-    grey = rng.uniform(70, 170)
-    base = grey + rng.normal(0, 14, 3)
     y, x = _AXES
+    here, there = rng.uniform(35, 165, (2, 1)) + rng.normal(0, 11, (2, 3))
     angle = rng.uniform(0, 2 * math.pi)
-    ramp = ((x - SIDE / 2) * math.cos(angle) + (y - SIDE / 2) * math.sin(angle)) / SIDE
-    image = base + ramp[..., None] * (rng.normal(0, 45) + rng.normal(0, 18, 3))
+    ramp = 0.5 + ((x - SIDE / 2) * math.cos(angle) + (y - SIDE / 2) * math.sin(angle)) / (1.2 * SIDE)
+    image = here + ramp[..., None] * (there - here)
     cells = int(rng.integers(3, 9))
     coarse = rng.normal(0, rng.uniform(2, 12), (cells, cells, 1)) + rng.normal(0, 4, (cells, cells, 3))
     weights = _interpolation(cells)
@@ -172,12 +175,12 @@ def _add_noise(rng: np.random.Generator, image: Array) -> None:
 def _arranged(rng: np.random.Generator) -> Iterator[Thing]:
     """One to four, none of which touches another; a full image has fewer than were drawn lots for."""
     before: list[Thing] = []
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.choice(len(HOW_MANY), p=HOW_MANY) + 1):
         again_shape, again_color = rng.random(2) < (AGAIN_SHAPE, AGAIN_COLOR)
         shape = _any(rng, tuple(one.shape for one in before) if before and again_shape else SHAPES)
         color = _any(rng, tuple(one.color for one in before) if before and again_color else tuple(COLORS))
         for _ in range(TRIES):
-            radius = rng.uniform(*RADIUS)
+            radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * rng.random() ** LEANING
             x, y = rng.uniform(radius, SIDE - radius, 2)
             if all(math.hypot(x - one.x, y - one.y) > radius + one.radius + GAP for one in before):
                 before.append(Thing(shape, color, x, y, radius))
@@ -201,7 +204,7 @@ def _add_thing(rng: np.random.Generator, image: Array, thing: Thing) -> Array:
     return cover
 
 
-TURNS = {"circle": 0.0, "ring": 0.0, "square": 0.3, "cross": 0.3, "triangle": math.pi / 3, "star": math.pi / 5}
+TURNS = {"circle": 0.0, "ring": 0.0, "square": 0.22, "cross": 0.22, "triangle": math.pi / 3, "star": math.pi / 5}
 """radians to either side"""
 
 
