@@ -138,11 +138,11 @@ def drawn(count: int, seed: int = HELD_OUT_SEED) -> tuple[Item, ...]:
     )
 
 
-def of_folder(folder: Path, count: int | None = None) -> tuple[Item, ...]:
+def of_folder(folder: Path, count: int | None = None, option: str = "--images") -> tuple[Item, ...]:
     """The images of a folder, by name, without questions. Raises ImageError when there is none, or one is damaged."""
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not found:
-        raise ImageError(f"--images must be a folder with images ({', '.join(sorted(SUFFIXES))}); {folder} has none")
+        raise ImageError(f"{option} must be a folder with images ({', '.join(sorted(SUFFIXES))}); {folder} has none")
     for path in found[:count]:
         check_file(path)
     return tuple(Item(path.name, str(path)) for path in found[:count])
