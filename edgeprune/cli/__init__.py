@@ -31,6 +31,7 @@ VERBS = (
     "verify",
     "diff",
     "bench",
+    "sweep",
     "show",
     "report",
     "inspect",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from edgeprune.checkpoint import find
 from edgeprune.errors import ModelError, RequestError
+from edgeprune.quality.packing import Prompt, hidden_states, length, pack
 
 __all__ = ["Language", "elsewhere", "load_language"]
 
@@ -44,7 +45,9 @@ def load_language(model: str | None = None, revision: str | None = None, device:
     try:
         processor = transformers.AutoProcessor.from_pretrained(place, **where)
         dtype = torch.float32 if device == "cpu" else "auto"
-        loaded = transformers.AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, **where)
+        loaded = transformers.AutoModelForImageTextToText.from_pretrained(
+            place, dtype=dtype, attn_implementation="sdpa", **where
+        )
     except (OSError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{files.id} must be a model of images and text that transformers reads: {reason}") from None
@@ -57,7 +60,7 @@ class Language:
     def __init__(self, model: Any, processor: Any, name: str) -> None:
         self.model, self.name = model, name
         self._tokenizer = getattr(processor, "tokenizer", processor)
-        self._processor = processor
+        self.processor = processor
         self._image = int(model.config.image_token_id)
         self._embed = model.get_input_embeddings()
 
@@ -83,11 +86,11 @@ class Language:
         with torch.inference_mode():
             return self._packed(own, prompts) if longest == 1 else self._generated(own, prompts, longest)
 
-    def _prompt(self, question: str) -> tuple[list[int], list[int]]:
+    def _prompt(self, question: str) -> Prompt:
         """The ids in front of the image and behind it."""
-        if getattr(self._processor, "chat_template", None):
+        if getattr(self.processor, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": question}]
-            text = self._processor.apply_chat_template(
+            text = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
         else:
@@ -101,54 +104,23 @@ class Language:
         at = ids.index(self._image)
         return ids[:at], ids[at + 1 :]
 
-    def _packed(self, tokens: list[Tensor], prompts: list[list[tuple[list[int], list[int]]]]) -> list[list[str]]:
+    def _packed(self, tokens: list[Tensor], prompts: list[list[Prompt]]) -> list[list[str]]:
         found: list[list[str]] = [[] for _ in prompts]
         asked = [at for at, one in enumerate(prompts) if one]
-        for part in _parts(
-            asked, [_length(tokens[at], prompts[at]) for at in asked], POSITIONS[self.model.device.type]
-        ):
+        for part in _parts(asked, [length(tokens[at], prompts[at]) for at in asked], POSITIONS[self.model.device.type]):
             best = self._next([tokens[at] for at in part], [prompts[at] for at in part])
             for at, row in zip(part, best, strict=True):
                 found[at] = [self._tokenizer.decode([one], skip_special_tokens=True).strip() for one in row]
         return found
 
-    def _next(self, tokens: list[Tensor], prompts: list[list[tuple[list[int], list[int]]]]) -> list[list[int]]:
+    def _next(self, tokens: list[Tensor], prompts: list[list[Prompt]]) -> list[list[int]]:
         """The likeliest next id of every question."""
-        device, total = self.model.device, max(map(_length, tokens, prompts))
-        embedded = self._embed.weight.new_zeros(len(tokens), total, self._embed.weight.shape[1])
-        group = torch.zeros(len(tokens), total, dtype=torch.long)  # 0: what all of the image share
-        positions = torch.zeros(len(tokens), total, dtype=torch.long)
-        rows, ends = [], []
-        for row, (image, own) in enumerate(zip(tokens, prompts, strict=True)):
-            shared = len(own[0][0]) + len(image)
-            ids = torch.tensor(own[0][0] + [id_ for _, behind in own for id_ in behind], device=device)
-            words, front = self._embed(ids), len(own[0][0])
-            embedded[row, : shared + len(ids) - front] = torch.cat([words[:front], image, words[front:]])
-            positions[row, :shared] = torch.arange(shared)
-            start = shared
-            for number, (_, behind) in enumerate(own, 1):
-                end = start + len(behind)
-                group[row, start:end] = number
-                positions[row, start:end] = shared + torch.arange(len(behind))
-                rows.append(row)
-                ends.append(end - 1)
-                start = end
-        sees = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])
-        sees &= torch.ones(total, total, dtype=torch.bool).tril()
-        mask = torch.zeros(sees.shape, dtype=embedded.dtype).masked_fill(~sees, torch.finfo(embedded.dtype).min)
-        hidden = self.model.model.language_model(
-            inputs_embeds=embedded,
-            attention_mask=mask[:, None].to(device),
-            position_ids=positions.to(device),
-            use_cache=False,
-        ).last_hidden_state
-        best = self.model.lm_head(hidden[rows, ends]).argmax(dim=-1).tolist()
-        answers = iter(best)
-        return [[next(answers) for _ in own] for own in prompts]
+        packed = pack(self._embed, tokens, prompts)
+        hidden = hidden_states(self.model.model.language_model, packed)
+        best = iter(self.model.lm_head(hidden[packed.rows, packed.ends]).argmax(dim=-1).tolist())
+        return [[next(best) for _ in own] for own in prompts]
 
-    def _generated(
-        self, tokens: list[Tensor], prompts: list[list[tuple[list[int], list[int]]]], longest: int
-    ) -> list[list[str]]:
+    def _generated(self, tokens: list[Tensor], prompts: list[list[Prompt]], longest: int) -> list[list[str]]:
         """By the model's own `generate`, padded on the left."""
         device, found = self.model.device, [[""] * len(own) for own in prompts]
         asked = [(at, number) for at, own in enumerate(prompts) for number in range(len(own))]
@@ -189,10 +161,6 @@ def elsewhere(count: int) -> list[int]:
     if count < 2:
         raise RequestError(f"another image needs two images or more, got {count}")
     return np.roll(np.arange(count), -1).tolist()  # type: ignore[no-any-return]
-
-
-def _length(tokens: Tensor, prompts: list[tuple[list[int], list[int]]]) -> int:
-    return len(prompts[0][0]) + len(tokens) + sum(len(behind) for _, behind in prompts)
 
 
 def _parts(items: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
