@@ -5,5 +5,6 @@ write_report(describe_bundle(folder), Path("report.html"))
 
 from edgeprune.quality.report.bundle import describe_bundle
 from edgeprune.quality.report.page import Fact, Gallery, Page, Section, Table, write_report
+from edgeprune.quality.report.sweep import describe_sweep
 
-__all__ = ["Fact", "Gallery", "Page", "Section", "Table", "describe_bundle", "write_report"]
+__all__ = ["Fact", "Gallery", "Page", "Section", "Table", "describe_bundle", "describe_sweep", "write_report"]

@@ -22,7 +22,7 @@ from edgeprune.runtime.parity.stored import stored_probes
 from edgeprune.runtime.parity.verify import FLAT, BackendReport, verify
 from edgeprune.runtime.runner import PIXELS, Runner
 
-__all__ = ["describe_bundle"]
+__all__ = ["describe_bundle", "gallery_of"]
 
 Progress = Callable[[int, int, str], None]
 MOST = 12
@@ -50,8 +50,7 @@ def describe_bundle(
     bundle = bundles.load(Path(folder))
     manifest = bundle.manifest
     tell(0, 4, "what is kept")
-    with open_bundle(bundle, device) as runner:
-        gallery = _gallery(runner, images or None, bundle)
+    gallery = gallery_of(bundle, images, device)
     tell(1, 4, "parity")
     reports = verify(bundle.folder, device)
     tell(2, 4, "times")
@@ -66,13 +65,15 @@ def describe_bundle(
     return Page(title, subtitle, _headline(manifest, reports, ledger), sections)
 
 
-def _gallery(runner: Runner, images: Sequence[ImageLike] | None, bundle: Bundle) -> Gallery:
-    manifest = runner.manifest
-    source = _probes(bundle, runner) if images is None else _given(images, runner)
-    shown = [
-        Shown(name, data_url(pixels), ranks(manifest.patches, _order(tensors))) for name, pixels, tensors in source
-    ]
-    return Gallery(*runner.grid, manifest.keep, manifest.nested, shown)
+def gallery_of(bundle: Bundle, images: Sequence[ImageLike], device: str, most: int = MOST, title: str = "") -> Gallery:
+    """What is kept of these images, or of the bundle's probes, at most so many."""
+    manifest = bundle.manifest
+    with open_bundle(bundle, device) as runner:
+        source = _given(images[:most], runner) if images else _probes(bundle, runner, most)
+        shown = [
+            Shown(name, data_url(pixels), ranks(manifest.patches, _order(tensors))) for name, pixels, tensors in source
+        ]
+    return Gallery(*manifest.grid, manifest.keep, manifest.nested, shown, title)
 
 
 def _order(tensors: dict[str, NDArray[Any]]) -> list[int]:
@@ -84,16 +85,16 @@ def _order(tensors: dict[str, NDArray[Any]]) -> list[int]:
 Drawn = Iterator[tuple[str, NDArray[np.uint8], dict[str, NDArray[Any]]]]
 
 
-def _probes(bundle: Bundle, runner: Runner) -> Drawn:
+def _probes(bundle: Bundle, runner: Runner, most: int) -> Drawn:
     with stored_probes(bundle) as (names, read):
-        for name in [one for one in names if one not in FLAT][:MOST]:
+        for name in [one for one in names if one not in FLAT][-most:]:
             inputs = read(name).inputs
             yield name, _pixels(inputs[PIXELS][0], runner.preprocessing), runner.run(inputs)
 
 
 def _given(images: Sequence[ImageLike], runner: Runner) -> Drawn:
     steps = runner.preprocessing
-    for at, image in enumerate(images[:MOST]):
+    for at, image in enumerate(images):
         name = Path(image).name if isinstance(image, (str, os.PathLike)) else f"image {at}"
         if steps.tiles is None:
             yield name, steps.pixels(image), runner.outputs([image] * runner.manifest.tiles)
