@@ -95,7 +95,7 @@ def test_files_that_hold_nothing_are_refused(folder: Path, tmp_path: Path) -> No
     for empty in (tmp_path / "empty", tmp_path / "absent"):
         with pytest.raises(ImageError, match=r"--images must be a folder with images .* has none"):
             of_folder(empty)
-    with pytest.raises(ImageError, match="text.png is not"):
+    with pytest.raises(ImageError, match=r"text\.png is not"):
         of_folder(folder)
 
 
