@@ -39,6 +39,7 @@ def load_language(model: str | None = None, revision: str | None = None, device:
     """
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     files = find(model, revision)
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = files.place if files.revision == "local" else files.id
@@ -82,11 +83,11 @@ class Language:
         for one in own:
             if one.dim() != 2 or one.shape[1] != width:
                 raise RequestError(f"tokens must be [K, {width}] for {self.name}, got {list(one.shape)}")
-        prompts = [[self._prompt(text) for text in texts] for texts in questions]
+        prompts = [[self.prompt(text) for text in texts] for texts in questions]
         with torch.inference_mode():
             return self._packed(own, prompts) if longest == 1 else self._generated(own, prompts, longest)
 
-    def _prompt(self, question: str) -> Prompt:
+    def prompt(self, question: str) -> Prompt:
         """The ids in front of the image and behind it."""
         if getattr(self.processor, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -167,11 +168,11 @@ def _parts(items: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[
     """Batches in this order, none with more positions (its longest sequence times their number), unless it is one."""
     part: list[int] = []
     longest = 0
-    for item, length in zip(items, lengths, strict=True):
-        if part and max(longest, length) * (len(part) + 1) > most:
+    for item, own in zip(items, lengths, strict=True):
+        if part and max(longest, own) * (len(part) + 1) > most:
             yield part
             part, longest = [], 0
         part.append(item)
-        longest = max(longest, length)
+        longest = max(longest, own)
     if part:
         yield part

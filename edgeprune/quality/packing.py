@@ -38,8 +38,10 @@ def length(image: Tensor, prompts: Sequence[Prompt]) -> int:
 
 
 def pack(embed: Any, images: Sequence[Tensor], prompts: Sequence[Sequence[Prompt]]) -> Packed:
-    """embed: ids to [..., D]; images: [K, D] of each; prompts: one or more of each. Shorter sequences are padded behind,
-    with positions that nothing looks at."""
+    """embed: ids to [..., D]; images: [K, D] of each; prompts: one or more of each.
+
+    Shorter sequences are padded behind, where nothing looks.
+    """
     device, total = embed.weight.device, max(map(length, images, prompts))
     embedded = images[0].new_zeros(len(images), total, images[0].shape[1])
     group, positions = torch.zeros(2, len(images), total, dtype=torch.long)  # group 0: what all of the image share

@@ -46,6 +46,8 @@ LEANING = 0.8
 """below 1, larger radii are the more frequent ones"""
 HOW_MANY = (0.2, 0.25, 0.3, 0.25)
 """share of the scenes with one, two, three and four objects"""
+EDGE = 1.3
+"""pixels from an object's colour to the background's"""
 GAP = 2.0
 """pixels between the circles around two objects"""
 TRIES = 60
@@ -123,9 +125,9 @@ def _background(rng: np.random.Generator) -> Array:
     weights = _interpolation(cells)
     image = image + (weights @ coarse.transpose(2, 0, 1) @ weights.T).transpose(1, 2, 0)
     if rng.random() < 0.5:
-        angle, period = rng.uniform(0, math.pi), rng.uniform(4, 14)
+        angle, period = rng.uniform(0, math.pi), rng.uniform(4, 22)
         wave = np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period) + rng.uniform(0, 6))
-        image = image + (rng.uniform(3, 14) * wave)[..., None]
+        image = image + (rng.uniform(2, 11) * wave)[..., None]
     return image.astype(np.float32)
 
 
@@ -164,7 +166,7 @@ def _add_speck(rng: np.random.Generator, image: Array, things: tuple[Thing, ...]
 
 def _add_noise(rng: np.random.Generator, image: Array) -> None:
     """Of every pixel, part of it the same in the three channels."""
-    strength, common = rng.uniform(2, 9), rng.uniform(0.2, 0.95)
+    strength, common = rng.uniform(2, 8.5), rng.uniform(0.2, 0.95)
     image += strength * math.sqrt(common) * rng.standard_normal((SIDE, SIDE, 1), np.float32)
     image += strength * math.sqrt(1 - common) * rng.standard_normal((SIDE, SIDE, 3), np.float32)
 
@@ -196,7 +198,7 @@ def _add_thing(rng: np.random.Generator, image: Array, thing: Thing) -> Array:
     shade = rng.uniform(0.85, 1.05) + slope * (x * math.cos(angle) + y * math.sin(angle)) / thing.radius
     turn = rng.uniform(-TURNS[thing.shape], TURNS[thing.shape])
     u, v = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
-    alpha = np.clip(0.5 - _distance(thing.shape, u, v, thing.radius), 0, 1).astype(np.float32)
+    alpha = np.clip(0.5 - _distance(thing.shape, u, v, thing.radius) / EDGE, 0, 1).astype(np.float32)
     color = np.array(COLORS[thing.color]) + rng.normal(0, 6, 3)
     _blend(image[window], alpha, color * shade[..., None])
     cover = np.zeros((SIDE, SIDE), np.float32)
@@ -204,7 +206,7 @@ def _add_thing(rng: np.random.Generator, image: Array, thing: Thing) -> Array:
     return cover
 
 
-TURNS = {"circle": 0.0, "ring": 0.0, "square": 0.22, "cross": 0.22, "triangle": math.pi / 3, "star": math.pi / 5}
+TURNS = {"circle": 0.0, "ring": 0.0, "square": 0.2, "cross": 0.2, "triangle": math.pi / 3, "star": math.pi / 5}
 """radians to either side"""
 
 
@@ -218,11 +220,11 @@ def _distance(shape: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
         return np.maximum(np.abs(x), np.abs(y)) - radius / math.sqrt(2)
     if shape == "cross":
         long, wide = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
-        return np.maximum(long - 0.95 * radius, wide - 0.31 * radius)
+        return np.maximum(long - 0.95 * radius, wide - 0.29 * radius)
     if shape == "triangle":
         sides = [x * math.cos(turn) + y * math.sin(turn) for turn in (math.pi / 2, -math.pi / 6, 7 * math.pi / 6)]
         return np.max(sides, axis=0) - radius / 2
-    tip, dent = math.pi / 5, 0.42 * radius  # a star is one wedge from a tip to a dent, ten times
+    tip, dent = math.pi / 5, 0.38 * radius  # a star is one wedge from a tip to a dent, ten times
     turned = np.abs((np.arctan2(x, -y) + tip) % (2 * tip) - tip)
     far = np.hypot(x, y)
     across, down = dent * math.sin(tip), radius - dent * math.cos(tip)
