@@ -18,6 +18,7 @@ import numpy as np
 from edgeprune import typed
 from edgeprune.errors import RequestError
 from edgeprune.quality.errors import Mean, clustered, difference
+from edgeprune.quality.questions import KINDS
 from edgeprune.quality.sweep.fidelity import COLUMNS
 from edgeprune.quality.sweep.items import Item
 from edgeprune.quality.sweep.variants import RANDOM, UNPRUNED, Variant
@@ -173,7 +174,8 @@ def _means(
     every = range(len(places))
     if "score" not in values:
         return {column: mean(column, every) for column in values}
-    split = {kind: [at for at in every if kinds[at] == kind] for kind in dict.fromkeys(kinds)}
+    named = [kind for kind in KINDS if kind in kinds]
+    split = {kind: [at for at in every if kinds[at] == kind] for kind in dict.fromkeys([*named, *kinds])}
     return {**{kind: mean("score", chosen) for kind, chosen in split.items()}, ALL: mean("score", every)}
 
 
