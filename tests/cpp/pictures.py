@@ -1,4 +1,4 @@
-"""`tests/images` of the C library, kept running: what it makes of images, tiles and detections."""
+"""`tests/pictures` of the C library, kept running: what it makes of images, tiles and detections."""
 
 from __future__ import annotations
 

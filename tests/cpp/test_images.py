@@ -62,7 +62,7 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def pictures(cpp: Path) -> Iterator[Pictures]:
-    program = Pictures(cpp / "tests" / "images")
+    program = Pictures(cpp / "tests" / "pictures")
     yield program
     program.close()
     assert program.process.returncode == 0
