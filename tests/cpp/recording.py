@@ -1,6 +1,6 @@
-"""A plugin of pytest: every call of `compare` is written down, with its verdict, for the rules in C++ to judge it again.
+"""A plugin of pytest: every call of `compare` is written down with its verdict, for the rules in C++ to judge it, too.
 
-    pytest -p tests.cpp.recording tests/runtime/parity/test_faults.py         into the folder $EDGEPRUNE_RECORD
+pytest -p tests.cpp.recording tests/runtime/parity/test_faults.py         into the folder $EDGEPRUNE_RECORD
 """
 
 from __future__ import annotations
