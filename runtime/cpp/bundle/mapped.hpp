@@ -10,6 +10,12 @@
 
 namespace edgeprune {
 
+// Memory that somebody else owns.
+struct Bytes {
+    const unsigned char *data;
+    std::size_t size;
+};
+
 class Mapped {
   public:
     // Throws bad_bundle when it cannot be read or is no file, naming it by its path, or as `name`.
@@ -21,6 +27,7 @@ class Mapped {
 
     const unsigned char *data() const { return data_; }  // nullptr where it is empty
     std::size_t size() const { return size_; }
+    operator Bytes() const { return {data_, size_}; }
 
   private:
     const unsigned char *data_ = nullptr;
