@@ -39,7 +39,7 @@ class Case:
 
 
 def judged(build: Path, folder: Path, cases: Iterable[Case]) -> list[dict[str, Any]]:
-    """The verdicts of C++; `{"error": line}` where it has none. folder: for the files between them."""
+    """The verdicts of C++; `{"refused": line}` where it has none. folder: for the files between them."""
     tensors: dict[str, NDArray[Any]] = {}
     names: dict[int, str] = {}
     kept = []  # so that no array takes the place of another in memory

@@ -14,6 +14,12 @@ void check_lengths(std::size_t one, std::size_t other) {
 
 }  // namespace
 
+const View &Case::line_of(const Tensors &side, const char *name) {
+    const View &value = side.at(name);
+    if (value.shape.size() != 1) throw misfit(name, " must have one dimension, got ", shown(value.shape));
+    return value;
+}
+
 double Case::cosine_error() const {
     const std::initializer_list<double> parts{3 * unseen, 2 * eps, COSINE_NOISE};
     return std::max(parts);

@@ -27,6 +27,9 @@ inline constexpr int NEAR = 16;
 // One image: what the reference and the device hand out, and what the bundle keeps for the replay; all without the
 // leading dimension, `similarity` and `products` [N, N].
 struct Case {
+    // A tensor of one dimension; throws misfit where it has another number of them.
+    static const View &line_of(const Tensors &side, const char *name);
+
     const Tensors &reference, &got, &quantities;
     const Json &rule;
     double bound;   // of a quantity's error, over the largest
@@ -36,8 +39,8 @@ struct Case {
     std::size_t keep() const { return length(reference.at("indices")); }
     // What two cosines of the rows that the tokens are made of may lie apart: these rows are as exact as tokens.
     double cosine_error() const;
-    Places picks() const { return places(got.at("picks")); }
-    Places indices() const { return places(got.at("indices")); }
+    Places picks() const { return places(line_of(got, "picks")); }
+    Places indices() const { return places(line_of(got, "indices")); }
     Matrix similarity(std::size_t patches) const { return square(quantities.at("similarity"), patches, "similarity"); }
     // A quantity of every patch
     Floats of_patches(const char *name, std::size_t patches) const;

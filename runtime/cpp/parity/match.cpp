@@ -23,7 +23,7 @@ constexpr double TURNED = 1.0 / 8;
 // Each of the others must have gone to the nearest of the targets; what is no merge at all goes to `defects`.
 Chain joins(const Case &one, const Places &others, const Places &targets, double relative, std::size_t patches,
             std::vector<std::string> &defects) {
-    const Places origin = places(one.got.at("origin")), kept = one.indices();
+    const Places origin = places(Case::line_of(one.got, "origin")), kept = one.indices();
     if (taken(origin, kept) != up_to(kept.size())) defects.push_back("a kept patch must be of its own token");
     Chain chain;
     if (others.empty()) return chain;
@@ -52,7 +52,7 @@ Chain nearest(const Case &one) {
     const std::size_t patches = reference.size();
     // An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. The mean is
     // made of all rows, and as exact as the longest of them; of the turn of the directions a row meets a part.
-    const Floats lengths = one.of_patches("length", patches), turns = floats(one.quantities.at("turn"));
+    const Floats lengths = one.of_patches("length", patches), turns = floats(Case::line_of(one.quantities, "turn"));
     if (turns.empty()) throw misfit("turn must be [1]");
     const double longest = highest(lengths);
     Floats errors(patches), apart(patches), over(patches);

@@ -157,6 +157,7 @@ std::vector<std::string> defects_of(const Tensors &reference, const Tensors &got
             return {line(name, " must lie in ", least, "..", end - 1, ", got ", range_of(named))};
     }
     if (const View *picks = got.find("picks")) {
+        if (picks->shape.size() < 2) throw misfit("picks must be [B, K], got ", shown(picks->shape));
         bool same = picks->shape == given.shape;
         const Places every = places(*picks);
         for (std::size_t image = 0; same && image < images; ++image)

@@ -21,7 +21,8 @@ View rows_of(const View &value, const Places &at, std::vector<unsigned char> &me
 
 // Errors of the tokens that are of the same patches; and the largest of each extra, by name.
 struct Rows {
-    Floats errors;
+    std::size_t count = 0;
+    Floats errors;  // of each; more than one of each where a row has further dimensions
     std::vector<std::pair<std::string, double>> extras;
 };
 // undecided: whether nothing can be said of them, because everything hangs on a set that differs

@@ -114,7 +114,7 @@ void replay(const Case &one, Replay &so_far, std::size_t turn, std::int64_t want
 }  // namespace
 
 Chain rounds(const Case &one) {
-    const Places origin = places(one.got.at("origin")), order = places(one.got.at("order"));
+    const Places origin = places(Case::line_of(one.got, "origin")), order = places(Case::line_of(one.got, "order"));
     const Floats scores = floats(one.got.at("scores")), through = tiers_of(scores);
     const std::size_t patches = through.size();
     const double error = measured(parted(scores), parted(floats(one.reference.at("scores")))).error;

@@ -101,10 +101,11 @@ Rows rows(const Tensors &reference, const Tensors &got, bool undecided) {
     if (reference.find("tokens") == nullptr) {
         if (extras.empty()) throw misfit("need at least one array to concatenate");
         for (const auto &name : extras) {
-            if (reference.at(name).shape.size() != 2) throw misfit(name, " must be [T, D]");
+            if (reference.at(name).shape.size() != 2) throw misfit(name, " must be [B, T, D]");
             const Floats errors = relative(reference.at(name), got.at(name));
             found.extras.emplace_back(name, largest(errors));
             found.errors.insert(found.errors.end(), errors.begin(), errors.end());
+            found.count += errors.size();
         }
         return found;
     }
@@ -117,6 +118,7 @@ Rows rows(const Tensors &reference, const Tensors &got, bool undecided) {
         const double apart = whole(one.dtype) ? (equal(one, other) ? 0 : INFINITE) : largest(relative(one, other));
         found.extras.emplace_back(name, apart);
     }
+    found.count = pairs.at.size();
     found.errors = relative(rows_of(reference.at("tokens"), pairs.at, memory),
                             rows_of(got.at("tokens"), pairs.where, more));
     return found;

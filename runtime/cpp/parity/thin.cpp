@@ -50,8 +50,8 @@ Chain thin(const Case &one) {
     const Places dropped = whole_numbers(one.rule, "dropped");
     auto [reference, error, relative, errors] = compared(one);
     const std::size_t patches = reference.size();
-    Places log = places(one.got.at("order"));
-    Floats worth = floats(one.got.at("worth"));
+    Places log = places(Case::line_of(one.got, "order"));
+    Floats worth = floats(Case::line_of(one.got, "worth"));
     const auto all_patches = static_cast<std::int64_t>(patches);
     const Places order = slice(log, 0, all_patches);
     log = ends_from(log, all_patches), worth = ends_from(worth, all_patches);
@@ -73,6 +73,7 @@ Chain thin(const Case &one) {
             return joined({}, error, relative,
                           {line("order of round ", round + 1, " holds other patches than stand at even places")});
         if (reported.size() != sequence.size()) throw misfit("worth is shorter than order");
+        if (odd.empty()) throw misfit("round ", round + 1, " has nothing to compare with");
         Floats value(patches, -INFINITE), apart(patches, 0);
         for (const auto patch : even) {
             Floats alike;

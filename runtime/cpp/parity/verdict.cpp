@@ -83,7 +83,7 @@ Verdict judge(const std::string &name, const Tensors &reference, const Tensors &
     const bool same = equal(reference.at("indices"), got.at("indices"));
     const Rows compared = rows(reference, got, whole && !same);
     const double apart = largest(compared.errors);
-    const double unseen = compared.errors.empty() ? bound : bound < apart ? bound : apart;
+    const double unseen = compared.count == 0 ? bound : bound < apart ? bound : apart;
     const Chain chain = rule.judge({reference, got, quantities, given, bound, eps, unseen});
     const std::string allows = line(", ", dtype, " allows ", formatted("%g", bound));
     const bool tokens = reference.find("tokens") != nullptr;
@@ -107,7 +107,7 @@ Verdict judge(const std::string &name, const Tensors &reference, const Tensors &
     verdict.decisions = static_cast<int>(chain.regret.size());
     verdict.decided = chain.decided(), verdict.within = chain.within(), verdict.wrong = chain.wrong();
     verdict.regret = chain.worst(), verdict.error = chain.error, verdict.error_relative = chain.relative;
-    verdict.token_error = apart, verdict.tokens = static_cast<int>(compared.errors.size());
+    verdict.token_error = apart, verdict.tokens = static_cast<int>(compared.count);
     return verdict;
 }
 

@@ -3,7 +3,7 @@
 //     judge CASES.json TENSORS.safetensors
 //
 // CASES.json: a list of {"dtype", "rule", "whole", "reference": [[name, tensor], ...], "got": ..., "quantities": ...},
-// where a tensor is named as in the file. Prints a list of verdicts; {"error": line} where there is none.
+// where a tensor is named as in the file. Prints a list of verdicts; {"refused": line} where there is none.
 #include <fstream>
 #include <iostream>
 
@@ -26,7 +26,7 @@ Json judged(const Json &one, const std::map<std::string, View> &file) {
                                one.at("rule"), tensors_of(one.at("quantities"), file), one.at("whole"))
             .to_json();
     } catch (const Error &error) {
-        return {{"error", error.what()}};
+        return {{"refused", error.what()}};
     }
 }
 
