@@ -1,21 +1,18 @@
-// An RGB image to what a graph takes, bit for bit as runtime/images/{preprocess,tiles}.py make it.
+// An RGB image to what a graph takes, bit for bit as runtime/images/{preprocess,tiles}.py make it with Pillow 13.
+//
+//     RGB -> square -> resize -> centre crop (zeros around what is too small) -> x * rescale -> (x - mean) / std
+//     RGB -> tiles   -> x * rescale -> (x - mean) / std                      of one image
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "bundle/manifest.hpp"
+#include "images/rgb.hpp"
 
 namespace edgeprune {
 
-struct Rgb {
-    const std::uint8_t *data;
-    std::size_t width, height, stride;  // stride: bytes from row to row
-};
-
+// Of one thread at a time: it keeps its working memory, which copies of it share.
 class Preprocessing {
   public:
     // Throws bad_bundle when fields are missing or contradict.
@@ -26,12 +23,13 @@ class Preprocessing {
     bool tiled() const;
     int tiles() const;  // of one image, the whole one among them; 1 where it is not cut up
 
-    // Rows and columns of the tiles of an image, (0, 0) where it stays whole.
+    // Rows and columns of the tiles of an image, (0, 0) where it stays whole. Throws bad_image.
     std::pair<int, int> tile_shape(std::size_t height, std::size_t width) const;
     bool squeezed() const;
 
     // To one image's part of pixel_values (of all its tiles): uint8 [T, H, W, 3], or float32 or float16 [T, 3, H, W].
-    // Throws bad_image. Keeps its working memory for the next image.
+    // Allocates nothing for an image as large as the one before. Throws bad_image, and wrong_request for a stride or
+    // dtype that cannot be.
     void operator()(const Rgb &image, DType dtype, void *pixels);
 
   private:
