@@ -1,4 +1,4 @@
-// What is thrown inside the library, and caught at its border (`api/`): a status, and a line for the person who reads it.
+// What is thrown inside the library, and caught at its border (`api/`): a status, and a line for whoever reads it.
 #pragma once
 
 #include <sstream>

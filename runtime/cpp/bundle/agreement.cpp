@@ -119,7 +119,8 @@ struct Asked {
 
 void check_counts(const Asked &asked) {
     const Value &fields = asked.fields;
-    must(asked.rows > 0 && asked.columns > 0, "grid must be rows and columns, both above 0", field(fields, "grid"), true);
+    const Value &grid = field(fields, "grid");
+    must(asked.rows > 0 && asked.columns > 0, "grid must be rows and columns, both above 0", grid, true);
     must(asked.tiles > 0, "tiles must be above 0", field(fields, "tiles"));
     const std::int64_t most = times(asked.patches(), asked.tiles);
     must(asked.keep > 0 && asked.keep <= most, "keep must be in 1.." + std::to_string(most), field(fields, "keep"));
@@ -131,8 +132,10 @@ void check_counts(const Asked &asked) {
                  step, true);
     for (const auto &[name, count] : members(fields.find("cost")))
         must(whole(count) >= 0, "cost[" + repr(name) + "] must not be below 0", count);
-    for (const auto &[name, file] : members(fields.find("files")))
-        must(whole(field(file, "size")) >= 0, "files[" + repr(name) + "].size must not be below 0", field(file, "size"));
+    for (const auto &[name, file] : members(fields.find("files"))) {
+        const Value &size = field(file, "size");
+        must(whole(size) >= 0, "files[" + repr(name) + "].size must not be below 0", size);
+    }
 }
 
 void check_graphs(const Asked &asked) {
@@ -169,8 +172,8 @@ void check_pixels(const Asked &asked) {
     must(shape.size() == 4, "pixel_values must have 4 dimensions", field(*spec, "shape"), true);
     const auto begin = shape.begin() + (text(field(*spec, "dtype")) == "uint8" ? 1 : 2);
     const Array side(begin, begin + 2);
-    must(is_same(items(*size), side), "preprocessing must give images of " + bracketed(side) + ", as encoder takes them",
-         *size);
+    const std::string rule = "preprocessing must give images of " + bracketed(side) + ", as encoder takes them";
+    must(is_same(items(*size), side), rule, *size);
 }
 
 // A tensor that begins with these dimensions and, of tokens, has one more.

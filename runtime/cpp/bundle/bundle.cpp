@@ -21,8 +21,8 @@ namespace {
 
 constexpr std::size_t MANIFEST_NBYTES = 16 << 20;  // far more than one has
 
-// The text of a folder's manifest. A pipe would be waited for, and a device never ends: only a file is read, and only so
-// far. Throws bad_bundle.
+// The text of a folder's manifest. A pipe would be waited for, and a device never ends: only a file is read, and only
+// so far. Throws bad_bundle.
 std::string read_manifest(const std::string &folder) {
     const auto unreadable = [&](const std::string &why) {
         return bad_bundle(shown(folder), " is not a bundle: ", why, "; make one with `edgeprune export`");

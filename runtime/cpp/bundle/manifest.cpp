@@ -22,8 +22,9 @@ Value checked(const std::string &text) {
     std::optional<Value> given = parse(text);
     const Value *version = given ? given->find("schema_version") : nullptr;
     if (!version)
-        throw bad_bundle(MANIFEST, " must be a JSON object with a schema_version, finite numbers and each name once; "
-                                   "it is not: copy the bundle again");
+        throw bad_bundle(MANIFEST,
+                         " must be a JSON object with a schema_version, finite numbers, whole characters and each "
+                         "name once; it is not: copy the bundle again");
     const std::string *spelt = version->text();
     const std::string major = spelt ? spelt->substr(0, spelt->find('.')) : "";
     if (major != "1" && major != "2")

@@ -1,5 +1,8 @@
-// What a bundle says of itself: manifest.json, schema 2.x and 1.x, as edgeprune/bundle/{manifest,schema,agreement,older}.py
-// read it, with the same refusals.
+// What a bundle says of itself: manifest.json, schema 2.x and 1.x, as
+// edgeprune/bundle/{manifest,schema,agreement,older}.py read it, with the same refusals.
+//
+// What differs from Python: numbers that this library holds in 32 bits (keep, grid, tiles, steps, sm) must fit into
+// them, a tensor has at most 8 dimensions, of which the first alone may be free, and fits into memory.
 #pragma once
 
 #include <string>

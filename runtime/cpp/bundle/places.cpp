@@ -95,8 +95,8 @@ std::string find_folder(const std::string &given) {
     if (is_file(path) && is_file(join(folder, MANIFEST))) return folder;
     const std::string id = hub_id(given);
     if (!id.empty() && !is_there(path) && !is_folder(folder))
-        throw bad_bundle(shown(given), " is no folder, and this library does not look into the Hugging Face cache; give "
-                         "the folder that `hf download ", shown(id), "` prints");
+        throw bad_bundle(shown(given), " is no folder, and this library does not look into the Hugging Face cache; ",
+                         "give the folder that `hf download ", shown(id), "` prints");
     return path;
 }
 

@@ -168,8 +168,9 @@ std::string repr(double number) {
         std::snprintf(tail, sizeof tail, "e%+03d", exponent);
         return sign + digits.substr(0, 1) + (count > 1 ? "." + digits.substr(1) : "") + tail;
     }
-    if (exponent < 0) return sign + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
-    if (count <= exponent + 1) return sign + digits + std::string(static_cast<std::size_t>(exponent + 1 - count), '0') + ".0";
+    const auto zeros = [](int times) { return std::string(static_cast<std::size_t>(times), '0'); };
+    if (exponent < 0) return sign + "0." + zeros(-exponent - 1) + digits;
+    if (count <= exponent + 1) return sign + digits + zeros(exponent + 1 - count) + ".0";
     const auto point = static_cast<std::size_t>(exponent + 1);
     return sign + digits.substr(0, point) + "." + digits.substr(point);
 }

@@ -1,8 +1,6 @@
-// JSON as it stands in a file: names in their order, whole numbers apart from others. What Python's json.loads gives,
-// with the same refusals: a name twice, NaN and infinity, whole numbers beyond 64 bits.
-//
-// What differs from Python: half of a surrogate pair ("\ud800") is refused wherever it stands, there only in text that
-// is read.
+// JSON as it stands in a file: names in their order, whole numbers apart from others. What Manifest.from_json of Python
+// takes from its text, with the same refusals: a name twice, NaN and infinity, whole numbers beyond 64 bits, half of a
+// surrogate pair ("\ud800").
 #pragma once
 
 #include <cstdint>

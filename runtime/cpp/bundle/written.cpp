@@ -87,7 +87,8 @@ void write_safetensors(const std::string &path, const std::map<std::string, View
     if (!why && rename(fresh.c_str(), path.c_str())) why = errno;
     if (why) {
         if (descriptor >= 0) unlink(fresh.c_str());
-        throw failed(shown(path), " cannot be written: ", std::strerror(why), "; make room there, or name another place");
+        throw failed(shown(path), " cannot be written: ", std::strerror(why), "; make room there, or write "
+                     "elsewhere");
     }
 }
 
