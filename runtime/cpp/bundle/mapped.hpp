@@ -6,9 +6,16 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace edgeprune {
+
+// Memory that somebody else owns.
+struct Bytes {
+    const unsigned char *data;
+    std::size_t size;
+};
 
 class Mapped {
   public:
@@ -21,10 +28,18 @@ class Mapped {
 
     const unsigned char *data() const { return data_; }  // nullptr where it is empty
     std::size_t size() const { return size_; }
+    operator Bytes() const { return {data_, size_}; }
+
+    // Whether a path still leads to this file, and nobody has written to it since.
+    bool is_at(const std::string &path) const;
+    // Nobody will read it soon: its pages need not stay in memory, and come back from the file where somebody does.
+    void rest() const;
 
   private:
     const unsigned char *data_ = nullptr;
     std::size_t size_ = 0;
+    std::uint64_t device_ = 0, number_ = 0;  // of the file
+    std::int64_t seconds_ = 0, nanoseconds_ = 0;  // when it was changed last
 };
 
 }  // namespace edgeprune

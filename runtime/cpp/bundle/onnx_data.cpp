@@ -52,7 +52,7 @@ std::string at_byte(std::size_t at) { return " at byte " + std::to_string(at); }
 // Reads the fields of one message, front to back.
 class Fields {
   public:
-    Fields(const Mapped &file, Span span) : data_(file.data()), at_(span.begin), end_(span.end) {}
+    Fields(Bytes file, Span span) : data_(file.data), at_(span.begin), end_(span.end) {}
 
     // The next field that has bytes for content; false at the end. Throws Wrong.
     bool next(Part &part) {
@@ -99,12 +99,12 @@ class Fields {
 
 }  // namespace
 
-std::set<std::string> external_files(const Mapped &graph) {
-    if (!graph.size()) throw Wrong("it is empty");
+std::set<std::string> external_files(Bytes graph) {
+    if (!graph.size) throw Wrong("it is empty");
     std::set<std::string> locations;
-    std::vector<std::pair<Message, Span>> waiting{{Message::model, {0, graph.size()}}};
+    std::vector<std::pair<Message, Span>> waiting{{Message::model, {0, graph.size}}};
     const auto bytes = [&](Span span) {
-        return std::string(reinterpret_cast<const char *>(graph.data()) + span.begin, span.end - span.begin);
+        return std::string(reinterpret_cast<const char *>(graph.data) + span.begin, span.end - span.begin);
     };
     while (!waiting.empty()) {  // no recursion: a file may be nested as deeply as it likes
         const auto [message, span] = waiting.back();

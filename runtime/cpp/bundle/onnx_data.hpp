@@ -11,6 +11,6 @@ namespace edgeprune {
 
 // The locations that the tensors of a graph name, as they are written; bytes that are not UTF-8 as "\xff". Throws Wrong
 // (typed.hpp) when it is no graph.
-std::set<std::string> external_files(const Mapped &graph);
+std::set<std::string> external_files(Bytes graph);
 
 }  // namespace edgeprune

@@ -2,9 +2,9 @@
 //
 //     {"__metadata__": {"any": "text"}, "tokens": {"dtype": "F32", "shape": [1, 36, 64], "data_offsets": [0, 9216]}}
 //
-// Refused is what the package of Hugging Face refuses, and four things that it lets pass: a name twice, space before
-// the header, tensors that do not begin at a multiple of their element's size, dtypes that no bundle has. It writes
-// none of the first three.
+// Refused is what the package of Hugging Face refuses, and what it lets pass, but never writes: a name twice, space
+// before the header, numbers of 64 bits, tensors that do not begin at a multiple of their element's size. And dtypes
+// that no bundle has.
 #include "bundle/safetensors.hpp"
 
 #include <algorithm>
@@ -84,13 +84,13 @@ void check_metadata(const Value &value) {
         throw Wrong(std::string(METADATA) + " must be names with texts");
 }
 
-std::vector<Placed> tensors_of(const Mapped &file) {
-    if (file.size() < 8) throw Wrong("it is too short for a header");
+std::vector<Placed> tensors_of(Bytes file) {
+    if (file.size < 8) throw Wrong("it is too short for a header");
     std::uint64_t header_nbytes = 0;
-    for (unsigned at = 0; at < 8; ++at) header_nbytes |= std::uint64_t{file.data()[at]} << (8 * at);
+    for (unsigned at = 0; at < 8; ++at) header_nbytes |= std::uint64_t{file.data[at]} << (8 * at);
     if (header_nbytes > HEADER_NBYTES) throw Wrong("its header is longer than 100 MB");
-    if (header_nbytes > file.size() - 8) throw Wrong("its header is cut off");
-    const std::string header(reinterpret_cast<const char *>(file.data()) + 8, static_cast<std::size_t>(header_nbytes));
+    if (header_nbytes > file.size - 8) throw Wrong("its header is cut off");
+    const std::string header(reinterpret_cast<const char *>(file.data) + 8, static_cast<std::size_t>(header_nbytes));
     const std::optional<Value> given = header.compare(0, 1, "{") == 0 && is_utf8(header) ? parse(header) : std::nullopt;
     if (!given) throw Wrong("its header is no JSON object with each name once");
     std::vector<Placed> tensors;
@@ -101,24 +101,24 @@ std::vector<Placed> tensors_of(const Mapped &file) {
     std::sort(tensors.begin(), tensors.end(), [](const Placed &a, const Placed &b) {
         return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
     });
-    const unsigned char *data = file.data() + 8 + header_nbytes;
+    const unsigned char *data = file.data + 8 + header_nbytes;
     std::uint64_t at = 0;
     for (Placed &one : tensors) {
         const std::string what = "tensor " + first(repr(one.name), 60);
         if (one.begin != at) throw Wrong(what + (one.begin < at ? " overlaps another" : " lies behind a gap"));
-        if (one.end > file.size() - 8 - header_nbytes) throw Wrong(what + " is cut off");
+        if (one.end > file.size - 8 - header_nbytes) throw Wrong(what + " is cut off");
         const bool empty = one.begin == one.end;
         if (!empty && (8 + header_nbytes + one.begin) % size_of(one.view.dtype)) throw Wrong(what + " is not aligned");
         one.view.data = data + one.begin;
         at = one.end;
     }
-    if (at != file.size() - 8 - header_nbytes) throw Wrong("there are bytes behind its last tensor");
+    if (at != file.size - 8 - header_nbytes) throw Wrong("there are bytes behind its last tensor");
     return tensors;
 }
 
 }  // namespace
 
-std::map<std::string, View> read_safetensors(const Mapped &file, const std::string &name) {
+std::map<std::string, View> read_safetensors(Bytes file, const std::string &name) {
     try {
         std::map<std::string, View> views;
         for (Placed &one : tensors_of(file)) views.emplace(std::move(one.name), std::move(one.view));

@@ -76,12 +76,11 @@ void texts_are_shown_as_python_shows_them() {
 }
 
 void graphs_name_their_weights() {
-    const made::Folder folder;
-    const auto locations = [&](const std::string &content) {
-        made::write(folder / "x.onnx", content);
+    const auto locations = [](const std::string &content) {
         try {
             std::string all;
-            for (const std::string &one : external_files(Mapped((folder / "x.onnx").string()))) all += one + ";";
+            const auto *bytes = reinterpret_cast<const unsigned char *>(content.data());
+            for (const std::string &one : external_files({bytes, content.size()})) all += one + ";";
             return all;
         } catch (const Wrong &wrong) {
             return std::string("! ") + wrong.what();
