@@ -77,7 +77,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     target = targets.load(request.target)
     method_type = pruners.get(request.method)
     check_flags(request, target)
-    wheel = carried(request, target)
+    wheel = carried(request)
     if request.output is not None:
         bundle.check_output(request.output, request.force)
 
@@ -155,7 +155,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         manifest = manifest_of(
             request.method, method, request.tiles, checkpoint, encoder, target, preprocessing, precision, graphs, cost
         )
-        manifest = replace(manifest, float32_nodes=wide)
+        manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration)
         large = weights_nbytes(graph) > INLINE_NBYTES
         del encoder, graph, models, graphs
         if large:

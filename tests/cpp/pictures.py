@@ -1,4 +1,4 @@
-"""`tests/images` of the C library, kept running: what it makes of images, tiles and detections."""
+"""`tests/pictures` of the C library, kept running: what it makes of images, tiles and detections."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Pictures:
         shape = (down, across, 3) if dtype == "uint8" else (3, down, across)
         return np.frombuffer(made, dtype).reshape((*tiles, *shape))
 
-    def raw(self, steps: Any, width: int, height: int, stride: int = 0, dtype: str = "uint8", rows: bytes = b"") -> bytes:
+    def raw(
+        self, steps: Any, width: int, height: int, stride: int = 0, dtype: str = "uint8", rows: bytes = b""
+    ) -> bytes:
         text = json.dumps(steps).encode()
         return self.ask(f"pixels {len(text)} {width} {height} {stride} {dtype}", text, rows)
 

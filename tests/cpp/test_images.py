@@ -48,7 +48,9 @@ FORMS = {
     "square": steps(resize={"shortest_edge": 24}, crop=(24, 24), square=(122, 116, 104)),
     "square and squash": steps((20, 30), resize={"height": 20, "width": 30}, square=(1, 2, 3), resample=4),
     "square, nearest": steps((20, 30), resize={"height": 20, "width": 30}, square=(9, 0, 255), resample=0),
-    "large numbers": steps((9, 9), resize={"height": 9, "width": 9}, rescale=257.0, mean=(-3e4, 0, 7), std=(1, 1e-3, 3)),
+    "large numbers": steps(
+        (9, 9), resize={"height": 9, "width": 9}, rescale=257.0, mean=(-3e4, 0, 7), std=(1, 1e-3, 3)
+    ),
     "tiles": steps(
         resize={"shortest_edge": 24},
         crop=(24, 24),
@@ -62,7 +64,7 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def pictures(cpp: Path) -> Iterator[Pictures]:
-    program = Pictures(cpp / "tests" / "images")
+    program = Pictures(cpp / "tests" / "pictures")
     yield program
     program.close()
     assert program.process.returncode == 0
@@ -131,7 +133,9 @@ def test_every_form_has_the_bits_of_python(pictures: Pictures, form: Preprocessi
             assert (refused.value.status, refused.value.line) == (BAD_IMAGE, str(error))
             continue
         got = pictures.pixels(form, image, dtype)
-        np.testing.assert_array_equal(got.view(np.uint8), np.ascontiguousarray(expected).view(np.uint8), str(image.shape))
+        np.testing.assert_array_equal(
+            got.view(np.uint8), np.ascontiguousarray(expected).view(np.uint8), str(image.shape)
+        )
 
 
 def test_a_large_photo_has_the_bits_of_python(pictures: Pictures) -> None:

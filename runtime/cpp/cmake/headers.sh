@@ -10,4 +10,5 @@ header=include/onnxruntime/onnxruntime_c_api.h
 for root in /usr /usr/local "$1/usr"; do
     [[ ! -e $root/$header ]] || exit 0
 done
-bash "$(dirname "$0")/packages.sh" "$1" "$(dpkg --print-architecture 2> /dev/null || uname -m)" libonnxruntime-dev
+bash "$(dirname "$0")/packages.sh" "$1" later "$(dpkg --print-architecture 2> /dev/null || uname -m)" \
+    libonnxruntime-dev

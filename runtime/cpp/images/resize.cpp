@@ -51,7 +51,9 @@ void Resize::begin(const Canvas &canvas, const Axis &across, const Axis &down, b
     }
     left_ = std::min(left_, right_);
     pitch_ = whole_blocks(3 * across.taps.size());
+    bare_made_ = false;
     if (canvas.width > canvas.image.width || canvas.height > canvas.image.height) {
+        at_least(bare_, pitch_);
         const std::size_t nbytes = (ROWS + 1) * 3 * (right_ - left_);
         at_least(laid_, nbytes);
         for (std::size_t i = 0; i < nbytes; ++i) laid_[i] = canvas.colour[i % 3];
@@ -104,10 +106,10 @@ const std::uint8_t *Resize::source(std::size_t y, std::size_t spare) {
     const Rgb &image = canvas_->image;
     const std::size_t nbytes = 3 * (right_ - left_);
     const std::size_t begin = std::max(left_, canvas_->left), end = std::min(right_, canvas_->left + image.width);
-    if (y < canvas_->top || y - canvas_->top >= image.height || begin >= end) return laid_.data() + ROWS * nbytes;
+    if (y < canvas_->top || y - canvas_->top >= image.height || begin >= end) return ground();
     const std::uint8_t *from = image.data + (y - canvas_->top) * image.stride + 3 * (begin - canvas_->left);
     if (begin == left_ && end == right_) return from;
-    std::uint8_t *laid = laid_.data() + spare * nbytes;
+    std::uint8_t *laid = laid_.data() + (1 + spare) * nbytes;
     std::memcpy(laid + 3 * (begin - left_), from, 3 * (end - begin));
     return laid;
 }
@@ -137,9 +139,23 @@ void Resize::keep(std::size_t first, std::size_t end) {
         }
         const std::uint8_t *rows[ROWS];
         for (std::size_t r = 0; r < ROWS; ++r) rows[r] = source(std::min(end_ + r, canvas_->height - 1), r);
-        across(rows, to);
+        if (std::all_of(rows, rows + ROWS, [this](const std::uint8_t *row) { return row == ground(); }))
+            bare(rows, to);
+        else
+            across(rows, to);
         end_ = std::min(end_ + ROWS, canvas_->height);
     }
+}
+
+// As across, of rows that are nothing but ground: an image that is made square has many.
+void Resize::bare(const std::uint8_t *const *rows, std::uint8_t *to) {
+    if (!bare_made_) {
+        across(rows, to);
+        std::memcpy(bare_.data(), to, pitch_);
+        bare_made_ = true;
+        return;
+    }
+    for (std::size_t r = 0; r < ROWS; ++r) std::memcpy(to + r * pitch_, bare_.data(), pitch_);
 }
 
 // ROWS rows of the columns [left_, right_) to as many of the window.

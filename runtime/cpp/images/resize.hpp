@@ -41,6 +41,8 @@ class Resize {
     void keep(std::size_t first, std::size_t end);
     void down(std::size_t y, std::uint8_t *to);
     void across(const std::uint8_t *const *rows, std::uint8_t *to);
+    void bare(const std::uint8_t *const *rows, std::uint8_t *to);
+    const std::uint8_t *ground() const { return laid_.data(); }
 
     const Canvas *canvas_ = nullptr;
     const Axis *across_ = nullptr, *down_ = nullptr;
@@ -49,7 +51,9 @@ class Resize {
     std::size_t pitch_ = 0, kept_pitch_ = 0;  // bytes from row to row of made_ and kept_, whole blocks
     std::size_t first_ = 0, end_ = 0;         // rows that are kept: [first_, end_)
     std::size_t made_end_ = 0;                // rows that are made, when down comes first: the last ROWS up to here
-    std::vector<std::uint8_t> laid_;   // [ROWS + 1, right_ - left_, 3], rows where the ground shows; it fills the last
+    std::vector<std::uint8_t> laid_;   // [1 + ROWS, right_ - left_, 3], rows where the ground shows; it fills the first
+    std::vector<std::uint8_t> bare_;   // what the first of these becomes across
+    bool bare_made_ = false;
     std::vector<std::uint8_t> lanes_;  // [right_ - left_, ROWS, 3], rows side by side
     std::vector<std::uint8_t> kept_;   // rows in front of the way down
     std::vector<std::uint8_t> half_;   // [ROWS, kept_pitch_], rows behind it, when down comes first

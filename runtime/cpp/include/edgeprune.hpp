@@ -90,7 +90,7 @@ class Bundle {
     std::vector<edgeprune_tensor> inputs() const { return tensors(edgeprune_get_input, info().inputs); }
     std::vector<edgeprune_tensor> outputs() const { return tensors(edgeprune_get_output, info().outputs); }
     edgeprune_tensor find(const char *name) const {
-        edgeprune_tensor tensor;
+        edgeprune_tensor tensor{};
         check(edgeprune_find(handle_, name, &tensor));
         return tensor;
     }
@@ -153,9 +153,9 @@ class Bundle {
         if (status != EDGEPRUNE_OK) throw Error(status, edgeprune_error(handle_));
     }
     template <class Get>
-    std::vector<edgeprune_tensor> tensors(Get get, std::size_t count) const {
+    std::vector<edgeprune_tensor> tensors(Get tensor_at, std::size_t count) const {
         std::vector<edgeprune_tensor> found(count);
-        for (std::size_t at = 0; at < count; ++at) check(get(handle_, at, &found[at]));
+        for (std::size_t at = 0; at < count; ++at) check(tensor_at(handle_, at, &found[at]));
         return found;
     }
 };
