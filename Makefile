@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: .venv demo bavit docs test test-slow test-all lowest lint types bench clean
+.PHONY: .venv demo bavit docs test test-slow test-all lowest lmms-eval lint types bench clean
 .PHONY: cpp cpp-ready cpp-headers cpp-asan cpp-tsan cpp-fuzz cpp-arm64
 
 .venv: $(STAMP)
@@ -73,6 +73,12 @@ cpp-arm64: $(STAMP)
 lowest: $(STAMP)
 	.ci/lowest
 
+# lmms-eval on a bundle: its sixty packages go into an environment of their own, about 4 GB.
+lmms-eval: $(STAMP)
+	test -x .lmms/bin/python || $(BIN)/uv venv --quiet .lmms
+	$(BIN)/uv pip install --quiet --python .lmms/bin/python --editable '.[lmms-eval]' pytest
+	.lmms/bin/python -m pytest tests/integrations/test_lmms_eval.py
+
 # The tables of README.md and docs/, from what the code declares; tests/test_docs.py fails where one is not current.
 docs: $(STAMP)
 	$(BIN)/python -m edgeprune.cli.tables.docs README.md docs/*.md
@@ -88,5 +94,5 @@ bench: $(STAMP)
 	$(BIN)/pytest tests/bench --capture=no
 
 clean:
-	rm -rf demo build dist .lowest *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo build dist .lmms .lowest *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -155,7 +155,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         manifest = manifest_of(
             request.method, method, request.tiles, checkpoint, encoder, target, preprocessing, precision, graphs, cost
         )
-        manifest = replace(manifest, float32_nodes=wide)
+        manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration)
         large = weights_nbytes(graph) > INLINE_NBYTES
         del encoder, graph, models, graphs
         if large:

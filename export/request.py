@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
@@ -35,6 +36,8 @@ class Request:
     target: str
     keep: int | float | None = None
     """tokens, or a float in (0, 1]: their share of all"""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """how that budget was found, if it was; the manifest keeps it"""
     scorer: Path | None = None
     """the trained weights of a method that has such; None takes those in TRAINED, where they are"""
     options: Mapping[str, str] = field(default_factory=dict)

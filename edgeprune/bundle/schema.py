@@ -110,6 +110,8 @@ class Fields:
     """the classes of a detector, in the order of its logits, whose last one is "no object" """
     float32_nodes: tuple[str, ...] = ()
     """of the encoder, in its order: what a builder that chooses float16 by itself has to leave in float32"""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """of --keep auto: what was wanted, and what was measured on which images; empty where the budget was given"""
     schema_version: str = SCHEMA_VERSION
     """of the file that it was read from; what is written is always this reader's"""
 

@@ -29,6 +29,16 @@ PACKAGES = {
         "onnxscript",
         "onnxruntime",
     ),
+    "sweep": (
+        "torch",
+        "transformers",
+        "huggingface_hub",
+        "matplotlib",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "onnxruntime",
+    ),
 }
 """extra of edgeprune -> the packages that come with it"""
 

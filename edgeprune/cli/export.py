@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, needs, print_json, progress, warn
+
+if TYPE_CHECKING:
+    from edgeprune.export.request import Request
 
 __all__ = ["command"]
 
@@ -19,7 +24,14 @@ __all__ = ["command"]
     help="Pruning method; `edgeprune methods` lists them.",
 )  # fmt: skip
 @click.option(
-    "--keep", type=options.Keep(), help="Tokens kept of an image, or their share (0.6). All but `none` need it."
+    "--keep",
+    type=options.Keep(),
+    help="Tokens kept of an image, or their share (0.6), or auto. All but `none` need it.",
+)
+@click.option("--floor", type=float, metavar="SHARE", help="With --keep auto: the share of unpruned accuracy to keep.")
+@click.option("--ceiling-ms", type=float, metavar="MS", help="With --keep auto: the time that a run may take here.")
+@click.option(
+    "--calibrate", metavar="DIR", help="With --floor: images, with questions.jsonl if it has one; default scenes."
 )
 @click.option(
     "--scorer", type=options.PATH, help="Trained weights, for `bavit`: what `bavit train` wrote; default bavit-scorer."
@@ -67,26 +79,44 @@ __all__ = ["command"]
 @options.language_model
 @options.verb
 def command(
-    as_json: bool, input_kind: str, settings: tuple[str, ...], language_model: str | None, **given: Any
+    as_json: bool,
+    input_kind: str,
+    settings: tuple[str, ...],
+    language_model: str | None,
+    floor: float | None,
+    ceiling_ms: float | None,
+    calibrate: str | None,
+    **given: Any,
 ) -> None:
     """Export a pruned encoder as a bundle, and check it.
 
     \b
     edgeprune export --method fastervlm --keep 64
     edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf
+    edgeprune export --method fastervlm --keep auto --floor 0.99
     """
     from edgeprune.export.request import Request, check
 
     if wrong := [setting for setting in settings if "=" not in setting]:
         raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
     own = dict(setting.split("=", 1) for setting in settings)
+    found = given["keep"] == "auto"
+    given |= {"keep": None, "output": given["output"] or _output(given)} if found else {}
+    if not found and (floor, ceiling_ms, calibrate) != (None, None, None):
+        raise click.UsageError("--floor, --ceiling-ms and --calibrate go with --keep auto; leave them out")
     request = Request(uint8=input_kind == "uint8", options=own, **given)
     check(request)  # before torch and transformers are imported, which takes seconds
+    if found:
+        from edgeprune.quality.sweep.auto import Goal, check_goal
+
+        check_goal(Goal(floor, ceiling_ms), request, calibrate)
     model = options.read_language_model(language_model)
     with needs("export"):
         from edgeprune.export.hub import push
         from edgeprune.export.job import STEPS, export_bundle
 
+    if found:
+        request = _budgeted(request, floor, ceiling_ms, calibrate)
     with progress(each=True) as show:
         exported = export_bundle(request, lambda step: show(STEPS.index(step), len(STEPS), step))
     for warning in exported.warnings:
@@ -110,3 +140,18 @@ def command(
     click.echo(f"wrote {exported.folder}")
     if page is not None:
         click.echo(f"pushed to {page}")
+
+
+def _output(given: dict[str, Any]) -> Path:
+    """Before the budget is known."""
+    model = "tiny" if given["model"] is None else os.path.basename(os.path.abspath(given["model"]))
+    return Path(f"{model}-{given['method']}-auto-{Path(given['target']).stem}")
+
+
+def _budgeted(request: Request, floor: float | None, ceiling_ms: float | None, calibrate: str | None) -> Request:
+    """With the budget that --keep auto finds."""
+    from edgeprune.quality.sweep.auto import Goal, find_keep
+
+    with progress() as show:
+        found = find_keep(request, Goal(floor, ceiling_ms), calibrate, show)
+    return dataclasses.replace(request, keep=found.keep, calibration=found.to_json())

@@ -69,16 +69,20 @@ class Image(ParamType):
 
 
 class Keep(ParamType):
-    """A number of tokens, or with a point in it their share."""
+    """A number of tokens, or with a point in it their share, or `auto`."""
 
     name = "number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float | str:
+        if value == "auto":
+            return "auto"
         try:
             return float(value) if "." in str(value) else int(value)
         except ValueError:
             self.fail(
-                f"{value!r} is neither a number of tokens, such as 64, nor a share of them, such as 0.6", param, ctx
+                f"{value!r} is neither a number of tokens, such as 64, nor a share of them, such as 0.6, nor auto",
+                param,
+                ctx,
             )
 
 

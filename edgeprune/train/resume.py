@@ -29,7 +29,8 @@ __all__ = ["Interrupted", "State", "check_output", "check_same", "interruptible"
 
 NAME = "checkpoint.safetensors"
 METADATA = "edgeprune.training"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = (("exp_avg", "exp_avg_sq"), ("momentum_buffer",))
+"""of AdamW and of Muon, for each parameter those of one"""
 
 
 class Interrupted(EdgepruneError):
@@ -60,7 +61,7 @@ def write_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Opti
     tensors = {f"model.{name}": value.detach() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         moments = optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moment in moments}
+        tensors |= {f"{moment}.{name}": moments[moment] for kind in MOMENTS for moment in kind if moment in moments}
     scratch = folder / f".{NAME}"
     try:
         contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
@@ -90,7 +91,8 @@ def read_checkpoint(
         model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
         for name, parameter in model.named_parameters():
             if state.step and parameter.requires_grad:
-                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device).clone() for moment in MOMENTS}
+                kind = next((kind for kind in MOMENTS if f"{kind[0]}.{name}" in tensors), MOMENTS[0])
+                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device).clone() for moment in kind}
                 optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]

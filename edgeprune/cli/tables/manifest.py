@@ -32,6 +32,7 @@ def manifest_table(manifest: Manifest) -> Table:
             "formula": f"{count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
             "graph": f"{count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
             "saves": _saved(manifest),
+            "calibrated": _calibrated(manifest),
             "order of tokens": manifest.layout,
             "deviations": "\n".join(manifest.deviations),
         },
@@ -49,6 +50,23 @@ def _saved(manifest: Manifest) -> str:
         f"{1 - share:.1%} of the encoder" if share < NOTHING_SAVED else f"nothing in the encoder ({share:.1%} of it)"
     )
     return encoder if manifest.detects else f"{encoder}; behind it, {manifest.budget} are left to read"
+
+
+def _calibrated(manifest: Manifest) -> str:
+    """How the budget was found, of an export with --keep auto; by an exporter that may say it otherwise."""
+    said = manifest.calibration
+    try:
+        error, images = said["error"], f"{said['images']} images, {said['questions']} questions"
+        if said["goal"] == "ceiling_ms":
+            off = "" if error is None else f" ±{error:.2f}"
+            return f"{said['measured']:.2f}{off} ms on {said['data']}, at most {said['wanted']:g} were asked for"
+        off = "" if error is None else f" ±{100 * error:.1f}"
+        return (
+            f"{100 * said['measured']:.1f}{off} % of the unpruned {said['what']} ({said['data']}: {images}), at least "
+            f"{100 * said['wanted']:g} % were asked for"
+        )
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def files_table(manifest: Manifest) -> Table:

@@ -1,0 +1,116 @@
+"""`edgeprune sweep`: what each method loses at each budget."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edgeprune.cli import completion, options
+from edgeprune.cli.console import display, leave, needs, print_json, progress, warn
+
+__all__ = ["command"]
+
+KEPT = "what was computed is kept in {}, and the same command goes on from there"
+T = TypeVar("T")
+
+
+@click.command("sweep")
+@click.option(
+    "--model", shell_complete=completion.models,
+    help="Hugging Face id or local folder; default the tiny LLaVA that comes along.",
+)  # fmt: skip
+@click.option("--revision", help="Commit or branch of a Hugging Face id.")
+@click.option(
+    "--methods", metavar="NAME,...",
+    help="Methods, with options as in hiprune:alpha=0.2; default all. random, uniform and pool are always there.",
+)  # fmt: skip
+@click.option("--keep", metavar="K,...", help="Tokens kept, or their shares (0.5); default 64,32,16,8.")
+@click.option("--precision", metavar="FLOAT,...", default="float32", show_default=True, help="float32, float16.")
+@click.option("--layer", metavar="L,...", help="Feature layers, indices into hidden_states; default the model's.")
+@click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
+@click.option("--images", metavar="DIR", help="Folder with images, or scenes: drawn ones, which need no file.")
+@click.option("--questions", type=options.PATH, metavar="FILE", help="JSON lines that ask about --images.")
+@click.option("--count", type=click.IntRange(min=1), help="Images at most; default 300 scenes, all of --images.")
+@click.option(
+    "--max-new-tokens", "longest", type=click.IntRange(min=1),
+    help="Of an answer; default 1 about scenes, else 16.",
+)  # fmt: skip
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run it.")
+@click.option(
+    "--workers", type=click.IntRange(min=1),
+    help="Processes; default one per CPU for the tiny LLaVA, else 1.",
+)  # fmt: skip
+@click.option(
+    "--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]",
+    help="Run it on Ray: on the cluster there, without an address on this machine.",
+)  # fmt: skip
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Time the graphs beside the unpruned one.")
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Timed runs of each graph.")
+@click.option("--output", type=options.PATH, help="Folder to write, or to go on with; default <model>-sweep.")
+@click.option("--keep-bundles", is_flag=True, help="Leave the exported bundles in --output.")
+@click.option("--wide", is_flag=True, help="Every share with its standard error, for more than 80 columns.")
+@options.verb
+def command(
+    as_json: bool,
+    wide: bool,
+    methods: str | None,
+    keep: str | None,
+    precision: str,
+    layer: str | None,
+    output: Path | None,
+    **given: Any,
+) -> None:
+    """Measure what pruning loses, by method and budget.
+
+    Exports every method, runs the graphs, and asks the language part of the model; without one it measures what is
+    left of the unpruned tokens. Writes table.md, table.csv, sweep.json and plots; repeated, it computes what is new.
+
+    \b
+    edgeprune sweep
+    edgeprune sweep --methods fastervlm,divprune --keep 32,16 --count 100
+    edgeprune sweep --model llava-hf/llava-1.5-7b-hf --images photos \\
+        --questions questions.jsonl --keep 192,128,64 --ray
+    """
+    from edgeprune.quality.sweep.request import Request, checked
+
+    model = given["model"]
+    request = Request(
+        output=output or Path(f"{'tiny' if model is None else Path(model).name}-sweep"),
+        methods=_listed("--methods", methods, str),
+        keep=_listed("--keep", keep, lambda text: float(text) if "." in text else int(text)),
+        precisions=_listed("--precision", precision, str),
+        layers=_listed("--layer", layer, int) or (None,),
+        **given,
+    )
+    checked(request)  # before torch and transformers are imported, which takes seconds
+    signal.signal(signal.SIGTERM, lambda sent, _: leave(f"terminated; {KEPT.format(request.output)}", 128 + sent))
+    with needs("sweep"):
+        from edgeprune.quality.sweep import save, sweep
+
+        try:
+            with progress() as show:
+                found = sweep(request, show)
+        except KeyboardInterrupt:
+            leave(f"interrupted; {KEPT.format(request.output)}", 130)
+        written = save(found, request.output)
+    for warning in found.warnings:
+        warn(warning)
+    if as_json:
+        print_json({"output": str(request.output), **found.to_json()})
+        return
+    from edgeprune.cli.tables.sweep import sweep_table
+
+    display(sweep_table(found, wide), wide=wide)
+    click.echo(f"wrote {', '.join(path.name for path in written)} into {request.output}")
+
+
+def _listed(option: str, given: str | None, read: Callable[[str], T]) -> tuple[T, ...]:
+    """What stands between commas, each once."""
+    try:
+        return tuple(dict.fromkeys(read(one.strip()) for one in (given or "").split(",") if one.strip()))
+    except ValueError:
+        raise click.UsageError(f"{option} must be numbers with commas between them, as 64,32, got {given}") from None

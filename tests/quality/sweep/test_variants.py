@@ -1,0 +1,40 @@
+"""Methods with their options, as --methods has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprune import pruners
+from edgeprune.errors import MethodError
+from edgeprune.quality.sweep.variants import CONTROLS, UNPRUNED, Variant, variants
+
+
+def test_without_a_choice_every_method_is_there_once() -> None:
+    found = variants()
+    assert sorted({one.method for one in found}) == pruners.names()
+    assert len(set(found)) == len(found) == len(pruners.names()) + 2  # two more seeds of random
+
+
+def test_what_a_method_has_to_beat_always_stands_beside_it() -> None:
+    assert variants(["divprune"]) == (UNPRUNED, Variant("divprune"), *CONTROLS)
+    assert variants(["pool", "random"]).count(Variant("pool")) == 1
+
+
+def test_an_option_that_is_the_default_is_as_if_it_were_not_given() -> None:
+    assert variants(["hiprune:alpha=0.10"])[1] == Variant("hiprune")
+    assert variants(["hiprune:alpha=0.2:object_layer=4"])[1].name == "hiprune:alpha=0.2:object_layer=4"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("fastvlm", "Did you mean 'fastervlm'"),
+        ("hiprune:alpha", "must be NAME=VALUE behind a colon, got 'alpha'"),
+        ("hiprune:beta=1", "no option of hiprune 'beta'"),
+        ("hiprune:alpha=much", "option alpha of hiprune must be a number, got 'much'"),
+        ("fastervlm:alpha=1", "no option of fastervlm 'alpha'; there are none"),
+    ],
+)
+def test_what_does_not_exist_is_refused(given: str, said: str) -> None:
+    with pytest.raises(MethodError, match=said):
+        variants([given])
