@@ -38,9 +38,7 @@ def tool(cpp: Path) -> Tool:
 
     def run(*arguments: Any, **changes: str) -> subprocess.CompletedProcess[str]:
         command = [found[0], *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=600, env={**environment, **changes}
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=False, env={**environment, **changes})
 
     return run
 
