@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeprune.checkpoint import find
+from edgeprune.checkpoint import find, read_config
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.quality.packing import Prompt, hidden_states, length, pack
 
@@ -41,6 +41,7 @@ def load_language(model: str | None = None, revision: str | None = None, device:
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     files = find(model, revision)
+    _check_positions(read_config(files), files.id)
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = files.place if files.revision == "local" else files.id
     try:
@@ -149,6 +150,17 @@ class Language:
                 at, number = asked[one]
                 found[at][number] = text.strip()
         return found
+
+
+def _check_positions(config: dict[str, Any], id: str) -> None:
+    """Raises ModelError where a token's position says more than its place in the sequence."""
+    text = config.get("text_config") or config
+    rotary = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if isinstance(rotary, dict) and "mrope_section" in rotary:
+        raise ModelError(
+            f"the language part must count positions along one axis, that of {id} has three; ask it image by image "
+            f"with edgeprune.integrations.transformers.generation_inputs"
+        )
 
 
 def elsewhere(count: int) -> list[int]:

@@ -119,3 +119,10 @@ def test_a_checkpoint_that_answers_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ModelError, match="images and text"):
         load_language(str(tmp_path))
+
+
+def test_positions_of_three_axes_are_refused(tmp_path: Path) -> None:
+    text = {"model_type": "qwen2_5_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [4, 4, 4]}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "text_config": text}))
+    with pytest.raises(ModelError, match="has three"):
+        load_language(str(tmp_path))
