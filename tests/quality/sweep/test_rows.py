@@ -23,7 +23,7 @@ from edgeprune.quality.sweep.texts import to_csv, to_markdown
 from edgeprune.quality.sweep.variants import RANDOM, UNPRUNED, Variant
 from edgeprune.quality.sweep.work import RIGHT, Graph
 
-SETTING = ("float32", None)
+SETTING: tuple[str, int | None] = ("float32", None)
 QUERIES = (Query("color", "?", "red"), Query("count", "?", "two"), Query("color", "?", "blue"))
 ITEMS = [Item("a", (0, 0), QUERIES), Item("b", (0, 1), QUERIES[:2]), Item("c", (0, 2), QUERIES[:1])]
 BASE = [1.0, 1.0, 0.0, 1.0, 0.0, 1.0]
@@ -33,15 +33,20 @@ ABOUT = {"model": "tiny", "images": 3, "questions": 6, "data": "scenes"}
 
 def rows(cells: dict[Variant, list[float]], **times: Any) -> tuple[Row, ...]:
     """Of methods at K = 8, in two shards."""
-    serving = {(one, 8, SETTING): Graph(one, 8, *SETTING) for one in cells}
+    serving: dict[Any, Graph] = {(one, 8, SETTING): Graph(one, 8, *SETTING) for one in cells}
     serving[UNPRUNED, 0, SETTING] = Graph(UNPRUNED, 0)
     records: dict[Graph, dict[str, Any]] = {
         graph: {"refused": "", "keep": graph.keep or 144, "multiply_adds": 900, "per_token": 5, "cuts": True}
         for graph in serving.values()
     }
     records[Graph(UNPRUNED, 0)]["multiply_adds"] = 1000
-    values = {(UNPRUNED, 0, SETTING, RIGHT): BASE, **{(one, 8, SETTING, RIGHT): own for one, own in cells.items()}}
-    shards = {key: [{"score": own[:3], "answer": []}, {"score": own[3:], "answer": []}] for key, own in values.items()}
+    values: dict[tuple[Variant, int, tuple[str, int | None], str], list[float]] = {
+        (UNPRUNED, 0, SETTING, RIGHT): BASE,
+        **{(one, 8, SETTING, RIGHT): own for one, own in cells.items()},
+    }
+    shards: dict[Any, list[dict[str, Any]]] = {
+        key: [{"score": own[:3], "answer": []}, {"score": own[3:], "answer": []}] for key, own in values.items()
+    }
     measured = {serving[one, 8, SETTING]: times[one.method] for one in cells if one.method in times}
     return rows_of(shards, serving, records, measured, ITEMS)
 
