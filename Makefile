@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: .venv demo bavit docs test test-slow test-all lowest lint types bench clean
+.PHONY: .venv demo bavit docs test test-slow test-all lowest lmms-eval lint types bench clean
+.PHONY: cpp cpp-ready cpp-headers cpp-asan cpp-tsan cpp-fuzz cpp-arm64
 
 .venv: $(STAMP)
 
@@ -30,18 +31,53 @@ bavit: $(STAMP)
 # The workers are the threads, in the processes that tests start as well.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-test: $(STAMP)
+test: $(STAMP) cpp-headers
 	$(PYTEST) -m "not slow"
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) cpp-headers
 	$(PYTEST) -m slow
 
-test-all: $(STAMP)
+test-all: $(STAMP) cpp-headers
 	$(PYTEST)
+
+# The C library: what is missing is said in one line; ONNX Runtime's headers are fetched where apt can, into build/. It is
+# run with the ONNX Runtime of .venv. `make test` builds it as well, and leaves its tests out where it cannot.
+HEADERS := build/onnxruntime
+JOBS    := $(shell nproc 2> /dev/null || echo 1)
+
+cpp-ready:
+	@runtime/cpp/cmake/ready.sh $(HEADERS)
+
+cpp-headers:
+	-@runtime/cpp/cmake/ready.sh $(HEADERS)
+
+cpp-asan: SANITIZE := address,undefined
+cpp-tsan: SANITIZE := thread
+
+cpp cpp-asan cpp-tsan: $(STAMP) cpp-ready
+	cmake -S runtime/cpp -B build/$@ -DEDGEPRUNE_ONNXRUNTIME_INCLUDE=$(HEADERS) -DEDGEPRUNE_SANITIZE=$(SANITIZE)
+	cmake --build build/$@ --parallel $(JOBS)
+	cd build/$@ && EDGEPRUNE_ONNXRUNTIME=$$(../../$(BIN)/edgeprune runtime-source --onnxruntime) ctest --output-on-failure
+
+# What reads files from strangers, for so many seconds in all; clang's libFuzzer.
+SECONDS := 60
+
+cpp-fuzz: cpp-ready
+	.ci/fuzz build/$@ $(HEADERS) $(SECONDS)
+
+# Cross-compiled, and run on this machine's emulator.
+cpp-arm64: $(STAMP)
+	.ci/arm64 build/$@ $(HEADERS)
 
 # The oldest versions that pyproject.toml allows a device, on Python 3.10 where there is one.
 lowest: $(STAMP)
 	.ci/lowest
+
+# lmms-eval on a bundle: its sixty packages go into an environment of their own, about 4 GB.
+lmms-eval: $(STAMP)
+	test -x .lmms/bin/python || $(BIN)/uv venv --quiet .lmms
+	$(BIN)/uv pip install --quiet --python .lmms/bin/python --editable '.[lmms-eval]' pytest
+	.lmms/bin/python -m pytest tests/integrations/test_lmms_eval.py
 
 # The tables of README.md and docs/, from what the code declares; tests/test_docs.py fails where one is not current.
 docs: $(STAMP)
@@ -58,5 +94,5 @@ bench: $(STAMP)
 	$(BIN)/pytest tests/bench --capture=no
 
 clean:
-	rm -rf demo build dist .lowest *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo build dist .lmms .lowest *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

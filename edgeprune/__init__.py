@@ -1,3 +1,3 @@
 """edgeprune: token-pruned vision encoders for edge devices."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

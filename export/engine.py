@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune import bundle, targets
-from edgeprune.bundle import Bundle, Engine, File
+from edgeprune.bundle import Bundle, File, Plan
 from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.plan import find_gpu
 from edgeprune.targets import Target
@@ -50,7 +50,7 @@ def build_engine(
     sm: Sequence[int] = (),
     force: bool = False,
     show: Show = lambda done, total, what: None,
-) -> tuple[Engine, File]:
+) -> tuple[Plan, File]:
     """Build the engine of a bundle and add it: `encoder.<target>.plan`, and the entries in the manifest, returned here.
 
     target: name or path of a .toml; None takes the bundle's
@@ -88,7 +88,7 @@ def build_engine(
     flags = _configure(compiler, device, sms if rtx else (), opened.manifest.float32_nodes)
     timings = None if rtx else _open_timing_cache(compiler, opened.folder)
     content = compiler.build(show)
-    engine = Engine(
+    engine = Plan(
         plan=plan,
         kind=device.engine.kind,
         version=trt.__version__,

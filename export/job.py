@@ -77,7 +77,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     target = targets.load(request.target)
     method_type = pruners.get(request.method)
     check_flags(request, target)
-    wheel = carried(request, target)
+    wheel = carried(request)
     if request.output is not None:
         bundle.check_output(request.output, request.force)
 

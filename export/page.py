@@ -1,7 +1,7 @@
 """README.md of a bundle: what it is, and what is typed on the device, block after block in one shell.
 
 A block in `bash` or `python` is run as it stands, from the bundle's folder (tests/export/test_page.py does); one in
-`console` belongs to another machine.
+`sh` builds the C library (page_c.py), and one in `console` belongs to another machine.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shlex
 
 from edgeprune.bundle import Manifest
 from edgeprune.export import interface, recipe
+from edgeprune.export.page_c import page_c
 from edgeprune.export.wheel import Wheel
 from edgeprune.targets import Target
 
@@ -118,9 +119,9 @@ _OLD = """
     {flags}
 ```
 
-That is all that runs on this board: its Python is {python}, its TensorRT is for that Python alone, and edgeprune needs
-3.10. So `verify`, `bench` and `compare.py` do not run here, and nothing holds this engine against
-`reference.safetensors`. What was verified is the graph, in ONNX Runtime, when the bundle was made.
+No Python of edgeprune runs on this board: its Python is {python}, its TensorRT is for that Python alone, and edgeprune
+needs 3.10. So its `verify`, `bench` and `compare.py` do not run here. What was verified is the graph, in ONNX Runtime,
+when the bundle was made; the engine is held against `reference.safetensors` by the program below.
 """
 _PYTHON = """
 ### From Python
@@ -180,7 +181,7 @@ def readme(manifest: Manifest, target: Target, wheel: Wheel | None = None, weigh
     """
     old = target.jetson is not None and target.jetson.install is None
     if old:
-        steps = [_CLOCKS, _engine(manifest, target, weights_nbytes), _old(target)]
+        steps = [_CLOCKS, _engine(manifest, target, weights_nbytes), _old(target), page_c(target, wheel)]
     else:
         steps = [
             _install(target, wheel),
@@ -188,6 +189,7 @@ def readme(manifest: Manifest, target: Target, wheel: Wheel | None = None, weigh
             _engine(manifest, target, weights_nbytes),
             _verify(target),
             _PYTHON.format(python=_DETECTS if manifest.detects else _ENCODES),
+            page_c(target, wheel),
             _POLYGRAPHY.format(polygraphy=recipe.polygraphy_command(target, manifest.encoder.file)),
         ]
     return "".join([_head(manifest, target), *steps, _interface(manifest)])

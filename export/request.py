@@ -62,7 +62,7 @@ class Request:
     """the values that become black and white in probes of more than 8 bits"""
     baselines: bool = True
     runtime: bool = True
-    """whether edgeprune's own wheel goes along, where the target can install it"""
+    """whether edgeprune's own wheel goes along, to be installed there, and with the sources of the C library"""
     force: bool = False
     push_to_hub: str | None = None
     """owner/name on the Hugging Face hub, for which README.md is made"""
@@ -98,7 +98,7 @@ def check(request: Request) -> None:
         raise RequestError("--private goes with --push-to-hub, which is missing; leave it out")
     if request.push_to_hub is not None:
         hub.check(request.push_to_hub)
-    carried(request, target)
+    carried(request)
 
 
 def output_of(request: Request, id: str, target: Target) -> Path:
@@ -158,13 +158,12 @@ def check_flags(request: Request, target: Target) -> None:
         raise RequestError(f"--tiles {request.tiles} fixes the batch and --dynamic-batch frees it; give one of them")
 
 
-def carried(request: Request, target: Target) -> Wheel | None:
-    """edgeprune's own wheel, for a bundle that is to carry it; a board whose Python is too old could not install it.
+def carried(request: Request) -> Wheel | None:
+    """edgeprune's own wheel, for a bundle that is to carry it; where Python is too old, its C sources are used.
 
     Raises RequestError when there is none to be made here.
     """
-    able = target.jetson is None or target.jetson.install is not None
-    return wheel() if request.runtime and able else None
+    return wheel() if request.runtime else None
 
 
 def pair(option: str, text: str | None, what: str) -> tuple[int, int] | None:

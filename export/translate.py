@@ -1,13 +1,15 @@
-"""torch.onnx.export without the work that it repeats: the same model, byte for byte, in about half of the time.
+"""torch.onnx.export without the work that it repeats: the same model in about half of the time.
 
 - It reads the source of some 500 translations anew for every graph. Here they are read once per opset and process, and
   every export is given a registry of its own that lists them.
-- It decomposes a program that was decomposed for it. Here our decompositions join its table, and one run does both.
+- It traces a program again to decompose it, twice. Here our decompositions join its table, and where the shapes are
+  static, what they and the table name is written out where it stands (`lower`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -16,13 +18,15 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
+from edgeprune.export.lower import lower
+
 __all__ = ["translate"]
 
 Decompositions = Mapping[Any, Any]
 
 
 def translate(program: ExportedProgram, decompositions: Decompositions, **options: Any) -> ir.Model:
-    """The ONNX model of a program.
+    """The ONNX model of a program, which may be changed on the way.
 
     decompositions: operator -> the function that stands for it; taken before the exporter's own translation of it
     options: those of torch.onnx.export
@@ -31,13 +35,13 @@ def translate(program: ExportedProgram, decompositions: Decompositions, **option
     run = program.run_decompositions
 
     def run_with_ours(table: Decompositions | None = None, *rest: Any) -> ExportedProgram:
-        own = torch.export.default_decompositions() if table is None else table
-        runs.append(run({**own, **decompositions}, *rest))
+        whole = {**(torch.export.default_decompositions() if table is None else table), **decompositions}
+        runs.append(program if known and lower(program, whole, known) else run(whole, *rest))
         return runs[-1]
 
     program.run_decompositions = run_with_ours
     try:
-        with _registry_kept():
+        with _registry_kept() as known:
             exported = torch.onnx.export(program, dynamo=True, **options)
     finally:
         del program.run_decompositions
@@ -48,14 +52,18 @@ def translate(program: ExportedProgram, decompositions: Decompositions, **option
 
 
 @contextlib.contextmanager
-def _registry_kept() -> Iterator[None]:
-    """Let the exporter take its translations from before; as it is, where a release of torch keeps them elsewhere."""
+def _registry_kept() -> Iterator[set[Any]]:
+    """Let the exporter take its translations from before; as it is, where a release of torch keeps them elsewhere.
+
+    The set holds what the exporter translates, from when it asked for them.
+    """
+    known: set[Any] = set()
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
         build, restored = ONNXRegistry.from_torchlib, vars(ONNXRegistry)["from_torchlib"]
     except (ImportError, AttributeError, KeyError):
-        yield
+        yield known
         return
 
     def fresh(opset_version: int) -> ONNXRegistry:
@@ -63,11 +71,12 @@ def _registry_kept() -> Iterator[None]:
         whole, registry = _read(build, opset_version), ONNXRegistry()
         registry._opset_version = whole._opset_version
         registry.functions = {target: [*translations] for target, translations in whole.functions.items()}
+        known.update({operator.getitem, *(some[0].fx_target for some in whole.functions.values())})
         return registry
 
     ONNXRegistry.from_torchlib = staticmethod(fresh)  # type: ignore[assignment]
     try:
-        yield
+        yield known
     finally:
         ONNXRegistry.from_torchlib = restored  # type: ignore[method-assign]
 

@@ -1,6 +1,7 @@
 """edgeprune itself as a wheel, so that a device can install it from the bundle: no package index need have it.
 
-It holds what is imported here, without the embedded models, which only an export reads: pure Python, a few hundred kB.
+It holds what is imported here, without the embedded models, which only an export reads: pure Python, and the sources of
+the C library, which a board builds for itself; a few hundred kB.
 The same sources give the same bytes: names are sorted, times fixed.
 
 Format  https://packaging.python.org/en/latest/specifications/binary-distribution-format/
@@ -26,7 +27,7 @@ __all__ = ["Wheel", "wheel"]
 
 LINKED = ("export", "runtime", "targets")
 """folders that a checkout has beside the package, and an installation in it"""
-SUFFIXES = (".py", ".toml", ".typed", ".c", ".cpp", ".h", ".md", ".txt")
+SUFFIXES = (".py", ".toml", ".typed", ".md", ".txt", ".c", ".cmake", ".cpp", ".h", ".hpp", ".in", ".map", ".sh")
 LEFT_OUT = {"models", "__pycache__"}
 WHEEL = f"Wheel-Version: 1.0\nGenerator: edgeprune {edgeprune.__version__}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 INFO = f"edgeprune-{edgeprune.__version__}.dist-info"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune import bundle as bundles
 from edgeprune import typed
-from edgeprune.bundle import Bundle, Engine, File
+from edgeprune.bundle import Bundle, File, Plan
 from edgeprune.bundle.reading import hash_file
 from edgeprune.errors import EdgepruneError, RequestError
 from edgeprune.runtime.backends import plan as plans
@@ -66,7 +66,7 @@ def note_of(plan: Path) -> Note | None:
         return None
 
 
-def adopt(folder: Path, plan: Path, target: str | None = None, force: bool = False) -> tuple[Engine, File]:
+def adopt(folder: Path, plan: Path, target: str | None = None, force: bool = False) -> tuple[Plan, File]:
     """List an engine in the manifest of its bundle, as encoder.<target>.plan, once it has been opened here.
 
     plan: its file, anywhere; a name alone may be one in the bundle
@@ -114,7 +114,7 @@ def take_in(bundle: Bundle) -> tuple[Bundle, dict[str, str]]:
     return bundles.load(bundle.folder) if len(left) < len(loose) else bundle, left
 
 
-def _adopt(bundle: Bundle, path: Path, device: Target, note: Note | None, force: bool = False) -> tuple[Engine, File]:
+def _adopt(bundle: Bundle, path: Path, device: Target, note: Note | None, force: bool = False) -> tuple[Plan, File]:
     name, folder = f"encoder.{device.name}.plan", bundle.folder
     if device.engine.kind == "onnxruntime" or device.gpu is None:
         raise RequestError(f"{device.name} runs its graph with ONNX Runtime and has no engine; give another --target")
@@ -151,16 +151,16 @@ def _named(path: Path) -> str | None:
     return name[len("encoder.") : -len(".plan")] if name.startswith("encoder.") and name.endswith(".plan") else None
 
 
-def _engine(name: str, device: Target, note: Note | None) -> Engine:
+def _engine(name: str, device: Target, note: Note | None) -> Plan:
     """By the note; without one, of this machine, for the GPUs of the target, in its types."""
     assert device.gpu is not None
     kind, weak = device.engine.kind, device.engine.typing == "weak_fp16"
     if note is None:
         system = f"{platform.system()} {platform.machine()}"
-        return Engine(name, kind, device.engine.version, device.gpu.sm, system, ("FP16",) if weak else (), 0)
+        return Plan(name, kind, device.engine.version, device.gpu.sm, system, ("FP16",) if weak else (), 0)
     sm = int(note.capability.replace(".", "")) if note.capability.replace(".", "").isdigit() else 0
     flags = tuple(NAMES.get(flag, flag) for flag in note.flags)
-    return Engine(name, kind, note.release, (sm,), note.system, flags, 1000 * note.seconds)
+    return Plan(name, kind, note.release, (sm,), note.system, flags, 1000 * note.seconds)
 
 
 def _check_graph(bundle: Bundle, path: Path, note: Note) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Engine
+from edgeprune.bundle import Plan
 from edgeprune.runtime.backends import plan as plans
 
 if TYPE_CHECKING:  # a board has none
@@ -29,7 +29,7 @@ MakeBundle = Callable[..., Path]
 Expect = Callable[[NDArray[Any]], Any]
 
 SYSTEM = f"{platform.system()} {platform.machine()}"
-ENGINE = Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), SYSTEM, ("STRONGLY_TYPED",), 1000)
+ENGINE = Plan("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), SYSTEM, ("STRONGLY_TYPED",), 1000)
 NUMBERS = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8", "int32": "INT32"}
 
 
@@ -265,7 +265,7 @@ class Device:
     make_bundle: MakeBundle
     monkeypatch: pytest.MonkeyPatch
 
-    def bundle(self, engine: Engine = ENGINE, content: bytes = b"a plan", rtx: bool = False, **options: Any) -> Path:
+    def bundle(self, engine: Plan = ENGINE, content: bytes = b"a plan", rtx: bool = False, **options: Any) -> Path:
         folder = self.make_bundle(cost={"formula": 1, "graph": 1}, **options)
         found = bundles.load(folder)
         bundles.add_engine(found, "jetson-orin", engine, content)

@@ -29,6 +29,8 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("export", "runtime", "targets")
 TOP = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
 INFO = f"edgeprune-{__version__}.dist-info"
+SOURCES = ("CMakeLists.txt", "*.c", "*.cmake", "*.cpp", "*.h", "*.hpp", "*.in", "*.map", "*.sh")
+"""of the C library"""
 WHEEL_MAX_MIB = 8  # the tiny model is 4.5 MB of it
 
 
@@ -85,7 +87,7 @@ def installed_files() -> set[str]:
     files = {path.relative_to(ROOT).as_posix() for path in own if path.is_file() and path.suffix != ".pyc"}
     patterns = {
         "export": ["**/*.py"],
-        "runtime": ["**/*.py", "**/*.h", "**/*.c", "**/*.cpp", "**/CMakeLists.txt"],
+        "runtime": ["**/*.py", *(f"cpp/**/{name}" for name in SOURCES)],
         "targets": ["**/*.py", "*.toml"],
     }
     for folder, globs in patterns.items():

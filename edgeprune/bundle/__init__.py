@@ -24,7 +24,7 @@ from edgeprune.bundle.engines import add_engine
 from edgeprune.bundle.finding import find
 from edgeprune.bundle.manifest import MANIFEST, Manifest, json_text
 from edgeprune.bundle.reading import Bundle, describe_files, load
-from edgeprune.bundle.schema import ENCODER, SCHEMA_VERSION, Engine, File, Graph, Model, TensorSpec
+from edgeprune.bundle.schema import ENCODER, SCHEMA_VERSION, File, Graph, Model, Plan, TensorSpec
 from edgeprune.bundle.writing import Kind, check_output, writing
 
 __all__ = [
@@ -32,12 +32,12 @@ __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "Bundle",
-    "Engine",
     "File",
     "Graph",
     "Kind",
     "Manifest",
     "Model",
+    "Plan",
     "TensorSpec",
     "add_engine",
     "check_output",

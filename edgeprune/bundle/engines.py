@@ -18,7 +18,7 @@ from pathlib import Path
 from edgeprune.bundle import places
 from edgeprune.bundle.manifest import MANIFEST, Manifest
 from edgeprune.bundle.reading import Bundle, hash_file, read_manifest
-from edgeprune.bundle.schema import Engine, File
+from edgeprune.bundle.schema import File, Plan
 from edgeprune.errors import BundleError
 
 __all__ = ["add_engine"]
@@ -27,7 +27,7 @@ LEFTOVER = ".engine-"
 """how the names begin of what is written on the way; under the lock, any that is there is of a build that was killed"""
 
 
-def add_engine(bundle: Bundle, target: str, engine: Engine, plan: bytes | memoryview) -> Manifest:
+def add_engine(bundle: Bundle, target: str, engine: Plan, plan: bytes | memoryview) -> Manifest:
     """Write a plan into its bundle and list it; an engine of that target is replaced. Returns the new manifest.
 
     Waits for others that do the same; what they added is kept. A failure leaves the bundle as it was.
@@ -56,7 +56,7 @@ def _current(bundle: Bundle) -> Manifest:
     return current
 
 
-def _add(folder: Path, before: Manifest, target: str, engine: Engine, plan: bytes | memoryview) -> Manifest:
+def _add(folder: Path, before: Manifest, target: str, engine: Plan, plan: bytes | memoryview) -> Manifest:
     """Everything is written beside its place first; what follows is only renamed."""
     place, listing, token = folder / engine.plan, folder / MANIFEST, secrets.token_hex(4)
     fresh, old, was, without, listed = (folder / f"{LEFTOVER}{token}.{n}" for n in ("plan", "old", "was", "cut", "new"))
@@ -96,7 +96,7 @@ def _write(path: Path, content: bytes | memoryview) -> None:
     places.sync(path)
 
 
-def _listing(manifest: Manifest, engines: dict[str, Engine], files: dict[str, File | None]) -> Manifest:
+def _listing(manifest: Manifest, engines: dict[str, Plan], files: dict[str, File | None]) -> Manifest:
     merged = {**manifest.files, **files}
     listed = {name: file for name, file in sorted(merged.items()) if file is not None}
     return dataclasses.replace(manifest, files=listed, engines=engines)

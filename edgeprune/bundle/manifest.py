@@ -2,7 +2,8 @@
 
 It MUST be a JSON object with the fields of `schema.Fields`, those with a default excepted, and a `digest`: the sha256
 of all the rest in canonical form (`digest`). It MAY hold other fields, which are ignored. `schema_version` is
-MAJOR.MINOR: a reader refuses a MAJOR that it does not know. Numbers are finite, text can be printed.
+MAJOR.MINOR: a reader refuses a MAJOR that it does not know. Numbers are finite, text can be printed, no name
+stands twice in an object.
 
     graphs       every graph by its name: `encoder`, `baseline.<name>`, each with the shapes and dtypes of its tensors
     precision    what the weights are, whatever goes in and comes out
@@ -57,10 +58,11 @@ class Manifest(Fields):
                 object_pairs_hook=_each_name_once,
             )
             version = given["schema_version"]
+            json.dumps(given, ensure_ascii=False).encode()  # fails for half of a surrogate pair
         except (ValueError, KeyError, TypeError, RecursionError):
             raise BundleError(
-                f"{MANIFEST} must be a JSON object with a schema_version, finite numbers and each name once; "
-                "it is not: copy the bundle again"
+                f"{MANIFEST} must be a JSON object with a schema_version, finite numbers, whole characters and each "
+                "name once; it is not: copy the bundle again"
             ) from None
         major = version.split(".")[0] if isinstance(version, str) else ""
         if major not in ("1", SCHEMA_VERSION.split(".")[0]):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ENCODER", "SCHEMA_VERSION", "Engine", "Fields", "File", "Graph", "Model", "TensorSpec"]
+__all__ = ["ENCODER", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec"]
 
 SCHEMA_VERSION = "2.0"
 ENCODER = "encoder"
@@ -55,7 +55,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Engine:
+class Plan:
     """A plan of the bundle, what it fits, and how it was built."""
 
     plan: str
@@ -96,7 +96,7 @@ class Fields:
     """where the graph departs from the official code, and why"""
     versions: Mapping[str, str]
     files: Mapping[str, File] = field(default_factory=dict)
-    engines: Mapping[str, Engine] = field(default_factory=dict)
+    engines: Mapping[str, Plan] = field(default_factory=dict)
     """target -> what was built for it"""
     steps: tuple[tuple[int, int], ...] = ()
     """(layers, tokens left behind them) of each place where tokens go"""
@@ -157,7 +157,7 @@ class Fields:
     @property
     def pooled(self) -> bool:
         """Whether these tiles are one pool of candidates."""
-        return self.tiled and "tokens" in self.outputs and self.outputs["tokens"].shape[0] == 1
+        return self.tiled and "tokens" in self.outputs and self.outputs["tokens"].shape[:1] == (1,)
 
     @property
     def patches(self) -> int:

@@ -33,10 +33,12 @@ VERBS = (
     "bench",
     "sweep",
     "show",
+    "report",
     "inspect",
     "methods",
     "targets",
     "doctor",
+    "runtime-source",
     "convert",
     "bavit",
 )

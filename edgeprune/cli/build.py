@@ -13,7 +13,7 @@ from edgeprune.cli.audit import print_audit
 from edgeprune.cli.console import needs, print_json, progress
 
 if TYPE_CHECKING:
-    from edgeprune.bundle import Engine, File
+    from edgeprune.bundle import File, Plan
 
 __all__ = ["command"]
 
@@ -83,5 +83,5 @@ def _adopt(
     click.echo(f"opened {plan} with {engine.kind} {engine.version} and listed it as {engine.plan}; {verify}")
 
 
-def _entry(engine: Engine, file: File) -> dict[str, Any]:
+def _entry(engine: Plan, file: File) -> dict[str, Any]:
     return {**dataclasses.asdict(engine), **dataclasses.asdict(file)}

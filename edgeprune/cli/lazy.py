@@ -14,7 +14,7 @@ __all__ = ["LazyGroup"]
 
 
 class LazyGroup(click.Group):
-    """package: where the files are; names: of the files, in the order in which they are listed.
+    """package: where the files are; names: of the files, with - for _, in the order in which they are listed.
 
     Each file has its verb as `command`: a verb called like its file would be shadowed by it in the package.
     """
@@ -29,7 +29,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.names:
             return None
-        command: click.Command = importlib.import_module(f"{self.package}.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"{self.package}.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

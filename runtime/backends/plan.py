@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeprune.bundle import Bundle, Engine
+from edgeprune.bundle import Bundle, Plan
 from edgeprune.errors import RequestError
 
 __all__ = [
@@ -112,7 +112,7 @@ def find_gpu() -> Gpu:
     return Gpu(number, name.value.decode(errors="replace"), cuda)
 
 
-def choose(bundle: Bundle, have: Have) -> Engine:
+def choose(bundle: Bundle, have: Have) -> Plan:
     """The plan to open: TensorRT's before TensorRT-RTX's, as it was timed on its GPU; then the bundle's own target's.
 
     Raises RequestError that names each plan with what it does not fit, and the nearest remedy.
@@ -143,7 +143,7 @@ def loose(bundle: Bundle) -> list[Path]:
     return sorted(path for path in bundle.folder.glob("encoder.*.plan") if path.name not in listed)
 
 
-def target_of(bundle: Bundle, engine: Engine) -> str:
+def target_of(bundle: Bundle, engine: Plan) -> str:
     """The target that a plan was built for."""
     return next(name for name, one in bundle.manifest.engines.items() if one == engine)
 
@@ -158,7 +158,7 @@ def same_release(one: str, other: str) -> bool:
     return all(a == b for a, b in zip(*numbers, strict=False))
 
 
-def misfit_of(target: str, engine: Engine, have: Have, bundle: Bundle) -> Misfit | None:
+def misfit_of(target: str, engine: Plan, have: Have, bundle: Bundle) -> Misfit | None:
     """What keeps a plan from running here; the first of several. None when it fits."""
     folder, gpu = bundle.folder, have.gpu
     again = f"`edgeprune build {folder} --target {target} --force`"
@@ -207,7 +207,7 @@ def _for_sm(bundle: Bundle, sm: int) -> str:
     return f"build one for SM {sm}: `edgeprune build {bundle.folder} --target {name}{force}`{also}"
 
 
-def _install(target: str, engine: Engine) -> str:
+def _install(target: str, engine: Plan) -> str:
     from edgeprune import targets
 
     if engine.kind == "tensorrt-rtx":

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.bundle import Bundle, Engine, TensorSpec
+from edgeprune.bundle import Bundle, Plan, TensorSpec
 from edgeprune.errors import BundleError, EdgepruneError, ImageError, RequestError
 from edgeprune.runtime.backends import Closed, check_names
 from edgeprune.runtime.backends import plan as plans
@@ -63,7 +63,7 @@ def open_plan(bundle: Bundle, outputs: Sequence[str] | None = None) -> PlanSessi
     return open_engine(engine, bundle.path(engine.plan).read_bytes(), have, outputs)
 
 
-def open_engine(engine: Engine, content: bytes, have: plans.Have, outputs: Sequence[str] | None = None) -> PlanSession:
+def open_engine(engine: Plan, content: bytes, have: plans.Have, outputs: Sequence[str] | None = None) -> PlanSession:
     """Open a plan, of which only the content is there; raises as `open_plan` does."""
     return PlanSession(plans.load_package(engine.kind), load_cuda(have.gpu.cuda), content, engine, outputs)
 
@@ -81,7 +81,7 @@ class PlanSession:
     device = plans.DEVICE
     _runtime: Any = None
 
-    def __init__(self, trt: Any, cuda: Cuda, content: bytes, engine: Engine, outputs: Sequence[str] | None) -> None:
+    def __init__(self, trt: Any, cuda: Cuda, content: bytes, engine: Plan, outputs: Sequence[str] | None) -> None:
         """trt: the package that built the plan. Raises as `open_plan` does."""
         self.engine, self.source, self.flags = engine, engine.plan, engine.flags
         self._cuda, self._lock = cuda, threading.Lock()

@@ -33,7 +33,7 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """A file, a Pillow image of any mode of 8 bits, or RGB as uint8 [H, W, 3]."""
 
 MAX_RESIZED_PIXELS = 1 << 27
-"""A long thin image grows by its aspect ratio before the crop; more than this (400 MB) is refused."""
+"""A long thin image grows by its aspect ratio before the crop, or to a square; more than this (400 MB) is refused."""
 
 
 _RESIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
@@ -106,7 +106,7 @@ class Preprocessing:
                 tiles=None if tiles is None else Tiles.from_json(tiles, size[0]),
                 square=_colour(given.get("square")),
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise BundleError(f"the manifest's preprocessing is wrong ({error}); export the bundle again") from None
 
     def to_json(self) -> dict[str, Any]:
@@ -145,6 +145,11 @@ class Preprocessing:
         rgb = as_rgb(image, self.convert_rgb)
         if self.square is not None and rgb.width != rgb.height:
             side = max(rgb.size)
+            if side * side - rgb.width * rgb.height > MAX_RESIZED_PIXELS:
+                raise ImageError(
+                    f"an image must not be this long and thin: {rgb.width}x{rgb.height} would grow to {side}x{side} "
+                    "pixels when it is made square; cut it first"
+                )
             ground = Image.new("RGB", (side, side), self.square)
             ground.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
             rgb = ground

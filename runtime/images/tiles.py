@@ -54,7 +54,7 @@ class Tiles:
     def __post_init__(self) -> None:
         if self.count < 1 or (self.count == 1) == bool(self.pinpoints):
             raise ValueError(f"{self.count} tiles do not go with {len(self.pinpoints)} pinpoints")
-        if any(_tiles(one, self.side) != self.count - 1 for one in self.pinpoints):
+        if any(min(self.side, *one) < 1 or _tiles(one, self.side) != self.count - 1 for one in self.pinpoints):
             raise ValueError(f"pinpoints must have {self.count - 1} tiles of {self.side} pixels, got {self.pinpoints}")
 
     @classmethod

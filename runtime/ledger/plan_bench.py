@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune import targets
-from edgeprune.bundle import Bundle, Engine
+from edgeprune.bundle import Bundle, Plan
 from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.plan_session import PlanSession, open_plan
 from edgeprune.runtime.ledger.trtexec import Trtexec, bench_flags, find_trtexec
@@ -99,7 +99,7 @@ def time_plan(
     )
 
 
-def _trtexec(target: str, engine: Engine) -> Trtexec | None:
+def _trtexec(target: str, engine: Plan) -> Trtexec | None:
     """The one of the release that built the plan; of any other, it could not open it."""
     tool = find_trtexec(_target(target)) if engine.kind == "tensorrt" else None
     return tool if tool is not None and plans.same_release(tool.version, engine.version) else None
@@ -111,7 +111,7 @@ def _target(name: str) -> targets.Target | None:
 
 
 def _by_trtexec(
-    bundle: Bundle, name: str, engine: Engine, tool: Trtexec, rounds: int | None, gpu: str
+    bundle: Bundle, name: str, engine: Plan, tool: Trtexec, rounds: int | None, gpu: str
 ) -> tuple[list[float], PlanTimes]:
     flags = bench_flags(_target(name), rounds)
     timing = tool.time(bundle.path(engine.plan), flags)

@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import ENCODER, Bundle, Engine
+from edgeprune.bundle import ENCODER, Bundle, Plan
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
@@ -129,7 +129,7 @@ def _onnxrt(bundle: Bundle, device: str, threads: int | None) -> Any:
     return OnnxrtRunner(open_session(bundle.graph(ENCODER), device, threads).raw)
 
 
-def _trt(bundle: Bundle, engine: Engine) -> Any:
+def _trt(bundle: Bundle, engine: Plan) -> Any:
     """Not run here beyond the loading of a plan, which needs a GPU."""
     module, rtx = MODULES[engine.kind], engine.kind == "tensorrt-rtx"
     if importlib.util.find_spec(module) is None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgeprune import bundle
-from edgeprune.bundle import MANIFEST, Engine, load, places
+from edgeprune.bundle import MANIFEST, Plan, load, places
 from edgeprune.errors import BundleError
 
 Contents = Callable[[Path], dict[str, "bytes | None"]]
@@ -22,7 +22,7 @@ Edit = Callable[[Path, Callable[[dict[str, Any]], object]], None]
 Fill = Callable[..., None]
 Refusal = Callable[[Path], str]
 
-ENTRY = Engine("encoder.x.plan", "tensorrt-rtx", "1.7.1.116", (86,), "Linux x86_64", ("STRONGLY_TYPED",), 7)
+ENTRY = Plan("encoder.x.plan", "tensorrt-rtx", "1.7.1.116", (86,), "Linux x86_64", ("STRONGLY_TYPED",), 7)
 
 
 def test_an_engine_is_listed_with_its_plan(folder: Path) -> None:

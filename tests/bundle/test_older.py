@@ -2,6 +2,7 @@
 
 bundle-0.1  made by 0.1 as `edgeprune export --method fastervlm --keep 16 --no-baselines` of a LLaVA of three
             layers with seeded random weights, 40x40 pixels, 5x5 patches
+bundle-0.2  made by tests/golden/release.py, with baselines
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgeprune.bundle import MANIFEST, Engine, Graph, Manifest, add_engine, load
+from edgeprune.bundle import MANIFEST, Graph, Manifest, Plan, add_engine, load
 from edgeprune.cli import cli
 from edgeprune.errors import RequestError
 from edgeprune.runtime.parity.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIRST = GOLDEN / "bundle-0.1"
+PROBES = {"bundle-0.1": 7, "bundle-0.2": 10}
 
 
 def older(**changes: Any) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def test_a_stored_bundle_loads_with_all_it_says(golden: Path) -> None:
 def test_a_stored_bundle_runs_as_it_did_when_it_was_made(golden: Path) -> None:
     (report,) = verify(golden, "cpu")
     assert report.passed
-    assert len(report.probes) == 7
+    assert len(report.probes) == PROBES[golden.name]
 
 
 def test_a_stored_bundle_can_be_inspected_shown_verified_and_measured(golden: Path, tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_a_wrong_manifest_of_0_1_is_refused_in_one_line(tmp_path: Path, changes:
 
 def test_an_engine_for_a_bundle_of_0_1_brings_its_manifest_up_to_date(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(FIRST, tmp_path / "old"))
-    engine = Engine("encoder.x.plan", "tensorrt-rtx", "1.7", (86,), "Linux x86_64", (), 7)
+    engine = Plan("encoder.x.plan", "tensorrt-rtx", "1.7", (86,), "Linux x86_64", (), 7)
     add_engine(load(folder), "x", engine, b"plan")
     manifest = load(folder).manifest
     assert (manifest.schema_version, set(manifest.engines)) == ("2.0", {"x"})

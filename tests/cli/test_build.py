@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Engine, File
+from edgeprune.bundle import File, Plan
 from edgeprune.runtime.backends import plan as plans
 from edgeprune.runtime.backends.plan import Gpu
 
 Run = Callable[..., Any]
 Said = Callable[..., str]
 PLAN = "encoder.jetson-orin.plan"
-ENGINE = Engine(PLAN, "tensorrt", "10.3.0", (87,), "Linux aarch64", ("FP16",), 51_000)
+ENGINE = Plan(PLAN, "tensorrt", "10.3.0", (87,), "Linux aarch64", ("FP16",), 51_000)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def adopted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `adopt` is called with; opening an engine needs a GPU (tests/runtime/test_adopt.py)."""
     calls: list[tuple[Any, ...]] = []
 
-    def adopt(*arguments: Any) -> tuple[Engine, File]:
+    def adopt(*arguments: Any) -> tuple[Plan, File]:
         calls.append(arguments)
         return ENGINE, File(9, "0" * 64)
 

@@ -36,10 +36,12 @@ VERBS = (
     "diff",
     "bench",
     "show",
+    "report",
     "inspect",
     "methods",
     "targets",
     "doctor",
+    "runtime-source",
     "convert",
     "bavit",
 )
@@ -60,6 +62,7 @@ def test_json_goes_to_stdout_alone_and_parses(run: Run, exported: tuple[Path, Do
         ("verify", folder): {"passed", "backends"},
         ("bench", folder, "--rounds", 1): {"rows", "parts", "formula", "device", "threads", "rounds", "versions"},
         ("show", folder, SCENE): {"picture", "size", "view"},
+        ("report", folder, "--no-bench"): {"report", "bytes"},
         ("inspect", folder): {"schema_version", "method", "keep", "grid", "model", "graphs", "cost", "files"},
         ("targets", "cpu"): {"name", "description", "tier", "source", "onnx", "engine", "gpu"},
     }

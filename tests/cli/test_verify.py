@@ -102,7 +102,7 @@ def test_a_plan_of_something_else_is_refused_by_name_with_a_remedy(
     from edgeprune.runtime.backends import plan
 
     here = plan.Have({"tensorrt": "10.3.0"}, {}, plan.Gpu(86), plan.here([]).system)
-    fits = bundles.Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (86,), here.system, (), 1)
+    fits = bundles.Plan("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (86,), here.system, (), 1)
     changes, says = PLAN_OF[what]
     bundles.add_engine(bundles.load(bundle), "jetson-orin", replace(fits, **changes), b"plan")
     monkeypatch.setattr(plan, "here", lambda kinds: here)
@@ -120,7 +120,7 @@ def test_a_bundle_without_a_plan_says_how_to_make_one(run: Run, exported: tuple[
 def test_verify_reports_a_plan_that_cannot_be_used_as_not_run(run: Run, bundle: Path) -> None:
     from edgeprune import bundle as bundles
 
-    engine = bundles.Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), "Linux riscv64", (), 1)
+    engine = bundles.Plan("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), "Linux riscv64", (), 1)
     bundles.add_engine(bundles.load(bundle), "jetson-orin", engine, b"plan")
     done = run("verify", bundle)
     assert (done.code, done.err) == (0, "")

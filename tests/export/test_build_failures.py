@@ -147,7 +147,7 @@ def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(folder: Path, ar
     """The system refuses to let the plan, of 6 MB, grow beyond 1 MB."""
     if arguments:
         found = bundle.load(folder)
-        entry = bundle.Engine(PLAN, "tensorrt-rtx", "1.7.1.116", (86,), "Linux x86_64", (), 7)
+        entry = bundle.Plan(PLAN, "tensorrt-rtx", "1.7.1.116", (86,), "Linux x86_64", (), 7)
         bundle.add_engine(found, RTX, entry, b"the plan of before")
     code, line = build(folder, *arguments, limit=1 << 20)
     assert code == 2

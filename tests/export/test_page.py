@@ -47,7 +47,7 @@ def make_page(make_bundle: MakeBundle) -> Callable[..., Path]:
         device, cost = targets.load(target), {"formula": 1, "graph": 10**9, "unpruned_formula": 2 * 10**9}
         folder = make_bundle(target=target, cost=cost, versions={"edgeprune": "1"}, **fields)
         manifest = dataclasses.replace(bundles.load(folder).manifest, files={})
-        given = wheel() if carried and not (device.jetson and device.jetson.install is None) else None
+        given = wheel() if carried else None
         if given:
             (folder / given.name).write_bytes(given.content)
         texts = {"README.md": readme(manifest, device, given, 600 << 20), "build.sh": recipe.build_script(device)}
@@ -86,7 +86,7 @@ def test_every_command_of_the_page_names_a_verb_and_options_that_exist(
 @pytest.mark.parametrize("target", targets.names())
 def test_what_is_no_command_for_this_machine_is_marked_so(make_page: Callable[..., Path], target: str) -> None:
     page = page_of(make_page(target))
-    assert set(languages(page)) <= {"bash", "python", "console"}
+    assert set(languages(page)) <= {"bash", "python", "sh", "console"}
     for block in blocks(page, "python"):
         compile(block, "README.md", "exec")
 
@@ -108,8 +108,12 @@ def test_a_board_whose_python_is_too_old_gets_what_runs_there_and_no_promise(mak
         "bash",
         '"${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}"',
     ]
-    assert "nothing holds this engine against\n`reference.safetensors`" in page
-    assert not list(folder.glob("*.whl"))
+    assert f"python3 -m zipfile -e {wheel().name} ~/edgeprune-c\n" in page
+    assert "~/edgeprune-c/build/tools/edgeprune-verify . --device tensorrt\n" in page
+    assert (folder / wheel().name).exists()
+    assert "copy to there what `edgeprune runtime-source` names" in page_of(
+        make_page("jetson-orin-jp51", carried=False)
+    )
 
 
 @pytest.mark.parametrize("board", ["Orin Nano 4 GB", "AGX Orin 64 GB"])

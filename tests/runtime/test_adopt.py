@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Engine
+from edgeprune.bundle import Plan
 from edgeprune.errors import BundleError, RequestError, TargetError
 from edgeprune.runtime import load
 from edgeprune.runtime.adopt import adopt, note_of, take_in
@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_an_engine_of_trtexec_is_opened_and_listed(folder: Path) -> None:
     engine, file = adopt(folder, folder / PLAN)
-    assert engine == Engine(PLAN, "tensorrt", "10.3.0", (87,), SYSTEM, (), 0)
+    assert engine == Plan(PLAN, "tensorrt", "10.3.0", (87,), SYSTEM, (), 0)
     found = bundles.load(folder)
     assert (found.manifest.engines, found.manifest.files[PLAN]) == ({"jetson-orin": engine}, file)
     assert load(folder).device == "tensorrt"

@@ -30,7 +30,7 @@ def _multiply_adds(row: Row) -> Point | None:
 
 
 def _time(row: Row) -> Point | None:
-    if row.time is None:
+    if row.time is None or row.time.doubt:
         return None
     low, high = row.time.interval or (row.time.ratio, row.time.ratio)
     return row.time.ratio, (max(0.0, row.time.ratio - low), max(0.0, high - row.time.ratio))

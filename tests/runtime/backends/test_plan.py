@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Bundle, Engine
+from edgeprune.bundle import Bundle, Plan
 from edgeprune.errors import RequestError
 from edgeprune.runtime import load
 from edgeprune.runtime.backends.plan import Gpu, Have, choose, find_gpu, here, target_of
 
 MakeBundle = Callable[..., Path]
 
-ORIN = Engine("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), "Linux aarch64", ("STRONGLY_TYPED",), 1000)
-RTX = Engine("encoder.rtx-desktop.plan", "tensorrt-rtx", "1.7.1.116", (86, 89, 120), "Linux x86_64", (), 1000)
-L4 = Engine("encoder.datacenter.plan", "tensorrt", "10.16.1.11", (89,), "Linux x86_64", ("STRONGLY_TYPED",), 1000)
+ORIN = Plan("encoder.jetson-orin.plan", "tensorrt", "10.3.0", (87,), "Linux aarch64", ("STRONGLY_TYPED",), 1000)
+RTX = Plan("encoder.rtx-desktop.plan", "tensorrt-rtx", "1.7.1.116", (86, 89, 120), "Linux x86_64", (), 1000)
+L4 = Plan("encoder.datacenter.plan", "tensorrt", "10.16.1.11", (89,), "Linux x86_64", ("STRONGLY_TYPED",), 1000)
 
 A_JETSON = Have({"tensorrt": "10.3.0"}, {}, Gpu(87, "Orin", 12), "Linux aarch64")
 A_PC = Have({"tensorrt": "10.16.1.11", "tensorrt-rtx": "1.7.1.116"}, {}, Gpu(89, "NVIDIA L4", 13), "Linux x86_64")
@@ -32,7 +32,7 @@ A_PC = Have({"tensorrt": "10.16.1.11", "tensorrt-rtx": "1.7.1.116"}, {}, Gpu(89,
 def with_plans(make_bundle: MakeBundle) -> Callable[..., Bundle]:
     """with_plans(**{"jetson-orin": engine}) -> the bundle with these plans."""
 
-    def make(engines: dict[str, Engine], **fields: Any) -> Bundle:
+    def make(engines: dict[str, Plan], **fields: Any) -> Bundle:
         folder = make_bundle(**fields)
         for target, engine in engines.items():
             bundles.add_engine(bundles.load(folder), target, engine, b"plan of " + target.encode())
@@ -127,7 +127,7 @@ def test_a_machine_without_a_gpu_is_told_what_the_plan_needs(with_plans: Callabl
     ],
 )
 def test_a_missing_package_comes_with_how_to_install_it(
-    with_plans: Callable[..., Bundle], target: str, engine: Engine, have: Have, remedy: str
+    with_plans: Callable[..., Bundle], target: str, engine: Plan, have: Have, remedy: str
 ) -> None:
     without = dataclasses.replace(have, versions={}, missing={engine.kind: "the Python package x, which is not there"})
     text = refusal(with_plans({target: engine}), without)

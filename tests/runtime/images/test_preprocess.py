@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,13 @@ def test_an_image_without_pixels_is_refused() -> None:
 def test_a_line_that_would_grow_beyond_memory_is_refused() -> None:
     with pytest.raises(ImageError, match="long and thin"):
         read_processor({}, (224, 224))(Image.new("RGB", (1, 60_000)))
+
+
+def test_a_line_whose_square_would_grow_beyond_memory_is_refused() -> None:
+    square = replace(ours(CLIP), square=(0, 0, 0))
+    assert square(Image.new("RGB", (1, 11_000))).shape == (3, 24, 24)
+    with pytest.raises(ImageError, match="1x20000 would grow to 20000x20000 pixels when it is made square"):
+        square(Image.new("RGB", (1, 20_000)))
 
 
 def test_without_a_resize_only_the_exact_size_is_taken() -> None:

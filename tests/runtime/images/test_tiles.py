@@ -199,6 +199,7 @@ def test_the_manifest_keeps_the_tiles_and_only_where_there_are_any() -> None:
     [
         *({}, [], {"count": 3}, {"count": 3, "pinpoints": []}, {"count": 1, "pinpoints": [[24, 48]]}),
         *({"count": 3, "pinpoints": [[24, 72]]}, {"count": 0, "pinpoints": []}, {"count": 3, "pinpoints": [[24, 50]]}),
+        *({"count": 3, "pinpoints": [[-24, -48]]}, {"count": 3, "pinpoints": [[24, float("inf")]]}),
     ],
     ids=str,
 )
@@ -206,6 +207,12 @@ def test_wrong_tiles_in_the_manifest_are_refused(tiles: Any) -> None:
     steps = read_processor(NEXT, (SIDE, SIDE)).to_json()
     with pytest.raises(BundleError, match="preprocessing is wrong"):
         Preprocessing.from_json({**steps, "tiles": tiles})
+
+
+def test_tiles_without_a_size_in_the_manifest_are_refused() -> None:
+    steps = read_processor(NEXT, (SIDE, SIDE), 3).to_json()
+    with pytest.raises(BundleError, match="tiles of 0 pixels"):
+        Preprocessing.from_json({**steps, "size": [0, 0]})
 
 
 GRID, WIDTH = (2, 3), 4

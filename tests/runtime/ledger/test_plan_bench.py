@@ -14,7 +14,7 @@ from rich.console import Console
 
 from edgeprune import bundle as bundles
 from edgeprune import targets
-from edgeprune.bundle import Engine
+from edgeprune.bundle import Plan
 from edgeprune.cli.tables.ledger import ledger_table
 from edgeprune.errors import EdgepruneError, RequestError
 from edgeprune.runtime.backends import plan as plans
@@ -25,7 +25,7 @@ from edgeprune.runtime.ledger.plan_bench import Latency
 MakeBundle = Callable[..., Path]
 
 SYSTEM = f"{platform.system()} {platform.machine()}"
-ENGINE = Engine("encoder.datacenter.plan", "tensorrt", "10.16.1.11", (89,), SYSTEM, ("STRONGLY_TYPED",), 1000)
+ENGINE = Plan("encoder.datacenter.plan", "tensorrt", "10.16.1.11", (89,), SYSTEM, ("STRONGLY_TYPED",), 1000)
 
 # One run after the other, of 3.0, 3.1, ... ms on the GPU and 0.02 ms to start; as many as --iterations asks for.
 PROGRAM = """#!/usr/bin/env python3
@@ -58,7 +58,7 @@ def with_plan(make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(plans, "load_package", absent)
 
-    def make(engine: Engine = ENGINE, content: bytes = b"a plan", target: str = "datacenter") -> Path:
+    def make(engine: Plan = ENGINE, content: bytes = b"a plan", target: str = "datacenter") -> Path:
         folder = make_bundle(cost={"formula": 2_000_000, "graph": 2_000_000})
         bundles.add_engine(bundles.load(folder), target, engine, content)
         return folder

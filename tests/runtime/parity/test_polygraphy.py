@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgeprune import bundle as bundles
 from edgeprune import targets
-from edgeprune.bundle import MANIFEST, Engine, Manifest, describe_files
+from edgeprune.bundle import MANIFEST, Manifest, Plan, describe_files
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError, RequestError
 from edgeprune.export import recipe
 from edgeprune.export.page import readme
@@ -204,7 +204,7 @@ def test_a_runner_that_fails_is_named(bundle: MakeBundle, monkeypatch: pytest.Mo
 
 
 def with_plan(folder: Path, kind: str) -> Path:
-    engine = Engine(PLAN, kind, "10.3.0", (86,), "Linux x86_64", (), 7)
+    engine = Plan(PLAN, kind, "10.3.0", (86,), "Linux x86_64", (), 7)
     bundles.add_engine(bundles.load(folder), "rtx-desktop", engine, b"no plan")
     return folder
 
@@ -290,7 +290,7 @@ def test_what_the_manifest_says_of_the_plan_goes_before_the_target(
 ) -> None:
     folder = make_bundle(target=WEAK)
     bundles.add_engine(
-        bundles.load(folder), WEAK, Engine("encoder.x.plan", "tensorrt", "8.6", (87,), "", (flag,), 7), b""
+        bundles.load(folder), WEAK, Plan("encoder.x.plan", "tensorrt", "8.6", (87,), "", (flag,), 7), b""
     )
     outputs = outputs_of(folder, "scene00")
     outputs["tokens"] = outputs["tokens"] * np.float32(1.001)

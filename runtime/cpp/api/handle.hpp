@@ -1,0 +1,74 @@
+// The handle of the C interface, and the border that nothing is thrown across.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "api/last_error.hpp"
+#include "backends/backend.hpp"
+#include "edgeprune.h"
+#include "error.hpp"
+#include "images/preprocessing.hpp"
+
+struct edgeprune_bundle {
+    edgeprune_bundle(std::uint64_t number, edgeprune::Bundle files, std::unique_ptr<edgeprune::Backend> backend,
+                     edgeprune::Preprocessing preprocessing, bool look)
+        : number(number), files(std::move(files)), backend(std::move(backend)), look(look),
+          preprocessing(std::move(preprocessing)) {}
+
+    std::uint64_t number;  // no other handle of this process has it, had it, or will have it
+    edgeprune::Bundle files;
+    std::unique_ptr<edgeprune::Backend> backend;
+    bool look;  // for NaN and infinities among inputs
+
+    std::mutex running;  // runs take turns, on what follows
+    std::vector<edgeprune::Bound> inputs, outputs;            // of this call
+    std::vector<edgeprune::Bound> known_inputs, known_outputs;  // of the last one whose memory was found to be good,
+    bool known_gpu = false;                                   // and whose it was
+
+    std::mutex preparing;  // images take turns
+    edgeprune::Preprocessing preprocessing;
+};
+
+namespace edgeprune {
+
+// Runs what a function of the interface is made of; what it throws becomes a status, and the thread's last error.
+template <class Call>
+edgeprune_status guarded(std::uint64_t number, Call call) noexcept {
+    try {
+        call();
+        return EDGEPRUNE_OK;
+    } catch (const Error &error) {
+        keep_error(number, error.what());
+        return error.status;
+    } catch (const std::bad_alloc &) {
+        keep_error(number, "memory ran out");
+    } catch (const std::exception &error) {
+        keep_error(number, error.what());
+    } catch (...) {
+        keep_error(number, "an error that does not say what it is");
+    }
+    return EDGEPRUNE_FAILED;
+}
+
+// The same for a function of a handle, which must be one.
+template <class Handle, class Call>
+edgeprune_status with(Handle *bundle, Call call) noexcept {
+    return guarded(bundle ? bundle->number : 0, [&] {
+        if (!bundle) throw wrong_request("bundle must be a handle of edgeprune_open, got NULL");
+        call(*bundle);
+    });
+}
+
+// Of one image in pixel_values; of all tiles of it where it is cut up.
+std::size_t image_nbytes(const edgeprune_bundle &bundle);
+
+inline void need(const void *pointer, const char *name) {
+    if (!pointer) throw wrong_request(name, " must not be NULL");
+}
+
+}  // namespace edgeprune

@@ -1,0 +1,145 @@
+// edgeprune_run and edgeprune_run_cuda: names become places, memory is looked at once, and the backend runs.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "api/finite.hpp"
+#include "api/handle.hpp"
+#include "backends/gpu.hpp"
+#include "backends/tensors.hpp"
+
+using namespace edgeprune;
+
+namespace {
+
+constexpr std::int64_t UNKNOWN = -1;  // how many images, of a batch that is open
+
+std::string given(const edgeprune_buffer *buffers, std::size_t count) {
+    std::string text;
+    for (std::size_t at = 0; at < count; ++at) text += (text.empty() ? "" : ", ") + std::string(buffers[at].name);
+    return text.empty() ? "none" : text;
+}
+
+// The place of a buffer's tensor, once its name and size are found to be good; the batch that its size says.
+std::size_t place(const edgeprune_buffer &buffer, const std::vector<Spec> &specs, const char *kind, std::int64_t &batch) {
+    std::size_t at = 0;
+    while (at < specs.size() && specs[at].name != buffer.name) ++at;
+    if (at == specs.size()) throw wrong_request("the bundle has no ", kind, " ", buffer.name, "; it has ", names_of(specs));
+    const Spec &spec = specs[at];
+    const std::size_t nbytes = spec.nbytes();
+    if (!buffer.data) throw wrong_request("data of ", spec.name, " must not be NULL");
+    if (reinterpret_cast<std::uintptr_t>(buffer.data) % size_of(spec.dtype))
+        throw wrong_request("data of ", spec.name, " must be aligned to the ", size_of(spec.dtype), " bytes of a ",
+                            name_of(spec.dtype), ", it is at ", buffer.data);
+    if (spec.open()) {
+        const auto images = static_cast<std::int64_t>(buffer.nbytes / nbytes);
+        if (!images || buffer.nbytes % nbytes)
+            throw wrong_request(spec.name, " must have ", nbytes, " bytes for each image, for it is ", spec.shown(), ", got ",
+                                buffer.nbytes);
+        if (batch != UNKNOWN && images != batch)
+            throw wrong_request("all tensors must be of as many images, ", spec.name, " is of ", images,
+                                ", those before it of ", batch);
+        batch = images;
+    } else if (buffer.nbytes != nbytes) {
+        throw wrong_request(spec.name, " must have ", nbytes, " bytes, for it is ", spec.shown(), ", got ", buffer.nbytes);
+    }
+    return at;
+}
+
+void read(const edgeprune_buffer *buffers, std::size_t count, const std::vector<Spec> &specs, const char *kind,
+          std::vector<Bound> &bound, std::int64_t &batch) {
+    bound.clear();
+    for (std::size_t number = 0; number < count; ++number) {
+        const edgeprune_buffer &buffer = buffers[number];
+        if (!buffer.name) throw wrong_request(kind, " number ", number, " must have a name, got NULL");
+        const std::size_t at = place(buffer, specs, kind, batch);
+        for (const Bound &other : bound)
+            if (other.at == at) throw wrong_request("the ", kind, " ", buffer.name, " must be given once");
+        bound.push_back({at, buffer.data, buffer.nbytes});
+    }
+}
+
+bool same(const std::vector<Bound> &one, const std::vector<Bound> &other) {
+    return std::equal(one.begin(), one.end(), other.begin(), other.end(), [](const Bound &a, const Bound &b) {
+        return a.at == b.at && a.data == b.data && a.nbytes == b.nbytes;
+    });
+}
+
+bool overlap(const Bound &one, const Bound &other) {
+    const auto a = reinterpret_cast<std::uintptr_t>(one.data), b = reinterpret_cast<std::uintptr_t>(other.data);
+    return a < b + other.nbytes && b < a + one.nbytes;
+}
+
+// Memory that the library has not seen in the call before.
+void look_at(const edgeprune_bundle &bundle, bool gpu) {
+    const auto check = [&](const Bound &bound, const Spec &spec) {
+        if (!gpu && on_gpu_alone(bound.data))
+            throw wrong_request("data of ", spec.name, " must be in host memory, it is in a GPU's; call edgeprune_run_cuda ",
+                                "on a bundle that is open on that GPU, or copy it");
+        if (gpu && !on_gpu(bound.data))
+            throw wrong_request("data of ", spec.name, " must be in the GPU's memory, it is in the host's; call edgeprune_run");
+    };
+    for (const Bound &bound : bundle.inputs) check(bound, bundle.backend->inputs()[bound.at]);
+    for (const Bound &bound : bundle.outputs) check(bound, bundle.backend->outputs()[bound.at]);
+    for (const Bound &output : bundle.outputs) {
+        const auto refuse = [&](const Bound &other, const std::vector<Spec> &specs) {
+            if (&other != &output && overlap(output, other))
+                throw wrong_request("every tensor must have memory of its own, ", bundle.backend->outputs()[output.at].name,
+                                    " and ", specs[other.at].name, " overlap");
+        };
+        for (const Bound &other : bundle.inputs) refuse(other, bundle.backend->inputs());
+        for (const Bound &other : bundle.outputs) refuse(other, bundle.backend->outputs());
+    }
+}
+
+// Of this call, with everything about it found to be good; the number of images.
+std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std::size_t inputs_count,
+                  const edgeprune_buffer *outputs, std::size_t outputs_count, bool gpu) {
+    const std::vector<Spec> &specs = bundle.backend->inputs();
+    need(inputs, "inputs");
+    need(outputs, "outputs");
+    if (!outputs_count) throw wrong_request("at least one output must be asked for, got none");
+    std::int64_t batch = UNKNOWN;
+    read(inputs, inputs_count, specs, "input", bundle.inputs, batch);
+    if (inputs_count != specs.size())
+        throw wrong_request("the graph must be given ", names_of(specs), "; it was given ", given(inputs, inputs_count));
+    read(outputs, outputs_count, bundle.backend->outputs(), "output", bundle.outputs, batch);
+    const bool known = gpu == bundle.known_gpu && same(bundle.inputs, bundle.known_inputs) &&
+                       same(bundle.outputs, bundle.known_outputs);
+    if (!known) {
+        bundle.known_inputs.clear();
+        look_at(bundle, gpu);
+        bundle.known_inputs = bundle.inputs;
+        bundle.known_outputs = bundle.outputs;
+        bundle.known_gpu = gpu;
+    }
+    return batch;
+}
+
+}  // namespace
+
+edgeprune_status edgeprune_run(edgeprune_bundle *bundle, const edgeprune_buffer *inputs, size_t inputs_count,
+                               const edgeprune_buffer *outputs, size_t outputs_count) {
+    return with(bundle, [&](edgeprune_bundle &open) {
+        const std::lock_guard<std::mutex> turn(open.running);
+        const std::int64_t batch = take(open, inputs, inputs_count, outputs, outputs_count, false);
+        if (open.look)
+            for (const Bound &bound : open.inputs)
+                check_finite(open.backend->inputs()[bound.at], bound.data, bound.nbytes);
+        open.backend->run(open.inputs, open.outputs, batch);
+    });
+}
+
+// Not run here: needs a GPU.
+edgeprune_status edgeprune_run_cuda(edgeprune_bundle *bundle, const edgeprune_buffer *inputs, size_t inputs_count,
+                                    const edgeprune_buffer *outputs, size_t outputs_count, void *stream) {
+    return with(bundle, [&](edgeprune_bundle &open) {
+        if (std::strcmp(open.backend->device(), "cpu") == 0)
+            throw wrong_request("memory of a GPU needs a bundle that is open on one, this one is open on ",
+                                open.backend->device(), "; open it with another device, or call edgeprune_run");
+        const std::lock_guard<std::mutex> turn(open.running);
+        const std::int64_t batch = take(open, inputs, inputs_count, outputs, outputs_count, true);
+        open.backend->run_cuda(open.inputs, open.outputs, batch, stream);
+    });
+}

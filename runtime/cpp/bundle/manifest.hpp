@@ -1,0 +1,61 @@
+// What a bundle says of itself: manifest.json, schema 2.x and 1.x, as
+// edgeprune/bundle/{manifest,schema,agreement,older}.py read it, with the same refusals.
+//
+// What differs from Python: numbers that this library holds in 32 bits (keep, grid, tiles, steps, sm) must fit into
+// them, a tensor has at most 8 dimensions, of which the first alone may be free, and fits into memory.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "bundle/named.hpp"
+#include "tensor.hpp"
+
+namespace edgeprune {
+
+using Json = nlohmann::json;
+
+struct Graph {
+    std::string file;
+    std::vector<Spec> inputs, outputs;  // in the order of the manifest; of a baseline from schema 1.x none
+};
+
+struct File {
+    std::uint64_t size;
+    std::string sha256;
+};
+
+struct Engine {
+    std::string plan, kind, version, system;
+    std::vector<int> sm;
+    std::vector<std::string> flags;
+};
+
+// How an image becomes an input: the fields of runtime/images/preprocess.py, by name. Read by images/preprocessing.
+struct Manifest {
+    std::string schema, method, model, precision, target;
+    int keep = 0, rows = 0, columns = 0, tiles = 1;
+    bool nested = false;
+    Named<Graph> graphs;      // "encoder", "baseline.<name>"
+    Named<File> files;
+    Named<Engine> engines;  // by target
+    std::vector<std::pair<int, int>> steps;
+    std::vector<std::string> labels;
+    Json preprocessing, rule;  // objects
+
+    const Graph &encoder() const { return graphs.at("encoder"); }
+    int patches() const { return rows * columns; }
+    bool tiled() const;
+    bool pooled() const;
+    bool detects() const;
+
+    // Throws bad_bundle when the text is no manifest that this library knows, has changed, or contradicts itself.
+    static Manifest read(const std::string &text);
+};
+
+const Spec *find(const std::vector<Spec> &specs, const std::string &name);  // nullptr where there is none
+
+}  // namespace edgeprune

@@ -1,0 +1,41 @@
+// Tiles of one image, as runtime/images/tiles.py cuts them: the image whole, and cut up in more detail; and the order
+// of what is kept of them.
+//
+//     AnyRes      scaled to fit a pinpoint, zeros around it; the whole image is the first tile
+//     squeezed    into a pinpoint, as InternVL; the whole image is the last tile
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace edgeprune {
+
+struct Size {
+    std::size_t height, width;
+    bool operator==(const Size &other) const { return height == other.height && width == other.width; }
+};
+
+struct Tiles {
+    std::size_t count = 1;        // T, the whole image among them
+    std::size_t side = 1;         // of a tile, pixels
+    std::vector<Size> pinpoints;  // T - 1 tiles in area; none where the whole image is the only tile
+    bool squeezed = false;
+
+    // The pinpoint for an image; 0x0 where there is none.
+    Size best(Size image) const;
+    // The size of the image when it fits a pinpoint.
+    static Size fitted(Size image, Size pinpoint);
+};
+
+// order[i] is the row, of all that are kept of an image's tiles, which a language model reads at place i.
+//
+// indices: [pools, keep], those of the tiles, or one row with indices into all patches, tile after tile
+// grid: rows and columns of the patches of a tile; shape: rows and columns of the tiles (`Preprocessing::tile_shape`)
+//
+// Throws wrong_request when these do not fit each other.
+void tile_order(const std::int32_t *indices, std::size_t pools, std::size_t keep, std::pair<int, int> grid,
+                std::pair<int, int> shape, bool squeezed, std::int32_t *order);
+
+}  // namespace edgeprune

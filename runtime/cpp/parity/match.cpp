@@ -1,0 +1,125 @@
+// `match`: patches that are not kept go to the kept one that is most like them. `origin` says to which.
+//
+//     nearest  a cut by the scores, what main directions leave, which an error turns `turn` times as far; every other
+//              patch joins the kept one of the highest `similarity`                                               lrcp
+//     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
+//              of these                                                                                       visionzip
+//     rounds   rounds.cpp                                                                                           aim
+//
+// origin[j] is the place in `indices` of the token that patch j went to, -1 for none. What merges are judged by does
+// not leave the graph: the error of a cosine is taken for twice that of the tokens, or of the scores if that is more.
+#include "parity/match.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace edgeprune::parity {
+
+namespace {
+
+// Of the farthest that directions may turn, what is allowed in a row: unharmed devices use a 20th of that
+constexpr double TURNED = 1.0 / 8;
+
+// Each of the others must have gone to the nearest of the targets; what is no merge at all goes to `defects`.
+Chain joins(const Case &one, const Places &others, const Places &targets, double relative, std::size_t patches,
+            std::vector<std::string> &defects) {
+    const Places origin = places(Case::line_of(one.got, "origin")), kept = one.indices();
+    if (taken(origin, kept) != up_to(kept.size())) defects.push_back("a kept patch must be of its own token");
+    Chain chain;
+    if (others.empty()) return chain;
+    Places went;
+    for (const auto patch : others) {
+        const std::int64_t token = origin[place(patch, origin.size())];
+        went.push_back(token >= 0 ? kept[place(token, kept.size())] : -1);
+        if (!std::binary_search(targets.begin(), targets.end(), went.back())) {
+            defects.push_back("a patch went to a token that takes none");
+            return chain;
+        }
+    }
+    const Matrix similarity = one.similarity(patches);
+    const double tolerance = 2 * cosine_error(one, relative) + one.eps;
+    for (std::size_t at = 0; at < others.size(); ++at) {
+        const double *row = similarity[place(others[at], patches)];
+        Floats alike;
+        for (const auto target : targets) alike.push_back(row[place(target, patches)]);
+        judge(chain, alike, row[place(went[at], patches)], tolerance);
+    }
+    return chain;
+}
+
+Chain nearest(const Case &one) {
+    const Floats reference = floats(one.reference.at("scores")), got = floats(one.got.at("scores"));
+    const std::size_t patches = reference.size();
+    // An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. The mean is
+    // made of all rows, and as exact as the longest of them; of the turn of the directions a row meets a part.
+    const Floats lengths = one.of_patches("length", patches), turns = floats(Case::line_of(one.quantities, "turn"));
+    if (turns.empty()) throw misfit("turn must be [1]");
+    const double longest = highest(lengths);
+    Floats errors(patches), apart(patches), over(patches);
+    for (std::size_t at = 0; at < patches; ++at) {
+        const double off = one.cosine_error() * (longest + TURNED * turns[0] * lengths[at]);
+        const double scale = clipped(2 * off * std::sqrt(clipped(reference[at], 0)) + off * off, 1e-30) / one.bound;
+        const double noise = COSINE_NOISE * lengths[at];
+        apart[at] = std::abs(got[at] - reference[at]);
+        errors[at] = apart[at] + noise * noise;  // of which nothing is left
+        over[at] = apart[at] / scale;
+    }
+    const Places kept = one.indices();
+    std::vector<std::string> defects;
+    const Chain chosen = cut(reference, kept, all(patches), errors, one.eps);
+    const Chain merges = joins(one, without(up_to(patches), kept), kept, 0, patches, defects);
+    return joined({chosen, merges}, largest(apart), largest(over), defects + out_of_order(one));
+}
+
+Chain stands(const Case &one) {
+    const std::int64_t dominant = whole_number(one.rule, "dominant"), contextual = whole_number(one.rule, "contextual");
+    const Floats tiers = tiers_of(floats(one.got.at("scores")));
+    const std::size_t patches = tiers.size();
+    const auto [reference, error, relative, errors] = compared(one);
+    Places lead, marked, every_step;
+    for (const auto patch : up_to(patches)) {
+        const double tier = tiers[static_cast<std::size_t>(patch)];
+        if (tier == 2) lead.push_back(patch);
+        if (tier == 1) marked.push_back(patch);
+    }
+    const Places rest = without(up_to(patches), lead);
+    const std::size_t wanted = contextual > 1 ? static_cast<std::size_t>(contextual) : 1;
+    const std::size_t step = std::max<std::size_t>(1, rest.size() / wanted);
+    for (std::size_t at = 0; at < rest.size(); at += step) every_step.push_back(rest[at]);
+    const Places own = slice(every_step, 0, contextual);
+    std::vector<std::string> defects;
+    if (static_cast<std::int64_t>(lead.size()) != dominant || marked != own)
+        defects.push_back(line("the scores must mark ", dominant, " dominant patches and every ", step,
+                               "-th of the others"));
+    else if (sorted(joined(lead, own)) != one.indices())
+        defects.push_back("the kept patches are not those that the scores mark");
+    std::vector<Chain> chains{cut(reference, lead, all(patches), errors, one.eps)};
+    if (contextual != 0 && defects.empty())
+        chains.push_back(joins(one, without(rest, own), own, relative, patches, defects));
+    return joined(chains, error, relative, defects + out_of_order(one));
+}
+
+}  // namespace
+
+Chain match(const Case &one) {
+    const std::string form = text(one.rule, "form");
+    if (form == "nearest") return nearest(one);
+    if (form == "stands") return stands(one);
+    if (form == "rounds") return rounds(one);
+    throw misfit("'", form, "'");
+}
+
+double cosine_error(const Case &one, double relative) { return 2 * largest({one.unseen, relative}) + COSINE_NOISE; }
+
+void judge(Chain &chain, Floats alike, double chosen, double tolerance) {
+    const Places order = ranked(alike);
+    const auto nth = [&](std::size_t from_the_top) {
+        return alike[static_cast<std::size_t>(order[order.size() - from_the_top])];
+    };
+    const double second = alike.size() > 1 ? nth(2) : -INFINITE;
+    chain.regret.push_back(nth(1) - chosen);
+    chain.tolerance.push_back(tolerance);
+    chain.margin.push_back(std::abs(chosen - second));
+}
+
+}  // namespace edgeprune::parity

@@ -1,0 +1,39 @@
+// The rules by name, each in a file of its own, as in runtime/parity/; and what they share.
+#pragma once
+
+#include "parity/decisions.hpp"
+
+namespace edgeprune::parity {
+
+Chain topk(const Case &one);
+Chain fixed(const Case &one);
+Chain stages(const Case &one);
+Chain greedy(const Case &one);
+Chain thin(const Case &one);
+Chain chunks(const Case &one);
+Chain match(const Case &one);
+
+// What the device ranked by, against the reference: the largest difference, the same over the largest reference, all.
+struct Measured {
+    double error, relative;
+    Floats errors;
+};
+
+// topk.cpp
+Measured measured(const Floats &got, const Floats &reference);
+// The largest error of shares of attention over what each of them allows: four times itself, as errors of its logits
+// are relative ones of it, and 1 % of the largest. Measured in float16: up to .2 % of a share.
+double of_shares(const Floats &errors, const Floats &reference);
+
+// tiers.cpp: score = 2 t + s. What a method chose in stages stands in t, what it ranked by inside, 0..1, in s.
+Floats tiers_of(const Floats &scores);  // -> t
+Floats parted(const Floats &scores);    // -> s
+// The reference's s, and what the device's s measures against it.
+struct Compared {
+    Floats reference;
+    double error, relative;
+    Floats errors;
+};
+Compared compared(const Case &one);
+
+}  // namespace edgeprune::parity

@@ -1,0 +1,90 @@
+#include "tools/parity_table.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "parity/numbers.hpp"
+#include "tools/options.hpp"
+
+namespace edgeprune::tools {
+
+namespace {
+
+using parity::formatted;
+using Row = std::array<std::string, 8>;
+
+const Row HEADINGS[] = {{"backend", "", "within", "", "regret /", "score", "token", ""},
+                            {"and probe", "decided", "rounding", "wrong", "tolerance", "error", "error", ""}};
+
+Row row_of(const std::string &name, const parity::Verdict &verdict) {
+    return {name,
+            line(verdict.decided, "/", verdict.decisions),
+            line(verdict.within),
+            line(verdict.wrong),
+            formatted("%.2g", verdict.regret),
+            formatted("%.1e", verdict.error_relative),
+            verdict.tokens ? formatted("%.1e", verdict.token_error) : "-",
+            verdict.passed() ? "pass" : "FAIL"};
+}
+
+// In columns, not in bytes.
+std::size_t width_of(const std::string &text) {
+    const auto begins = [](char one) { return (static_cast<unsigned char>(one) & 0xc0) != 0x80; };
+    return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), begins));
+}
+
+}  // namespace
+
+std::string parity_table(const parity::Report &report) {
+    std::vector<Row> rows(std::begin(HEADINGS), std::end(HEADINGS));
+    const std::string name = report.device + " " + report.dtype;
+    const bool wide = name.size() > 15;  // else the table is wider than 80 columns
+    rows.push_back(row_of(wide ? report.device : name, report.worst()));
+    if (wide) rows.push_back({report.dtype});
+    for (const auto &[probe, verdict] : report.probes) rows.push_back(row_of("  " + printable(probe), verdict));
+    std::array<std::size_t, 8> widths{};
+    for (const Row &row : rows)
+        for (std::size_t at = 0; at < row.size(); ++at) widths[at] = std::max(widths[at], width_of(row[at]));
+    std::string text = "Parity with the reference\n\n";
+    for (std::size_t number = 0; number < rows.size(); ++number) {
+        std::string shown = " ";
+        std::size_t all = 0;
+        for (std::size_t at = 0; at < widths.size(); ++at) {
+            const std::string &cell = rows[number][at];
+            const std::string blank(widths[at] - width_of(cell), ' ');
+            shown += (at ? "  " : "") + (at && at + 1 < widths.size() ? blank + cell : cell + blank);
+            all += widths[at] + (at ? 2 : 0);
+        }
+        shown.erase(shown.find_last_not_of(' ') + 1);
+        text += shown + "\n";
+        if (number != 1) continue;
+        text += ' ';
+        for (std::size_t at = 0; at < all; ++at) text += "─";
+        text += '\n';
+    }
+    return text + "\n";
+}
+
+std::string parity_line(const parity::Report &report) {
+    const parity::Verdict worst = report.worst();
+    std::string text = line(worst.passed() ? "parity" : "NO PARITY", " on ", report.device, ": ");
+    if (!report.proven()) text += "not proven: ";
+    text += worst.decisions ? formatted("%.0f", 100 * report.decided()) + "% decided" : "nothing to decide";
+    if (worst.within) text += line(", ", worst.within, " within rounding");
+    text += line(", ", worst.wrong, " wrong, score error ", formatted("%.1e", worst.error_relative), ", ");
+    text += worst.tokens ? "token error " + formatted("%.1e", worst.token_error) : "no token to compare";
+    for (const auto &reason : worst.reasons) text += "\n  " + printable(reason);
+    return text + "\n";
+}
+
+std::string ran_line(const std::string &folder, const parity::Report &report,
+                     const std::vector<std::string> &plans_not_run) {
+    const std::string ran = line("ran ", printable(report.source), " on ", report.device);
+    if (plans_not_run.empty()) return ran + "\n";
+    std::string plans;
+    for (const auto &plan : plans_not_run) plans += (plans.empty() ? "" : ", ") + printable(plan);
+    return line(ran, "; ", plans, " did not run: run it here with `edgeprune-verify ", printable(folder),
+                " --device tensorrt`\n");
+}
+
+}  // namespace edgeprune::tools

@@ -1,0 +1,276 @@
+// edgeprune-run BUNDLE IMAGE: an image's tokens, which patches they are, and how long each step took.
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "bundle/safetensors.hpp"
+#include "edgeprune.h"
+#include "images/ppm.hpp"
+#include "tools/npy.hpp"
+#include "tools/options.hpp"
+#include "tools/spread.hpp"
+
+namespace {
+
+using namespace edgeprune;
+using namespace edgeprune::tools;
+using Json = nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
+
+Picture read_image(const std::string &name) {
+    std::string file;
+    if (name == "-") {
+        file.assign(std::istreambuf_iterator<char>(std::cin), {});
+    } else {
+        std::ifstream stream(name, std::ios::binary);
+        file.assign(std::istreambuf_iterator<char>(stream), {});
+        if (!stream) throw bad_image(name, " cannot be read; name a PPM image, or - for one from standard input");
+    }
+    try {
+        return read_ppm(reinterpret_cast<const unsigned char *>(file.data()), file.size());
+    } catch (const Error &error) {
+        throw Error(error.status, (name == "-" ? "standard input" : name) + ": " + error.what());
+    }
+}
+
+using Handle = std::unique_ptr<edgeprune_bundle, void (*)(edgeprune_bundle *)>;
+
+void check(edgeprune_status status, const edgeprune_bundle *bundle) {
+    if (status != EDGEPRUNE_OK) throw Error(status, edgeprune_error(bundle));
+}
+
+void note(void *notes, const char *text) { static_cast<std::vector<std::string> *>(notes)->emplace_back(text); }
+
+// notes: what was passed over on the way.
+Handle open(const Options &options, std::vector<std::string> &notes) {
+    edgeprune_options how = EDGEPRUNE_OPTIONS;
+    const std::string library = options.text("onnxruntime");
+    how.device = options.device();
+    how.threads = options.whole("threads", 0, 1);
+    how.keep = options.whole("keep", 0, 1);
+    how.onnxruntime = library.empty() ? nullptr : library.c_str();
+    how.log = note;
+    how.log_context = &notes;
+    edgeprune_bundle *bundle = nullptr;
+    check(edgeprune_open(options.argument(0).c_str(), &how, &bundle), nullptr);
+    return {bundle, edgeprune_close};
+}
+
+// A tensor of one run, and its memory.
+struct Memory {
+    edgeprune_tensor tensor{};
+    std::vector<unsigned char> bytes;
+
+    explicit Memory(const edgeprune_tensor &given) : tensor(given), bytes(given.nbytes) {}
+    edgeprune_buffer buffer() { return {tensor.name, bytes.data(), bytes.size()}; }
+    // Of the first image alone, where the run is of several.
+    View first(const edgeprune_info &info) const {
+        View view{tensor.dtype, {tensor.shape, tensor.shape + tensor.rank}, bytes.data()};
+        if (view.shape.empty()) return view;
+        if (info.tiles == 1 || view.shape[0] == 0) view.shape[0] = 1;
+        return view;
+    }
+};
+
+struct Done {
+    std::vector<std::string> notes;
+    edgeprune_info info = EDGEPRUNE_INFO;
+    std::vector<Memory> outputs;
+    double open_s = 0;
+    Seconds preprocess_s, run_s;
+
+    View view(const std::string &name) const {
+        for (const Memory &one : outputs)
+            if (one.tensor.name == name) return one.first(info);
+        return {};
+    }
+};
+
+Done run_image(edgeprune_bundle *bundle, const Picture &picture, int repeat) {
+    Done done;
+    check(edgeprune_get_info(bundle, &done.info), bundle);
+    const edgeprune_info &info = done.info;
+    edgeprune_tensor tensor{};
+    for (std::size_t at = 0; at < info.inputs; ++at) {
+        check(edgeprune_get_input(bundle, at, &tensor), bundle);
+        if (std::string(tensor.name) != "pixel_values")
+            throw wrong_request("edgeprune-run gives a bundle its pixel_values and no other input, this one also wants ",
+                                tensor.name, "; call edgeprune_run of the library");
+    }
+    check(edgeprune_find(bundle, "pixel_values", &tensor), bundle);
+    Memory pixels(tensor);
+    std::vector<edgeprune_buffer> buffers;
+    for (std::size_t at = 0; at < info.outputs; ++at) {
+        check(edgeprune_get_output(bundle, at, &tensor), bundle);
+        done.outputs.emplace_back(tensor);
+    }
+    for (Memory &one : done.outputs) buffers.push_back(one.buffer());
+    const edgeprune_buffer input = pixels.buffer();
+    for (int turn = 0; turn < repeat; ++turn) {
+        auto began = Clock::now();
+        // A batch that is larger than one image is filled with it.
+        for (std::size_t at = 0; at < pixels.bytes.size(); at += info.image_nbytes)
+            check(edgeprune_preprocess(bundle, picture.pixels.data(), picture.width, picture.height, 0,
+                                       pixels.bytes.data() + at, info.image_nbytes), bundle);
+        done.preprocess_s.push_back(seconds_since(began));
+        began = Clock::now();
+        check(edgeprune_run(bundle, &input, 1, buffers.data(), buffers.size()), bundle);
+        done.run_s.push_back(seconds_since(began));
+    }
+    return done;
+}
+
+bool ends_with(const std::string &text, const std::string &end) {
+    return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+void check_output(const std::string &path) {
+    if (!path.empty() && !ends_with(path, ".npy") && !ends_with(path, ".safetensors"))
+        throw wrong_request("--output must end in .npy, for the tokens, or .safetensors, for all outputs, got ", path);
+}
+
+void write_output(const std::string &path, const Done &done) {
+    if (path.empty()) return;
+    if (ends_with(path, ".npy")) {
+        const View tokens = done.view("tokens");
+        if (!tokens.data) throw wrong_request("the bundle gives no tokens for a .npy; name a .safetensors, for all outputs");
+        write_npy(path, tokens);
+        return;
+    }
+    std::map<std::string, View> views;
+    for (const Memory &one : done.outputs) views[one.tensor.name] = one.first(done.info);
+    write_safetensors(path, views);
+}
+
+std::vector<edgeprune_detection> detections(const edgeprune_bundle *bundle, const Done &done, const Picture &picture,
+                                            double threshold) {
+    if (!done.info.detects) return {};
+    const View logits = done.view("logits"), boxes = done.view("pred_boxes");
+    std::vector<edgeprune_detection> found;
+    std::size_t count = 0;
+    do {
+        found.resize(count);
+        check(edgeprune_detect(bundle, logits.data, logits.count() * size_of(logits.dtype), boxes.data,
+                               boxes.count() * size_of(boxes.dtype), picture.width, picture.height,
+                               static_cast<float>(threshold), found.data(), found.size(), &count), bundle);
+    } while (count > found.size());
+    return found;
+}
+
+std::string label_of(const edgeprune_bundle *bundle, const edgeprune_detection &one) {
+    const char *label = edgeprune_label(bundle, static_cast<std::size_t>(one.label));
+    return label ? label : std::to_string(one.label);
+}
+
+// [rows, K] of the image's cells.
+Json indices_of(const Done &done) {
+    const View indices = done.view("indices");
+    Json rows = Json::array();
+    if (!indices.data || indices.dtype != EDGEPRUNE_INT32 || indices.shape.size() != 2) return rows;
+    const std::int32_t *at = indices.as<std::int32_t>();
+    for (std::int64_t row = 0; row < indices.shape[0]; ++row, at += indices.shape[1])
+        rows.push_back(std::vector<std::int32_t>(at, at + indices.shape[1]));
+    return rows;
+}
+
+Json times_of(const Seconds &seconds) {
+    return {{"median", 1e3 * percentile(seconds, 50)}, {"p95", 1e3 * percentile(seconds, 95)}};
+}
+
+void print_json(const edgeprune_bundle *bundle, const Options &options, const Done &done,
+                const std::vector<edgeprune_detection> &found) {
+    Json outputs = Json::object(), objects = Json::array();
+    for (const Memory &one : done.outputs) {
+        const View view = one.first(done.info);
+        outputs[one.tensor.name] = {{"dtype", name_of(view.dtype)}, {"shape", view.shape}};
+    }
+    for (const auto &one : found)
+        objects.push_back({{"label", label_of(bundle, one)}, {"score", one.score},
+                           {"box", {one.left, one.top, one.right, one.bottom}}});
+    Json json{{"method", done.info.method}, {"model", done.info.model}, {"device", done.info.device},
+              {"source", done.info.source}, {"notes", done.notes}, {"keep", done.info.keep}, {"outputs", outputs},
+              {"indices", indices_of(done)}, {"runs", done.run_s.size()}, {"open_ms", 1e3 * done.open_s},
+              {"preprocess_ms", times_of(done.preprocess_s)}, {"run_ms", times_of(done.run_s)}};
+    if (done.info.detects) json["detections"] = objects;
+    if (options.has("output")) json["output"] = options.text("output");
+    std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+}
+
+void print_text(const edgeprune_bundle *bundle, const Options &options, const Done &done,
+                const std::vector<edgeprune_detection> &found) {
+    std::printf("%s of %s, %s on %s\n", printable(done.info.method).c_str(), printable(done.info.model).c_str(),
+                printable(done.info.source).c_str(), done.info.device);
+    for (const std::string &note : done.notes) std::printf("  %s\n", printable(note).c_str());
+    for (const Memory &one : done.outputs) {
+        const View view = one.first(done.info);
+        std::printf("  %s\n", Spec{one.tensor.name, view.dtype, view.shape}.shown().insert(0, printable(one.tensor.name) + " ").c_str());
+    }
+    for (const Json &row : indices_of(done)) {
+        std::printf("indices");
+        for (const Json &one : row) std::printf(" %d", one.get<int>());
+        std::printf("\n");
+    }
+    for (const auto &one : found)
+        std::printf("%.3f %s %.1f %.1f %.1f %.1f\n", static_cast<double>(one.score),
+                    printable(label_of(bundle, one)).c_str(), static_cast<double>(one.left), static_cast<double>(one.top),
+                    static_cast<double>(one.right), static_cast<double>(one.bottom));
+    const auto ms = [](const Seconds &seconds, double percent) { return 1e3 * percentile(seconds, percent); };
+    std::printf("open %.1f ms, preprocess %.2f ms (p95 %.2f), run %.2f ms (p95 %.2f), medians of %zu\n", 1e3 * done.open_s,
+                ms(done.preprocess_s, 50), ms(done.preprocess_s, 95), ms(done.run_s, 50), ms(done.run_s, 95), done.run_s.size());
+    if (options.has("output")) std::printf("wrote %s\n", printable(options.text("output")).c_str());
+}
+
+double threshold_of(const Options &options) {
+    const std::string given = options.text("threshold", "0.5");
+    std::size_t end = 0;
+    double value = -1;
+    try {
+        value = std::stod(given, &end);
+    } catch (const std::exception &) {
+    }
+    if (end != given.size() || !(value >= 0 && value <= 1))
+        throw wrong_request("--threshold must be a number in 0..1, got ", given, " (see edgeprune-run --help)");
+    return value;
+}
+
+int body(int count, char **given) {
+    std::vector<Option> known{
+        {"output", "FILE", "Write the tokens to a .npy, or all outputs to a .safetensors."},
+        {"keep", "K", "The first so many of the kept tokens alone, where kept sets nest; default all."},
+        {"repeat", "N", "Runs, for the times; default 1."},
+        {"threshold", "X", "Of a detector: least score of an object; default 0.5."},
+    };
+    known.insert(known.begin() + 1, OPENING.begin(), OPENING.end());
+    Options options("edgeprune-run", "BUNDLE IMAGE", "Run a bundle on an image: a PPM or PGM file, or - for standard input.",
+                    known, {"edgeprune-run my-bundle photo.ppm --output tokens.npy",
+                            "convert photo.jpg ppm:- | edgeprune-run my-bundle - --json"});
+    options.read(count, given);
+    check_output(options.text("output"));
+    const int repeat = options.whole("repeat", 1, 1);
+    const double threshold = threshold_of(options);
+    const Picture picture = read_image(options.argument(1));
+    const auto began = Clock::now();
+    std::vector<std::string> notes;
+    const Handle bundle = open(options, notes);
+    const double open_s = seconds_since(began);
+    Done done = run_image(bundle.get(), picture, repeat);
+    done.open_s = open_s;
+    done.notes = notes;
+    const auto found = detections(bundle.get(), done, picture, threshold);
+    write_output(options.text("output"), done);
+    (options.has("json") ? print_json : print_text)(bundle.get(), options, done, found);
+    return 0;
+}
+
+}  // namespace
+
+int main(int count, char **given) { return run("edgeprune-run", count, given, body); }

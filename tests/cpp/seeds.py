@@ -1,0 +1,97 @@
+"""The seeds of the fuzz targets in runtime/cpp/fuzz, made from bundles: python -m tests.cpp.seeds, from the repository.
+
+manifest/      manifest.json, of either schema, with all that may stand in it
+safetensors/   the references of bundles, of which each tensor keeps a few numbers
+bundle/        a byte that says what is put right, manifest.json, NUL, encoder.onnx with weights in w.data
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx.external_data_helper import convert_model_to_external_data
+from safetensors.numpy import load_file, save
+
+from edgeprune.bundle import MANIFEST, File, Graph, Manifest, Plan, TensorSpec, describe_files
+from tests.brightest import write_bundle
+from tests.bundle.conftest import INPUTS, OUTPUTS, make
+from tests.bundle.test_onnx_data import PLACES
+
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT / "runtime" / "cpp" / "fuzz" / "corpus"
+OLD = ROOT / "tests" / "golden" / "bundle-0.1"
+
+
+def everything() -> Manifest:
+    """A detector with an engine and a baseline: every field that a manifest may have."""
+    outputs = {
+        **{name: OUTPUTS[name] for name in ("indices", "scores")},
+        "picks": OUTPUTS["indices"],
+        "logits": TensorSpec(("batch", 5, 3), "float16"),
+        "pred_boxes": TensorSpec(("batch", 5, 4), "float16"),
+    }
+    plan = Plan("encoder.orin.plan", "tensorrt", "10.3.0", (87,), "Linux aarch64", ("FP16",), 1234)
+    names = ("encoder.onnx", "baseline.pool.onnx", plan.plan)
+    return make(
+        outputs=outputs,
+        baselines={"baseline.pool": Graph("baseline.pool.onnx", INPUTS, {})},
+        files={name: File(2, "ab" * 32) for name in names},
+        engines={"jetson-orin": plan},
+        labels=("cat", "Ä\U0001f600"),
+        layout="rows",
+        float32_nodes=("/a/Softmax",),
+        rule={"name": "greedy", "objective": "max-min", "eps": 1e-05},
+    )
+
+
+def compact(text: str) -> bytes:
+    return json.dumps(json.loads(text), separators=(",", ":")).encode()
+
+
+def short(path: Path) -> bytes:
+    """A safetensors file, its tensors cut to their first numbers."""
+    few = {name: np.ravel(one)[:3].copy() for name, one in sorted(load_file(path).items())[:8]}
+    return save(few, {"format": "np"})
+
+
+def main() -> None:
+    def seed(kind: str, name: str, content: bytes) -> None:
+        (CORPUS / kind).mkdir(parents=True, exist_ok=True)
+        (CORPUS / kind / name).write_bytes(content)
+
+    with tempfile.TemporaryDirectory() as folder:
+        bright = write_bundle(Path(folder, "bright"), picks=True)
+        tiled = write_bundle(Path(folder, "tiled"), batch=2, dtype="uint8")
+        for name, text in {
+            "everything": everything().to_json(),
+            "bright": (bright / MANIFEST).read_text(),
+            "tiled": (tiled / MANIFEST).read_text(),
+            "old": (OLD / MANIFEST).read_text(),
+        }.items():
+            seed("manifest", name, compact(text))
+        seed("safetensors", "bright", short(bright / "reference.safetensors"))
+        seed("safetensors", "old", short(OLD / "reference.safetensors"))
+        kinds = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
+        seed("safetensors", "kinds", save({kind: np.ones((1, 3), kind) for kind in kinds}))
+        seed("safetensors", "none", save({}))
+
+        (bright / "reference.safetensors").unlink()
+        (bright / "w.data").write_bytes(b"data")
+        beside = onnx.load(bright / "encoder.onnx")
+        convert_model_to_external_data(beside, location="w.data", size_threshold=0)
+        graphs = {name.replace(" ", "-"): build().SerializeToString() for name, build in PLACES.items()}
+        graphs["bright"] = beside.SerializeToString()
+        given = json.loads((bright / MANIFEST).read_text())
+        for name, graph in graphs.items():
+            (bright / "encoder.onnx").write_bytes(graph)
+            given["files"] = {one: dataclasses.asdict(file) for one, file in describe_files(bright).items()}
+            seed("bundle", name, b"\3" + json.dumps(given, separators=(",", ":")).encode() + b"\0" + graph)
+
+
+if __name__ == "__main__":
+    main()

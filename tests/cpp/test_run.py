@@ -1,0 +1,141 @@
+"""A run through the C interface gives what Python's runtime gives, bit for bit, for every kind of bundle that it opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeprune.runtime import load
+from tests.brightest import KEEP, MakeBundle, write_bundle
+from tests.cpp.library import CPU, DTYPES, Library
+
+SIMPLE: dict[str, dict[str, Any]] = {
+    "one image": {},
+    "batch": {"batch": 3},
+    "any batch": {"batch": "images"},
+    "float16": {"dtype": "float16"},
+    "uint8": {"dtype": "uint8"},
+    "picks": {"picks": True},
+    "another input": {"prior": True},
+}
+EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "embedded": ("", {"method": "fastervlm", "keep": 36}),
+    "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
+    "embedded, raw pixels, any batch": ("", {"method": "fastervlm", "keep": 16, "uint8": True, "dynamic_batch": True}),
+    "tiles": ("llava next", {"method": "fastervlm", "keep": 9, "tiles": 3}),
+    "positions and DeepStack": ("qwen3 vl", {"method": "divprune", "keep": 6, "grid": "12x12"}),
+    "detector": ("yolos", {"method": "none"}),
+}
+
+
+@pytest.fixture(scope="module")
+def library(cpp: Path) -> Library:
+    return Library(cpp)
+
+
+def feeds_of(session: Any, batch: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Something for every input: raw pixels, or numbers around 0."""
+    random, feeds = np.random.default_rng(seed), {}
+    for name, spec in session.inputs.items():
+        shape = [size if isinstance(size, int) else batch for size in spec.shape]
+        raw = spec.dtype == "uint8"
+        values = random.integers(0, 256, shape) if raw else random.normal(size=shape)
+        feeds[name] = values.astype(spec.dtype)
+    return feeds
+
+
+def check_same(folder: Path, library: Library, **options: Any) -> None:
+    """`options`: of both runtimes."""
+    with load(folder, device="cpu", threads=1, **options) as python:
+        with library.open(folder, device=CPU, threads=1, **options) as c:
+            for kind, specs in (("input", python.session.inputs), ("output", python.session.outputs)):
+                have = c.tensors(kind)
+                assert list(have) == list(specs)
+                for name, spec in specs.items():
+                    shape = [size if isinstance(size, int) else 0 for size in spec.shape]
+                    assert (DTYPES[have[name].dtype], have[name].shape[: have[name].rank]) == (spec.dtype, shape)
+            fixed = isinstance(python.session.inputs["pixel_values"].shape[0], int)
+            for seed, batch in enumerate((1,) if fixed else (2, 1, 3)):
+                feeds = feeds_of(python.session, batch, seed)
+                expected, got = python.run(feeds), c.run(feeds)
+                for name, value in expected.items():
+                    assert got[name].dtype == value.dtype
+                    assert got[name].shape == value.shape
+                    assert got[name].tobytes() == value.tobytes(), name
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_a_small_graph_gives_the_same_bits(name: str, library: Library, tmp_path: Path) -> None:
+    check_same(write_bundle(tmp_path / "bundle", **SIMPLE[name]), library)
+
+
+@pytest.fixture(scope="module")
+def exported(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """(name) -> that export; not to be changed."""
+    from edgeprune.export import Request, export_bundle
+    from tests.encoders.conftest import ALL
+
+    made: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        if name not in made:
+            kind, fields = EXPORTED[name]
+            folder = tmp_path_factory.mktemp("exported")
+            given = dict(fields)
+            if kind:
+                one = ALL[kind]
+                given["model"] = str(model_folder(folder / "model", one.architecture, one.processor, **one.config))
+            request = Request(given.pop("method"), "cpu", output=folder / "bundle", baselines=False, **given)
+            made[name] = export_bundle(request).folder
+        return made[name]
+
+    return find
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_exported_encoder_gives_the_same_bits(name: str, library: Library, exported: Callable[[str], Path]) -> None:
+    check_same(exported(name), library)
+
+
+@pytest.mark.parametrize("batch", [1, 3, "images"])
+@pytest.mark.parametrize("rule", ["topk", "greedy"])
+@pytest.mark.parametrize("keep", [1, KEEP - 1, KEEP])
+def test_fewer_tokens_are_the_first_picks(
+    keep: int, rule: str, batch: int | str, library: Library, make_bundle: MakeBundle
+) -> None:
+    folder = make_bundle(batch=batch, picks=True, nested=True, rule={"name": rule})
+    check_same(folder, library, keep=keep)
+
+
+def test_extras_are_cut_with_the_tokens(library: Library, exported: Callable[[str], Path]) -> None:
+    """Positions and DeepStack features, in which K is another dimension than in tokens."""
+    check_same(exported("positions and DeepStack"), library, keep=4)
+
+
+def test_any_of_the_outputs_may_be_asked_for(library: Library, make_bundle: MakeBundle) -> None:
+    folder = make_bundle(picks=True, nested=True)
+    for keep in (0, 2):
+        with library.open(folder, keep=keep, threads=1) as c:
+            feeds = {"pixel_values": np.random.default_rng(0).normal(size=(1, 3, 32, 48)).astype(np.float32)}
+            every = c.run(feeds)
+            for names in (["tokens"], ["picks", "scores"], ["scores", "indices"]):
+                outputs = c.empty(names=names)
+                c.run_into(feeds, outputs)
+                assert all(outputs[name].tobytes() == every[name].tobytes() for name in names)
+
+
+def test_new_contents_at_the_same_address_are_read(library: Library, make_bundle: MakeBundle) -> None:
+    with library.open(make_bundle(), threads=1) as c:
+        feeds = {"pixel_values": np.zeros((1, 3, 32, 48), np.float32)}
+        outputs, tokens = c.empty(), []
+        for value in (1.0, 2.0, 1.0):
+            feeds["pixel_values"][...] = value
+            c.run_into(feeds, outputs)
+            tokens.append(outputs["tokens"].copy())
+        assert not np.array_equal(tokens[0], tokens[1])
+        assert np.array_equal(tokens[0], tokens[2])

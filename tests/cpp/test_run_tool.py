@@ -1,0 +1,149 @@
+"""edgeprune-run: what Python's runtime gives for the same image, in files that numpy and safetensors read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import load_file
+
+from edgeprune.runtime import load
+from tests.cpp.conftest import ROOT
+
+MakeBundle = Callable[..., Path]
+BUNDLE = ROOT / "tests" / "golden" / "bundle-0.2"
+CLOSE = 1e-5
+"""of one ONNX Runtime to itself: its threads may be split otherwise"""
+
+
+def run(cpp: Path, *words: str | Path, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([cpp / "tools" / "edgeprune-run", *words], input=given, capture_output=True, check=False)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    slope = np.add.outer(np.arange(50), np.arange(70))[..., None] * np.array([1, 2, 1])
+    noise = np.random.default_rng(3).integers(0, 60, (50, 70, 3))
+    path = tmp_path / "photo.ppm"
+    Image.fromarray((slope + noise).clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def python(folder: Path, photo: Path, **options: Any) -> dict[str, NDArray[Any]]:
+    output = load(folder, device="cpu", **options)(photo)
+    return {"tokens": output.tokens, "indices": output.indices, "scores": output.scores}
+
+
+def test_all_outputs_are_those_of_python(cpp: Path, photo: Path, tmp_path: Path) -> None:
+    done = run(cpp, BUNDLE, photo, "--output", tmp_path / "out.safetensors", "--json")
+    assert done.returncode == 0, done.stderr
+    told, expected, found = json.loads(done.stdout), python(BUNDLE, photo), load_file(tmp_path / "out.safetensors")
+    assert set(found) == {"tokens", "indices", "scores", "picks"}
+    for name, array in expected.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
+        np.testing.assert_allclose(found[name], array, rtol=CLOSE, atol=CLOSE)
+        assert told["outputs"][name] == {"dtype": str(array.dtype), "shape": list(array.shape)}
+    np.testing.assert_array_equal(told["indices"], expected["indices"])
+    assert (told["method"], told["device"], told["keep"], told["runs"]) == ("fastervlm", "cpu", 16, 1)
+    assert min(told["open_ms"], told["preprocess_ms"]["median"], told["run_ms"]["p95"]) > 0
+
+
+def test_the_tokens_of_standard_input_are_an_array_that_numpy_reads(cpp: Path, photo: Path, tmp_path: Path) -> None:
+    words = ("--output", tmp_path / "tokens.npy", "--keep", "5", "--repeat", "3", "--threads", "1", "--device", "cpu")
+    done = run(cpp, BUNDLE, "-", *words, given=photo.read_bytes())
+    assert done.returncode == 0, done.stderr
+    expected = python(BUNDLE, photo, keep=5)
+    np.testing.assert_allclose(np.load(tmp_path / "tokens.npy"), expected["tokens"], rtol=CLOSE, atol=CLOSE)
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "fastervlm of llava-of-three-layers, encoder.onnx on cpu"
+    assert "indices " + " ".join(map(str, expected["indices"][0])) in lines
+    assert lines[-2].startswith("open ")
+    assert lines[-2].endswith("medians of 3")
+    assert lines[-1] == f"wrote {tmp_path}/tokens.npy"
+
+
+@pytest.mark.parametrize(
+    "given", [{"batch": 3, "tiles": 1}, {"batch": "batch"}, {"dtype": "float16"}, {"dtype": "uint8"}], ids=str
+)
+def test_one_image_comes_out_whatever_the_graph_takes(
+    cpp: Path, make_bundle: MakeBundle, photo: Path, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """A fixed batch is filled with it, and what comes out is the first one's."""
+    bundle = make_bundle(**given)
+    assert run(cpp, bundle, photo, "--output", tmp_path / "tokens.npy").returncode == 0
+    expected, found = python(bundle, photo)["tokens"], np.load(tmp_path / "tokens.npy")
+    assert (found.shape, found.dtype) == ((1, *expected.shape[1:]), expected.dtype)
+    np.testing.assert_allclose(found, expected[:1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_detector_prints_what_it_found(cpp: Path, tmp_path: Path) -> None:
+    from edgeprune.export import Request, export_bundle
+
+    bundle = export_bundle(
+        Request(
+            "none",
+            "cpu",
+            model=str(ROOT / "edgeprune" / "models" / "scenes"),
+            output=tmp_path / "bundle",
+            baselines=False,
+        )
+    ).folder
+    scene = tmp_path / "scene.ppm"
+    Image.open(ROOT / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png").convert("RGB").save(scene)
+    done = run(cpp, bundle, scene, "--threshold", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["detections"]
+    ((scores, labels, boxes),) = load(bundle, device="cpu")(scene, threshold=0.1)
+    assert [one["label"] for one in told] == [load(bundle, device="cpu").labels[label] for label in labels]
+    np.testing.assert_allclose([one["score"] for one in told], scores, atol=1e-5)
+    np.testing.assert_allclose([one["box"] for one in told], boxes, atol=1e-2)
+    refused = run(cpp, bundle, scene, "--output", tmp_path / "tokens.npy")
+    assert refused.returncode == 2
+    assert b"the bundle gives no tokens for a .npy; name a .safetensors" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{bundle}", "{photo}", "--output", "x.png"], "--output must end in .npy"),
+        (["{bundle}", "{photo}", "--threshold", "2"], "--threshold must be a number in 0..1, got 2"),
+        (["{bundle}", "{photo}", "--threshold", "half"], "--threshold must be a number in 0..1, got half"),
+        (["{bundle}", "{photo}", "--repeat", "0"], "--repeat must be a whole number of at least 1"),
+        (["{bundle}", "{photo}", "--keep", "99"], "must be a whole one in 1..16, got 99"),
+        (["{bundle}", "no.ppm"], "no.ppm cannot be read; name a PPM image, or -"),
+        (["{bundle}", "{bundle}/manifest.json"], "manifest.json: "),
+        (["{bundle}"], "edgeprune-run takes BUNDLE IMAGE"),
+        (["nowhere", "{photo}"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_writes_nothing(
+    cpp: Path, photo: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    given = [word.format(bundle=BUNDLE, photo=photo) for word in words]
+    program = cpp / "tools" / "edgeprune-run"
+    done = subprocess.run([program, *given], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.ppm"]
+    told = subprocess.run([program, *given, "--json"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert json.loads(told.stderr)["exit_code"] == 2
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "all.safetensors"])
+def test_a_place_that_cannot_be_written_is_a_failure(cpp: Path, photo: Path, tmp_path: Path, name: str) -> None:
+    done = run(cpp, BUNDLE, photo, "--output", tmp_path / "no folder" / name)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"cannot be written: No such file or directory" in done.stderr
+
+
+def test_an_input_that_is_no_image_is_refused(cpp: Path, make_bundle: MakeBundle, photo: Path) -> None:
+    done = run(cpp, make_bundle(prior=True), photo)
+    assert done.returncode == 2
+    assert b"this one also wants prior" in done.stderr
