@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgeprune.cli.tables.quality import placed
 from edgeprune.errors import RequestError
 from edgeprune.quality.errors import clustered
 from edgeprune.quality.sweep.items import Item, Query
@@ -148,3 +149,21 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(RequestError, match=r"out cannot be written: .*; choose another --output"):
         save(found(), tmp_path / "out")
+
+
+def test_the_table_takes_its_place_in_a_page() -> None:
+    given = Sweep(found().rows, {**ABOUT, "machine": "a CPU", "versions": {"edgeprune": "1", "torch": "2"}})
+    page = "# Quality\n<!-- quality -->\nNot run yet.\n<!-- /quality -->\nBehind.\n"
+    once = placed(page, given)
+    assert once.startswith("# Quality\n<!-- quality -->\n| method | K |")
+    assert once.endswith("a CPU; edgeprune 1, torch 2.\n<!-- /quality -->\nBehind.\n")
+    assert "Not run" not in once
+    assert placed(once, given) == once
+    with pytest.raises(RequestError, match="the page must have <!-- quality -->"):
+        placed("# Quality", given)
+
+
+def test_the_page_of_the_project_has_a_place_for_it() -> None:
+    page = Path(__file__).parents[3] / "docs" / "quality.md"
+    given = Sweep(found().rows, {**ABOUT, "machine": "a CPU", "versions": {}})
+    assert "| unpruned | 144 |" in placed(page.read_text(encoding="utf-8"), given)
