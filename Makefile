@@ -42,32 +42,38 @@ test-all: $(STAMP) cpp-headers
 
 # The C library: what is missing is said in one line; ONNX Runtime's headers are fetched where apt can, into build/. It is
 # run with the ONNX Runtime of .venv. `make test` builds it as well, and leaves its tests out where it cannot.
-HEADERS := build/onnxruntime
-JOBS    := $(shell nproc 2> /dev/null || echo 1)
+JOBS := $(shell nproc 2> /dev/null || echo 1)
 
 cpp-ready:
-	@runtime/cpp/cmake/ready.sh $(HEADERS)
+	@runtime/cpp/cmake/ready.sh build/onnxruntime
 
 cpp-headers:
-	-@runtime/cpp/cmake/ready.sh $(HEADERS)
+	-@runtime/cpp/cmake/ready.sh build/onnxruntime
 
-cpp-asan: SANITIZE := address,undefined
-cpp-tsan: SANITIZE := thread
+define tested_cpp    # $(1): a preset of runtime/cpp/CMakePresets.json
+	EDGEPRUNE_ONNXRUNTIME="$$($(BIN)/edgeprune runtime-source --onnxruntime)" && export EDGEPRUNE_ONNXRUNTIME && \
+	    cd runtime/cpp && cmake --preset $(1) && cmake --build --preset $(1) --parallel $(JOBS) && ctest --preset $(1)
+endef
 
-cpp cpp-asan cpp-tsan: $(STAMP) cpp-ready
-	cmake -S runtime/cpp -B build/$@ -DEDGEPRUNE_ONNXRUNTIME_INCLUDE=$(HEADERS) -DEDGEPRUNE_SANITIZE=$(SANITIZE)
-	cmake --build build/$@ --parallel $(JOBS)
-	cd build/$@ && EDGEPRUNE_ONNXRUNTIME=$$(../../$(BIN)/edgeprune runtime-source --onnxruntime) ctest --output-on-failure
+cpp: $(STAMP) cpp-ready
+	$(call tested_cpp,default)
 
-# What reads files from strangers, for so many seconds in all; clang's libFuzzer.
-SECONDS := 60
+cpp-asan: $(STAMP) cpp-ready    # AddressSanitizer and UndefinedBehaviorSanitizer
+	$(call tested_cpp,asan)
 
-cpp-fuzz: cpp-ready
-	.ci/fuzz build/$@ $(HEADERS) $(SECONDS)
+cpp-tsan: $(STAMP) cpp-ready
+	$(call tested_cpp,tsan)
 
-# Cross-compiled, and run on this machine's emulator.
-cpp-arm64: $(STAMP)
-	.ci/arm64 build/$@ $(HEADERS)
+# What strangers could send, for so many seconds in all: libFuzzer of clang, with the sanitizers of cpp-asan.
+FUZZ_SECONDS := 60
+
+cpp-fuzz: $(STAMP) cpp-ready
+	$(call tested_cpp,fuzz)
+	.ci/fuzz build/cpp-fuzz/fuzz $(FUZZ_SECONDS)
+
+# Cross-compiled, and run in an emulator.
+cpp-arm64: $(STAMP) cpp-ready
+	.ci/arm64 build/cpp-arm64
 
 # The oldest versions that pyproject.toml allows a device, on Python 3.10 where there is one.
 lowest: $(STAMP)

@@ -30,6 +30,7 @@ RULES = {
     r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
     r"edgeprune (build|audit) ": "compiles with TensorRT-RTX",
+    r"(sudo|bash|cmake|ffmpeg|edgeprune-\w+) ": "needs the C library, which tests/cpp builds and runs",
 }
 """how a line begins -> why it cannot run here; what reads the output of such a line cannot either"""
 
@@ -51,6 +52,24 @@ NOT_RUN = {
     },
     "docs/cost.md": {
         "edgeprune bench my-bundle --language-model llava-hf/llava-1.5-7b-hf": "reads from the Hugging Face hub"
+    },
+    "docs/cpp.md": {
+        **{
+            line: "needs the C library, which tests/cpp builds and runs"
+            for line in (
+                "sudo apt install cmake g++ nlohmann-json3-dev libssl-dev",
+                'bash "$(edgeprune runtime-source)/cmake/headers.sh" headers',
+                'cmake -S "$(edgeprune runtime-source)" -B build -DEDGEPRUNE_ONNXRUNTIME_INCLUDE="$PWD/headers"',
+                "cmake --build build --parallel 2",
+                "sudo cmake --install build",
+                "edgeprune-verify my-bundle",
+                "edgeprune-run my-bundle photo.ppm --output tokens.npy",
+                "edgeprune-bench my-bundle",
+                "ffmpeg -i clip.mp4 -f image2pipe -c:v ppm - | edgeprune-camera my-bundle - --every",
+                "edgeprune-camera my-bundle /dev/video0 --size 1280x720",
+            )
+        },
+        "make cpp-arm64": "changes the reader's environment",
     },
     "docs/detectors.md": {
         "pip install '.[export,bavit]'": "changes the reader's environment",

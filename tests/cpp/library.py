@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeprune.bundle import MANIFEST, Manifest, describe_files
 
 OK, WRONG_REQUEST, BAD_BUNDLE, BAD_IMAGE, NO_DEVICE, FAILED = range(6)
 AUTO, CPU, CUDA, TENSORRT, ORT_TENSORRT, ORT_TENSORRT_RTX = range(6)
@@ -83,6 +86,13 @@ def buffers(arrays: Mapping[str, NDArray[Any]]) -> Any:
     """The C array of their memory, which the arrays keep."""
     given = [Buffer(name.encode(), value.ctypes.data, value.nbytes) for name, value in arrays.items()]
     return (Buffer * len(given))(*given)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a bundle whose files were changed."""
+    manifest = Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    sealed = dataclasses.replace(manifest, files=describe_files(folder))
+    (folder / MANIFEST).write_text(sealed.to_json(), encoding="utf-8")
 
 
 class Library:

@@ -13,6 +13,21 @@ from numpy.typing import NDArray
 from edgeprune.runtime.images.preprocess import Preprocessing
 
 WRONG_REQUEST, BAD_BUNDLE, BAD_IMAGE = 1, 2, 3
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def steps(size: tuple[int, int] = (24, 24), **given: Any) -> Preprocessing:
+    """Of CLIP, without a resize, where nothing else is said."""
+    fields: dict[str, Any] = {
+        "resize": None,
+        "resample": 3,
+        "crop": None,
+        "rescale": 1 / 255,
+        "mean": CLIP_MEAN,
+        "std": CLIP_STD,
+        "convert_rgb": True,
+    }
+    return Preprocessing(size=size, **{**fields, **given})
 
 
 class Refused(Exception):
@@ -28,7 +43,8 @@ class Pictures:
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, line: str, *sent: bytes) -> bytes:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(b"".join((line.encode(), b"\n", *sent)))
         self.process.stdin.flush()
         answer = self.process.stdout.readline().decode()

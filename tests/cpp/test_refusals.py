@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +13,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgeprune.bundle import MANIFEST, Manifest, describe_files
 from edgeprune.errors import EdgepruneError
 from edgeprune.runtime import load
 from edgeprune.runtime.backends import plan as plans
 from tests.brightest import MakeBundle, graph
 from tests.cpp import library as c
-from tests.cpp.library import Buffer, Failure, Handle, Library, buffers
+from tests.cpp.library import Buffer, Failure, Handle, Library, buffers, seal
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -173,7 +171,7 @@ def test_a_graph_with_other_tensors_than_the_manifest(library: Library, make_bun
         if change == "output":
             del model.graph.output[1]
         onnx.save(model, folder / "encoder.onnx")
-        _seal(folder)
+        seal(folder)
         with pytest.raises(EdgepruneError) as expected:
             load(folder, device="cpu")
         assert refusal(lambda f=folder: library.open(f, device=c.CPU), c.BAD_BUNDLE) == str(expected.value)
@@ -182,16 +180,9 @@ def test_a_graph_with_other_tensors_than_the_manifest(library: Library, make_bun
 def test_a_graph_that_is_none(library: Library, make_bundle: MakeBundle) -> None:
     folder = make_bundle()
     (folder / "encoder.onnx").write_bytes(b"\x00" * 100)
-    _seal(folder)
+    seal(folder)
     said = refusal(lambda: library.open(folder, device=c.CPU), c.BAD_BUNDLE)
     assert said.startswith("encoder.onnx cannot be run by ONNX Runtime ")
-
-
-def _seal(folder: Path) -> None:
-    """The manifest of files that were changed."""
-    manifest = Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    sealed = dataclasses.replace(manifest, files=describe_files(folder))
-    (folder / MANIFEST).write_text(sealed.to_json(), encoding="utf-8")
 
 
 def test_null_is_refused_everywhere(library: Library, opened: Handle) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
 from edgeprune.runtime import load
 from tests.brightest import KEEP, MakeBundle, write_bundle
-from tests.cpp.library import CPU, DTYPES, Library
+from tests.cpp.library import CPU, DTYPES, Library, seal
 
 SIMPLE: dict[str, dict[str, Any]] = {
     "one image": {},
@@ -127,6 +128,21 @@ def test_any_of_the_outputs_may_be_asked_for(library: Library, make_bundle: Make
                 outputs = c.empty(names=names)
                 c.run_into(feeds, outputs)
                 assert all(outputs[name].tobytes() == every[name].tobytes() for name in names)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_weights_that_lie_beside_the_graph(linked: bool, library: Library, tmp_path: Path) -> None:
+    """Files or, as in a Hugging Face cache, links to them."""
+    folder = write_bundle(tmp_path / "bundle")
+    model, data = onnx.load(folder / "encoder.onnx"), {"location": "encoder.onnx.data", "size_threshold": 0}
+    onnx.save(model, folder / "encoder.onnx", save_as_external_data=True, **data)
+    seal(folder)
+    if linked:
+        (tmp_path / "blobs").mkdir()
+        for name in ("encoder.onnx", "encoder.onnx.data"):
+            (folder / name).rename(tmp_path / "blobs" / name)
+            (folder / name).symlink_to(Path("..", "blobs", name))
+    check_same(folder, library)
 
 
 def test_new_contents_at_the_same_address_are_read(library: Library, make_bundle: MakeBundle) -> None:

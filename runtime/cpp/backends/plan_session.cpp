@@ -58,9 +58,11 @@ class Plan final : public Backend {
         edgeprune_plan_why why{};
         edgeprune_plan *opened = nullptr;
         const edgeprune_status status = functions.open(file.data(), file.size(), choice.gpu, &opened, &why);
-        if (status)
-            throw Error(status, line(engine.plan, " cannot be opened by ", engine.kind, " ", functions.release, ": ",
-                                     why.text, "; build it again on this machine, or use --device cpu"));
+        if (status == EDGEPRUNE_NO_DEVICE)
+            throw no_device(engine.plan, " cannot be opened by ", engine.kind, " ", functions.release, ": ", why.text,
+                            "; build it again on this machine, or use --device cpu");
+        if (status == EDGEPRUNE_BAD_BUNDLE) throw bad_bundle(engine.plan, ": ", why.text, "; build it again");
+        if (status) throw no_device("device tensorrt cannot be used: ", why.text, "; use --device cpu");
         plan_ = {opened, functions.close};
         std::vector<Spec> have;
         for (std::size_t at = 0; at < functions.count(opened); ++at) {

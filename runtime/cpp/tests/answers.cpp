@@ -4,6 +4,8 @@
 //     answers tensors      names of safetensors files, the same
 //     answers copy FROM TO reads a safetensors file and writes it again
 //     answers canonical    texts of JSON, the same -> their canonical form, "" where they are refused
+//     answers plan         texts of JSON, what a machine has -> the plan that is chosen, or why there is none
+//     answers targets      anything -> the targets that have plans, one a line: name, kind, SMs, JetPack
 //     answers halves       float32 -> the nearest halves;  answers singles: halves -> float32
 //
 // Each answer is ended by a NUL, but the numbers, which are raw.
@@ -12,9 +14,11 @@
 #include <cstring>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "backends/plan.hpp"
 #include "bundle/bundle.hpp"
 #include "bundle/safetensors.hpp"
 #include "bundle/value.hpp"
@@ -25,9 +29,43 @@ namespace {
 
 using namespace edgeprune;
 
+std::map<std::string, std::string> texts(const Value *given) {
+    std::map<std::string, std::string> found;
+    for (const auto &[name, value] : *given->object()) found[name] = *value.text();
+    return found;
+}
+
+std::string plan_for(const std::string &asked) {
+    const Value given = parse(asked).value();
+    Have have;
+    have.versions = texts(given.find("versions"));
+    have.missing = texts(given.find("missing"));
+    have.system = *given.find("system")->text();
+    have.gpu.sm = static_cast<int>(*given.find("sm")->whole());
+    have.gpu.why_not = *given.find("why_not")->text();
+    std::string chosen;
+    const std::string why = check::refusal([&] {
+        const Bundle bundle = Bundle::open(*given.find("folder")->text());
+        chosen = choose(bundle, have).plan;
+    });
+    return why.empty() ? chosen : why;
+}
+
+std::string targets() {
+    std::string all;
+    for (const Target &target : plan_targets()) {
+        all += line(target.name, " ", target.kind, " ");
+        for (const int sm : target.sm) all += line(sm, ",");
+        all += line(" ", target.jetpack, "\n");
+    }
+    return all;
+}
+
 std::string answer(const std::string &what, const std::string &asked) {
     if (what == "open") return check::refusal([&] { Bundle::open(asked); });
     if (what == "tensors") return check::refusal([&] { read_safetensors(Mapped(asked), asked); });
+    if (what == "plan") return plan_for(asked);
+    if (what == "targets") return targets();
     const std::optional<Value> value = parse(asked);
     return value ? canonical(*value) : "";
 }

@@ -141,7 +141,8 @@ edgeprune_device Options::device(const std::string &otherwise) const {
 
 std::string Options::help() const {
     std::string text = "Usage: " + tool_ + " [OPTIONS] " + usage_ + "\n\n  " + purpose_ + "\n";
-    for (const auto &example : examples_) text += (&example == &examples_.front() ? "\n  " : "  ") + example + "\n";
+    for (const auto &example : examples_)
+        text += (&example == &examples_.front() ? "\n" : "") + (example.empty() ? "" : "  " + example) + "\n";
     text += "\nOptions:\n";
     std::size_t width = 0;
     const auto shown = [](const Option &one) {

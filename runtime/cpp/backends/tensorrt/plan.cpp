@@ -146,9 +146,9 @@ void OpenPlan::run_cuda(const edgeprune_plan_memory *memory, std::size_t count, 
     launch(given_, stream);
 }
 
-// Nothing begins on a stream before what was queued on another one is done: a context does one run at a time.
+// Nothing begins on a stream before the run that was queued before, perhaps on another one: a context does one at a time.
 void OpenPlan::follow(cudaStream_t stream) {
-    if (stream != last_) cuda::check(cudaStreamWaitEvent(stream, done_.get(), 0), "cudaStreamWaitEvent");
+    cuda::check(cudaStreamWaitEvent(stream, done_.get(), 0), "cudaStreamWaitEvent");
 }
 
 // Queue a run on the addresses of this call. The first on new ones launches kernels, the second captures them.
@@ -175,7 +175,6 @@ void OpenPlan::launch(Work &work, cudaStream_t stream) {
     else enqueue(stream);
     work.ran = true;
     cuda::check(cudaEventRecord(done_.get(), stream), "cudaEventRecord");
-    last_ = stream;
 }
 
 void OpenPlan::capture(Work &work) {

@@ -63,8 +63,7 @@ class OpenPlan {
 #endif
     std::unique_ptr<nvinfer1::IExecutionContext> context_;
     cuda::Stream stream_;
-    cuda::Event done_;                  // of the last run
-    cudaStream_t last_ = nullptr;       // where it went
+    cuda::Event done_;                  // with the last run
     std::vector<Tensor> tensors_;
     Work host_, given_;                 // on memory of this plan, and on the caller's
     const Work *set_ = nullptr;         // whose addresses the context has
