@@ -1,7 +1,8 @@
 """torch.onnx.export without the work that it repeats: the same model in about half of the time.
 
-- It reads the source of some 500 translations anew for every graph. Here they are read once per opset and process, and
-  every export is given a registry of its own that lists them.
+- It lists some 500 translations anew for every graph. Here they are listed once per opset and process, and
+  every export is given a registry of its own that has them.
+- It parses the source of each for a name that it does not use.
 - It traces a program again to decompose it, twice. Here our decompositions join its table, and where the shapes are
   static, what they and the table name is written out where it stands (`lower`).
 """
@@ -83,4 +84,22 @@ def _registry_kept() -> Iterator[set[Any]]:
 
 @cache
 def _read(build: Callable[..., Any], opset_version: int) -> Any:
-    return build(opset_version=opset_version)
+    with _sources_unread():
+        return build(opset_version=opset_version)
+
+
+@contextlib.contextmanager
+def _sources_unread() -> Iterator[None]:
+    """onnxscript parses the source of each translation for the domain of its name, which torch does not look at."""
+    try:
+        from onnxscript._internal.values import TracedOnnxFunction
+
+        restored = vars(TracedOnnxFunction)["function_ir"]
+    except (ImportError, KeyError):
+        yield
+        return
+    TracedOnnxFunction.function_ir = property(lambda function: function.opset)  # it has a domain, too
+    try:
+        yield
+    finally:
+        TracedOnnxFunction.function_ir = restored

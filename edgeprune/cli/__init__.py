@@ -8,6 +8,8 @@ Errors are one line on stderr; --debug shows where from.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -46,6 +48,7 @@ VERBS = (
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    atexit.register(gc.freeze)  # at its end Python would look for garbage in all of torch, for a second
     debug = "--debug" in sys.argv[1:]
     _leave_when_asked_to()
     try:

@@ -112,6 +112,8 @@ def command(
         check_goal(Goal(floor, ceiling_ms), request, calibrate)
     model = options.read_language_model(language_model)
     with needs("export"):
+        import transformers.modeling_utils  # noqa: F401  (every family imports it, later)
+
         from edgeprune.export.hub import push
         from edgeprune.export.job import STEPS, export_bundle
 

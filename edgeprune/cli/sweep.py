@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,15 +88,11 @@ def command(
         **given,
     )
     checked(request)  # before torch and transformers are imported, which takes seconds
-    signal.signal(signal.SIGTERM, lambda sent, _: leave(f"terminated; {KEPT.format(request.output)}", 128 + sent))
-    with needs("sweep"):
+    with needs("sweep"), _ending_with(KEPT.format(request.output)):
         from edgeprune.quality.sweep import save, sweep
 
-        try:
-            with progress() as show:
-                found = sweep(request, show)
-        except KeyboardInterrupt:
-            leave(f"interrupted; {KEPT.format(request.output)}", 130)
+        with progress() as show:
+            found = sweep(request, show)
         written = save(found, request.output)
     for warning in found.warnings:
         warn(warning)
@@ -106,6 +103,18 @@ def command(
 
     display(sweep_table(found, wide), wide=wide)
     click.echo(f"wrote {', '.join(path.name for path in written)} into {request.output}")
+
+
+@contextmanager
+def _ending_with(kept: str) -> Iterator[None]:
+    """Interrupted or ended from outside, it says what is left of it."""
+    before = signal.signal(signal.SIGTERM, lambda sent, _: leave(f"terminated; {kept}", 128 + sent))
+    try:
+        yield
+    except KeyboardInterrupt:
+        leave(f"interrupted; {kept}", 130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listed(option: str, given: str | None, read: Callable[[str], T]) -> tuple[T, ...]:

@@ -89,7 +89,7 @@ def _chosen(answer: str, options: Sequence[str]) -> int | None:
     }
     if _plain(answer) in lettered:
         return lettered[_plain(answer)]
-    found = LETTER.match(answer) or SENTENCE.search(answer)
+    found = LETTER.match(answer.upper() if len(answer) == 1 else answer) or SENTENCE.search(answer)
     return None if found is None else ord(found[1]) - 65
 
 

@@ -225,7 +225,8 @@ RULES: dict[str, dict[str, Any]] = {
     "no such rule": {"name": "most"},
     "a number": {"name": 7},
     "nothing": {"size": 3},
-    "a rule that needs more": {"name": "greedy", "objective": "max-min"},
+    "a rule that needs more": {"name": "stages"},
+    "a rule of quantities that are not there": {"name": "match", "form": "nearest"},
 }
 
 

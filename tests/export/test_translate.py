@@ -1,5 +1,5 @@
-"""The exporter's repeated work is left out, and the model is the one that it would have written, byte for byte; only a -1
-of static sizes is written out."""
+"""The exporter's repeated work is left out, and the model is the one that it would have written, byte for byte;
+only its -1 among static sizes are written out."""
 
 from __future__ import annotations
 

@@ -73,6 +73,7 @@ class Calibration:
     what: str
     """accuracy, nearest (`fidelity`), or ms"""
     data: str
+    """drawn scenes, or the name of the folder"""
     images: int
     questions: int
     tried: Mapping[str, float]
@@ -149,8 +150,8 @@ class _Search:
         keep, measured, error = self.fewest(every, goal.floor, judge, nested)
         return Calibration(
             keep, "floor", goal.floor, measured, error, judge.what,
-            "drawn scenes" if calibrate in (None, SCENES) else str(calibrate),
-            len(items), sum(len(item.queries) for item in items), self.figures(), 1 if nested else self.exports - 1,
+            "drawn scenes" if calibrate in (None, SCENES) else Path(str(calibrate)).resolve().name,
+            len(items), sum(len(item.queries) for item in items), self.figures(), 1 if nested else self.exports,
         )  # fmt: skip
 
     def figures(self) -> dict[str, float]:
