@@ -3,6 +3,8 @@
 manifest/      manifest.json, of either schema, with all that may stand in it
 safetensors/   the references of bundles, of which each tensor keeps a few numbers
 bundle/        a byte that says what is put right, manifest.json, NUL, encoder.onnx with weights in w.data
+images/        preprocessing of a manifest, NUL, width and height of two bytes, bytes between rows, dtype
+ppm/           images
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from onnx.external_data_helper import convert_model_to_external_data
 from safetensors.numpy import load_file, save
 
 from edgeprune.bundle import MANIFEST, File, Graph, Manifest, Plan, TensorSpec, describe_files
+from edgeprune.runtime.images.tiles import Tiles
 from tests.brightest import write_bundle
 from tests.bundle.conftest import INPUTS, OUTPUTS, make
 from tests.bundle.test_onnx_data import PLACES
+from tests.cpp.pictures import steps
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "runtime" / "cpp" / "fuzz" / "corpus"
@@ -49,6 +53,16 @@ def everything() -> Manifest:
     )
 
 
+FORMS = {
+    "crop": steps((9, 6), resize={"shortest_edge": 7}, crop=(9, 6)),
+    "squash": steps((9, 6), resize={"height": 9, "width": 6}, resample=1, square=(1, 20, 255)),
+    "longest": steps((8, 8), resize={"shortest_edge": 7, "longest_edge": 12}, crop=(8, 8), resample=5),
+    "within": steps((8, 9), resize={"max_height": 8, "max_width": 9}, crop=(8, 9), resample=0),
+    "tiles": steps((8, 8), resize={"height": 8, "width": 8}, tiles=Tiles(5, 8, ((16, 16), (8, 32)))),
+    "squeezed": steps((8, 8), resize={"height": 8, "width": 8}, tiles=Tiles(3, 8, ((8, 16), (16, 8)), squeezed=True)),
+}
+
+
 def compact(text: str) -> bytes:
     return json.dumps(json.loads(text), separators=(",", ":")).encode()
 
@@ -74,6 +88,17 @@ def main() -> None:
             "old": (OLD / MANIFEST).read_text(),
         }.items():
             seed("manifest", name, compact(text))
+        for name, form in FORMS.items():
+            for size in ((5, 40), (30, 17)):
+                said = b"".join(side.to_bytes(2, "little") for side in size) + bytes((size[0] % 3, size[1] % 3))
+                seed("images", f"{name}-{size[0]}x{size[1]}", compact(json.dumps(form.to_json())) + b"\0" + said)
+        for name, file in {
+            "colour": b"P6\n# a comment\n2 1\n255\nabcdef",
+            "grey": b"P5 1 2 255 ab",
+            "white": b"P6 1 1 65535\nabcdef",
+            "short": b"P6 300000 300000 255\nabc",
+        }.items():
+            seed("ppm", name, file)
         seed("safetensors", "bright", short(bright / "reference.safetensors"))
         seed("safetensors", "old", short(OLD / "reference.safetensors"))
         kinds = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
