@@ -1,6 +1,6 @@
 // ONNX Runtime as a test sees it: a library that passes everything on to the real one, named by the environment variable
 // WATCHED_ONNXRUNTIME, and tells whether a thread is inside of it, what memory runs were given, and how often it was
-// asked to look at some.
+// asked to look at some, and which session ran last.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +16,7 @@ thread_local int inside = 0;
 thread_local std::size_t made = 0;
 thread_local const void *given[64];
 thread_local std::size_t count = 0;
+thread_local OrtSession *session_ = nullptr;
 
 const OrtApiBase *real() {
     static void *library = dlopen(std::getenv("WATCHED_ONNXRUNTIME"), RTLD_NOW | RTLD_LOCAL);
@@ -37,6 +38,7 @@ OrtStatusPtr run(OrtSession *session, const OrtRunOptions *options, const char *
                  std::size_t outputs_count, OrtValue **outputs) noexcept {
     ++inside;
     count = 0;
+    session_ = session;
     for (std::size_t at = 0; at < inputs_count; ++at) note(inputs[at]);
     for (std::size_t at = 0; at < outputs_count; ++at) note(outputs[at]);
     OrtStatusPtr status =
@@ -73,6 +75,7 @@ __attribute__((visibility("default"))) const OrtApiBase *OrtGetApiBase() noexcep
 // Of the calling thread.
 __attribute__((visibility("default"))) int watched_inside() { return inside; }
 __attribute__((visibility("default"))) std::size_t watched_made() { return made; }
+__attribute__((visibility("default"))) OrtSession *watched_session() { return session_; }
 __attribute__((visibility("default"))) std::size_t watched_given(const void **data) {
     std::memcpy(data, given, count * sizeof *given);
     return count;
