@@ -5,6 +5,7 @@ safetensors/   the references of bundles, of which each tensor keeps a few numbe
 bundle/        a byte that says what is put right, manifest.json, NUL, encoder.onnx with weights in w.data
 images/        preprocessing of a manifest, NUL, width and height of two bytes, bytes between rows, dtype
 ppm/           images
+parity/        what the manifest says of a reference, NUL, the reference, and what a graph gave: the rules' examples
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx.external_data_helper import convert_model_to_external_data
 from safetensors.numpy import load_file, save
 
 from edgeprune.bundle import MANIFEST, File, Graph, Manifest, Plan, TensorSpec, describe_files
 from edgeprune.runtime.images.tiles import Tiles
+from edgeprune.runtime.parity.decisions import Case
+from edgeprune.runtime.parity.stored import QUANTITY, packed
 from tests.brightest import write_bundle
 from tests.bundle.conftest import INPUTS, OUTPUTS, make
 from tests.bundle.test_onnx_data import PLACES
@@ -73,6 +79,37 @@ def short(path: Path) -> bytes:
     return save(few, {"format": "np"})
 
 
+def examples() -> Iterator[tuple[str, bytes]]:
+    """Those of tests/runtime/parity/test_rules.py: worked by hand, a few patches each."""
+    cases: list[Case] = []
+
+    class Recorder:
+        def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+            module = items[0].module
+            made = module.case
+
+            def recorded(*given: Any, **quantities: Any) -> Case:
+                cases.append(made(*given, **quantities))
+                return cases[-1]
+
+            module.case = recorded
+
+    pytest.main([str(ROOT / "tests/runtime/parity/test_rules.py"), "-q", "-p", "no:xdist"], plugins=[Recorder()])
+    for at, case in enumerate(cases):
+        kind = {"objective": "greedy", "form": "match", "anchors": "stages", "dropped": "thin", "sizes": "chunks"}
+        name = case.rule.get("name") or next((kind[key] for key in kind if key in case.rule), "topk")
+        tensors = {f"x/{one}": value[None] for one, value in case.reference.items()}
+        tensors |= {f"got/{one}": value[None] for one, value in case.got.items()}
+        tensors |= {f"x/{QUANTITY}{one}": packed(one, value[None]) for one, value in case.quantities.items()}
+        for side in ("x", "got"):
+            tensors[f"{side}/tokens"] = np.ones((1, case.keep, 1), np.float16 if at % 2 else np.float32)
+        said = {"rule": {**case.rule, "name": name}, **({"half": 1} if at % 2 else {})}
+        if "picks" in case.got and at % 3 == 0:
+            said["keep"] = 1
+        content = {one: np.ascontiguousarray(value) for one, value in tensors.items()}
+        yield f"{at:02}-{name}", json.dumps(said, separators=(",", ":")).encode() + b"\0" + save(content)
+
+
 def main() -> None:
     def seed(kind: str, name: str, content: bytes) -> None:
         (CORPUS / kind).mkdir(parents=True, exist_ok=True)
@@ -116,6 +153,9 @@ def main() -> None:
             (bright / "encoder.onnx").write_bytes(graph)
             given["files"] = {one: dataclasses.asdict(file) for one, file in describe_files(bright).items()}
             seed("bundle", name, b"\3" + json.dumps(given, separators=(",", ":")).encode() + b"\0" + graph)
+
+    for name, content in examples():
+        seed("parity", name, content)
 
 
 if __name__ == "__main__":
