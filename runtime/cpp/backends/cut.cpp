@@ -129,7 +129,8 @@ class Cut final : public Backend {
         } else if (along_[bound.at] == Along::last) {
             const std::size_t lines = bound.nbytes / (keep_ * element);
             for (std::size_t at = 0; at < lines * keep_; ++at)
-                std::memcpy(target + at * element, source + (at / keep_ * every_ + rows_[at % keep_]) * element, element);
+                std::memcpy(target + at * element, source + (at / keep_ * every_ + rows_[at % keep_]) * element,
+                            element);
         }
     }
 
