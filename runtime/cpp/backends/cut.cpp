@@ -32,7 +32,10 @@ Along along(const std::vector<std::int64_t> &shape, std::int64_t batch, std::int
 }
 
 // Whether the scores are gains of picks, and -inf elsewhere.
-bool gains(const Json &rule) { return rule.is_object() && rule.contains("name") && rule.at("name") == "greedy"; }
+bool gains(const Json &rule) {
+    const auto name = rule.find("name");
+    return name != rule.end() && name->is_string() && name->get_ref<const std::string &>() == "greedy";
+}
 
 class Cut final : public Backend {
   public:

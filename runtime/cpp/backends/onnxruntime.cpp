@@ -60,7 +60,7 @@ class Bindings {
         owned_.clear();
         values_.clear();
         names_.clear();
-        batch_ = -1;
+        inputs_.clear();
     }
     OrtStatus *add(const Spec &spec, const Bound &bound, std::int64_t batch) {
         std::vector<std::int64_t> shape = spec.shape;
@@ -92,7 +92,7 @@ class Bindings {
     std::vector<OrtValue *> values_;  // inputs, then outputs, as are the names
     std::vector<const char *> names_;
     std::vector<Bound> inputs_, outputs_;
-    std::int64_t batch_ = -1;
+    std::int64_t batch_ = 0;
 };
 
 class Session final : public Backend {
@@ -139,7 +139,6 @@ class Session final : public Backend {
         if (choice.threads) check(api_.SetIntraOpNumThreads(made, choice.threads));
         if (provider_.device != EDGEPRUNE_CPU)
             add_provider(runtime_, made, provider_, gpu_, bundle.manifest.precision == "float16");
-
         return options;
     }
 
