@@ -45,9 +45,10 @@ def load_language(model: str | None = None, revision: str | None = None, device:
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = files.place if files.revision == "local" else files.id
     try:
-        processor = transformers.AutoProcessor.from_pretrained(place, **where)
+        processor: Any = transformers.AutoProcessor
+        processor = processor.from_pretrained(place, **where)
         dtype = torch.float32 if device == "cpu" else "auto"
-        loaded = transformers.AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
             place, dtype=dtype, attn_implementation="sdpa", **where
         )
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -67,7 +68,7 @@ class Language:
         self._embed = model.get_input_embeddings()
 
     def answers(
-        self, tokens: Sequence[Tokens], questions: Sequence[Sequence[str]], longest: int = 1
+        self, tokens: Tokens | Sequence[Tokens], questions: Sequence[Sequence[str]], longest: int = 1
     ) -> list[list[str]]:
         """Of every image the answers to its questions, stripped.
 
@@ -173,7 +174,7 @@ def elsewhere(count: int) -> list[int]:
     """
     if count < 2:
         raise RequestError(f"another image needs two images or more, got {count}")
-    return np.roll(np.arange(count), -1).tolist()  # type: ignore[no-any-return]
+    return np.roll(np.arange(count), -1).tolist()
 
 
 def _parts(items: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:

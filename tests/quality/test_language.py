@@ -34,10 +34,9 @@ def asked() -> list[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def tokens(language: Language) -> list[np.ndarray]:
     """[144, 128] of each stored scene, as the model's own tower and projector make them"""
-    import transformers
-
-    processor = transformers.AutoProcessor.from_pretrained(scenes()[0].parent.parent)
-    pixels = processor.image_processor([Image.open(path) for path in scenes()], return_tensors="pt")["pixel_values"]
+    pixels = language.processor.image_processor([Image.open(path) for path in scenes()], return_tensors="pt")[
+        "pixel_values"
+    ]
     with torch.inference_mode():
         found = language.model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
     return [one.numpy() for one in found]
@@ -83,9 +82,7 @@ def test_answers_are_those_of_generate(language: Language, tokens: list[np.ndarr
 def test_answers_from_pixels_are_those_of_the_checkpoint_as_anyone_runs_it(
     language: Language, tokens: list[np.ndarray], asked: list[tuple[str, Any]]
 ) -> None:
-    import transformers
-
-    processor = transformers.AutoProcessor.from_pretrained(scenes()[0].parent.parent)
+    processor: Any = language.processor
     question, image = asked[0]
     inputs = processor(text=f"USER: <image>\n{question} ASSISTANT:", images=image, return_tensors="pt")
     given = language.model.generate(**inputs, max_new_tokens=1, do_sample=False)
