@@ -178,7 +178,7 @@ def _workers(request: Request) -> Workers:
     if request.ray is not None:
         from edgeprune.quality.sweep.ray_workers import RayWorkers
 
-        return RayWorkers(request.ray, request.workers)
+        return RayWorkers(request.ray, request.workers, request.device)
     return Pool(count) if count > 1 else Here()
 
 
