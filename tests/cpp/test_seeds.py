@@ -12,6 +12,7 @@ from safetensors import safe_open
 from edgeprune.bundle import MANIFEST, Manifest, load
 from edgeprune.bundle.manifest import digest
 from tests.cpp.answers import Ask, asking
+from tests.cpp.pictures import Pictures
 from tests.cpp.seeds import CORPUS
 
 
@@ -41,6 +42,15 @@ def test_tensors_are_read(ask: Ask) -> None:
         with safe_open(path, "numpy") as opened:
             opened.keys()
     assert set(ask("tensors", [os.fsencode(path) for path in seeds("safetensors")])) == {b""}
+
+
+def test_images_are_preprocessed(cpp: Path) -> None:
+    pictures = Pictures(cpp / "tests" / "pictures")
+    for path in seeds("images"):
+        given, _, size = path.read_bytes().partition(b"\0")
+        width, height = (int.from_bytes(size[at : at + 2], "little") for at in (0, 2))
+        assert pictures.raw(json.loads(given), width, height, rows=bytes(3 * width * height))
+    pictures.close()
 
 
 def test_bundles_open(ask: Ask, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from edgeprune.errors import RequestError
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import plans_not_run, verify
 from tests.brightest import MakeBundle
-from tests.cpp.library import onnxruntime_library
 from tests.cpp.test_run import EXPORTED, exported  # noqa: F401 - a fixture
 
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -33,12 +31,9 @@ METHODS = [name for name in pruners.names() if name not in ("bavit", "none")]
 
 @pytest.fixture(scope="module")
 def tool(cpp: Path) -> Tool:
-    environment = {**os.environ, "EDGEPRUNE_ONNXRUNTIME": str(onnxruntime_library())}
-    found = [path for path in (cpp / "tools" / "edgeprune-verify", cpp / "edgeprune-verify") if path.exists()]
-
-    def run(*arguments: Any, **changes: str) -> subprocess.CompletedProcess[str]:
-        command = [found[0], *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env={**environment, **changes})
+    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        command = [cpp / "tools" / "edgeprune-verify", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return run
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bundle/shown.hpp"
 #include "error.hpp"
 
 namespace edgeprune {
@@ -10,6 +11,12 @@ namespace {
 
 constexpr std::int64_t MOST = 1 << 20;                // of any size in a manifest, so that no product overflows
 constexpr std::int64_t MAX_RESIZED_PIXELS = 1 << 27;  // a long thin image grows by its aspect ratio before the crop
+
+// What was given, on one line of ASCII; the beginning of much.
+std::string said(const Json &given) {
+    const std::string text = given.dump(-1, ' ', true);
+    return text.size() > 200 ? text.substr(0, 200) + "..." : text;
+}
 
 template <class... Parts>
 Error wrong(const Parts &...parts) {
@@ -30,12 +37,12 @@ const Json *may(const Json &given, const char *name) {
 
 const Json &list(const Json &given, std::size_t count, const char *what) {
     if (!given.is_array() || given.size() != count)
-        throw wrong(what, " must be ", count, " numbers, got ", given.dump());
+        throw wrong(what, " must be ", count, " numbers, got ", said(given));
     return given;
 }
 
 double number(const Json &given, const char *what) {
-    if (!given.is_number()) throw wrong(what, " must be a number, got ", given.dump());
+    if (!given.is_number()) throw wrong(what, " must be a number, got ", said(given));
     return given.get<double>();
 }
 
@@ -52,7 +59,7 @@ bool in(const Json &given, std::int64_t low, std::int64_t high) {
 }
 
 std::int64_t pixels(const Json &given) {
-    if (!in(given, 1, MOST)) throw wrong("sizes must be positive whole numbers of pixels, got ", given.dump());
+    if (!in(given, 1, MOST)) throw wrong("sizes must be positive whole numbers of pixels, got ", said(given));
     return given.get<std::int64_t>();
 }
 
@@ -78,7 +85,7 @@ Steps::ResizeTo resize_of(const Json &given) {
     std::string names;
     if (given.is_object())
         for (const auto &one : given.items()) names += (names.empty() ? "" : ", ") + one.key();
-    throw wrong("resize must have height and width, or shortest_edge; it has ", names);
+    throw wrong("resize must have height and width, or shortest_edge; it has ", shown(first(names, 200)));
 }
 
 const char *names_of(Steps::By by) {
@@ -94,18 +101,18 @@ std::array<std::uint8_t, 3> colour_of(const Json &given) {
     std::array<std::uint8_t, 3> colour{};
     for (std::size_t i = 0; i < 3; ++i) {
         if (!in(list(given, 3, "square")[i], 0, 255))
-            throw wrong("square must be a colour of 3 levels in 0..255, got ", given.dump());
+            throw wrong("square must be a colour of 3 levels in 0..255, got ", said(given));
         colour[i] = given[i].get<std::uint8_t>();
     }
     return colour;
 }
 
 Tiles tiles_of(const Json &given, std::size_t side) {
-    if (!given.is_object()) throw wrong("tiles must have count and pinpoints, got ", given.dump());
+    if (!given.is_object()) throw wrong("tiles must have count and pinpoints, got ", said(given));
     const Json &count = field(given, "count"), &pinpoints = field(given, "pinpoints");
-    if (!pinpoints.is_array()) throw wrong("pinpoints must be a list, got ", pinpoints.dump());
+    if (!pinpoints.is_array()) throw wrong("pinpoints must be a list, got ", said(pinpoints));
     if (!in(count, 1, MOST) || (count == 1) == !pinpoints.empty())
-        throw wrong(count.dump(), " tiles do not go with ", pinpoints.size(), " pinpoints");
+        throw wrong(said(count), " tiles do not go with ", pinpoints.size(), " pinpoints");
     Tiles tiles;
     tiles.count = count.get<std::size_t>();
     tiles.side = side;
@@ -113,7 +120,7 @@ Tiles tiles_of(const Json &given, std::size_t side) {
         const Size size = pair(one, "a pinpoint");
         const bool whole = size.height % side == 0 && size.width % side == 0;
         if (!whole || (size.height / side) * (size.width / side) != tiles.count - 1)
-            throw wrong("pinpoints must have ", tiles.count - 1, " tiles of ", side, " pixels, got ", pinpoints.dump());
+            throw wrong("pinpoints must have ", tiles.count - 1, " tiles of ", side, " pixels, got ", said(pinpoints));
         tiles.pinpoints.push_back(size);
     }
     if (const Json *squeezed = may(given, "squeezed")) tiles.squeezed = squeezed->is_boolean() && squeezed->get<bool>();
@@ -144,20 +151,20 @@ double real(std::size_t number) { return static_cast<double>(number); }
 }  // namespace
 
 Steps Steps::read(const Json &given) {
-    if (!given.is_object()) throw wrong("it must be a table, got ", given.dump());
+    if (!given.is_object()) throw wrong("it must be a table, got ", said(given));
     Steps steps{};
     steps.size = pair(field(given, "size"), "size");
     if (const Json &resize = field(given, "resize"); !resize.is_null()) steps.resize = resize_of(resize);
     if (!in(field(given, "resample"), 0, 5))
-        throw wrong("resample must be Pillow's number of a filter, 0..5, got ", field(given, "resample").dump());
+        throw wrong("resample must be Pillow's number of a filter, 0..5, got ", said(field(given, "resample")));
     steps.filter = static_cast<Filter>(given["resample"].get<int>());
     if (const Json &crop = field(given, "crop"); !crop.is_null()) steps.crop = pair(crop, "crop");
     steps.rescale = number(field(given, "rescale"), "rescale");
     steps.mean = triple(field(given, "mean"), "mean");
     steps.std = triple(field(given, "std"), "std");
     if (std::count(steps.std.begin(), steps.std.end(), 0.0) || !std::isfinite(steps.rescale))
-        throw wrong("mean and std must be 3 numbers, std not zero, got ", given["mean"].dump(), " and ",
-                    given["std"].dump());
+        throw wrong("mean and std must be 3 numbers, std not zero, got ", said(given["mean"]), " and ",
+                    said(given["std"]));
     field(given, "convert_rgb");
     if (const Json *tiles = may(given, "tiles")) steps.tiles = tiles_of(*tiles, steps.size.height);
     if (const Json *square = may(given, "square")) steps.square = colour_of(*square);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <set>
 
 #include "bundle/safetensors.hpp"
 #include "bundle/shown.hpp"
@@ -185,7 +187,11 @@ void Probe::cut(int keep) {
     outputs = left;
 }
 
-Reference::Reference(const Bundle &bundle) : manifest_(bundle.manifest), file_(tensors_of(bundle)) {
+Reference::Reference(const Bundle &bundle)
+    : Reference(bundle.manifest, edgeprune::shown(bundle.folder), tensors_of(bundle)) {}
+
+Reference::Reference(const Manifest &manifest, const std::string &folder, std::map<std::string, View> tensors)
+    : manifest_(manifest), file_(std::move(tensors)) {
     std::map<std::string, std::set<std::string>> have;
     std::set<std::string> quantities;
     for (const auto &[key, value] : file_) {
@@ -200,8 +206,7 @@ Reference::Reference(const Bundle &bundle) : manifest_(bundle.manifest), file_(t
     for (const Spec &spec : manifest_.encoder().outputs) needed.push_back(spec.name);
     needed.insert(needed.end(), quantities_.begin(), quantities_.end());
     const auto lacks = [&](const std::string &what) {
-        return bad_bundle(edgeprune::shown(bundle.folder), ": ", REFERENCE, " lacks ", what,
-                          "; export the bundle again");
+        return bad_bundle(folder, ": ", REFERENCE, " lacks ", what, "; export the bundle again");
     };
     if (have.empty()) throw lacks("any probe");
     for (const auto &[name, fields] : have) {
@@ -211,8 +216,8 @@ Reference::Reference(const Bundle &bundle) : manifest_(bundle.manifest), file_(t
     }
     const Json &rule = manifest_.rule;
     if (ruled(rule) && !(rule.is_object() && rule.contains("name") && is_rule(rule["name"])))
-        throw bad_bundle(edgeprune::shown(bundle.folder), ": the rule of its manifest must be one of ", rule_names(),
-                         ", got ", got(rule), "; upgrade edgeprune");
+        throw bad_bundle(folder, ": the rule of its manifest must be one of ", rule_names(), ", got ", got(rule),
+                         "; upgrade edgeprune");
 }
 
 Probe Reference::read(const std::string &name) const {

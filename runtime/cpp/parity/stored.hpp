@@ -2,8 +2,8 @@
 // Mirrors runtime/parity/stored.py, which says how reference.safetensors is laid out.
 #pragma once
 
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -34,6 +34,8 @@ class Reference {
   public:
     // Throws bad_bundle when something is missing.
     explicit Reference(const Bundle &bundle);
+    // Of a manifest and the tensors of the file; folder: of the bundle, as errors name it.
+    Reference(const Manifest &manifest, const std::string &folder, std::map<std::string, View> tensors);
 
     const std::vector<std::string> &names() const { return names_; }
     Probe read(const std::string &name) const;

@@ -1,6 +1,6 @@
-// ONNX Runtime as a test sees it: a library that passes everything on to the real one, named by the environment variable
-// WATCHED_ONNXRUNTIME, and tells whether a thread is inside of it, what memory runs were given, and how often it was
-// asked to look at some.
+// ONNX Runtime as a test sees it: a library that passes everything on to the real one, named by the environment
+// variable WATCHED_ONNXRUNTIME, and tells whether a thread is inside of it, what memory runs were given, how often it
+// was asked to look at some, and which session ran last.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,10 +16,12 @@ thread_local int inside = 0;
 thread_local std::size_t made = 0;
 thread_local const void *given[64];
 thread_local std::size_t count = 0;
+thread_local OrtSession *session_ = nullptr;
 
 const OrtApiBase *real() {
     static void *library = dlopen(std::getenv("WATCHED_ONNXRUNTIME"), RTLD_NOW | RTLD_LOCAL);
-    static const auto base = library ? reinterpret_cast<const OrtApiBase *(*)()>(dlsym(library, "OrtGetApiBase")) : nullptr;
+    if (!library) return nullptr;
+    static const auto base = reinterpret_cast<const OrtApiBase *(*)()>(dlsym(library, "OrtGetApiBase"));
     return base ? base() : nullptr;
 }
 
@@ -37,6 +39,7 @@ OrtStatusPtr run(OrtSession *session, const OrtRunOptions *options, const char *
                  std::size_t outputs_count, OrtValue **outputs) noexcept {
     ++inside;
     count = 0;
+    session_ = session;
     for (std::size_t at = 0; at < inputs_count; ++at) note(inputs[at]);
     for (std::size_t at = 0; at < outputs_count; ++at) note(outputs[at]);
     OrtStatusPtr status =
@@ -55,7 +58,8 @@ const OrtApi *get_api(std::uint32_t version) noexcept {
     api = real()->GetApi(version);
     if (!api) return nullptr;
     // Of releases before the header's the last functions are not there, and nobody calls them.
-    std::memcpy(static_cast<void *>(&watched), api, offsetof(OrtApi, AddExternalInitializersFromFilesInMemory) + sizeof(void *));
+    constexpr std::size_t size = offsetof(OrtApi, AddExternalInitializersFromFilesInMemory) + sizeof(void *);
+    std::memcpy(static_cast<void *>(&watched), api, size);
     watched.Run = run;
     watched.CreateTensorWithDataAsOrtValue = create;
     return &watched;
@@ -73,6 +77,7 @@ __attribute__((visibility("default"))) const OrtApiBase *OrtGetApiBase() noexcep
 // Of the calling thread.
 __attribute__((visibility("default"))) int watched_inside() { return inside; }
 __attribute__((visibility("default"))) std::size_t watched_made() { return made; }
+__attribute__((visibility("default"))) OrtSession *watched_session() { return session_; }
 __attribute__((visibility("default"))) std::size_t watched_given(const void **data) {
     std::memcpy(data, given, count * sizeof *given);
     return count;
