@@ -128,7 +128,7 @@ def test_a_folder_is_shipped_once_and_written_down_once(tmp_path: Path, monkeypa
         put = staticmethod(Reference)
         get = staticmethod(lambda reference: reference.value)
 
-    monkeypatch.setitem(sys.modules, "ray", Ray)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ray", Ray)
     monkeypatch.setattr(module, "_FOLDERS", {})
     workers: Any = object.__new__(RayWorkers)
     workers._ray, workers._shipped = Ray, {}
