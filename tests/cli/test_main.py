@@ -35,6 +35,7 @@ VERBS = (
     "verify",
     "diff",
     "bench",
+    "sweep",
     "show",
     "report",
     "inspect",
