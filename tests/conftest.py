@@ -56,6 +56,17 @@ LLAVA_7B_VISION: dict[str, Any] = {
 }
 """CLIP ViT-L/14-336: 576 patches + [CLS]"""
 
+CLIP_PROCESSOR: dict[str, Any] = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "resample": 3,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+"""CLIP's image processor without its size, with old-style fields as the hub's checkpoints have them"""
+
 QUERY_GAIN = 1.5
 """largest standard deviation of queries and keys made of normed features; those of TINY_VISION have 1.4"""
 
@@ -187,19 +198,7 @@ def llava_7b_folder() -> Callable[[Path], Path]:
 
 
 def write_processor(folder: Path, size: int) -> None:
-    """CLIP's image processor, with old-style fields as the hub's checkpoints have them."""
-    config = {
-        "image_processor_type": "CLIPImageProcessor",
-        "crop_size": size,
-        "size": size,
-        "do_center_crop": True,
-        "do_normalize": True,
-        "do_resize": True,
-        "resample": 3,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps({**CLIP_PROCESSOR, "crop_size": size, "size": size}))
 
 
 def _spread(model: torch.nn.Module) -> None:

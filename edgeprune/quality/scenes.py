@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +129,8 @@ def _background(rng: np.random.Generator) -> Array:
         angle, period = rng.uniform(0, math.pi), rng.uniform(4, 22)
         wave = np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period) + rng.uniform(0, 6))
         image = image + (rng.uniform(2, 11) * wave)[..., None]
-    return image.astype(np.float32)
+    drawn: Array = image.astype(np.float32)
+    return drawn
 
 
 def _add_clutter(rng: np.random.Generator, image: Array) -> None:
@@ -210,7 +212,7 @@ TURNS = {"circle": 0.0, "ring": 0.0, "square": 0.2, "cross": 0.2, "triangle": ma
 """radians to either side"""
 
 
-def _distance(shape: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], radius: float) -> Array:
+def _distance(shape: str, x: Any, y: Any, radius: float) -> Any:
     """Pixels to the edge, negative inside, of an upright shape with this circle around it."""
     if shape == "circle":
         return np.hypot(x, y) - radius

@@ -288,6 +288,18 @@ def test_graphs_changed_at_random_are_seen_alike(tmp_path: Path, ask: Ask) -> No
     assert len({said.partition("encoder.onnx")[2] for said in held_against_python(ask, variants)}) > 30
 
 
+def test_what_has_no_manifest_is_not_a_bundle(folder: Path, ask: Ask, tmp_path: Path) -> None:
+    (folder / MANIFEST).unlink()
+    places = [
+        folder,
+        tmp_path / "nowhere",
+        folder / "encoder.onnx",
+        folder / "more" / "x" / "y",
+        tmp_path / ("x" * 300),
+    ]
+    assert all("is not a bundle: it has no readable manifest.json" in said for said in held_against_python(ask, places))
+
+
 def test_a_bundle_is_meant_by_a_file_in_it_and_may_have_any_name(folder: Path, ask: Ask, tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"\xff \n\xc3\xa9")
     folder.rename(odd)

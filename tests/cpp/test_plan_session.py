@@ -46,31 +46,15 @@ def test_a_run_that_cannot_be_captured_is_launched(call: str, cpp: Path, make_bu
 @pytest.mark.parametrize(
     ("content", "failing", "said"),
     [
-        (
-            "no plan",
-            "",
-            "encoder.jetson-orin.plan cannot be opened by tensorrt 10.3.0.30: Serialization assertion failed",
-        ),
-        (
-            WHOLE,
-            "cudaMalloc",
-            "device tensorrt cannot be used: cudaMalloc: out of memory (CUDA error 2); use --device cpu",
-        ),
+        ("no plan", "", "cannot be opened by tensorrt 10.3.0.30: Serialization assertion failed"),
+        (WHOLE, "cudaMalloc", "cannot be used: cudaMalloc: out of memory (CUDA error 2); use --device cpu"),
         (WHOLE, "enqueueV3", "device tensorrt cannot be used: it does not say why; use --device cpu"),
         (WHOLE, "setTensorAddress", "no memory can be set for pixel_values"),
         (WHOLE, "cuInit", "and the NVIDIA driver shows none (cuInit returns 100); run it where there is one"),
         (WHOLE.replace("int32 1 5", "int8 1 5"), "", "indices must have a fixed shape and one of float32"),
         (WHOLE.replace("1 24", "1 -1"), "", "scores must have a fixed shape and one of float32"),
-        (
-            TENSORS,
-            "",
-            "must have an input and the outputs tokens, indices, scores; it has pixel_values and tokens, indices",
-        ),
-        (
-            WHOLE.replace("1 24", "1 25"),
-            "",
-            "scores is float32 [1, 25] in encoder.jetson-orin.plan, manifest.json says",
-        ),
+        (TENSORS, "", "the outputs tokens, indices, scores; it has pixel_values and tokens, indices"),
+        (WHOLE.replace("1 24", "1 25"), "", "scores is float32 [1, 25] in encoder.jetson-orin.plan"),
     ],
 )
 def test_what_does_not_work_is_one_line(

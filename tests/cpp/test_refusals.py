@@ -160,6 +160,11 @@ def test_a_library_that_is_not_onnx_runtime(
     assert "EDGEPRUNE_ONNXRUNTIME" in said
     none.write_text("no library")
     assert str(none) in refusal(lambda: library.open(folder, onnxruntime=bytes(none)), c.NO_DEVICE)
+    monkeypatch.setenv("EDGEPRUNE_ONNXRUNTIME", str(none))
+    assert str(none) in refusal(lambda: library.open(folder, onnxruntime=None), c.NO_DEVICE)
+    monkeypatch.setenv("EDGEPRUNE_ONNXRUNTIME", str(c.onnxruntime_library()))
+    with library.open(folder, onnxruntime=None, device=c.CPU) as handle:
+        assert handle.info().device == b"cpu"
     said = refusal(lambda: library.open(folder, onnxruntime=b"libc.so.6"), c.NO_DEVICE)
     assert said.startswith("libc.so.6 must be the library of ONNX Runtime")
 

@@ -1,4 +1,4 @@
-"""A run through the C interface gives what Python's runtime gives, bit for bit, for every kind of bundle that it opens."""
+"""A run through the C interface gives what Python's runtime gives, bit for bit, for every kind of bundle."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def feeds_of(session: Any, batch: int, seed: int = 0) -> dict[str, NDArray[Any]]
 
 def check_same(folder: Path, library: Library, **options: Any) -> None:
     """`options`: of both runtimes."""
-    with load(folder, device="cpu", threads=1, **options) as python:
-        with library.open(folder, device=CPU, threads=1, **options) as c:
-            for kind, specs in (("input", python.session.inputs), ("output", python.session.outputs)):
-                have = c.tensors(kind)
-                assert list(have) == list(specs)
-                for name, spec in specs.items():
-                    shape = [size if isinstance(size, int) else 0 for size in spec.shape]
-                    assert (DTYPES[have[name].dtype], have[name].shape[: have[name].rank]) == (spec.dtype, shape)
-            fixed = isinstance(python.session.inputs["pixel_values"].shape[0], int)
-            for seed, batch in enumerate((1,) if fixed else (2, 1, 3)):
-                feeds = feeds_of(python.session, batch, seed)
-                expected, got = python.run(feeds), c.run(feeds)
-                for name, value in expected.items():
-                    assert got[name].dtype == value.dtype
-                    assert got[name].shape == value.shape
-                    assert got[name].tobytes() == value.tobytes(), name
+    opened = library.open(folder, device=CPU, threads=1, **options)
+    with load(folder, device="cpu", threads=1, **options) as python, opened as c:
+        for kind, specs in (("input", python.session.inputs), ("output", python.session.outputs)):
+            have = c.tensors(kind)
+            assert list(have) == list(specs)
+            for name, spec in specs.items():
+                shape = [size if isinstance(size, int) else 0 for size in spec.shape]
+                assert (DTYPES[have[name].dtype], have[name].shape[: have[name].rank]) == (spec.dtype, shape)
+        fixed = isinstance(python.session.inputs["pixel_values"].shape[0], int)
+        for seed, batch in enumerate((1,) if fixed else (2, 1, 3)):
+            feeds = feeds_of(python.session, batch, seed)
+            expected, got = python.run(feeds), c.run(feeds)
+            for name, value in expected.items():
+                assert got[name].dtype == value.dtype
+                assert got[name].shape == value.shape
+                assert got[name].tobytes() == value.tobytes(), name
 
 
 @pytest.mark.parametrize("name", SIMPLE)

@@ -36,8 +36,8 @@ ERRORS = 3.0
 """standard errors that those on the first 150 of them may lie below it"""
 WORTH = 0.10
 """of the colours, that choosing 16 of 144 patches is worth at least beside drawing lots"""
-LEAKED = 0.90
-"""between what the probe reads off the embedded model, .84, and off patches that were told the scene"""
+LEAKED = 0.87
+"""between what the probe reads off the embedded model, .80 on so few scenes, and off patches told the scene, .93"""
 
 Array = NDArray[Any]
 
@@ -128,5 +128,5 @@ def test_patches_do_not_know_the_scene_and_the_probe_would_see_it(quiz: Quiz) ->
         hidden = torch.cat([tower(part, output_hidden_states=True).hidden_states[-2] for part in quiz.pixels.split(50)])
     patches = hidden[:, 1:].numpy()
     assert leak(patches, quiz.scenes) < LEAKED
-    told = patches + hidden[:, :1].numpy()  # what [CLS] knows, as tokens that were trained to stand for others have it
+    told = patches + patches.mean(axis=1, keepdims=True)  # gradients through dropped tokens write worse into them
     assert leak(told, quiz.scenes) > LEAKED

@@ -45,8 +45,10 @@ def test_a_scene_follows_from_its_seed_and_index_alone(drawn: list[Scene]) -> No
 
 def test_shapes_types_and_counts(drawn: list[Scene]) -> None:
     for scene in drawn:
-        assert (scene.image.shape, scene.image.dtype) == ((SIDE, SIDE, 3), np.uint8)
-        assert (scene.labels.shape, scene.labels.dtype) == (((SIDE // PATCH) ** 2,), np.int64)
+        assert scene.image.shape == (SIDE, SIDE, 3)
+        assert scene.image.dtype == np.uint8
+        assert scene.labels.shape == ((SIDE // PATCH) ** 2,)
+        assert scene.labels.dtype == np.int64
         assert 1 <= len(scene.things) <= 4
     assert {len(scene.things) for scene in drawn} == {1, 2, 3, 4}
     assert {thing.shape for scene in drawn for thing in scene.things} == set(SHAPES)

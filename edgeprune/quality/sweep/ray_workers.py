@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import importlib
 import logging
 import os
 import shutil
@@ -51,7 +52,7 @@ class RayWorkers:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")  # as what has no types: it may not be there
         except ImportError as error:
             raise MissingPackageError("ray", "ray", error) from None
         self._ray, self._own = ray, not ray.is_initialized()
@@ -105,8 +106,9 @@ class RayWorkers:
     def _ship(self, argument: Any) -> Any:
         if isinstance(argument, Path):
             return self._parcel(argument)
-        if isinstance(argument, Place) and argument.model is not None:
-            return replace(argument, model=self._parcel(Path(argument.model)))
+        if isinstance(argument, Place) and argument.model is not None and os.path.isdir(argument.model):
+            shipped: Any = self._parcel(Path(argument.model))
+            return replace(argument, model=shipped)
         return argument.packed() if isinstance(argument, Shard) else argument
 
     def _parcel(self, folder: Path) -> Parcel:
@@ -139,8 +141,9 @@ def _task(function: Any, arguments: tuple[Any, ...], makes: bool) -> tuple[Any, 
 def _unpacked(argument: Any) -> Any:
     if isinstance(argument, Parcel):
         return _folder(argument.digest, argument)
-    if isinstance(argument, Place) and isinstance(argument.model, Parcel):
-        return replace(argument, model=str(_folder(argument.model.digest, argument.model)))
+    if isinstance(argument, Place):
+        model: Any = argument.model
+        return replace(argument, model=str(_folder(model.digest, model))) if isinstance(model, Parcel) else argument
     return argument
 
 
@@ -150,8 +153,7 @@ _FOLDERS: dict[str, Path] = {}
 def _folder(digest: str, parcel: Parcel) -> Path:
     """Where this worker has a parcel."""
     if digest not in _FOLDERS:
-        import ray
-
+        ray: Any = importlib.import_module("ray")
         folder = _scratch() / digest[:16]
         folder.mkdir()
         for name, reference in parcel.files:

@@ -127,7 +127,7 @@ def answers(place: Place, folder: Path, shard: Shard, wanted: Sequence[Wanted]) 
             for own, one in zip(said, wanted, strict=True):
                 asked = _asked(images, one, len(items))
                 texts = [[query.text for query in items[item].queries] for item in asked]
-                given = language.answers(_seen(output, items, images, one), texts, place.longest)
+                given = language.answers(list(_seen(output, items, images, one)), texts, place.longest)
                 for item, answer in zip(asked, given, strict=True):
                     own[item] = answer
     return [_judged(items, own) for own in said]

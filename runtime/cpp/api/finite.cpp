@@ -9,8 +9,8 @@
 namespace edgeprune {
 namespace {
 
-// A float is NaN or infinite when all bits of its exponent are set: then, without the sign, one more in the lowest of them
-// carries into the sign. So are two singles or four halves in 64 bits looked at together, with no branch, on any CPU.
+// A float is NaN or infinite when all bits of its exponent are set: then, without the sign, one more in the lowest of
+// them carries into the sign. So two singles or four halves in 64 bits are looked at together, with no branch.
 struct Lanes {
     std::uint64_t magnitude, one;
 };
@@ -58,7 +58,8 @@ void check_finite(const Spec &spec, const void *data, std::size_t nbytes) {
     const Lanes &lanes = spec.dtype == EDGEPRUNE_FLOAT32 ? SINGLES : HALVES;
     const auto *bytes = static_cast<const unsigned char *>(data);
     if (finite(bytes, nbytes, lanes)) return;
-    throw bad_image(spec.name, " must be finite, ", count_wrong(bytes, nbytes, lanes), " of ", nbytes / size_of(spec.dtype),
+    const std::size_t wrong = count_wrong(bytes, nbytes, lanes), count = nbytes / size_of(spec.dtype);
+    throw bad_image(spec.name, " must be finite, ", wrong, " of ", count,
                     " are NaN or infinite; replace them, or scale what is beyond the range of ", name_of(spec.dtype));
 }
 

@@ -13,8 +13,8 @@ namespace {
 void need_aligned(const void *data, const char *name, DType dtype) {
     need(data, name);
     if (reinterpret_cast<std::uintptr_t>(data) % size_of(dtype))
-        throw wrong_request(name, " must be aligned to the ", size_of(dtype), " bytes of a ", name_of(dtype), ", it is at ",
-                            data);
+        throw wrong_request(name, " must be aligned to the ", size_of(dtype), " bytes of a ", name_of(dtype),
+                            ", it is at ", data);
 }
 
 void need_nbytes(std::size_t nbytes, std::size_t wanted, const char *name) {
@@ -25,8 +25,7 @@ void need_nbytes(std::size_t nbytes, std::size_t wanted, const char *name) {
 View of_one_image(const edgeprune_bundle &bundle, const char *name, const void *data, std::size_t nbytes) {
     const Spec *spec = find(bundle.backend->outputs(), name);
     if (!spec || spec->shape.size() < 2)
-        throw wrong_request("detections need a bundle of a detector, this one of ", bundle.files.manifest.method, " gives no ",
-                            name);
+        throw wrong_request("detections need a bundle of a detector, this one gives no ", name);
     need_aligned(data, name, spec->dtype);
     const View view{spec->dtype, {spec->shape.begin() + 1, spec->shape.end()}, data};
     need_nbytes(nbytes, view.count() * size_of(spec->dtype), name);

@@ -12,7 +12,8 @@ namespace {
 constexpr const char *PIXELS = "pixel_values";
 
 edgeprune_tensor shown_as(const Spec &spec) {
-    edgeprune_tensor tensor{spec.name.c_str(), spec.dtype, static_cast<std::int32_t>(spec.shape.size()), {}, spec.nbytes()};
+    const auto rank = static_cast<std::int32_t>(spec.shape.size());
+    edgeprune_tensor tensor{spec.name.c_str(), spec.dtype, rank, {}, spec.nbytes()};
     if (spec.shape.size() > EDGEPRUNE_MAX_RANK)
         throw bad_bundle(spec.name, " must have at most ", EDGEPRUNE_MAX_RANK, " dimensions, it is ", spec.shown(),
                          "; use a later library");
@@ -22,7 +23,7 @@ edgeprune_tensor shown_as(const Spec &spec) {
 
 const Spec &at_place(const std::vector<Spec> &specs, std::size_t at, const char *kind) {
     if (at >= specs.size())
-        throw wrong_request("the bundle has ", specs.size(), " ", kind, "s, 0 to ", specs.size() - 1, ", got number ", at);
+        throw wrong_request("the number of an ", kind, " must be in 0..", specs.size() - 1, ", got number ", at);
     return specs[at];
 }
 
@@ -99,8 +100,9 @@ edgeprune_status edgeprune_find(const edgeprune_bundle *bundle, const char *name
         const Spec *spec = find(open.backend->inputs(), name);
         if (!spec) spec = find(open.backend->outputs(), name);
         if (!spec)
-            throw wrong_request("the bundle has no tensor ", name, "; it has the inputs ", names_of(open.backend->inputs()),
-                                " and the outputs ", names_of(open.backend->outputs()));
+            throw wrong_request("the bundle has no tensor ", name, "; it has the inputs ",
+                                names_of(open.backend->inputs()), " and the outputs ",
+                                names_of(open.backend->outputs()));
         *tensor = shown_as(*spec);
     });
 }

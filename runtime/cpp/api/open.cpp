@@ -4,6 +4,7 @@
 
 #include "api/handle.hpp"
 #include "backends/cut.hpp"
+#include "bundle/shown.hpp"
 
 using namespace edgeprune;
 
@@ -13,8 +14,9 @@ edgeprune_options read(const edgeprune_options *given) {
     edgeprune_options options = EDGEPRUNE_OPTIONS;
     if (!given) return options;
     if (given->struct_nbytes != sizeof options)
-        throw wrong_request("struct_nbytes of the options must be ", sizeof options, ", as EDGEPRUNE_OPTIONS sets it, got ",
-                            given->struct_nbytes, "; compile with the header of this library, ", EDGEPRUNE_VERSION);
+        throw wrong_request("struct_nbytes of the options must be ", sizeof options,
+                            ", as EDGEPRUNE_OPTIONS sets it, got ", given->struct_nbytes,
+                            "; compile with the header of this library, ", EDGEPRUNE_VERSION);
     options = *given;
     return options;
 }
@@ -26,7 +28,9 @@ Choice choice_of(const edgeprune_options &options) {
     choice.threads = options.threads;
     if (options.onnxruntime) choice.onnxruntime = options.onnxruntime;
     if (const edgeprune_log log = options.log)
-        choice.log = [log, context = options.log_context](const std::string &text) { log(context, text.c_str()); };
+        choice.log = [log, context = options.log_context](const std::string &text) {
+            log(context, shown(text).c_str());
+        };
     return choice;
 }
 

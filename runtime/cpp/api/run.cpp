@@ -22,10 +22,12 @@ std::string given(const edgeprune_buffer *buffers, std::size_t count) {
 }
 
 // The place of a buffer's tensor, once its name and size are found to be good; the batch that its size says.
-std::size_t place(const edgeprune_buffer &buffer, const std::vector<Spec> &specs, const char *kind, std::int64_t &batch) {
+std::size_t place(const edgeprune_buffer &buffer, const std::vector<Spec> &specs, const char *kind,
+                  std::int64_t &batch) {
     std::size_t at = 0;
     while (at < specs.size() && specs[at].name != buffer.name) ++at;
-    if (at == specs.size()) throw wrong_request("the bundle has no ", kind, " ", buffer.name, "; it has ", names_of(specs));
+    if (at == specs.size())
+        throw wrong_request("the bundle has no ", kind, " ", buffer.name, "; it has ", names_of(specs));
     const Spec &spec = specs[at];
     const std::size_t nbytes = spec.nbytes();
     if (!buffer.data) throw wrong_request("data of ", spec.name, " must not be NULL");
@@ -35,14 +37,15 @@ std::size_t place(const edgeprune_buffer &buffer, const std::vector<Spec> &specs
     if (spec.open()) {
         const auto images = static_cast<std::int64_t>(buffer.nbytes / nbytes);
         if (!images || buffer.nbytes % nbytes)
-            throw wrong_request(spec.name, " must have ", nbytes, " bytes for each image, for it is ", spec.shown(), ", got ",
-                                buffer.nbytes);
+            throw wrong_request(spec.name, " must have ", nbytes, " bytes for each image, for it is ", spec.shown(),
+                                ", got ", buffer.nbytes);
         if (batch != UNKNOWN && images != batch)
             throw wrong_request("all tensors must be of as many images, ", spec.name, " is of ", images,
                                 ", those before it of ", batch);
         batch = images;
     } else if (buffer.nbytes != nbytes) {
-        throw wrong_request(spec.name, " must have ", nbytes, " bytes, for it is ", spec.shown(), ", got ", buffer.nbytes);
+        throw wrong_request(spec.name, " must have ", nbytes, " bytes, for it is ", spec.shown(), ", got ",
+                            buffer.nbytes);
     }
     return at;
 }
@@ -75,18 +78,20 @@ bool overlap(const Bound &one, const Bound &other) {
 void look_at(const edgeprune_bundle &bundle, bool gpu) {
     const auto check = [&](const Bound &bound, const Spec &spec) {
         if (!gpu && on_gpu_alone(bound.data))
-            throw wrong_request("data of ", spec.name, " must be in host memory, it is in a GPU's; call edgeprune_run_cuda ",
-                                "on a bundle that is open on that GPU, or copy it");
+            throw wrong_request("data of ", spec.name, " must be in host memory, it is in a GPU's; call ",
+                                "edgeprune_run_cuda on a bundle that is open on that GPU, or copy it");
         if (gpu && !on_gpu(bound.data))
-            throw wrong_request("data of ", spec.name, " must be in the GPU's memory, it is in the host's; call edgeprune_run");
+            throw wrong_request("data of ", spec.name, " must be in the GPU's memory, it is in the host's; call ",
+                                "edgeprune_run");
     };
     for (const Bound &bound : bundle.inputs) check(bound, bundle.backend->inputs()[bound.at]);
     for (const Bound &bound : bundle.outputs) check(bound, bundle.backend->outputs()[bound.at]);
     for (const Bound &output : bundle.outputs) {
         const auto refuse = [&](const Bound &other, const std::vector<Spec> &specs) {
             if (&other != &output && overlap(output, other))
-                throw wrong_request("every tensor must have memory of its own, ", bundle.backend->outputs()[output.at].name,
-                                    " and ", specs[other.at].name, " overlap");
+                throw wrong_request("every tensor must have memory of its own, ",
+                                    bundle.backend->outputs()[output.at].name, " and ", specs[other.at].name,
+                                    " overlap");
         };
         for (const Bound &other : bundle.inputs) refuse(other, bundle.backend->inputs());
         for (const Bound &other : bundle.outputs) refuse(other, bundle.backend->outputs());
@@ -103,7 +108,8 @@ std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std:
     std::int64_t batch = UNKNOWN;
     read(inputs, inputs_count, specs, "input", bundle.inputs, batch);
     if (inputs_count != specs.size())
-        throw wrong_request("the graph must be given ", names_of(specs), "; it was given ", given(inputs, inputs_count));
+        throw wrong_request("the graph must be given ", names_of(specs), "; it was given ",
+                            given(inputs, inputs_count));
     read(outputs, outputs_count, bundle.backend->outputs(), "output", bundle.outputs, batch);
     const bool known = gpu == bundle.known_gpu && same(bundle.inputs, bundle.known_inputs) &&
                        same(bundle.outputs, bundle.known_outputs);

@@ -32,7 +32,10 @@ Along along(const std::vector<std::int64_t> &shape, std::int64_t batch, std::int
 }
 
 // Whether the scores are gains of picks, and -inf elsewhere.
-bool gains(const Json &rule) { return rule.is_object() && rule.contains("name") && rule.at("name") == "greedy"; }
+bool gains(const Json &rule) {
+    const auto name = rule.find("name");
+    return name != rule.end() && name->is_string() && name->get_ref<const std::string &>() == "greedy";
+}
 
 class Cut final : public Backend {
   public:
@@ -129,7 +132,8 @@ class Cut final : public Backend {
         } else if (along_[bound.at] == Along::last) {
             const std::size_t lines = bound.nbytes / (keep_ * element);
             for (std::size_t at = 0; at < lines * keep_; ++at)
-                std::memcpy(target + at * element, source + (at / keep_ * every_ + rows_[at % keep_]) * element, element);
+                std::memcpy(target + at * element, source + (at / keep_ * every_ + rows_[at % keep_]) * element,
+                            element);
         }
     }
 

@@ -1,4 +1,5 @@
-// Which executor opens a bundle: the one that is named, or the best that is here. What runtime/devices.py is for Python.
+// Which executor opens a bundle: the one that is named, or the best that is here. What runtime/devices.py is for
+// Python.
 //
 // auto   a plan that fits this machine, else the graph in ONNX Runtime on CUDA, else on the CPU
 

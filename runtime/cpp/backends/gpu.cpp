@@ -85,7 +85,8 @@ void wait_for(int number, void *stream) {
     static const auto pop = driver ? symbol<int(Context *)>(driver, "cuCtxPopCurrent_v2") : nullptr;
     static const auto wait = driver ? symbol<int(void *)>(driver, "cuStreamSynchronize") : nullptr;
     static const auto release = driver ? symbol<int(int)>(driver, "cuDevicePrimaryCtxRelease_v2") : nullptr;
-    if (!primary || !push || !pop || !wait || !release) throw failed(DRIVER, " cannot wait for a stream; update the driver");
+    if (!primary || !push || !pop || !wait || !release)
+        throw failed(DRIVER, " cannot wait for a stream; update the driver");
     Context context = nullptr, popped = nullptr;
     int code = primary(&context, number);
     if (!code) {

@@ -1,8 +1,8 @@
 // One graph, open in ONNX Runtime: what runtime/backends/ort.py is for Python.
 //
-// What was hashed is what is run: a graph comes from the mapped file, not from its name. One whose weights lie beside it is
-// opened by its name, and its files must then still be those that were mapped. Handed over from memory, weights of 384 MiB
-// took as much again in every release from 1.19 to 1.32, for ONNX Runtime copies them; by name it maps them itself.
+// What was hashed is what is run: a graph comes from the mapped file, not from its name. One whose weights lie beside
+// it is opened by its name, and its files must then still be those that were mapped. Handed over from memory, weights
+// of 384 MiB took as much again in 1.19 and in 1.32, for ONNX Runtime copies them; by name it maps them itself.
 
 #include "backends/backend.hpp"
 
@@ -24,14 +24,18 @@ struct Kind {
     DType ours;
 };
 constexpr Kind KINDS[] = {
-    {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, EDGEPRUNE_FLOAT32}, {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, EDGEPRUNE_FLOAT16},
-    {ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, EDGEPRUNE_UINT8},   {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, EDGEPRUNE_INT8},
-    {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, EDGEPRUNE_INT32},   {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, EDGEPRUNE_INT64},
+    {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, EDGEPRUNE_FLOAT32},
+    {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, EDGEPRUNE_FLOAT16},
+    {ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, EDGEPRUNE_UINT8},
+    {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, EDGEPRUNE_INT8},
+    {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, EDGEPRUNE_INT32},
+    {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, EDGEPRUNE_INT64},
     {ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL, EDGEPRUNE_BOOL},
 };
 
 ONNXTensorElementDataType theirs(DType dtype) {
-    return std::find_if(std::begin(KINDS), std::end(KINDS), [&](const Kind &kind) { return kind.ours == dtype; })->theirs;
+    const auto same = [&](const Kind &kind) { return kind.ours == dtype; };
+    return std::find_if(std::begin(KINDS), std::end(KINDS), same)->theirs;
 }
 
 bool same(const Bound &one, const Bound &other) {
@@ -56,7 +60,7 @@ class Bindings {
         owned_.clear();
         values_.clear();
         names_.clear();
-        batch_ = -1;
+        inputs_.clear();
     }
     OrtStatus *add(const Spec &spec, const Bound &bound, std::int64_t batch) {
         std::vector<std::int64_t> shape = spec.shape;
@@ -88,7 +92,7 @@ class Bindings {
     std::vector<OrtValue *> values_;  // inputs, then outputs, as are the names
     std::vector<const char *> names_;
     std::vector<Bound> inputs_, outputs_;
-    std::int64_t batch_ = -1;
+    std::int64_t batch_ = 0;
 };
 
 class Session final : public Backend {
@@ -135,7 +139,6 @@ class Session final : public Backend {
         if (choice.threads) check(api_.SetIntraOpNumThreads(made, choice.threads));
         if (provider_.device != EDGEPRUNE_CPU)
             add_provider(runtime_, made, provider_, gpu_, bundle.manifest.precision == "float16");
-
         return options;
     }
 
@@ -184,8 +187,8 @@ class Session final : public Backend {
         const auto kind = std::find_if(std::begin(KINDS), std::end(KINDS),
                                        [&](const Kind &one) { return one.theirs == element; });
         if (kind == std::end(KINDS))
-            throw bad_bundle(source_, ": ", spec.name, " must be a tensor of a dtype that this library knows, it is of ONNX's type ",
-                             static_cast<int>(element), "; export the bundle again");
+            throw bad_bundle(source_, ": ", spec.name, " must be a tensor of a dtype that this library knows, it is ",
+                             "of ONNX's type ", static_cast<int>(element), "; export the bundle again");
         spec.dtype = kind->ours;
         std::size_t rank = 0;
         check(api_.GetDimensionsCount(info, &rank));

@@ -18,7 +18,8 @@ namespace {
 constexpr unsigned OLDEST = 19;
 constexpr const char *SEARCHED[] = {"libonnxruntime.so.1", "libonnxruntime.so"};
 constexpr const char *REMEDY =
-    "install ONNX Runtime 1.19 or later, or name its libonnxruntime.so by EDGEPRUNE_ONNXRUNTIME or by the option onnxruntime";
+    "install ONNX Runtime 1.19 or later, or name its libonnxruntime.so by EDGEPRUNE_ONNXRUNTIME or by the option "
+    "onnxruntime";
 
 std::string one_line(const char *text) {
     const std::string whole = text ? text : "it does not say why";
@@ -50,7 +51,8 @@ OnnxRuntime::OnnxRuntime(const std::string &file, void *library) {
     providers_.assign(names, names + count);
     reason(api_->ReleaseAvailableProviders(names, count));
     // Errors come as a status, too.
-    if (const std::string why = reason(api_->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "edgeprune", &environment_)); !why.empty())
+    OrtStatus *made = api_->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "edgeprune", &environment_);
+    if (const std::string why = reason(made); !why.empty())
         throw no_device(file, " cannot be used: ", why, "; ", REMEDY);
 }
 

@@ -135,8 +135,8 @@ const Engine &choose(const Bundle &bundle, const Have &have) {
         const std::string plan = loose(bundle);
         if (plan.empty())
             throw no_device(folder, " has no plan for device tensorrt; make one with `edgeprune build ", folder, "`");
-        throw no_device(folder, " has ", shown(plan), ", but its manifest does not list it; take it in with `edgeprune build ",
-                        folder, " --adopt ", folder, "/", shown(plan), "`");
+        throw no_device(folder, " has ", shown(plan), ", but its manifest does not list it; take it in with ",
+                        "`edgeprune build ", folder, " --adopt ", folder, "/", shown(plan), "`");
     }
     const Engine *best = nullptr;
     std::tuple<bool, bool, std::string> first;
@@ -156,7 +156,8 @@ const Engine &choose(const Bundle &bundle, const Have &have) {
         if (!nearest || misfit->rank > nearest->rank) nearest = misfit;
     }
     if (best) return *best;
-    throw no_device("device tensorrt finds no plan in ", folder, " that fits this machine: ", reasons, "; ", nearest->remedy);
+    throw no_device("device tensorrt finds no plan in ", folder, " that fits this machine: ", reasons, "; ",
+                    nearest->remedy);
 }
 
 bool same_release(const std::string &one, const std::string &other) {

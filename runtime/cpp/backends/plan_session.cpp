@@ -72,7 +72,8 @@ class Plan final : public Backend {
             (tensor.is_input ? inputs_ : have).push_back(spec);
             every_.push_back(std::move(spec));
         }
-        outputs_ = wanted_outputs(engine.plan, inputs_, have, bundle.manifest, bundle.manifest.encoder(), "build it again");
+        const Manifest &manifest = bundle.manifest;
+        outputs_ = wanted_outputs(engine.plan, inputs_, have, manifest, manifest.encoder(), "build it again");
     }
 
     const char *device() const override { return "tensorrt"; }
@@ -100,7 +101,9 @@ class Plan final : public Backend {
         for (const Bound &bound : inputs) memory_.push_back({number(inputs_[bound.at]), bound.data, bound.nbytes});
         for (const Bound &bound : outputs) memory_.push_back({number(outputs_[bound.at]), bound.data, bound.nbytes});
     }
-    std::size_t number(const Spec &spec) const { return static_cast<std::size_t>(find(every_, spec.name) - every_.data()); }
+    std::size_t number(const Spec &spec) const {
+        return static_cast<std::size_t>(find(every_, spec.name) - every_.data());
+    }
 
     void check(edgeprune_status status, const edgeprune_plan_why &why) const {
         if (status) throw Error(status, line(engine_.plan, " cannot be run: ", why.text));

@@ -1,6 +1,7 @@
 #include "bundle/mapped.hpp"
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -32,8 +33,9 @@ Mapped::Mapped(const std::string &path, const std::string &name) {
     }
     if (!why && found.st_size > 0) {
         size_ = static_cast<std::size_t>(found.st_size);
-        void *at = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        if (at == MAP_FAILED) why = errno;
+        const bool fits = static_cast<std::uint64_t>(size_) == static_cast<std::uint64_t>(found.st_size);
+        void *at = fits ? mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
+        if (at == MAP_FAILED) why = fits ? errno : EFBIG;
         else data_ = static_cast<const unsigned char *>(at);
     }
     if (descriptor >= 0) close(descriptor);

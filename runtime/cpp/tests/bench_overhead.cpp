@@ -2,10 +2,10 @@
 //
 //     bench_overhead BUNDLE WATCHED_ONNXRUNTIME [BLOCKS [ROUNDS]]
 //
-// The second is the library of watched_onnxruntime.cpp, in front of the one that WATCHED_ONNXRUNTIME names. Prints JSON, of
-// each block a number:
+// The second is the library of watched_onnxruntime.cpp, in front of the one that WATCHED_ONNXRUNTIME names. Prints
+// JSON, of each block a number:
 //     run    edgeprune_run over Run on the same session: two sessions of one graph differ by more than what is measured
-//     open   edgeprune_open and the first run, over: making a session, its first run, and the sha256 of the bundle's files
+//     open   edgeprune_open and a run, over: making a session, a run, and the sha256 of the bundle's files
 
 #include <algorithm>
 #include <chrono>
@@ -97,7 +97,8 @@ class Bare {
     }
 
   private:
-    static OrtValue *tensor(const OrtMemoryInfo *memory, std::vector<float> &data, const std::vector<std::int64_t> &shape) {
+    static OrtValue *tensor(const OrtMemoryInfo *memory, std::vector<float> &data,
+                            const std::vector<std::int64_t> &shape) {
         OrtValue *value = nullptr;
         check(api->CreateTensorWithDataAsOrtValue(memory, data.data(), data.size() * sizeof(float), shape.data(),
                                                   shape.size(), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &value));

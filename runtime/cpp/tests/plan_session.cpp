@@ -38,10 +38,12 @@ bool filled(const std::vector<unsigned char> &memory, const std::vector<unsigned
     return true;
 }
 
-void on_host_memory(edgeprune_bundle *bundle, std::size_t pixels_nbytes, std::size_t tokens_nbytes, std::size_t scores_nbytes) {
+void on_host_memory(edgeprune_bundle *bundle, std::size_t pixels_nbytes, std::size_t tokens_nbytes,
+                    std::size_t scores_nbytes) {
     std::vector<unsigned char> pixels(pixels_nbytes), tokens(tokens_nbytes), scores(scores_nbytes);
     const edgeprune_buffer input{"pixel_values", pixels.data(), pixels.size()};
-    const edgeprune_buffer outputs[] = {{"scores", scores.data(), scores.size()}, {"tokens", tokens.data(), tokens.size()}};
+    const edgeprune_buffer outputs[] = {{"scores", scores.data(), scores.size()},
+                                        {"tokens", tokens.data(), tokens.size()}};
     const auto launches = mocked<int()>("mock_graph_launches");
     for (unsigned run = 1; run < 4; ++run) {
         const int before = launches();

@@ -1,6 +1,6 @@
-// ONNX Runtime as a test sees it: a library that passes everything on to the real one, named by the environment variable
-// WATCHED_ONNXRUNTIME, and tells whether a thread is inside of it, what memory runs were given, and how often it was
-// asked to look at some, and which session ran last.
+// ONNX Runtime as a test sees it: a library that passes everything on to the real one, named by the environment
+// variable WATCHED_ONNXRUNTIME, and tells whether a thread is inside of it, what memory runs were given, how often it
+// was asked to look at some, and which session ran last.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,7 +20,8 @@ thread_local OrtSession *session_ = nullptr;
 
 const OrtApiBase *real() {
     static void *library = dlopen(std::getenv("WATCHED_ONNXRUNTIME"), RTLD_NOW | RTLD_LOCAL);
-    static const auto base = library ? reinterpret_cast<const OrtApiBase *(*)()>(dlsym(library, "OrtGetApiBase")) : nullptr;
+    if (!library) return nullptr;
+    static const auto base = reinterpret_cast<const OrtApiBase *(*)()>(dlsym(library, "OrtGetApiBase"));
     return base ? base() : nullptr;
 }
 
@@ -57,7 +58,8 @@ const OrtApi *get_api(std::uint32_t version) noexcept {
     api = real()->GetApi(version);
     if (!api) return nullptr;
     // Of releases before the header's the last functions are not there, and nobody calls them.
-    std::memcpy(static_cast<void *>(&watched), api, offsetof(OrtApi, AddExternalInitializersFromFilesInMemory) + sizeof(void *));
+    constexpr std::size_t size = offsetof(OrtApi, AddExternalInitializersFromFilesInMemory) + sizeof(void *);
+    std::memcpy(static_cast<void *>(&watched), api, size);
     watched.Run = run;
     watched.CreateTensorWithDataAsOrtValue = create;
     return &watched;

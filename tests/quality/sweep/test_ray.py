@@ -1,14 +1,15 @@
-"""A sweep on a local Ray with two workers, one of which is killed in the middle: the same table, and nothing is computed
-twice but what was lost."""
+"""A sweep on a local Ray with two workers, one killed in the middle: the same table, and nothing is computed twice but
+what was lost."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -56,8 +57,8 @@ def workers_of_ours() -> list[int]:
 class Watched(RayWorkers):
     """Notes what is submitted, and kills a worker as soon as one task is done, until a loss is seen."""
 
-    given: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
+    given: ClassVar[Counter[str]] = Counter()
+    lost: ClassVar[Counter[str]] = Counter()
     done = 0
 
     def submit(self, task: Task) -> None:
@@ -106,6 +107,6 @@ def test_an_address_without_a_cluster_is_one_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(MissingPackageError, match=r"needs the package ray, .*edgeprune\[ray\]|needs the package ray"):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingPackageError, match=r"needs the package ray, .*edgeprune\[ray\]"):
         RayWorkers()

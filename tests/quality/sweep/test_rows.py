@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgeprune.cli.tables.quality import placed
 from edgeprune.errors import RequestError
 from edgeprune.quality.errors import clustered
 from edgeprune.quality.sweep.items import Item, Query
@@ -23,7 +24,7 @@ from edgeprune.quality.sweep.texts import to_csv, to_markdown
 from edgeprune.quality.sweep.variants import RANDOM, UNPRUNED, Variant
 from edgeprune.quality.sweep.work import RIGHT, Graph
 
-SETTING = ("float32", None)
+SETTING: tuple[str, int | None] = ("float32", None)
 QUERIES = (Query("color", "?", "red"), Query("count", "?", "two"), Query("color", "?", "blue"))
 ITEMS = [Item("a", (0, 0), QUERIES), Item("b", (0, 1), QUERIES[:2]), Item("c", (0, 2), QUERIES[:1])]
 BASE = [1.0, 1.0, 0.0, 1.0, 0.0, 1.0]
@@ -33,15 +34,20 @@ ABOUT = {"model": "tiny", "images": 3, "questions": 6, "data": "scenes"}
 
 def rows(cells: dict[Variant, list[float]], **times: Any) -> tuple[Row, ...]:
     """Of methods at K = 8, in two shards."""
-    serving = {(one, 8, SETTING): Graph(one, 8, *SETTING) for one in cells}
+    serving: dict[Any, Graph] = {(one, 8, SETTING): Graph(one, 8, *SETTING) for one in cells}
     serving[UNPRUNED, 0, SETTING] = Graph(UNPRUNED, 0)
     records: dict[Graph, dict[str, Any]] = {
         graph: {"refused": "", "keep": graph.keep or 144, "multiply_adds": 900, "per_token": 5, "cuts": True}
         for graph in serving.values()
     }
     records[Graph(UNPRUNED, 0)]["multiply_adds"] = 1000
-    values = {(UNPRUNED, 0, SETTING, RIGHT): BASE, **{(one, 8, SETTING, RIGHT): own for one, own in cells.items()}}
-    shards = {key: [{"score": own[:3], "answer": []}, {"score": own[3:], "answer": []}] for key, own in values.items()}
+    values: dict[tuple[Variant, int, tuple[str, int | None], str], list[float]] = {
+        (UNPRUNED, 0, SETTING, RIGHT): BASE,
+        **{(one, 8, SETTING, RIGHT): own for one, own in cells.items()},
+    }
+    shards: dict[Any, list[dict[str, Any]]] = {
+        key: [{"score": own[:3], "answer": []}, {"score": own[3:], "answer": []}] for key, own in values.items()
+    }
     measured = {serving[one, 8, SETTING]: times[one.method] for one in cells if one.method in times}
     return rows_of(shards, serving, records, measured, ITEMS)
 
@@ -143,3 +149,21 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(RequestError, match=r"out cannot be written: .*; choose another --output"):
         save(found(), tmp_path / "out")
+
+
+def test_the_table_takes_its_place_in_a_page() -> None:
+    given = Sweep(found().rows, {**ABOUT, "machine": "a CPU", "versions": {"edgeprune": "1", "torch": "2"}})
+    page = "# Quality\n<!-- quality -->\nNot run yet.\n<!-- /quality -->\nBehind.\n"
+    once = placed(page, given)
+    assert once.startswith("# Quality\n<!-- quality -->\n| method | K |")
+    assert once.endswith("a CPU; edgeprune 1, torch 2.\n<!-- /quality -->\nBehind.\n")
+    assert "Not run" not in once
+    assert placed(once, given) == once
+    with pytest.raises(RequestError, match="the page must have <!-- quality -->"):
+        placed("# Quality", given)
+
+
+def test_the_page_of_the_project_has_a_place_for_it() -> None:
+    page = Path(__file__).parents[3] / "docs" / "quality.md"
+    given = Sweep(found().rows, {**ABOUT, "machine": "a CPU", "versions": {}})
+    assert "| unpruned | 144 |" in placed(page.read_text(encoding="utf-8"), given)

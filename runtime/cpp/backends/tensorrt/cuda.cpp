@@ -21,6 +21,10 @@ OnGpu::~OnGpu() {
     if (changed_) cudaSetDevice(before_);
 }
 
+void copy(void *to, const void *from, std::size_t nbytes, cudaMemcpyKind way, cudaStream_t stream) {
+    check(cudaMemcpyAsync(to, from, nbytes, way, stream), "cudaMemcpyAsync");
+}
+
 Pinned pinned(std::size_t nbytes) {
     void *memory = nullptr;
     check(cudaMallocHost(&memory, nbytes), "cudaMallocHost");

@@ -57,6 +57,7 @@ using Event = Owned<cudaEvent_t, cudaEventDestroy>;
 using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
 using Executable = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
+void copy(void *to, const void *from, std::size_t nbytes, cudaMemcpyKind way, cudaStream_t stream);
 Pinned pinned(std::size_t nbytes);
 Device device(std::size_t nbytes);
 Stream stream();

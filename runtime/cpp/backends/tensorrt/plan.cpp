@@ -44,8 +44,9 @@ struct Known {
     std::size_t nbytes;
 };
 constexpr Known KNOWN[] = {
-    {DataType::kFLOAT, EDGEPRUNE_FLOAT32, 4}, {DataType::kHALF, EDGEPRUNE_FLOAT16, 2}, {DataType::kUINT8, EDGEPRUNE_UINT8, 1},
-    {DataType::kINT32, EDGEPRUNE_INT32, 4},   {DataType::kBOOL, EDGEPRUNE_BOOL, 1},
+    {DataType::kFLOAT, EDGEPRUNE_FLOAT32, 4}, {DataType::kHALF, EDGEPRUNE_FLOAT16, 2},
+    {DataType::kUINT8, EDGEPRUNE_UINT8, 1},   {DataType::kINT32, EDGEPRUNE_INT32, 4},
+    {DataType::kBOOL, EDGEPRUNE_BOOL, 1},
 #if defined(TRT_MAJOR_RTX) || NV_TENSORRT_MAJOR >= 9
     {DataType::kINT64, EDGEPRUNE_INT64, 8},
 #endif
@@ -75,9 +76,7 @@ OpenPlan::OpenPlan(const void *content, std::size_t nbytes, int gpu) : gpu_(gpu)
 
     for (const Tensor &tensor : tensors_) {
         std::memset(tensor.host.get(), 0, tensor.nbytes);
-        cuda::check(cudaMemcpyAsync(tensor.device.get(), tensor.host.get(), tensor.nbytes, cudaMemcpyHostToDevice,
-                                    stream_.get()),
-                    "cudaMemcpyAsync");
+        cuda::copy(tensor.device.get(), tensor.host.get(), tensor.nbytes, cudaMemcpyHostToDevice, stream_.get());
         host_.addresses.push_back(tensor.device.get());
     }
     addresses_ = host_.addresses;
@@ -98,8 +97,8 @@ void OpenPlan::allocate(const char *name) {
     bool fixed = dims.nbDims >= 0 && dims.nbDims <= EDGEPRUNE_MAX_RANK;
     for (std::int32_t at = 0; fixed && at < dims.nbDims; ++at) fixed = dims.d[at] > 0;
     if (!known || !fixed)
-        throw bad_bundle(name, " must have a fixed shape and one of float32, float16, uint8, int32, int64, bool, it has ",
-                         dims.nbDims, " dimensions and TensorRT's type ", static_cast<int>(type));
+        throw bad_bundle(name, " must have a fixed shape and one of float32, float16, uint8, int32, int64, bool, it ",
+                         "has ", dims.nbDims, " dimensions and TensorRT's type ", static_cast<int>(type));
     Tensor tensor;
     tensor.name = name;
     tensor.input = engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
@@ -120,16 +119,14 @@ void OpenPlan::run(const edgeprune_plan_memory *memory, std::size_t count) {
         const Tensor &tensor = tensors_.at(memory[at].at);
         if (!tensor.input) continue;
         std::memcpy(tensor.host.get(), memory[at].data, tensor.nbytes);
-        cuda::check(cudaMemcpyAsync(tensor.device.get(), tensor.host.get(), tensor.nbytes, cudaMemcpyHostToDevice, stream),
-                    "cudaMemcpyAsync");
+        cuda::copy(tensor.device.get(), tensor.host.get(), tensor.nbytes, cudaMemcpyHostToDevice, stream);
     }
     for (std::size_t at = 0; at < tensors_.size(); ++at) addresses_[at] = tensors_[at].device.get();
     launch(host_, stream);
     for (std::size_t at = 0; at < count; ++at) {
         const Tensor &tensor = tensors_.at(memory[at].at);
         if (tensor.input) continue;
-        cuda::check(cudaMemcpyAsync(tensor.host.get(), tensor.device.get(), tensor.nbytes, cudaMemcpyDeviceToHost, stream),
-                    "cudaMemcpyAsync");
+        cuda::copy(tensor.host.get(), tensor.device.get(), tensor.nbytes, cudaMemcpyDeviceToHost, stream);
     }
     cuda::check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
     for (std::size_t at = 0; at < count; ++at) {
@@ -146,7 +143,8 @@ void OpenPlan::run_cuda(const edgeprune_plan_memory *memory, std::size_t count, 
     launch(given_, stream);
 }
 
-// Nothing begins on a stream before the run that was queued before, perhaps on another one: a context does one at a time.
+// Nothing begins on a stream before the run that was queued before, perhaps on another one: a context does one at a
+// time.
 void OpenPlan::follow(cudaStream_t stream) {
     cuda::check(cudaStreamWaitEvent(stream, done_.get(), 0), "cudaStreamWaitEvent");
 }

@@ -60,7 +60,8 @@ edgeprune_status run_cuda(edgeprune_plan *plan, const edgeprune_plan_memory *mem
 const edgeprune_plan_functions *edgeprune_plan_api(void) {
     static const std::string release = edgeprune::OpenPlan::release();
     static const edgeprune_plan_functions functions = {
-        EDGEPRUNE_PLAN_API_VERSION, edgeprune::OpenPlan::kind(), release.c_str(), open, close, count, tensor, run, run_cuda,
+        EDGEPRUNE_PLAN_API_VERSION, edgeprune::OpenPlan::kind(), release.c_str(), open, close, count, tensor, run,
+        run_cuda,
     };
     return &functions;
 }

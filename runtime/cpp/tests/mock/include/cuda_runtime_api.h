@@ -10,7 +10,11 @@
 extern "C" {
 #endif
 
-typedef enum cudaError { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorStreamCaptureInvalidated = 901 } cudaError_t;
+typedef enum cudaError {
+    cudaSuccess = 0,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorStreamCaptureInvalidated = 901
+} cudaError_t;
 typedef struct CUstream_st *cudaStream_t;
 typedef struct CUevent_st *cudaEvent_t;
 typedef struct CUgraph_st *cudaGraph_t;
@@ -28,7 +32,8 @@ MOCK_API cudaError_t cudaMalloc(void **memory, size_t nbytes);
 MOCK_API cudaError_t cudaFree(void *memory);
 MOCK_API cudaError_t cudaMallocHost(void **memory, size_t nbytes);
 MOCK_API cudaError_t cudaFreeHost(void *memory);
-MOCK_API cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t nbytes, enum cudaMemcpyKind kind, cudaStream_t stream);
+MOCK_API cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t nbytes, enum cudaMemcpyKind kind,
+                                     cudaStream_t stream);
 MOCK_API cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 MOCK_API cudaError_t cudaStreamDestroy(cudaStream_t stream);
 MOCK_API cudaError_t cudaStreamSynchronize(cudaStream_t stream);
@@ -39,7 +44,8 @@ MOCK_API cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 MOCK_API cudaError_t cudaEventSynchronize(cudaEvent_t event);
 MOCK_API cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode);
 MOCK_API cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
-MOCK_API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long flags);
+MOCK_API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph,
+                                                   unsigned long long flags);
 MOCK_API cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 MOCK_API cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 MOCK_API cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
