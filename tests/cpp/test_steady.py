@@ -16,7 +16,7 @@ def steady(cpp: Path, folder: Path, runs: int) -> str:
     """What the test program prints, once it found nothing wrong."""
     program, watched = (next(cpp.rglob(name)) for name in ("test_steady", "libwatched_onnxruntime.so"))
     environment = {**os.environ, "WATCHED_ONNXRUNTIME": str(onnxruntime_library())}
-    command = [program, folder, watched, str(runs)]
+    command: list[str | Path] = [program, folder, watched, str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
