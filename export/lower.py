@@ -59,11 +59,13 @@ def lower(program: ExportedProgram, functions: Functions, known: Collection[Any]
 def _check(graph: Graph, functions: Functions, known: Collection[Any]) -> None:
     """Raises _NeedsMore."""
     for node in graph.nodes:
-        if node.op != "call_function" or node.target in _LOOKS:
+        if node.op != "call_function" or node.target is aten._assert_tensor_metadata.default:
             continue
         sizes = [getattr(value, "shape", None) for value in tree_leaves(node.meta.get("val"))]
         static = all(size is not None and all(isinstance(one, int) for one in size) for size in sizes)
-        if not static or _taken_apart(node.target) or not (node.target in functions or node.target in known):
+        stays = node.target in known and not _taken_apart(node.target)
+        replaced = node.target in _LOOKS or (node.target in functions and not _writes(node.target))
+        if not static or not (stays or replaced):
             raise _NeedsMore
 
 
@@ -74,7 +76,11 @@ def _taken_apart(target: Any) -> bool:
     if not isinstance(target, torch._ops.OpOverload):
         return False
     aliases = any(argument.alias_info is not None for argument in target._schema.arguments)
-    return target._schema.is_mutable or (target._can_decompose() and (aliases or _should_decompose(target)))
+    return _writes(target) or (target._can_decompose() and (aliases or _should_decompose(target)))
+
+
+def _writes(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _lower(graph: Graph, functions: Functions, known: Collection[Any], traced: dict[str, Graph]) -> None:
@@ -119,6 +125,10 @@ def _turn(graph: Graph, node: Node) -> None:
     _becomes(graph, node, aten.transpose.int, node.args[0], -2, -1)
 
 
+def _reverse(graph: Graph, node: Node) -> None:
+    _becomes(graph, node, aten.permute.default, node.args[0], [*reversed(range(node.meta["val"].dim()))])
+
+
 def _dropped(graph: Graph, node: Node) -> None:
     if node.args[2]:  # in training
         raise _NeedsMore
@@ -141,6 +151,7 @@ _LOOKS: dict[Any, Callable[[Graph, Node], None]] = {
     aten.expand_as.default: _expand,
     aten.flatten.using_ints: _view,
     aten.mT.default: _turn,
+    aten.numpy_T.default: _reverse,
     aten.reshape.default: _view,
     aten.to.dtype: _cast,
     aten.unflatten.int: _view,
