@@ -26,10 +26,6 @@ thread_local bool counting = false;
 std::atomic<std::size_t> allocations{0};
 int (*inside)() = nullptr;
 
-[[maybe_unused]] void count_one() {  // sanitizers have allocations of their own
-    if (counting && !inside()) ++allocations;
-}
-
 }  // namespace
 
 #if defined(__has_feature)  // clang's way to say it
@@ -39,6 +35,14 @@ int (*inside)() = nullptr;
 #endif
 #if !defined(SANITIZED) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
 #define COUNTS 1
+namespace {
+
+void count_one() {
+    if (counting && !inside()) ++allocations;
+}
+
+}  // namespace
+
 // Everything that allocates comes here: operator new, std::string, and what of libc does.
 extern "C" {
 void *__libc_malloc(std::size_t);
