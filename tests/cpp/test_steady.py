@@ -24,7 +24,7 @@ def steady(cpp: Path, folder: Path, runs: int) -> str:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_a_run_allocates_nothing_and_copies_no_tensor(dtype: str, cpp: Path, make_bundle: MakeBundle) -> None:
-    steady(cpp, make_bundle(dtype=dtype, picks=True), 500)
+    steady(cpp, make_bundle(dtype=dtype, picks=True, nested=True), 500)
 
 
 @pytest.mark.slow
