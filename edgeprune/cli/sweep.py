@@ -89,6 +89,8 @@ def command(
     )
     checked(request)  # before torch and transformers are imported, which takes seconds
     with needs("sweep"), _ending_with(KEPT.format(request.output)):
+        import matplotlib.figure  # noqa: F401  now, not when everything is computed
+
         from edgeprune.quality.sweep import save, sweep
 
         with progress() as show:

@@ -29,8 +29,8 @@ __all__ = ["CACHE", "Cache", "key_of", "stamp", "versions"]
 CACHE = "cache"
 TOOLS = ("numpy", "onnxruntime", "torch", "transformers")
 """what else a result depends on"""
-APART = {"cli", "doctor", "train", "integrations"}
-"""rooms that no result depends on"""
+APART = {"cli", "doctor", "integrations", "quality/report", "train"}
+"""folders that no result depends on"""
 SHOWING = {"plots.py", "rows.py", "saving.py", "texts.py"}
 """nor these files, which only put results together"""
 
@@ -66,7 +66,8 @@ def _sources(root: Path) -> list[Path]:
     """Through the links of a clone as well."""
     found = []
     for folder, inner, names in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if name != "__pycache__" and not (Path(folder) == root and name in APART)]
+        below = Path(folder).relative_to(root)
+        inner[:] = [name for name in inner if name != "__pycache__" and (below / name).as_posix() not in APART]
         found += [Path(folder) / name for name in names if name.endswith(".py") and name not in SHOWING]
     return found
 

@@ -30,6 +30,8 @@ __all__ = ["LOCAL", "RayWorkers"]
 
 LOCAL = "local"
 """in place of an address: start Ray on this machine, for this sweep"""
+HELD_NBYTES = 16 << 30
+"""of folders that are shipped, and that a worker holds, at most; beyond it the oldest go"""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """nothing is reported to anybody, and no GPU is hidden from a task that asks Ray for none"""
 
@@ -39,16 +41,17 @@ class Parcel:
     """A folder, shipped: name of each file -> a reference to its bytes."""
 
     digest: str
+    nbytes: int
     files: tuple[tuple[str, Any], ...]
 
 
 class RayWorkers:
-    """count: tasks at a time; None for as many as Ray has CPUs
+    """count: tasks at a time; None for as many as Ray has CPUs, or GPUs where these are the device
 
     Raises MissingPackageError without ray, RequestError when there is no cluster at the address.
     """
 
-    def __init__(self, address: str = LOCAL, count: int | None = None) -> None:
+    def __init__(self, address: str = LOCAL, count: int | None = None, device: str = "cpu") -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         try:
@@ -68,8 +71,9 @@ class RayWorkers:
                     f"--ray must be the address of a cluster that runs, {address} is not: {reason}; leave the address "
                     "out to start one here"
                 ) from None
-        self.count = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._remote = ray.remote(max_retries=0, num_cpus=1)(_task)
+        needs = "CPU" if device == "cpu" else "GPU"
+        self.count = count or max(1, int(ray.cluster_resources().get(needs, 1)))
+        self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=int(needs == "GPU"))(_task)
         self._running: dict[Any, Task] = {}
         self._shipped: dict[Path, Parcel] = {}
 
@@ -120,7 +124,10 @@ class RayWorkers:
                 digest.update(f"{name} {len(content)} ".encode())
                 digest.update(content.data)
             files = tuple((name, self._ray.put(content)) for name, content in contents.items())
-            self._shipped[folder] = Parcel(digest.hexdigest(), files)
+            size = sum(map(len, contents.values()))
+            self._shipped[folder] = Parcel(digest.hexdigest(), size, files)
+            _forget_oldest(self._shipped, {one: parcel.nbytes for one, parcel in self._shipped.items()})
+        self._shipped[folder] = self._shipped.pop(folder)  # the last that was used
         return self._shipped[folder]
 
 
@@ -147,7 +154,16 @@ def _unpacked(argument: Any) -> Any:
     return argument
 
 
+def _forget_oldest(kept: dict[Any, Any], nbytes: dict[Any, int]) -> list[Any]:
+    """Take the first ones out until HELD_NBYTES are left at most, never the last -> their values."""
+    gone = []
+    while len(kept) > 1 and sum(nbytes[one] for one in kept) > HELD_NBYTES:
+        gone.append(kept.pop(next(iter(kept))))
+    return gone
+
+
 _FOLDERS: dict[str, Path] = {}
+_NBYTES: dict[str, int] = {}
 
 
 def _folder(digest: str, parcel: Parcel) -> Path:
@@ -160,7 +176,10 @@ def _folder(digest: str, parcel: Parcel) -> Path:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             ray.get(reference).tofile(path)
-        _FOLDERS[digest] = folder
+        _FOLDERS[digest], _NBYTES[digest] = folder, parcel.nbytes
+        for old in _forget_oldest(_FOLDERS, _NBYTES):
+            shutil.rmtree(old, ignore_errors=True)
+    _FOLDERS[digest] = _FOLDERS.pop(digest)  # the last that was used
     return _FOLDERS[digest]
 
 

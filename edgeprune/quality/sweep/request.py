@@ -141,8 +141,9 @@ def place_of(request: Request, longest: int = 1) -> tuple[Place, str, bool]:
             ) from None
     longest = request.longest or (1 if request.scenes else LONGEST)
     # The workers share the CPUs; one alone has ONNX Runtime's and torch's own choice.
+    # A task of Ray has one CPU.
     count = request.count_of_workers
-    threads = None if count == 1 else max(1, (os.cpu_count() or 1) // count)
+    threads = 1 if request.ray else None if count == 1 else max(1, (os.cpu_count() or 1) // count)
     place = Place(model, revision, request.grid, request.device, threads, longest)
     return place, digest, _answers(config, folder)
 

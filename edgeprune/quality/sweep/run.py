@@ -16,6 +16,7 @@ from typing import Any
 
 from edgeprune import catalog
 from edgeprune.errors import RequestError
+from edgeprune.quality.scenes import PATCH, SIDE
 from edgeprune.quality.sweep import work
 from edgeprune.quality.sweep.cache import Cache, key_of, versions
 from edgeprune.quality.sweep.items import Item, Shard, shards
@@ -32,6 +33,8 @@ __all__ = ["sweep"]
 BUNDLES = "bundles"
 WHOLE = Variant("fastervlm")
 """whose scores are what [CLS] attends to; with all tokens kept it is what fidelity is measured from"""
+LABELS = (SIDE // PATCH) ** 2
+"""patches of a drawn scene that are known to be of an object or not"""
 
 Show = Callable[[int, int, str], None]
 Setting = tuple[str, int | None]
@@ -178,7 +181,7 @@ def _workers(request: Request) -> Workers:
     if request.ray is not None:
         from edgeprune.quality.sweep.ray_workers import RayWorkers
 
-        return RayWorkers(request.ray, request.workers)
+        return RayWorkers(request.ray, request.workers, request.device)
     return Pool(count) if count > 1 else Here()
 
 
@@ -227,23 +230,11 @@ class _Cells:
 
 def _cells(state: _State) -> None:
     """Every cell, out of the cache or computed."""
-    pieces, digests = shards(state.items), {}
-    for shard in pieces:
-        digests[shard.number] = shard.digest()
-    wanted: dict[tuple[Graph, Variant, Setting], list[Wanted]] = {}
-    for (variant, keep, setting), graph in state.serving.items():
-        if state.records[graph]["refused"]:
-            continue
-        own = wanted.setdefault((graph, variant, setting), [])
-        own += [(keep, RIGHT)]
-        if variant == UNPRUNED and state.asks:
-            own += [(0, WRONG), (0, BLIND)] if len(state.items) > 1 else [(0, BLIND)]
-            if state.request.scenes:
-                every = {keep for one, keep, _ in state.serving if one != UNPRUNED}
-                own += [(keep, ORACLE) for keep in sorted(every, reverse=True)]
+    pieces = shards(state.items)
+    digests = {shard.number: shard.digest() for shard in pieces}
     tasks: dict[Task, _Cells] = {}
     key = {}
-    for (graph, variant, setting), own in wanted.items():
+    for (graph, variant, setting), own in _wanted(state).items():
         for shard in pieces:
             missing = []
             for keep, seen in own:
@@ -270,6 +261,22 @@ def _cells(state: _State) -> None:
             state.computed["cells"] += 1
 
     state.run(ordered, done)
+
+
+def _wanted(state: _State) -> dict[tuple[Graph, Variant, Setting], list[Wanted]]:
+    """What is taken from each graph that there is."""
+    wanted: dict[tuple[Graph, Variant, Setting], list[Wanted]] = {}
+    for (variant, keep, setting), graph in state.serving.items():
+        if state.records[graph]["refused"]:
+            continue
+        own = wanted.setdefault((graph, variant, setting), [])
+        own.append((keep, RIGHT))
+        if variant == UNPRUNED and state.asks:
+            own += [(0, WRONG), (0, BLIND)] if len(state.items) > 1 else [(0, BLIND)]
+            if state.request.scenes and state.records[graph]["keep"] == LABELS:
+                every = {keep for one, keep, _ in state.serving if one != UNPRUNED}
+                own += [(keep, ORACLE) for keep in sorted(every, reverse=True)]
+    return wanted
 
 
 def _about(state: _State, variant: Variant, keep: int, setting: Setting, seen: str, shard: str) -> dict[str, Any]:

@@ -65,12 +65,12 @@ def test_a_cache_of_another_version_is_left_alone_and_named(
 
 
 def test_a_changed_source_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("pruners/a.py", "cli/b.py"):
-        (tmp_path / name).parent.mkdir()
+    for name in ("pruners/a.py", "quality/report/b.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("1")
     monkeypatch.setattr(module, "files", lambda package: tmp_path)
     found = [stamp.__wrapped__()]
-    (tmp_path / "cli/b.py").write_text("2")
+    (tmp_path / "quality/report/b.py").write_text("2")
     found.append(stamp.__wrapped__())
     (tmp_path / "pruners/a.py").write_text("2")
     found.append(stamp.__wrapped__())

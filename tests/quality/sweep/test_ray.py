@@ -18,6 +18,7 @@ from edgeprune.quality.sweep import Request, items, sweep, variants
 from edgeprune.quality.sweep import ray_workers as module
 from edgeprune.quality.sweep.ray_workers import LOCAL, RayWorkers
 from edgeprune.quality.sweep.variants import Variant
+from edgeprune.quality.sweep.work import Place
 from edgeprune.quality.sweep.workers import Lost, Task
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
@@ -104,6 +105,48 @@ def test_an_address_without_a_cluster_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(RequestError, match=r"--ray must be the address of a cluster that runs, 10.0.0.9:6379 is not"):
         RayWorkers("10.0.0.9:6379")
+
+
+def test_what_was_used_longest_ago_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HELD_NBYTES", 10)
+    kept = {"a": 1, "b": 2, "c": 3}
+    assert module._forget_oldest(kept, {"a": 6, "b": 5, "c": 4, "gone": 99}) == [1]
+    assert kept == {"b": 2, "c": 3}
+    assert module._forget_oldest({"a": 1}, {"a": 99}) == []
+
+
+def test_a_folder_is_shipped_once_and_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what Ray does with its references, without Ray."""
+    put: list[Any] = []
+
+    class Reference:
+        def __init__(self, value: Any) -> None:
+            self.value = value
+            put.append(value)
+
+    class Ray:
+        put = staticmethod(Reference)
+        get = staticmethod(lambda reference: reference.value)
+
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    monkeypatch.setattr(module, "_FOLDERS", {})
+    workers: Any = object.__new__(RayWorkers)
+    workers._ray, workers._shipped = Ray, {}
+    model = tmp_path / "model"
+    (model / "inner").mkdir(parents=True)
+    (model / "inner" / "weights").write_bytes(bytes(range(256)))
+    (model / "config.json").write_text("{}")
+    place, again = (workers._ship(Place(str(model), threads=1)) for _ in range(2))
+    assert len(put) == 2
+    assert place.model == again.model
+    here = Path(module._unpacked(place).model)
+    assert here != model
+    assert {one.relative_to(here).as_posix(): one.read_bytes() for one in here.rglob("*") if one.is_file()} == {
+        "config.json": b"{}",
+        "inner/weights": bytes(range(256)),
+    }
+    assert module._unpacked(again).model == str(here)
+    assert workers._ship(Place("owner/name")) == Place("owner/name")  # of the hub: a worker gets it from there
 
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,11 @@ def test_a_repeated_sweep_computes_nothing_and_a_further_one_what_is_new(drawn: 
     )  # shard 1 had 2 images, and has 5
 
 
+def test_one_image_has_no_other_to_be_shown_instead(drawn: Any, tmp_path: Path) -> None:
+    found = sweep(request(tmp_path, count=1))
+    assert [row.method for row in found.rows][:2] == ["unpruned", "no token"]
+
+
 def test_an_interrupted_sweep_goes_on_where_it_was(drawn: Any, tmp_path: Path) -> None:
     whole = sweep(request(tmp_path / "whole"))
     exports, answers = list(drawn.exported), list(drawn.answered)
