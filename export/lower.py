@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import _should_decompose_because_unsafe_op as _should_decompose
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 from torch.fx import Graph, GraphModule, Node
@@ -58,14 +59,28 @@ def lower(program: ExportedProgram, functions: Functions, known: Collection[Any]
 def _check(graph: Graph, functions: Functions, known: Collection[Any]) -> None:
     """Raises _NeedsMore."""
     for node in graph.nodes:
-        if node.op != "call_function" or node.target in _LOOKS:
+        if node.op != "call_function" or node.target is aten._assert_tensor_metadata.default:
             continue
         sizes = [getattr(value, "shape", None) for value in tree_leaves(node.meta.get("val"))]
         static = all(size is not None and all(isinstance(one, int) for one in size) for size in sizes)
-        target = node.target
-        writes = isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-        if not static or writes or not (target in functions or target in known):
+        stays = node.target in known and not _taken_apart(node.target)
+        replaced = node.target in _LOOKS or (node.target in functions and not _writes(node.target))
+        if not static or not (stays or replaced):
             raise _NeedsMore
+
+
+def _taken_apart(target: Any) -> bool:
+    """Whether torch takes the operator apart whatever is known of it: it writes in place, or is made of others and says
+    how numbers are looked at, or is made of others that may write.
+    """
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    aliases = any(argument.alias_info is not None for argument in target._schema.arguments)
+    return _writes(target) or (target._can_decompose() and (aliases or _should_decompose(target)))
+
+
+def _writes(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _lower(graph: Graph, functions: Functions, known: Collection[Any], traced: dict[str, Graph]) -> None:
@@ -77,7 +92,7 @@ def _lower(graph: Graph, functions: Functions, known: Collection[Any], traced: d
     graph.eliminate_dead_code()
 
 
-# What only says how numbers are looked at: torch takes these apart whether ONNX has them or not.
+# What only says how numbers are looked at, or nothing: torch takes these apart whether ONNX has them or not.
 
 
 def _becomes(graph: Graph, node: Node, target: Any, *args: Any, **kwargs: Any) -> None:
@@ -110,6 +125,16 @@ def _turn(graph: Graph, node: Node) -> None:
     _becomes(graph, node, aten.transpose.int, node.args[0], -2, -1)
 
 
+def _reverse(graph: Graph, node: Node) -> None:
+    _becomes(graph, node, aten.permute.default, node.args[0], [*reversed(range(node.meta["val"].dim()))])
+
+
+def _dropped(graph: Graph, node: Node) -> None:
+    if node.args[2]:  # in training
+        raise _NeedsMore
+    _nothing(graph, node)
+
+
 def _cast(graph: Graph, node: Node) -> None:
     (source,), dtype = node.all_input_nodes, node.meta["val"].dtype
     if source.meta["val"].dtype == dtype:
@@ -122,11 +147,14 @@ _LOOKS: dict[Any, Callable[[Graph, Node], None]] = {
     aten._assert_tensor_metadata.default: lambda graph, node: graph.erase_node(node),
     aten.contiguous.default: _nothing,
     aten.detach_.default: _nothing,  # torch.tensor(...) in traced code
+    aten.dropout.default: _dropped,
     aten.expand_as.default: _expand,
     aten.flatten.using_ints: _view,
     aten.mT.default: _turn,
+    aten.numpy_T.default: _reverse,
     aten.reshape.default: _view,
     aten.to.dtype: _cast,
+    aten.unflatten.int: _view,
 }
 
 

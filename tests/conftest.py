@@ -30,7 +30,7 @@ else:
     if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
         torch.set_num_threads(1)
 
-gc.set_threshold(50_000, 20, 50)  # most of what there is are modules, which are no garbage: a tenth of the time
+gc.set_threshold(50_000, 20, 50)  # most of what there is are modules, and no garbage: a twentieth of the time
 atexit.register(gc.freeze)  # as the command line does
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts its background jobs so, and processes inherit it

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("export", "runtime", "targets")
 TOP = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
 INFO = f"edgeprune-{__version__}.dist-info"
-SOURCES = ("CMakeLists.txt", "*.c", "*.cmake", "*.cpp", "*.h", "*.hpp", "*.in", "*.map", "*.sh")
+SOURCES = ("CMakeLists.txt", "*.c", "*.cmake", "*.cpp", "*.h", "*.hpp", "*.in", "*.map", "*.md", "*.sh")
 """of the C library"""
 WHEEL_MAX_MIB = 8  # the tiny model is 4.5 MB of it
 

@@ -32,6 +32,8 @@ from edgeprune.errors import BundleError
 __all__ = ["MANIFEST", "Manifest", "digest", "json_text"]
 
 MANIFEST = "manifest.json"
+DEEPEST = 256
+"""arrays and objects in each other, the manifest's own object among them"""
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ class Manifest(Fields):
                 f"{MANIFEST} has schema {version!r:.40}, this one reads 1.x and {SCHEMA_VERSION}; upgrade edgeprune"
             )
         try:
-            if major == "1":
-                given = older.upgraded(given)
-            elif given.pop("digest", None) != digest(given):
+            if major != "1" and given.pop("digest", None) != digest(given):
                 raise BundleError(f"{MANIFEST} has changed since the export (digest differs); copy the bundle again")
-            manifest: Manifest = typed.read(cls, given, typed.JSON)
+            if _depth(given) > DEEPEST:
+                raise RecursionError
+            manifest: Manifest = typed.read(cls, older.upgraded(given) if major == "1" else given, typed.JSON)
             agreement.check(manifest)
         except RecursionError:
             raise BundleError(f"{MANIFEST} is nested too deeply; export the bundle again") from None
@@ -95,6 +97,15 @@ def digest(given: Mapping[str, Any]) -> str:
 
 def json_text(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
+
+
+def _depth(value: Any) -> int:
+    """How deeply arrays and objects stand in each other: 1 for [3]."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, (dict, list))]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _not_finite(text: str) -> NoReturn:

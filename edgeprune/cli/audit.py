@@ -22,7 +22,7 @@ __all__ = ["command", "print_audit"]
 @click.option("--sm", type=int, help="GPU to compile for, as 86; default one of the target's.")
 @options.verb
 def command(bundle: Path, target: str | None, sm: int | None, as_json: bool) -> None:
-    """See whether attention is still fused, as in the unpruned graph.
+    """See whether attention is still fused, as without pruning.
 
     Compiles with TensorRT-RTX, on any machine, without a GPU; for Jetson that is a proxy.
     Exit code 1 when a layer is not fused that is fused there.

@@ -28,7 +28,7 @@ __all__ = ["command"]
 def command(
     model: str, output: Path | None, revision: str | None, vision_tower: str | None, force: bool, as_json: bool
 ) -> None:
-    """Make a checkpoint that an export can read of one that it cannot.
+    """Make of a checkpoint one that an export can read.
 
     MODEL is a folder or a Hugging Face id: a pytorch_model.bin (no code in it is run), names of DistributedDataParallel
     or torch.compile, or a checkpoint of the original LLaVA code. What is written is the part that is exported, with its

@@ -14,7 +14,7 @@ __all__ = ["command"]
 @click.command("doctor")
 @options.verb
 def command(as_json: bool) -> None:
-    """Say what is here, which targets it can do, and what is missing.
+    """Say what is here, what it can do, and what is missing.
 
     Packages beside the ranges they must lie in, GPU, TensorRT, JetPack, free memory and disk; a remedy for each thing
     that is missing. Exit code 1 when nothing can be exported for, built for or run.

@@ -36,7 +36,7 @@ def command(
     junit: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare every available backend with the bundle's reference.
+    """Compare every backend that is here with the reference.
 
     The decisions of each are judged one by one, given those before, by the reference's numbers (docs/parity.md).
     Exit code 1 when one is wrong, or an output differs.

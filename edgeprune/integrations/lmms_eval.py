@@ -118,10 +118,7 @@ def generation(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cut(said: str, until: str | list[str]) -> str:
-    """
-    >>> cut("red. And blue", ["\\n", "."])
-    'red'
-    """
+    """A text up to the first of these ends."""
     for end in [until] if isinstance(until, str) else until:
         said = said.split(end)[0] if end else said
     return said

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeprune.checkpoint import find
+from edgeprune.checkpoint import find, read_config
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.quality.packing import Prompt, hidden_states, length, pack
 
@@ -41,12 +41,14 @@ def load_language(model: str | None = None, revision: str | None = None, device:
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     files = find(model, revision)
+    _check_positions(read_config(files), files.id)
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = files.place if files.revision == "local" else files.id
     try:
-        processor = transformers.AutoProcessor.from_pretrained(place, **where)
+        processor: Any = transformers.AutoProcessor
+        processor = processor.from_pretrained(place, **where)
         dtype = torch.float32 if device == "cpu" else "auto"
-        loaded = transformers.AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
             place, dtype=dtype, attn_implementation="sdpa", **where
         )
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -66,7 +68,7 @@ class Language:
         self._embed = model.get_input_embeddings()
 
     def answers(
-        self, tokens: Sequence[Tokens], questions: Sequence[Sequence[str]], longest: int = 1
+        self, tokens: Tokens | Sequence[Tokens], questions: Sequence[Sequence[str]], longest: int = 1
     ) -> list[list[str]]:
         """Of every image the answers to its questions, stripped.
 
@@ -151,6 +153,17 @@ class Language:
         return found
 
 
+def _check_positions(config: dict[str, Any], id: str) -> None:
+    """Raises ModelError where a token's position says more than its place in the sequence."""
+    text = config.get("text_config") or config
+    rotary = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if isinstance(rotary, dict) and "mrope_section" in rotary:
+        raise ModelError(
+            f"the language part must count positions along one axis, that of {id} has three; ask it image by image "
+            f"with edgeprune.integrations.transformers.generation_inputs"
+        )
+
+
 def elsewhere(count: int) -> list[int]:
     """Of each image another one, all different: the row that says what can be answered without seeing.
 
@@ -161,7 +174,7 @@ def elsewhere(count: int) -> list[int]:
     """
     if count < 2:
         raise RequestError(f"another image needs two images or more, got {count}")
-    return np.roll(np.arange(count), -1).tolist()  # type: ignore[no-any-return]
+    return np.roll(np.arange(count), -1).tolist()
 
 
 def _parts(items: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -1,1 +1,1 @@
-"""What is learned: BAViT's background classifier, and detectors that do without the background."""
+"""What is learned: BAViT's background classifier, detectors that do without the background, and the embedded model."""

@@ -100,4 +100,5 @@ def laid(array: Array, way: int) -> Array:
 def pixel_values(images: Array, processor: Any) -> Tensor:
     """[B, H, W, 3] uint8 -> [B, 3, H, W] float32, normalised as the image processor says."""
     mean, std = (torch.tensor(one).view(3, 1, 1) for one in (processor.image_mean, processor.image_std))
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() * processor.rescale_factor - mean) / std
+    values: Tensor = (torch.from_numpy(images).permute(0, 3, 1, 2).float() * processor.rescale_factor - mean) / std
+    return values

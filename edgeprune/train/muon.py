@@ -41,12 +41,13 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             raise NotImplementedError("a closure would be evaluated once for each of the two")
         for part in self._parts:
-            part.step()
+            part.step()  # type: ignore[no-untyped-call]
 
 
 def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """What trains: the matrices within layers, and the rest."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, value in model.named_parameters():
         if value.requires_grad:
             (matrices if ".layers." in name and value.dim() == 2 else others).append(value)

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import platform
 import shutil
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +81,14 @@ def train_tiny(
     """Trains, writes the checkpoint to the folder `output` as `from_pretrained` takes it, and returns its accuracy per
     kind of question on so many held-out scenes.
 
-    Raises RequestError for the held-out seed and when `output` is taken, ModelError when what is there is of other
-    settings; Interrupted after SIGINT or SIGTERM, with everything saved; EdgepruneError when the loss is not finite or
-    nothing can be written.
+    Raises RequestError for the held-out seed, for too few scenes and when `output` is taken; ModelError when what is
+    there is of other settings; Interrupted after SIGINT or SIGTERM, with everything saved; EdgepruneError when the loss
+    is not finite or nothing can be written.
     """
     if settings.seed == HELD_OUT_SEED:
         raise RequestError(f"--seed must not be {HELD_OUT_SEED}, whose scenes are held out; take another")
+    if settings.scenes < (needed := settings.per_round * max(settings.batches)):
+        raise RequestError(f"scenes must be {needed} or more, as many as a round takes, got {settings.scenes}")
     for stage in STAGES:
         check_output(output / stage, CHECKPOINT, "training", resume, force)
     if not resume:
@@ -118,9 +121,11 @@ def new_model() -> tuple[Any, Any]:
 
     folder = find(DEFAULT_MODEL).place
     config = transformers.AutoConfig.from_pretrained(folder)
-    model: Any = transformers.LlavaForConditionalGeneration(config).float()
+    model: Any = transformers.LlavaForConditionalGeneration(config)
+    model.float()
     model.set_attn_implementation("sdpa")
-    return model, transformers.AutoProcessor.from_pretrained(folder)
+    processor: Any = transformers.AutoProcessor
+    return model, processor.from_pretrained(folder)
 
 
 def _stage(stage: str, model: Any, processor: Any, drawings: Drawings, settings: TinySettings, folder: Path) -> Loop:
@@ -204,6 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m edgeprune.train.tiny", description="Train the embedded model.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and the stages")
     parser.add_argument("--seed", type=int, default=TinySettings.seed)
+    parser.add_argument("--lr", type=float, default=TinySettings.lr)
     parser.add_argument("--threads", type=int, default=1, help="another number gives slightly other weights")
     parser.add_argument("--resume", action="store_true", help="go on with the training in the folder")
     parser.add_argument("--force", action="store_true", help="replace it")
@@ -214,11 +220,15 @@ def main(arguments: list[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def report(done: int, total: int, what: str) -> None:
-        if done % 100 == 0 or done == total:
+        if done == total or done % (4000 if what == "scenes" else 100) == 0:
             print(f"{done} of {total}: {what}", flush=True)
 
-    settings = TinySettings(seed=given.seed)
-    found = train_tiny(given.output, settings, resume=given.resume, force=given.force, show=report)
+    settings = TinySettings(seed=given.seed, lr=given.lr)
+    try:
+        found = train_tiny(given.output, settings, resume=given.resume, force=given.force, show=report)
+    except EdgepruneError as error:
+        print(f"edgeprune: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     print(", ".join(f"{kind} {100 * mean.value:.1f} +- {100 * mean.error:.1f} %" for kind, mean in found.items()))
 
 

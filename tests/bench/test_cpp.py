@@ -21,7 +21,7 @@ BLOCKS = 7
 def test_the_c_library_adds_at_most_one_per_cent(cpp: Path, tmp_path: Path, hold: Callable[..., None]) -> None:  # noqa: F811
     export_bundle(Request("fastervlm", "cpu", keep=64, output=tmp_path / "tiny", baselines=False))
     program, watched = (next(cpp.rglob(name)) for name in ("bench_overhead", "libwatched_onnxruntime.so"))
-    command = [program, tmp_path / "tiny", watched, str(BLOCKS)]
+    command: list[str | Path] = [program, tmp_path / "tiny", watched, str(BLOCKS)]
     environment = {**os.environ, "WATCHED_ONNXRUNTIME": str(onnxruntime_library())}
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
     hold("edgeprune_run / bare session", found["run"], most=1.01)

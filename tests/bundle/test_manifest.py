@@ -79,6 +79,13 @@ def test_a_garbled_manifest_is_refused(folder: Path, refusal: Refusal, text: byt
     assert "manifest.json must be a JSON object with a schema_version" in refusal(folder)
 
 
+def test_what_is_nested_too_deeply_is_refused(folder: Path, edit: Edit, refusal: Refusal) -> None:
+    edit(folder, lambda given: given["options"].update(deep=json.loads("[" * 254 + "]" * 254)))
+    assert load(folder).manifest.keep == 5
+    edit(folder, lambda given: given["options"].update(deep=json.loads("[" * 255 + "]" * 255)))
+    assert "manifest.json is nested too deeply; export the bundle again" in refusal(folder)
+
+
 @pytest.mark.parametrize("field", MUST)
 def test_a_missing_field_is_named(folder: Path, edit: Edit, refusal: Refusal, field: str) -> None:
     edit(folder, lambda given: given.pop(field))

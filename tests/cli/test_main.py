@@ -233,7 +233,7 @@ SHARED = {"click", "edgeprune", "rich", "cli", "cli.completion", "cli.console", 
 @pytest.mark.parametrize(
     ("arguments", "modules"),
     [
-        ((), {*SHARED, *(f"cli.{verb}" for verb in VERBS)}),
+        ((), {*SHARED, *(f"cli.{verb.replace('-', '_')}" for verb in VERBS)}),
         (("export",), {*SHARED, "cli.export"}),
         (("bench",), {*SHARED, "cli.bench"}),
         (("bavit", "train"), {*SHARED, "cli.bavit", "cli.bavit.data", "cli.bavit.train"}),

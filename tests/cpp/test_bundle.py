@@ -13,11 +13,11 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from edgeprune.bundle import MANIFEST, describe_files, load
+from edgeprune.bundle import MANIFEST, Manifest, describe_files, load
 from edgeprune.bundle.manifest import digest
 from edgeprune.errors import BundleError
 from tests.brightest import write_bundle
@@ -88,6 +88,9 @@ def test_every_refusal_of_a_manifest_is_said_in_the_same_words(folder: Path, ask
         manifests.append(fresh())
         change(manifests[-1])
     manifests += [{name: value for name, value in fresh().items() if name != missing} for missing in MUST]
+    kinds = {name: hint for name, hint in get_type_hints(Manifest).items() if hint is not Any}
+    manifests += [{**fresh(), name: 1.5} for name in kinds]
+    manifests += [{**fresh(), name: {"a": 1.5, "\x1b": 0}} for name in kinds]
     manifests += [{**fresh(), "schema_version": version} for version in ("3.0", "x", "", None, 2, "3.0\nand more")]
     manifests += [{**fresh(), "method": text} for text in ("\x1b[2J", "a\nb", "\u202e", "\x9b1m")]
     variants = []
@@ -185,11 +188,13 @@ def test_garbled_manifests_are_refused_in_the_same_words(folder: Path, ask: Ask,
 
 
 def test_what_is_nested_too_deeply_is_refused(folder: Path, ask: Ask) -> None:
-    given = json.loads((folder / MANIFEST).read_text())
-    given["options"]["deep"] = json.loads("[" * 600 + "]" * 600)
-    (folder / MANIFEST).write_text(sealed(given))
-    (said,) = ask("open", [os.fsencode(folder)])
-    assert "is nested too deeply; export the bundle again" in said.decode()
+    said = []
+    for deep in (254, 255, 600):
+        given = json.loads((folder / MANIFEST).read_text())
+        given["options"]["deep"] = json.loads("[" * deep + "]" * deep)
+        (folder / MANIFEST).write_text(sealed(given))
+        said += held_against_python(ask, [folder])
+    assert said == ["", *[f"{folder}: manifest.json is nested too deeply; export the bundle again"] * 2]
 
 
 # Files.

@@ -63,6 +63,14 @@ def test_the_library_needs_libcrypto_and_what_every_system_has(library: Path) ->
     assert needed - system == {"libcrypto"}
 
 
+def test_the_tools_look_for_what_runs_plans_beside_the_library(installed: Path, library: Path) -> None:
+    """They hold the library within them, and open the other one by its name."""
+    for name in ("verify", "run", "bench"):
+        dynamic = done("readelf", "-d", installed / "bin" / f"edgeprune-{name}")
+        (where,) = re.findall(r"R(?:UN)?PATH.*\[\$ORIGIN/(.*)\]", dynamic)
+        assert (installed / "bin" / where).resolve() == library.parent
+
+
 @pytest.mark.skipif("EDGEPRUNE_CPP" in os.environ, reason="of a build of its own, which may be no Release")
 def test_the_library_is_small(library: Path, tmp_path: Path) -> None:
     done("strip", "-o", tmp_path / "stripped", library)

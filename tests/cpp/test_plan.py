@@ -36,7 +36,7 @@ GPUS = (
     *(Gpu(sm) for sm in (61, 75, 86, 87, 89, 90, 110, 121)),
     Gpu(None, why_not="there is no NVIDIA driver (libcuda.so.1)"),
 )
-VERSIONS = (
+VERSIONS: tuple[dict[str, str], ...] = (
     {"tensorrt": "10.3.0.30", "tensorrt-rtx": "1.7.1.116"},
     {"tensorrt": "10.16.1.11", "tensorrt-rtx": "1.6"},
     {"tensorrt": "10.7.0"},

@@ -57,8 +57,11 @@ def test_what_a_function_is_made_of_is_written_as_others_too(program_of: Callabl
     [
         (lambda x: x.flatten(1) + 1, {*COPIES, aten.add.Tensor}),
         (lambda x: x.mT.reshape(2, -1) * 2, {*COPIES, aten.transpose.int, aten.mul.Tensor}),
+        (lambda x: x.unflatten(2, (2, 2)) + 1, {*COPIES, aten.add.Tensor}),
+        (lambda x: x[0].T + 1, {aten.select.int, aten.permute.default, aten.add.Tensor}),
         (lambda x: x.mT.contiguous() * 2, {aten.transpose.int, aten.mul.Tensor}),
         (lambda x: x[:, :1].expand_as(x) + x, {aten.slice.Tensor, aten.expand.default, aten.add.Tensor}),
+        (lambda x: torch.dropout(x, 0.5, train=False) + 1, {aten.add.Tensor}),
         (lambda x: x.to(torch.float32) + 1, {aten.add.Tensor}),
         (lambda x: (x + 1).to(torch.float16), {aten.add.Tensor, aten._to_copy.default}),
     ],
@@ -67,7 +70,7 @@ def test_views_and_casts_are_the_plain_ones(
     program_of: Callable[..., ExportedProgram], function: Callable[[Tensor], Tensor], left: set[Any]
 ) -> None:
     program = program_of(function, X)
-    assert lower(program, {}, {*KNOWN, aten.transpose.int, aten.slice.Tensor})
+    assert lower(program, {}, {*KNOWN, aten.transpose.int, aten.slice.Tensor, aten.select.int})
     assert targets(program) == left
     same(program, function)
 
@@ -110,16 +113,19 @@ def test_the_origin_of_what_is_replaced_is_kept(program_of: Callable[..., Export
     [
         (lambda x: x.flatten(1).sigmoid(), False),
         (lambda x: x.flatten(1).clone().add_(1), False),
+        (lambda x: x.flatten(1).narrow(1, 0, 2) + 1, False),
         (lambda x: x.flatten(1) + 1, True),
+        (lambda x: x.flatten(1), True),
+        (lambda x: torch.dropout(x + 1, 0.0, train=True), False),
     ],
-    ids=["unknown", "writes in place", "free dimension"],
+    ids=["unknown", "writes in place", "another view", "free dimension", "free dimension alone", "training"],
 )
 def test_what_needs_more_is_left_as_it_is(
     program_of: Callable[..., ExportedProgram], function: Callable[[Tensor], Tensor], dynamic: bool
 ) -> None:
     program = program_of(function, X, dynamic=dynamic)
     before = str(program.graph)
-    assert not lower(program, {}, {*KNOWN, aten.clone.default, aten.add_.Tensor})
+    assert not lower(program, {}, {*KNOWN, aten.clone.default, aten.add_.Tensor, aten.narrow.default})
     assert str(program.graph) == before
     same(program, function)
 

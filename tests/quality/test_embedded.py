@@ -42,6 +42,10 @@ LEAKED = 0.87
 Array = NDArray[Any]
 
 
+def batches(pixels: torch.Tensor) -> list[torch.Tensor]:
+    return [pixels[at : at + 50] for at in range(0, len(pixels), 50)]
+
+
 @dataclass(frozen=True, eq=False)
 class Quiz:
     scenes: list[Scene]
@@ -57,7 +61,7 @@ class Quiz:
         found = pruners.get(method)
         built = build_method(found, method, self.encoder, None if found.traits.keeps_all else KEEP)
         with torch.inference_mode():
-            return np.concatenate([PrunedEncoder(self.encoder, built)(part)[0] for part in self.pixels.split(50)])
+            return np.concatenate([PrunedEncoder(self.encoder, built)(part)[0] for part in batches(self.pixels)])
 
     def right(self, tokens: Array, kind: str) -> tuple[list[float], list[int]]:
         """Of each question of a kind whether the answer is right, and which scene it is about."""
@@ -78,7 +82,8 @@ def quiz() -> Quiz:
     checkpoint, scenes = open_checkpoint(), held_out(COUNT)
     preprocessing = read_processor(checkpoint.processor, (96, 96))
     images = np.stack([scene.image for scene in scenes]).astype(np.float32) * preprocessing.rescale
-    pixels = torch.from_numpy((images - np.float32(preprocessing.mean)) / np.float32(preprocessing.std))
+    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
+    pixels = torch.from_numpy((images - mean) / std)
     questions = [ask(scene) for scene in scenes]
     return Quiz(scenes, questions, pixels.permute(0, 3, 1, 2), encoders.load(checkpoint), load_language())
 
@@ -125,7 +130,7 @@ def test_so_it_is_through_the_graphs_of_the_others(
 def test_patches_do_not_know_the_scene_and_the_probe_would_see_it(quiz: Quiz) -> None:
     tower = quiz.language.model.model.vision_tower
     with torch.inference_mode():
-        hidden = torch.cat([tower(part, output_hidden_states=True).hidden_states[-2] for part in quiz.pixels.split(50)])
+        hidden = torch.cat([tower(part, output_hidden_states=True).hidden_states[-2] for part in batches(quiz.pixels)])
     patches = hidden[:, 1:].numpy()
     assert leak(patches, quiz.scenes) < LEAKED
     told = patches + patches.mean(axis=1, keepdims=True)  # gradients through dropped tokens write worse into them

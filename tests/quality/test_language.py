@@ -34,10 +34,9 @@ def asked() -> list[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def tokens(language: Language) -> list[np.ndarray]:
     """[144, 128] of each stored scene, as the model's own tower and projector make them"""
-    import transformers
-
-    processor = transformers.AutoProcessor.from_pretrained(scenes()[0].parent.parent)
-    pixels = processor.image_processor([Image.open(path) for path in scenes()], return_tensors="pt")["pixel_values"]
+    pixels = language.processor.image_processor([Image.open(path) for path in scenes()], return_tensors="pt")[
+        "pixel_values"
+    ]
     with torch.inference_mode():
         found = language.model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
     return [one.numpy() for one in found]
@@ -83,9 +82,7 @@ def test_answers_are_those_of_generate(language: Language, tokens: list[np.ndarr
 def test_answers_from_pixels_are_those_of_the_checkpoint_as_anyone_runs_it(
     language: Language, tokens: list[np.ndarray], asked: list[tuple[str, Any]]
 ) -> None:
-    import transformers
-
-    processor = transformers.AutoProcessor.from_pretrained(scenes()[0].parent.parent)
+    processor: Any = language.processor
     question, image = asked[0]
     inputs = processor(text=f"USER: <image>\n{question} ASSISTANT:", images=image, return_tensors="pt")
     given = language.model.generate(**inputs, max_new_tokens=1, do_sample=False)
@@ -118,4 +115,11 @@ def test_what_does_not_fit_is_refused(language: Language, tokens: list[np.ndarra
 def test_a_checkpoint_that_answers_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ModelError, match="images and text"):
+        load_language(str(tmp_path))
+
+
+def test_positions_of_three_axes_are_refused(tmp_path: Path) -> None:
+    text = {"model_type": "qwen2_5_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [4, 4, 4]}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "text_config": text}))
+    with pytest.raises(ModelError, match="has three"):
         load_language(str(tmp_path))

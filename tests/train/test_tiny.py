@@ -19,7 +19,7 @@ from edgeprune.quality.scenes import HELD_OUT_SEED, draw
 from edgeprune.train.drawings import Drawings, laid
 from edgeprune.train.reading import FEWEST, dropped
 from edgeprune.train.resume import Interrupted
-from edgeprune.train.tiny import RECORD, STAGES, TinySettings, train_tiny
+from edgeprune.train.tiny import RECORD, STAGES, TinySettings, main, train_tiny
 
 SMALL = TinySettings(scenes=12, rounds=(2, 1, 1), per_round=2, batches=(4, 3, 3), seed=3)
 TOTAL = 2 * 2 + 2 + 2
@@ -47,7 +47,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_interrupted_training_goes_on_to_the_same_bits(stage: str, straight: Path, tmp_path: Path) -> None:
     """Stopped behind the first step of the stage, which is in the middle of a round."""
-    told = []
+    told: list[str] = []
 
     def stop(done: int, total: int, what: str) -> None:
         if what.startswith(stage) and not told:
@@ -118,7 +118,12 @@ def test_tokens_are_dropped_in_raster_order_and_as_many_for_all() -> None:
     assert 100 < max(counts) <= 144
 
 
-def test_the_held_out_seed_is_not_trained_on(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="held out"):
-        train_tiny(tmp_path / "out", dataclasses.replace(SMALL, seed=HELD_OUT_SEED))
-    assert not (tmp_path / "out").exists()
+def test_what_cannot_be_trained_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        main(["--output", str(output), "--seed", str(HELD_OUT_SEED)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(RequestError, match=r"8 or more, .* got 7"):
+        train_tiny(output, dataclasses.replace(SMALL, scenes=7))
+    assert not output.exists()

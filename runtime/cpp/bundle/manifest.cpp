@@ -1,5 +1,6 @@
 #include "bundle/manifest.hpp"
 
+#include <algorithm>
 #include <limits>
 
 #include <nlohmann/json.hpp>
@@ -14,8 +15,23 @@ namespace edgeprune {
 
 namespace {
 
-constexpr int NESTED = 256;  // arrays and objects in each other: Python stops at about as many
+constexpr int NESTED = 256;  // arrays and objects in each other, the manifest's own object among them
 constexpr const char *REMEDY = "; export the bundle again";
+
+// What stands as `digest` in a manifest, which has none then; "" where it is no text.
+std::string taken_digest(Value &manifest) {
+    auto &members = std::get<Object>(manifest.is);
+    const auto found = std::find_if(members.begin(), members.end(), [](auto &one) { return one.first == "digest"; });
+    if (found == members.end()) return "";
+    const std::string digest = found->second.text() ? *found->second.text() : "";
+    members.erase(found);
+    return digest;
+}
+
+std::string digest_of(const Value &manifest) {
+    const std::string content = canonical(manifest);
+    return sha256(content.data(), content.size());
+}
 
 // The manifest as a value, its digest checked, in the form of 2.0.
 Value checked(const std::string &text) {
@@ -30,23 +46,11 @@ Value checked(const std::string &text) {
     if (major != "1" && major != "2")
         throw bad_bundle(MANIFEST, " has schema ", repr(*version, false, 40), ", this one reads 1.x and ",
                          SCHEMA_VERSION, "; upgrade edgeprune");
-    if (major == "1") {
-        if (depth(*given) > NESTED) throw bad_bundle(MANIFEST, " is nested too deeply", REMEDY);
-        return upgraded(*given);
-    }
-    auto &members = std::get<Object>(given->is);
-    std::string digest;
-    for (std::size_t at = 0; at < members.size(); ++at) {
-        if (members[at].first != "digest") continue;
-        if (members[at].second.text()) digest = *members[at].second.text();
-        members.erase(members.begin() + static_cast<std::ptrdiff_t>(at));
-        break;
-    }
-    const std::string content = canonical(*given);
-    if (digest != sha256(content.data(), content.size()))
+    const std::string digest = taken_digest(*given);
+    if (major != "1" && digest != digest_of(*given))
         throw bad_bundle(MANIFEST, " has changed since the export (digest differs); copy the bundle again");
     if (depth(*given) > NESTED) throw bad_bundle(MANIFEST, " is nested too deeply", REMEDY);
-    return std::move(*given);
+    return major == "1" ? upgraded(*given) : std::move(*given);
 }
 
 const Value &field(const Value &of, const char *name) { return *of.find(name); }

@@ -56,6 +56,7 @@ constexpr Field FIELDS[] = {
     {"layout", &TEXT, MAY},
     {"labels", &TEXTS, MAY},
     {"float32_nodes", &TEXTS, MAY},
+    {"calibration", &TREE, MAY},
     {"schema_version", &TEXT, MAY},
 };
 

@@ -1,5 +1,4 @@
 # What `cmake --install` writes: library, headers, tools, and how CMake (find_package) and pkg-config find them.
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 install(FILES include/edgeprune.h include/edgeprune.hpp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

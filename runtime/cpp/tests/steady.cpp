@@ -26,10 +26,6 @@ thread_local bool counting = false;
 std::atomic<std::size_t> allocations{0};
 int (*inside)() = nullptr;
 
-void count_one() {
-    if (counting && !inside()) ++allocations;
-}
-
 }  // namespace
 
 #if defined(__has_feature)  // clang's way to say it
@@ -39,6 +35,14 @@ void count_one() {
 #endif
 #if !defined(SANITIZED) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
 #define COUNTS 1
+namespace {
+
+void count_one() {
+    if (counting && !inside()) ++allocations;
+}
+
+}  // namespace
+
 // Everything that allocates comes here: operator new, std::string, and what of libc does.
 extern "C" {
 void *__libc_malloc(std::size_t);
@@ -77,10 +81,11 @@ namespace {
 struct Opened {
     edgeprune_bundle *bundle = nullptr;
 
-    Opened(const char *folder, const char *onnxruntime, int threads = 1) {
+    Opened(const char *folder, const char *onnxruntime, int keep = 0) {
         edgeprune_options options = EDGEPRUNE_OPTIONS;
         options.device = EDGEPRUNE_CPU;
-        options.threads = threads;
+        options.threads = 1;
+        options.keep = keep;
         options.onnxruntime = onnxruntime;
         if (edgeprune_open(folder, &options, &bundle)) {
             std::fprintf(stderr, "%s\n", edgeprune_error(nullptr));
@@ -180,6 +185,23 @@ void nothing_is_allocated_or_copied(const char *folder, const char *onnxruntime,
     check::holds(other.results() == expected(folder, onnxruntime, 1));
 }
 
+// A smaller budget is cut from memory of the library's own, made once.
+void a_smaller_budget_allocates_nothing(const char *folder, const char *onnxruntime) {
+    const Opened whole(folder, onnxruntime);
+    edgeprune_info info = EDGEPRUNE_INFO;
+    edgeprune_get_info(whole.bundle, &info);
+    edgeprune_tensor picks;
+    if (!info.nested || info.pooled || edgeprune_find(whole.bundle, "picks", &picks)) return;
+    const Opened open(folder, onnxruntime, (info.keep + 1) / 2);
+    const Memory memory(open.bundle, 0);
+    check::same(memory.run(open.bundle), EDGEPRUNE_OK);
+    allocations = 0;
+    counting = true;
+    for (int run = 0; run < 100; ++run) memory.run(open.bundle);
+    counting = false;
+    check::same(allocations.load(), 0U);
+}
+
 void memory_stays_flat(const char *folder, const char *onnxruntime, int runs) {
     const Opened open(folder, onnxruntime);
     const Memory memory(open.bundle, 0);
@@ -249,6 +271,7 @@ int main(int count, char **arguments) {
     }
     inside = reinterpret_cast<int (*)()>(dlsym(watched, "watched_inside"));
     nothing_is_allocated_or_copied(folder, onnxruntime, watched);
+    a_smaller_budget_allocates_nothing(folder, onnxruntime);
     memory_stays_flat(folder, onnxruntime, runs);
     what_is_opened_is_closed(folder, onnxruntime, 10);
     threads_get_their_own_results(folder, onnxruntime, false);
