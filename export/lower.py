@@ -176,7 +176,7 @@ def _inline(graph: Graph, node: Node, functions: Functions, known: Collection[An
             if one.op == "call_function":
                 values[one] = graph.node_copy(one, values.__getitem__)
                 values[one].meta = {**origin, "val": one.meta["val"]}
-    result = torch.fx.map_arg(inner.output_node().args[0], values.__getitem__)
+    result: Any = torch.fx.map_arg(inner.output_node().args[0], values.__getitem__)
     if isinstance(result, Node):
         node.replace_all_uses_with(result)
     else:
