@@ -163,7 +163,8 @@ _LOOKS: dict[Any, Callable[[Graph, Node], None]] = {
 
 def _inline(graph: Graph, node: Node, functions: Functions, known: Collection[Any], traced: dict[str, Graph]) -> None:
     sources = node.all_input_nodes
-    key = repr(torch.fx.map_arg((node.target, node.args, node.kwargs), lambda source: _kind(source, sources)))
+    given: Any = (node.args, node.kwargs)
+    key = f"{node.target} {torch.fx.map_arg(given, lambda source: _kind(source, sources))}"
     if key not in traced:
         traced[key] = _trace(node, sources, functions)
         _lower(traced[key], {}, known, traced)
