@@ -23,7 +23,8 @@ programs. They are built here, from the sources in edgeprune's wheel, whose `inc
 sudo apt install cmake g++ nlohmann-json3-dev libssl-dev
 {sources}
 bash "$sources/cmake/headers.sh" ~/edgeprune-c/headers
-cmake -S "$sources" -B ~/edgeprune-c/build -DEDGEPRUNE_ONNXRUNTIME_INCLUDE="$HOME/edgeprune-c/headers"{options}
+cmake -S "$sources" -B ~/edgeprune-c/build -DEDGEPRUNE_TESTS=OFF{options} \\
+    -DEDGEPRUNE_ONNXRUNTIME_INCLUDE="$HOME/edgeprune-c/headers"
 cmake --build ~/edgeprune-c/build --parallel 2
 {library}~/edgeprune-c/build/tools/edgeprune-verify .{device}
 ```

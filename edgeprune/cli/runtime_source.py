@@ -17,6 +17,7 @@ def command(onnxruntime: bool, as_json: bool) -> None:
     """Print the folder of the C library's sources, for cmake.
 
     \b
+    edgeprune runtime-source
     cmake -S "$(edgeprune runtime-source)" -B build && cmake --build build
     export EDGEPRUNE_ONNXRUNTIME="$(edgeprune runtime-source --onnxruntime)"
     """
