@@ -163,7 +163,8 @@ _LOOKS: dict[Any, Callable[[Graph, Node], None]] = {
 
 def _inline(graph: Graph, node: Node, functions: Functions, known: Collection[Any], traced: dict[str, Graph]) -> None:
     sources = node.all_input_nodes
-    key = repr(torch.fx.map_arg((node.target, node.args, node.kwargs), lambda source: _kind(source, sources)))
+    given: Any = (node.args, node.kwargs)
+    key = f"{node.target} {torch.fx.map_arg(given, lambda source: _kind(source, sources))}"
     if key not in traced:
         traced[key] = _trace(node, sources, functions)
         _lower(traced[key], {}, known, traced)
@@ -176,7 +177,7 @@ def _inline(graph: Graph, node: Node, functions: Functions, known: Collection[An
             if one.op == "call_function":
                 values[one] = graph.node_copy(one, values.__getitem__)
                 values[one].meta = {**origin, "val": one.meta["val"]}
-    result = torch.fx.map_arg(inner.output_node().args[0], values.__getitem__)
+    result: Any = torch.fx.map_arg(inner.output_node().args[0], values.__getitem__)
     if isinstance(result, Node):
         node.replace_all_uses_with(result)
     else:

@@ -94,12 +94,13 @@ def _sources_unread() -> Iterator[None]:
     try:
         from onnxscript._internal.values import TracedOnnxFunction
 
-        restored = vars(TracedOnnxFunction)["function_ir"]
+        traced: Any = TracedOnnxFunction
+        restored = vars(traced)["function_ir"]
     except (ImportError, KeyError):
         yield
         return
-    TracedOnnxFunction.function_ir = property(lambda function: function.opset)  # it has a domain, too
+    traced.function_ir = property(lambda function: function.opset)  # it has a domain, too
     try:
         yield
     finally:
-        TracedOnnxFunction.function_ir = restored
+        traced.function_ir = restored

@@ -25,7 +25,7 @@ MakeBundle = Callable[..., Path]
 def test_a_device_builds_it_from_the_wheel_and_verifies(cpp: Path, make_bundle: MakeBundle, tmp_path: Path) -> None:
     """edgeprune is what the wheel holds, and the headers are there already, so that nothing is fetched."""
     bundle, home = make_bundle(), tmp_path / "home"
-    shutil.copytree(HEADERS, home / "edgeprune-c" / "headers")
+    shutil.copytree(HEADERS, home / "edgeprune-c" / "headers", symlinks=True)
     (tmp_path / wheel().name).write_bytes(wheel().content)
     shutil.unpack_archive(tmp_path / wheel().name, tmp_path / "site", "zip")
     tools = tmp_path / "tools"

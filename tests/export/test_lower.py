@@ -45,7 +45,10 @@ def test_a_function_stands_for_its_operator(program_of: Callable[..., ExportedPr
 
 
 def test_what_a_function_is_made_of_is_written_as_others_too(program_of: Callable[..., ExportedProgram]) -> None:
-    functions = {aten.relu.default: lambda x: torch.clamp(x, min=0), aten.clamp.default: lambda x, min: relu(x)}
+    functions: dict[Any, Any] = {
+        aten.relu.default: lambda x: torch.clamp(x, min=0),
+        aten.clamp.default: lambda x, min: relu(x),
+    }
     program = program_of(torch.relu, X)
     assert lower(program, functions, {*KNOWN, aten.gt.Scalar})
     assert targets(program) == {aten.mul.Tensor, aten.gt.Scalar}
