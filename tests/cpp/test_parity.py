@@ -149,8 +149,8 @@ def test_rows_of_other_kinds_are_the_same(cpp: Path, tmp_path: Path) -> None:
     reference, got = lines(2, 40, 9, 24)
     positions = np.sort(drawn().integers(0, 40, (3, 9)), axis=1)
     deep = drawn().standard_normal((2, 9, 3, 5)).astype(np.float32)
-    extras = {"positions": positions, "deep": deep}
-    moved = {"positions": positions + 1, "deep": np.roll(deep, 1, axis=1)}
+    extras: Arrays = {"positions": positions, "deep": deep}
+    moved: Arrays = {"positions": positions + 1, "deep": np.roll(deep, 1, axis=1)}
     rows = {name: reference[name] for name in ("indices", "scores")}
     detector = {**rows, "logits": reference["tokens"], "pred_boxes": reference["tokens"][..., :4]}
     found = {**rows, "logits": got["tokens"], "pred_boxes": 1.5 * got["tokens"][..., :4]}

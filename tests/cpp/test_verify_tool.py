@@ -32,7 +32,7 @@ METHODS = [name for name in pruners.names() if name not in ("bavit", "none")]
 @pytest.fixture(scope="module")
 def tool(cpp: Path) -> Tool:
     def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-        command = [cpp / "tools" / "edgeprune-verify", *map(str, arguments)]
+        command = [str(cpp / "tools" / "edgeprune-verify"), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return run
