@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_budgets_that_cannot_be_cut(library: Library, make_bundle: MakeBundle) -
     ):
         with pytest.raises(EdgepruneError) as expected:
             load(folder, device="cpu", keep=keep)
-        assert refusal(lambda f=folder, k=keep: library.open(f, keep=k), c.WRONG_REQUEST) == str(expected.value)
+        assert refusal(partial(library.open, folder, keep=keep), c.WRONG_REQUEST) == str(expected.value)
 
 
 def test_memory_of_a_gpu_on_a_cpu(opened: Handle, feeds: Feeds) -> None:
@@ -179,7 +180,7 @@ def test_a_graph_with_other_tensors_than_the_manifest(library: Library, make_bun
         seal(folder)
         with pytest.raises(EdgepruneError) as expected:
             load(folder, device="cpu")
-        assert refusal(lambda f=folder: library.open(f, device=c.CPU), c.BAD_BUNDLE) == str(expected.value)
+        assert refusal(partial(library.open, folder, device=c.CPU), c.BAD_BUNDLE) == str(expected.value)
 
 
 def test_a_graph_that_is_none(library: Library, make_bundle: MakeBundle) -> None:
@@ -217,7 +218,10 @@ def test_null_is_refused_everywhere(library: Library, opened: Handle) -> None:
 
 def test_names_and_numbers_that_are_not_there(opened: Handle) -> None:
     tensor = c.Tensor()
-    find = lambda name: opened.check(opened.raw.edgeprune_find(opened.handle, name, ctypes.byref(tensor)))  # noqa: E731
+
+    def find(name: bytes) -> None:
+        opened.check(opened.raw.edgeprune_find(opened.handle, name, ctypes.byref(tensor)))
+
     find(b"tokens")
     assert (tensor.name, tensor.nbytes) == (b"tokens", 140)
     assert "no tensor x y; it has the inputs pixel_values" in refusal(lambda: find(b"x\ny"), c.WRONG_REQUEST)
@@ -258,7 +262,7 @@ def test_an_error_is_of_its_thread_and_handle(library: Library, make_bundle: Mak
 def test_what_a_bundle_is(library: Library, make_bundle: MakeBundle) -> None:
     with library.open(make_bundle(batch=2, picks=True, nested=True), keep=3, device=c.CPU) as handle:
         info = handle.info()  # whose texts live as long as the handle
-        shown = {name: getattr(info, name) for name, _ in c.Info._fields_[1:]}
+        shown = {name: getattr(info, name) for name, *_ in c.Info._fields_[1:]}
     assert shown == {
         "method": b"brightest",
         "model": b"none",

@@ -134,11 +134,9 @@ def test_any_of_the_outputs_may_be_asked_for(library: Library, make_bundle: Make
 def test_weights_that_lie_beside_the_graph(linked: bool, library: Library, tmp_path: Path) -> None:
     """Files or, as in a Hugging Face cache, links to them."""
     folder = write_bundle(tmp_path / "bundle")
-    model, data = (
-        onnx.load(folder / "encoder.onnx"),
-        {"location": "encoder.onnx.data", "size_threshold": 64},
-    )  # the weight, not shapes
-    onnx.save(model, folder / "encoder.onnx", save_as_external_data=True, **data)
+    model = onnx.load(folder / "encoder.onnx")
+    data = "encoder.onnx.data"
+    onnx.save(model, folder / "encoder.onnx", save_as_external_data=True, location=data, size_threshold=64)  # no shapes
     seal(folder)
     if linked:
         (tmp_path / "blobs").mkdir()
