@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -179,6 +180,7 @@ def _into(task: Task) -> dict[str, Path]:
 
 
 def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent ends the others."""
+    """Ctrl-C reaches every process of a terminal; the parent ends the others, which clean up behind themselves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
