@@ -68,8 +68,8 @@ class Edgeprune(lmms):  # type: ignore[misc]  # its base is untyped
         files = find(pretrained or self.encoder.manifest.model.id)
         hub = {} if files.revision == "local" else {"revision": files.revision}
         place = files.id if hub else files.place
-        self.processor = AutoProcessor.from_pretrained(place, **hub)
-        model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, **hub)
+        self.processor: Any = AutoProcessor.from_pretrained(place, **hub)  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, **hub)
         self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

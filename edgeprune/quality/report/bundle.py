@@ -107,7 +107,8 @@ def _pixels(values: NDArray[Any], steps: Preprocessing) -> NDArray[np.uint8]:
     if values.dtype == np.uint8:
         return values
     levels = values.astype(np.float64).transpose(1, 2, 0) * np.array(steps.std) + np.array(steps.mean)
-    return np.rint(np.clip(levels / steps.rescale, 0, 255)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(np.clip(levels / steps.rescale, 0, 255)).astype(np.uint8)
+    return pixels
 
 
 def _headline(manifest: Manifest, reports: Sequence[BackendReport], ledger: Ledger | None) -> list[Fact]:

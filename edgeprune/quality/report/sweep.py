@@ -48,7 +48,7 @@ def describe_sweep(
     column = ALL if sweep.asked else sweep.columns[0]
     methods = len({row.method for row in _methods(sweep, column)})
     title = f"{methods} ways to keep fewer tokens of {about['model']}"
-    return Page(title, f"{about['images']:,} images · {about['data']}", _headline(sweep), sections)
+    return Page(title, f"{about['images']:,} images · {about['data']}", list(_headline(sweep)), sections)
 
 
 def _curves(sweep: Sweep) -> Iterator[Part]:

@@ -19,7 +19,8 @@ UNKNOWN = ("?", "unknown")
 def headings(sweep: Sweep) -> list[str]:
     """Of `lines`, those of numbers with ` >` behind them."""
     lost = ["lost >"] if sweep.asked else []
-    return ["method", "K >", *_extra(sweep), *(f"{column} >" for column in sweep.columns), *lost, "adds >", "time >"]
+    time = ["time >"] if _timed(sweep) else []
+    return ["method", "K >", *_extra(sweep), *(f"{column} >" for column in sweep.columns), *lost, "adds >", *time]
 
 
 def lines(sweep: Sweep, errors: bool = True) -> list[list[str]]:
@@ -43,8 +44,12 @@ def _line(sweep: Sweep, row: Row, errors: bool) -> list[str]:
         *(share(row.values.get(column)) for column in sweep.columns),
         *([lost] if sweep.asked else []),
         "" if row.keep == 0 else f"{row.multiply_adds / row.unpruned_multiply_adds:.3f}",
-        "" if row.time is None else UNKNOWN[errors] if row.time.doubt else f"{row.time.ratio:.3f}",
+        *([_ratio(row, errors)] if _timed(sweep) else []),
     ]
+
+
+def _ratio(row: Row, wide: bool) -> str:
+    return "" if row.time is None else UNKNOWN[wide] if row.time.doubt else f"{row.time.ratio:.3f}"
 
 
 def captions(sweep: Sweep) -> list[str]:
@@ -54,7 +59,7 @@ def captions(sweep: Sweep) -> list[str]:
     asked = f" with {about['questions']:,} questions" if sweep.asked else ""
     found = [
         f"Percent, {what}, of {about['images']:,} images{asked} ({about['data']}), ± one standard error, clustered by "
-        "image; adds and time: over the unpruned graph's."
+        f"image; {'adds and time' if _timed(sweep) else 'adds'}: over the unpruned graph's."
     ]
     if any(row.graph_keep > row.keep > 0 and "unpruned" not in row.method and row.time for row in sweep.rows):
         most = max(row.graph_keep for row in sweep.rows if row.keep < row.graph_keep and row.time)
@@ -105,6 +110,10 @@ def _times(row: Row) -> list[object]:
 
 def _known(error: float) -> object:
     return "" if math.isnan(error) else error
+
+
+def _timed(sweep: Sweep) -> bool:
+    return any(row.time is not None for row in sweep.rows)
 
 
 def _extra(sweep: Sweep) -> list[str]:

@@ -37,11 +37,12 @@ void *load(const std::string &file) { return dlopen(file.c_str(), RTLD_NOW | RTL
 }  // namespace
 
 OnnxRuntime::OnnxRuntime(const std::string &file, void *library) {
-    const auto base = reinterpret_cast<const OrtApiBase *(*)()>(dlsym(library, "OrtGetApiBase"));
+    const auto entry = reinterpret_cast<const OrtApiBase *(*)()>(dlsym(library, "OrtGetApiBase"));
+    const OrtApiBase *base = entry ? entry() : nullptr;
     if (!base) throw no_device(file, " must be the library of ONNX Runtime, it has no OrtGetApiBase; ", REMEDY);
-    version_ = one_line(base()->GetVersionString());
+    version_ = one_line(base->GetVersionString());
     // Asked for a version that it does not have, it prints to stderr.
-    if (minor_of(version_) >= OLDEST) api_ = base()->GetApi(OLDEST);
+    if (minor_of(version_) >= OLDEST) api_ = base->GetApi(OLDEST);
     if (!api_) throw no_device(file, " must be ONNX Runtime 1.", OLDEST, " or later, it is ", version_, "; ", REMEDY);
 
     char **names = nullptr;

@@ -210,7 +210,7 @@ void memory_stays_flat(const char *folder, const char *onnxruntime, int runs) {
     for (int run = 0; run < runs; ++run) memory.run(open.bundle);
     const std::size_t after = resident();
     std::printf("%d runs: %zu KiB before, %zu after\n", runs, before, after);
-    check::holds(after <= before + 1024);
+    check::holds(!COUNTS || after <= before + 1024);  // a sanitizer keeps what is freed
 }
 
 void what_is_opened_is_closed(const char *folder, const char *onnxruntime, int times) {
@@ -226,7 +226,7 @@ void what_is_opened_is_closed(const char *folder, const char *onnxruntime, int t
     }
     const std::size_t after = resident();
     std::printf("opened and closed %d times: %zu KiB before, %zu after\n", times, before, after);
-    check::holds(after <= before + 4096);
+    check::holds(!COUNTS || after <= before + 4096);
 }
 
 // `shared`: one handle for all of the threads, else one each.

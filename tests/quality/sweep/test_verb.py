@@ -27,7 +27,7 @@ def test_it_writes_its_tables_and_plots_and_says_so(drawn: Any, tmp_path: Path) 
     files = ["multiply-adds.svg", "sweep.json", "table.csv", "table.md", "tokens.svg"]
     assert sorted(os.listdir(tmp_path / "out")) == ["cache", *files]
     lines = [line.split() for line in done.output.splitlines()]
-    assert ["method", "K", "color", "shape", "count", "existence", "all", "lost", "adds", "time"] in lines
+    assert ["method", "K", "color", "shape", "count", "existence", "all", "lost", "adds"] in lines
     assert ["unpruned", "144", *["100.0"] * 5, "1.000"] in lines
     assert done.output.splitlines()[-1] == (
         f"wrote table.md, table.csv, sweep.json, tokens.svg, multiply-adds.svg into {tmp_path / 'out'}"

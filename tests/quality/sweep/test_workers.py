@@ -44,7 +44,7 @@ def tasks(count: int, function: Callable[..., Any] = abs) -> list[Task]:
 
 def test_only_what_was_lost_is_computed_again() -> None:
     workers, found = Losing(2, {"1": 1, "4": 2}), dict[str, int]()
-    assert run(workers, tasks(6), lambda task, result: found.setdefault(task.name, result)) == 3
+    assert run(workers, tasks(6), lambda task, result: found.update({task.name: result})) == 3
     assert found == {str(at): at for at in range(6)}
     assert sorted(workers.submitted) == sorted([*"012345", "1", "4", "4"])
 
@@ -77,7 +77,7 @@ def test_a_pool_goes_on_with_new_processes_when_one_is_killed(tmp_path: Path) ->
     pool, found = Pool(2), dict[str, int]()
     given = [Task(name, die_once, (str(tmp_path / "marker"),)) for name in "abc"]
     try:
-        lost = run(pool, given, lambda task, result: found.setdefault(task.name, result))
+        lost = run(pool, given, lambda task, result: found.update({task.name: result}))
         with pytest.raises(RequestError, match="no image 3"):
             run(pool, [Task("d", refuse, (-3,))], lambda task, result: None)
     finally:
