@@ -23,10 +23,12 @@ PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 BUNDLE = "my-bundle"
 
 RULES = {
+    r"lmms-eval ": "needs sixty packages and a data set",
     r"(pip|make) ": "changes the reader's environment",
     r"(optimum-cli|python -m edgeprune\.integrations\.optimum)\b": "registers a command in optimum",
     r"model_signing ": "asks who signs",
     r"edgeprune bavit ": "trains for minutes",
+    r"edgeprune sweep$": "exports every method",
     r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
     r"edgeprune (build|audit) ": "compiles with TensorRT-RTX",
@@ -96,6 +98,16 @@ NOT_RUN = {
             "registers a command in optimum"
         ),
     },
+    "docs/quality.md": {
+        "edgeprune sweep": "exports every method",
+        "edgeprune sweep --model llava-hf/llava-1.5-7b-hf --images photos --questions questions.jsonl --keep 192,128,64": (
+            "reads from the Hugging Face hub"
+        ),
+        "pip install '.[lmms-eval]'": "changes the reader's environment",
+        "lmms-eval --model edgeprune --model_args bundle=my-bundle,pretrained=llava-hf/llava-1.5-7b-hf --tasks gqa,pope": (
+            "needs sixty packages and a data set"
+        ),
+    },
     "docs/targets.md": {
         JETSON: "reads from the Hugging Face hub",
         "pip install '.[export,rtx]'": "changes the reader's environment",
@@ -104,7 +116,7 @@ NOT_RUN = {
     },
     "CONTRIBUTING.md": {
         line: "changes the reader's environment"
-        for line in ("make test", "make test-all", "make lint types", "make lowest", "make docs")
+        for line in ("make test", "make test-all", "make lint types", "make lowest", "make cpp", "make docs")
     },
 }
 """page -> line, or first line of a block of Python -> why it is not run"""
