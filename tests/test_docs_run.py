@@ -104,9 +104,8 @@ NOT_RUN = {
             "reads from the Hugging Face hub"
         ),
         "pip install '.[lmms-eval]'": "changes the reader's environment",
-        "lmms-eval --model edgeprune --model_args bundle=my-bundle,pretrained=llava-hf/llava-1.5-7b-hf --tasks gqa,pope": (
-            "needs sixty packages and a data set"
-        ),
+        "lmms-eval --model edgeprune --model_args bundle=my-bundle,pretrained=llava-hf/llava-1.5-7b-hf "
+        "--tasks gqa,pope": "needs sixty packages and a data set",
     },
     "docs/targets.md": {
         JETSON: "reads from the Hugging Face hub",
