@@ -100,9 +100,8 @@ NOT_RUN = {
     },
     "docs/quality.md": {
         "edgeprune sweep": "exports every method",
-        "edgeprune sweep --model llava-hf/llava-1.5-7b-hf --images photos --questions questions.jsonl --keep 192,128,64": (
-            "reads from the Hugging Face hub"
-        ),
+        "edgeprune sweep --model llava-hf/llava-1.5-7b-hf --images photos --questions questions.jsonl "
+        "--keep 192,128,64": "reads from the Hugging Face hub",
         "pip install '.[lmms-eval]'": "changes the reader's environment",
         "lmms-eval --model edgeprune --model_args bundle=my-bundle,pretrained=llava-hf/llava-1.5-7b-hf "
         "--tasks gqa,pope": "needs sixty packages and a data set",
