@@ -110,6 +110,7 @@ def run(encoder: TokenEncoder, quiz: Quiz) -> Array:
     return np.concatenate([encoder(scene.image).cut(KEEP).tokens for scene in quiz.scenes])
 
 
+@pytest.mark.slow
 def test_so_it_is_through_the_exported_graph(exported_once: Callable[..., Exported], quiz: Quiz) -> None:
     """Of fastervlm, whose sets nest: the 16 best of a bundle of 64."""
     graph = run(load(exported_once("fastervlm", "cpu", keep=64).folder), quiz)

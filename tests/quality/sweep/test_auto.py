@@ -113,6 +113,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         check_goal(Goal(0.9), REQUEST, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_manifest_keeps_what_was_measured_and_the_verbs_say_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
