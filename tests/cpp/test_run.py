@@ -24,6 +24,7 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "picks": {"picks": True},
     "another input": {"prior": True},
 }
+SLOW = ("embedded in float16", "embedded, raw pixels, any batch")
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "embedded": ("", {"method": "fastervlm", "keep": 36}),
     "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
@@ -98,7 +99,9 @@ def exported(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPat
     return find
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in EXPORTED]
+)
 def test_an_exported_encoder_gives_the_same_bits(name: str, library: Library, exported: Callable[[str], Path]) -> None:
     check_same(exported(name), library)
 
@@ -113,6 +116,7 @@ def test_fewer_tokens_are_the_first_picks(
     check_same(folder, library, keep=keep)
 
 
+@pytest.mark.slow
 def test_extras_are_cut_with_the_tokens(library: Library, exported: Callable[[str], Path]) -> None:
     """Positions and DeepStack features, in which K is another dimension than in tokens."""
     check_same(exported("positions and DeepStack"), library, keep=4)

@@ -109,6 +109,7 @@ def test_an_export_and_its_preprocessing(tool: Tool, exported_once: Callable[...
     assert check_same(tool, exported_once("fastervlm", "cpu", keep=36).folder)["passed"]
 
 
+@pytest.mark.slow
 def test_gains_of_the_first_picks_of_an_export_in_float16(tool: Tool, exported_once: Callable[..., Any]) -> None:
     folder = exported_once("divprune", "cpu", keep=16, precision="float16").folder
     for keep in (None, 5):
@@ -259,6 +260,7 @@ def test_a_budget_that_is_not_there(tool: Tool, make_bundle: MakeBundle) -> None
     assert "do not nest" in refused_alike(tool, make_bundle(), "--keep", 2, keep=2)
 
 
+@pytest.mark.slow
 def test_strict_fails_where_nothing_is_proven(tool: Tool, exported_once: Callable[..., Any]) -> None:
     folder = exported_once("divprune", "cpu", keep=16, precision="float16").folder
     (report,) = verify(folder, "cpu", 1)
