@@ -39,7 +39,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         if closure is not None:
-            raise NotImplementedError("a closure would be evaluated once for each of the two")
+            raise ValueError("a closure would be evaluated once for each of the two")
         for part in self._parts:
             part.step()  # type: ignore[no-untyped-call]
 

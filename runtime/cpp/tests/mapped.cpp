@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -20,9 +21,9 @@ void write(const std::string &path, const char *text) { std::ofstream(path) << t
 }  // namespace
 
 int main() {
-    char folder[] = "/tmp/mapped-XXXXXX";
-    if (!mkdtemp(folder)) return 2;
-    const std::string path = std::string(folder) + "/weights", link = path + ".link", other = path + ".new";
+    std::string folder = (std::filesystem::temp_directory_path() / "mapped-XXXXXX").string();
+    if (!mkdtemp(folder.data())) return 2;
+    const std::string path = folder + "/weights", link = path + ".link", other = path + ".new";
     write(path, "the weights");
     write(other, "the weights");
     {
@@ -41,6 +42,6 @@ int main() {
         check::holds(!file.is_at(path));
     }
     std::remove(link.c_str());
-    rmdir(folder);
+    rmdir(folder.c_str());
     return check::done();
 }
