@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))), "CONTRIBUTING.md"]
 BUNDLE = "my-bundle"
 
+C_LIBRARY = "needs the C library, which tests/cpp builds and runs"
 RULES = {
     r"lmms-eval ": "needs sixty packages and a data set",
     r"(pip|make) ": "changes the reader's environment",
@@ -32,7 +33,7 @@ RULES = {
     r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
     r"edgeprune (build|audit) ": "compiles with TensorRT-RTX",
-    r"(sudo|bash|cmake|ffmpeg|edgeprune-\w+) ": "needs the C library, which tests/cpp builds and runs",
+    r"(sudo|bash|cmake|ffmpeg|(build/examples/)?edgeprune-\w+) ": C_LIBRARY,
 }
 """how a line begins -> why it cannot run here; what reads the output of such a line cannot either"""
 
@@ -57,18 +58,19 @@ NOT_RUN = {
     },
     "docs/cpp.md": {
         **{
-            line: "needs the C library, which tests/cpp builds and runs"
+            line: C_LIBRARY
             for line in (
                 "sudo apt install cmake g++ nlohmann-json3-dev libssl-dev",
                 'bash "$(edgeprune runtime-source)/cmake/headers.sh" headers',
                 'cmake -S "$(edgeprune runtime-source)" -B build -DEDGEPRUNE_ONNXRUNTIME_INCLUDE="$PWD/headers"',
                 "cmake --build build --parallel 2",
                 "sudo cmake --install build",
+                "sudo ldconfig",
                 "edgeprune-verify my-bundle",
                 "edgeprune-run my-bundle photo.ppm --output tokens.npy",
                 "edgeprune-bench my-bundle",
-                "ffmpeg -i clip.mp4 -f image2pipe -c:v ppm - | edgeprune-camera my-bundle - --every",
-                "edgeprune-camera my-bundle /dev/video0 --size 1280x720",
+                "ffmpeg -i clip.mp4 -f image2pipe -c:v ppm - | build/examples/edgeprune-camera my-bundle - --every",
+                "build/examples/edgeprune-camera my-bundle /dev/video0 --size 1280x720",
             )
         },
         "make cpp-arm64": "changes the reader's environment",

@@ -121,6 +121,8 @@ def _ending_with(kept: str) -> Iterator[None]:
 
 def _listed(option: str, given: str | None, read: Callable[[str], T]) -> tuple[T, ...]:
     """What stands between commas, each once."""
+    if given is not None and not given.strip(" ,"):
+        raise click.UsageError(f"{option} must name at least one, got {given!r}; leave it out for the default")
     try:
         return tuple(dict.fromkeys(read(one.strip()) for one in (given or "").split(",") if one.strip()))
     except ValueError:

@@ -27,7 +27,7 @@ __all__ = ["BASE", "Package", "Requirement", "declared", "parse", "survey"]
 
 BASE = "base"
 """in place of an extra: what every installation needs"""
-LEFT_OUT = ("dev",)
+LEFT_OUT = ("dev", "lmms-eval")
 INSTEAD = {"onnxruntime": "onnxruntime-gpu"}
 """distribution -> another one that brings the same module"""
 

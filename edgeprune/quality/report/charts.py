@@ -66,10 +66,8 @@ def bars(names: Sequence[str], values: Sequence[float], ends: Sequence[float] | 
         if ends is not None:
             axes.hlines(places, values, ends, color=INK, linewidth=1)
         longest = max([*values, *(ends or ())], default=0.0) or 1.0
-        for place, value, end in zip(places, values, ends or values, strict=True):
-            axes.text(end + 0.012 * longest, place, f"{value:,.4g}", va="center")
-        axes.set(xlim=(0, 1.15 * longest), xlabel=unit)
-        axes.set_yticks(list(places), list(names))
+        axes.set(xlim=(0, 1.02 * longest), xlabel=unit)
+        axes.set_yticks(list(places), [f"{name}  {value:,.4g}" for name, value in zip(names, values, strict=True)])
         axes.invert_yaxis()
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="both", length=0)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from edgeprune import bundle as bundles
+from edgeprune.bundle import Manifest
 from edgeprune.quality.report.bundle import gallery_of
 from edgeprune.quality.report.charts import in_ink
 from edgeprune.quality.report.page import Chart, Fact, Page, Part, Section, Table, Words
@@ -38,13 +39,14 @@ def describe_sweep(
     """
     sweep = read(Path(folder) / RESULT)
     about = sweep.about
-    sections = [Section("What it loses", [*_curves(sweep), *_table(sweep)])]
+    said = [Words(line) for line in captions(sweep)]
+    sections = [Section("What it loses", [*_curves(sweep), *_table(sweep), *said])]
     kept = list(_kept(Path(folder), images, device, progress))
     sections.append(Section("What is kept", kept or [Words("sweep --keep-bundles shows here what each method keeps.")]))
     refused = [[row.method, row.refused] for row in sweep.rows if row.refused]
     if refused:
         sections.append(Section("Refused", [Table(["method", "why"], refused)]))
-    sections.append(Section("How it was measured", [Words(line) for line in [*captions(sweep), *_how(sweep)]]))
+    sections.append(Section("How it was measured", [Words(line) for line in _how(sweep)]))
     column = ALL if sweep.asked else sweep.columns[0]
     methods = len({row.method for row in _methods(sweep, column)})
     title = f"{methods} ways to keep fewer tokens of {about['model']}"
@@ -73,7 +75,12 @@ def _kept(
     for at, one in enumerate(pruned):
         if progress:
             progress(at, len(pruned), one.manifest.method)
-        yield gallery_of(one, images, device, FEW, f"{one.manifest.method}, {one.manifest.budget}")
+        yield gallery_of(one, images, device, FEW, _title(one.manifest))
+
+
+def _title(manifest: Manifest) -> str:
+    options = "".join(f" {name}={value}" for name, value in manifest.options.items())
+    return f"{manifest.method}{options}, {manifest.budget}"
 
 
 def _headline(sweep: Sweep) -> Iterator[Fact]:

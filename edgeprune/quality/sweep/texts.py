@@ -36,7 +36,7 @@ def _line(sweep: Sweep, row: Row, errors: bool) -> list[str]:
     extra = {"precision": row.precision, "layer >": "own" if row.layer is None else str(row.layer)}
     first = row is sweep.rows[0]
     gain = row.gains.get(ALL)
-    lost = "" if first or gain is None else f"{-100 * gain.value:.1f} ±{100 * gain.error:.1f}"
+    lost = "" if first or gain is None else f"{0.0 - 100 * gain.value:.1f} ±{100 * gain.error:.1f}"
     return [
         row.method,
         str(row.keep),

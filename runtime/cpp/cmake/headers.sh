@@ -5,6 +5,7 @@
 #
 # The library itself is opened at run time, and may be newer than the headers. Exit codes: those of packages.sh.
 set -euo pipefail
+[[ $# == 1 && $1 && ! -f $1 ]] || { echo "edgeprune: headers.sh takes one folder to make; headers.sh headers" >&2; exit 2; }
 
 header=include/onnxruntime/onnxruntime_c_api.h
 for root in /usr /usr/local "$1/usr"; do

@@ -1,6 +1,7 @@
 // edgeprune-run BUNDLE IMAGE: an image's tokens, which patches they are, and how long each step took.
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -31,9 +32,11 @@ Picture read_image(const std::string &name) {
     if (name == "-") {
         file.assign(std::istreambuf_iterator<char>(std::cin), {});
     } else {
+        std::error_code unknown;
+        const bool folder = std::filesystem::is_directory(name, unknown);  // whose bytes are an exception of iostream's
         std::ifstream stream(name, std::ios::binary);
-        file.assign(std::istreambuf_iterator<char>(stream), {});
-        if (!stream) throw bad_image(name, " cannot be read; name a PPM image, or - for one from standard input");
+        if (!folder) file.assign(std::istreambuf_iterator<char>(stream), {});
+        if (folder || !stream) throw bad_image(name, " cannot be read; name a PPM image, or - for one from standard input");
     }
     try {
         return read_ppm(reinterpret_cast<const unsigned char *>(file.data()), file.size());

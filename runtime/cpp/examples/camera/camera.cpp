@@ -59,7 +59,8 @@ std::vector<edgeprune::Memory> memory_of(const std::vector<edgeprune_tensor> &te
     return std::vector<edgeprune::Memory>(tensors.begin(), tensors.end());
 }
 
-void look(edgeprune::Bundle &bundle, Mailbox &mailbox) {
+// Whether there was a frame at all.
+bool look(edgeprune::Bundle &bundle, Mailbox &mailbox) {
     const edgeprune_info info = bundle.info();
     auto pixels = bundle.memory("pixel_values");
     auto outputs = memory_of(bundle.outputs());
@@ -78,6 +79,7 @@ void look(edgeprune::Bundle &bundle, Mailbox &mailbox) {
                     frame.height, prepared_ms, done_ms - prepared_ms, mailbox.passed_over());
         std::fflush(stdout);
     }
+    return !frame.rgb.empty();
 }
 
 }  // namespace
@@ -108,8 +110,9 @@ int main(int count, char **given) {
             }
             mailbox.close();
         });
+        bool seen = false;
         try {
-            look(bundle, mailbox);
+            seen = look(bundle, mailbox);
         } catch (...) {
             mailbox.close();
             capture.join();
@@ -118,6 +121,8 @@ int main(int count, char **given) {
         mailbox.close();
         capture.join();
         if (failed) std::rethrow_exception(failed);
+        if (!seen && !stopped)
+            throw std::runtime_error(arguments.source + " has no frame; name PPM images, a pipe of them, or /dev/video0");
     } catch (const std::exception &error) {
         std::fprintf(stderr, "edgeprune-camera: %s\n", error.what());
         return 1;
