@@ -55,6 +55,13 @@ def test_frames_come_from_standard_input_and_the_latest_one_wins(cpp: Path, fram
     assert len(found) + found[-1][3] == len(SIZES)
 
 
+def test_a_source_without_a_frame_is_a_failure(cpp: Path, tmp_path: Path) -> None:
+    for source in ("-", tmp_path):
+        done = look(cpp, BUNDLE, source)
+        assert done.returncode == 1
+        assert f"edgeprune-camera: {source} has no frame; name PPM images".encode() in done.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

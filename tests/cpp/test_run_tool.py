@@ -117,6 +117,7 @@ def test_a_detector_prints_what_it_found(cpp: Path, tmp_path: Path) -> None:
         (["{bundle}", "{photo}", "--repeat", "0"], "--repeat must be a whole number of at least 1"),
         (["{bundle}", "{photo}", "--keep", "99"], "must be a whole one in 1..16, got 99"),
         (["{bundle}", "no.ppm"], "no.ppm cannot be read; name a PPM image, or -"),
+        (["{bundle}", "{bundle}"], "cannot be read; name a PPM image, or -"),
         (["{bundle}", "{bundle}/manifest.json"], "manifest.json: "),
         (["{bundle}"], "edgeprune-run takes BUNDLE IMAGE"),
         (["nowhere", "{photo}"], "nowhere"),

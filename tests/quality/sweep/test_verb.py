@@ -53,6 +53,7 @@ def test_a_refused_method_is_told_below_the_table(drawn: Any, tmp_path: Path) ->
     ("given", "said"),
     [
         (("--methods", "fastvlm"), "Did you mean 'fastervlm'"),
+        (("--methods", ""), "--methods must name at least one, got ''"),
         (("--keep", "many"), "--keep must be numbers with commas between them, as 64,32, got many"),
         (("--keep", "0"), "--keep must be 1 or more, got 0"),
         (("--precision", "int4"), "--precision must be float32 or float16, got int4"),
