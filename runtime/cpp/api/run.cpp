@@ -1,6 +1,5 @@
 // edgeprune_run and edgeprune_run_cuda: names become places, memory is looked at once, and the backend runs.
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -63,12 +62,6 @@ void read(const edgeprune_buffer *buffers, std::size_t count, const std::vector<
     }
 }
 
-bool same(const std::vector<Bound> &one, const std::vector<Bound> &other) {
-    return std::equal(one.begin(), one.end(), other.begin(), other.end(), [](const Bound &a, const Bound &b) {
-        return a.at == b.at && a.data == b.data && a.nbytes == b.nbytes;
-    });
-}
-
 bool overlap(const Bound &one, const Bound &other) {
     const auto a = reinterpret_cast<std::uintptr_t>(one.data), b = reinterpret_cast<std::uintptr_t>(other.data);
     return a < b + other.nbytes && b < a + one.nbytes;
@@ -111,8 +104,8 @@ std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std:
         throw wrong_request("the graph must be given ", names_of(specs), "; it was given ",
                             given(inputs, inputs_count));
     read(outputs, outputs_count, bundle.backend->outputs(), "output", bundle.outputs, batch);
-    const bool known = gpu == bundle.known_gpu && same(bundle.inputs, bundle.known_inputs) &&
-                       same(bundle.outputs, bundle.known_outputs);
+    const bool known = gpu == bundle.known_gpu && bundle.inputs == bundle.known_inputs &&
+                       bundle.outputs == bundle.known_outputs;
     if (!known) {
         bundle.known_inputs.clear();
         look_at(bundle, gpu);

@@ -17,6 +17,9 @@ struct Bound {
     void *data;
     std::size_t nbytes;
 };
+inline bool operator==(const Bound &one, const Bound &other) {
+    return one.at == other.at && one.data == other.data && one.nbytes == other.nbytes;
+}
 
 class Backend {
   public:

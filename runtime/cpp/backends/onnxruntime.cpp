@@ -38,22 +38,13 @@ ONNXTensorElementDataType theirs(DType dtype) {
     return std::find_if(std::begin(KINDS), std::end(KINDS), same)->theirs;
 }
 
-bool same(const Bound &one, const Bound &other) {
-    return one.at == other.at && one.data == other.data && one.nbytes == other.nbytes;
-}
-
-bool same(const std::vector<Bound> &one, const std::vector<Bound> &other) {
-    return std::equal(one.begin(), one.end(), other.begin(), other.end(),
-                      [](const Bound &a, const Bound &b) { return same(a, b); });
-}
-
 // ONNX Runtime's view of the memory of the last call: made once, and used again for as long as it is the same.
 class Bindings {
   public:
     Bindings(const OrtApi &api, Owned<OrtMemoryInfo> memory) : api_(api), memory_(std::move(memory)) {}
 
     bool fits(const std::vector<Bound> &inputs, const std::vector<Bound> &outputs, std::int64_t batch) const {
-        return batch == batch_ && same(inputs, inputs_) && same(outputs, outputs_);
+        return batch == batch_ && inputs == inputs_ && outputs == outputs_;
     }
     // Forgets what it had.
     void begin() {
