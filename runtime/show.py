@@ -5,10 +5,8 @@ A detector draws its boxes on the second one, each with its class and score.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing, as_rgb
 from edgeprune.runtime.loading import load
 from edgeprune.runtime.parity.stored import own_image
 from edgeprune.runtime.runner import Images, Runner
+from edgeprune.runtime.saving import save
 
 __all__ = ["draw"]
 
@@ -92,7 +91,7 @@ def draw(
     picture = _picture(pixels, kept, runner.grid, (manifest.method, share), boxes, manifest.labels)
     picture.info["view"] = view
     if output is not None:
-        _save(picture, output)
+        save(output, lambda file: picture.save(file, format="PNG"))
     return picture
 
 
@@ -216,20 +215,3 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
         return ImageFont.load_default(size)
     except (TypeError, ImportError, OSError):  # Pillow before 10.1, or built without FreeType: its bitmap font
         return ImageFont.load_default()
-
-
-def _save(picture: Image.Image, output: Path) -> None:
-    """Beside the output first, so that there is never half a file under its name."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".png", dir=output.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                picture.save(file, format="PNG")
-            os.chmod(name, 0o644)
-            os.replace(name, output)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-    except OSError as error:
-        raise RequestError(f"{output} cannot be written: {error.strerror or error}; choose another --output") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TypeAlias
 from edgeprune import __version__
 from edgeprune.errors import MissingPackageError, RequestError
 from edgeprune.quality.report.gallery import Gallery
+from edgeprune.runtime.saving import save
 
 __all__ = ["Fact", "Gallery", "Page", "Part", "Section", "Table", "check_output", "render", "write_report"]
 
@@ -99,12 +98,5 @@ def check_output(output: Path) -> None:
 def write_report(page: Page, output: Path) -> None:
     """Takes the place of a file of that name, at the very end. Raises RequestError when it cannot be written."""
     check_output(output)
-    content = render(page)
-    try:
-        descriptor, draft = tempfile.mkstemp(dir=output.absolute().parent, prefix=f".{output.name}.")
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(draft, 0o644)  # mkstemp's is for its owner alone, and a report is for others
-        os.replace(draft, output)
-    except OSError as error:
-        raise RequestError(f"{output} cannot be written: {error.strerror}; choose another --output") from None
+    content = render(page).encode()
+    save(output, lambda file: file.write(content))

@@ -129,6 +129,20 @@ def test_a_report_takes_the_place_of_a_file_at_the_end_alone(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_a_disk_that_is_full_leaves_the_old_report_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    output = tmp_path / "report.html"
+    output.write_text("before")
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(RequestError, match="No space left"):
+        write_report(Page("t", "s", []), output)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.html", "before")]
+
+
 @pytest.mark.parametrize("name", ["report.pdf", "nowhere/report.html", "."])
 def test_an_output_that_cannot_be_a_report_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RequestError, match="report"):
