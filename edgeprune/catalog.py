@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -47,7 +47,7 @@ class Entry:
     objective: str = ""
     """of the rule `greedy`"""
     options: Mapping[str, str] = field(default_factory=dict)
-    """its own, by name: int, float or str, as the field is annotated"""
+    """its own, by name: int, float, str or bool, as the field is annotated"""
     defaults: Mapping[str, str] = field(default_factory=dict)
     """of these, as they stand in the file"""
 
@@ -192,10 +192,16 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
-_KINDS: dict[str, tuple[type[int] | type[float] | type[str], str]] = {
+def _truth(text: str) -> bool:
+    """Raises KeyError where it is neither."""
+    return {"true": True, "false": False}[text.lower()]
+
+
+_KINDS: dict[str, tuple[Callable[[str], int | float | str], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
     "str": (str, "a text"),
+    "bool": (_truth, "true or false"),
 }
 
 
@@ -247,7 +253,7 @@ def _rule(function: ast.FunctionDef) -> tuple[str, str]:
 
 
 def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) -> int | float | str:
-    """An option of a method, as the command line has it, in its type; kinds: option -> int, float or str.
+    """An option of a method, as the command line has it, in its type; kinds: option -> one of _KINDS.
 
     Raises MethodError when there is no such option, or the text is not of that type.
     """
@@ -256,5 +262,5 @@ def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) 
     kind, word = _KINDS[kinds[option]]
     try:
         return kind(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise MethodError(f"option {option} of {method} must be {word}, got {text!r}") from None

@@ -13,8 +13,14 @@ from edgeprune.quality.evaluate import DENSE, VARIANTS, Evaluation
 
 __all__ = ["plot", "table"]
 
-LINES = {"classifier": "o-", "oracle": "^--", "random": "s:"}
-NAMES = {"classifier": "classifier", "oracle": "oracle boxes", "random": "random"}
+LINES = {"classifier": "o-", "spread": "D-", "oracle": "^--", "oracle, spread": "v--", "random": "s:"}
+NAMES = {
+    "classifier": "classifier",
+    "spread": "classifier, spread",
+    "oracle": "oracle boxes",
+    "oracle, spread": "oracle boxes, spread",
+    "random": "random",
+}
 
 
 def table(judged: Evaluation) -> Table:
@@ -57,12 +63,13 @@ def _speeds(judged: Evaluation) -> dict[str, list[str]]:
 
 
 def _captions(judged: Evaluation) -> list[str]:
-    """What the classifier loses against the dense detector as it is, at each share."""
+    """What the classifier loses against the dense detector as it is, at each share, by both rules."""
     dense = judged.row(judged.models[0], DENSE).mAP
     lines = []
     for model in judged.models:
-        lost = [f"{dense - judged.row(model, 'classifier', share).mAP:+.1f}" for share in judged.shares]
-        lines.append(f"{model}: classifier loses {', '.join(lost)} against {dense:.1f}")
+        for rule in ("classifier", "spread"):
+            lost = [f"{dense - judged.row(model, rule, share).mAP:+.1f}" for share in judged.shares]
+            lines.append(f"{model}: {NAMES[rule]} loses {', '.join(lost)} against {dense:.1f}")
     if judged.speed:
         threads = judged.about.get("threads")
         lines.append(

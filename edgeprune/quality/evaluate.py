@@ -1,9 +1,11 @@
 """What dropping patches costs a detector, and what it gains: mAP over the shares kept, throughput and memory.
 
-    classifier    the patches that the scorer ranks highest, as in the exported graph
-    oracle        the patches under true boxes first, the scorer's order among these and behind them: a perfect label
-    random        a fresh draw for every image
-    dense         every patch
+    classifier       the patches that the scorer ranks highest, as in the exported graph
+    spread           the same with the method's option `spread`: what foreground leaves goes evenly over the grid
+    oracle           the patches under true boxes first, the scorer's order among these and behind them: a perfect label
+    oracle, spread   the same, evenly over the grid behind them
+    random           a fresh draw for every image
+    dense            every patch
 
 of the detector as it is, of its sparse fine-tuning, and of the control that was fine-tuned as long on all patches.
 Every figure of one evaluation is of the same images.
@@ -37,7 +39,7 @@ __all__ = ["DENSE", "SHARES", "VARIANTS", "Evaluation", "Row", "evaluate", "orac
 
 SHARES = (0.75, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
-VARIANTS = ("classifier", "oracle", "random")
+VARIANTS = ("classifier", "spread", "oracle", "oracle, spread", "random")
 BATCH_PATCHES = 10_000
 """of the images that run together"""
 
@@ -173,8 +175,8 @@ def _run(
         ) -> Tensor:
             if rule == "random":
                 return top_in_order(drawn, keep)
-            selection = detector.select(pixels, patches, keep)
-            if rule == "classifier":
+            selection = detector.select(pixels, patches, keep, spread=rule.endswith("spread"))
+            if not rule.startswith("oracle"):
                 return selection.indices
             return top_in_order(oracle_scores(selection.scores, covered), keep)
 

@@ -68,9 +68,12 @@ class SparseDetector:
         block = self.method.side**2
         return min(self.patches, max(block, round(share * self.patches / block) * block))
 
-    def select(self, pixels: Tensor, patches: Tensor, keep: int) -> Selection:
-        """By the scorer, without a gradient. pixels: [B, 3, H, W]; patches: [B, N, C] at the place of dropping."""
-        tower, method = self.tower, dataclasses.replace(self.method, keep=keep)
+    def select(self, pixels: Tensor, patches: Tensor, keep: int, spread: bool = False) -> Selection:
+        """By the scorer, without a gradient. pixels: [B, 3, H, W]; patches: [B, N, C] at the place of dropping.
+
+        spread: as the option of the method
+        """
+        tower, method = self.tower, dataclasses.replace(self.method, keep=keep, spread=spread)
         place = tower.grid, tower.prefix, len(tower.blocks)
         with torch.no_grad():
             return method.select(Taps({}, patches, patches, *place, suffix=tower.suffix, pixels=pixels))

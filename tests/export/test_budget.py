@@ -25,13 +25,15 @@ class TestDroppingInside:
         self, yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path
     ) -> None:
         scorer = make_scorer("coarse")
-        done = export_bundle(self.request(yolos_folder, tmp_path / "out", scorer, keep=0.6, uint8=True))
+        given: dict[str, Any] = {"keep": 0.6, "uint8": True, "options": {"spread": "true"}}
+        done = export_bundle(self.request(yolos_folder, tmp_path / "out", scorer, **given))
         assert done.manifest.keep == 28  # 28.8 of 48, and blocks of four
         assert done.manifest.detects
         assert done.manifest.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
         assert done.manifest.outputs["logits"].shape == (1, 5, 4)
         assert done.manifest.outputs["pred_boxes"].shape == (1, 5, 4)
-        assert done.manifest.options["scorer"] == "coarse"
+        assert (done.manifest.options["scorer"], done.manifest.options["spread"]) == ("coarse", True)
+        assert any("evenly over the grid" in one for one in done.manifest.deviations)
         assert done.warnings == ()
 
     def test_a_budget_that_saves_nothing_is_warned_of(
