@@ -4,7 +4,7 @@
                       `-> taps -> method -> indices, scores                  |
                                       `--------------------------------------'
 
-A step inside the encoder (`edgeprune.schedule`) shortens the sequence on the way, and the method chooses of what is left:
+A step inside the encoder (`edgeprune.schedule`) shortens the sequence on the way; the method chooses of what is left:
 
     pixel_values -> tower[:layer] -> reducer -> take(rows) or W rows -> tower[layer:] -> ... as above
 

@@ -155,8 +155,8 @@ def _check_inside(request: Request) -> None:
         )
     if request.inside is not None and len(given) != 1:
         raise RequestError(
-            f"--inside {request.inside} needs either --encoder-cost, such as 0.55, or --schedule, such as 8:288,16:144; "
-            f"got {'both' if given else 'neither'}"
+            f"--inside {request.inside} needs either --encoder-cost, such as 0.55, or --schedule, such as "
+            f"8:288,16:144; got {'both' if given else 'neither'}"
         )
     if request.encoder_cost is not None and not 0 < request.encoder_cost < 1:
         raise RequestError(

@@ -2,9 +2,9 @@
 
     7  cli                                       8  integrations.optimum, a second face of it
     6  export  <-  quality  <-  train            integrations (what others call)
-    5  trace  ->  fit, dropping        reference (never what selects: it is independent of the trace)
+    5  trace  ->  fit, shortening      reference (never what selects: it is independent of the trace)
     4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
-    3  taps, estimate, doctor
+    3  taps, schedule, estimate, doctor
     2  runtime, probes
     1  bundle, checkpoint, targets, catalog
     0  errors, typed, traits
@@ -32,7 +32,7 @@ FLOORS = {
     **dict.fromkeys(("runtime", "probes"), 2),
     **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
-    **dict.fromkeys(("trace", "fit", "reference", "reference_steps", "shortening"), 5),
+    **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
     **dict.fromkeys(("cli", "__main__"), 7),
     "integrations.optimum": 8,
@@ -50,6 +50,7 @@ BESIDE = {
 }
 """and these on its own floor"""
 NEVER = {
+    "reference_steps": ("trace", "fit", "shortening", "pruners._select", "pruners._greedy", "taps"),
     "reference": ("trace", "fit", "shortening", "pruners._select", "pruners._greedy", "pruners._directions", "taps"),
     "pruners": ("checkpoint", "bundle", "runtime", "targets"),
     "encoders": ("bundle", "targets", "estimate"),
