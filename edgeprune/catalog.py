@@ -22,12 +22,14 @@ from edgeprune.traits import DETECTS, FEATURES, Traits
 __all__ = [
     "Entry",
     "Family",
+    "ReducerEntry",
     "check_layer",
     "check_model_type",
     "families",
     "feature_depth",
     "methods",
     "option_value",
+    "reducers",
     "refusal",
 ]
 
@@ -47,7 +49,7 @@ class Entry:
     objective: str = ""
     """of the rule `greedy`"""
     options: Mapping[str, str] = field(default_factory=dict)
-    """its own, by name: int, float, str or bool, as the field is annotated"""
+    """its own, by name: int, float or str, as the field is annotated"""
     defaults: Mapping[str, str] = field(default_factory=dict)
     """of these, as they stand in the file"""
 
@@ -75,6 +77,20 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class ReducerEntry:
+    """A reducer: what shortens the sequence inside the encoder."""
+
+    name: str
+    does: str
+    """the first sentence of the file, without the name"""
+    paper: str
+    options: Mapping[str, str]
+    """its own, by name: int, float, str or bool, as the field is annotated"""
+    defaults: Mapping[str, str]
+    """of these, as they stand in the file"""
+
+
+@dataclass(frozen=True)
 class Family:
     """An encoder with one kind of tower."""
 
@@ -98,6 +114,11 @@ class Family:
 def methods() -> list[Entry]:
     """Every file in edgeprune/pruners, by name."""
     return [_entry(path.stem, tree) for path, tree in _sources("pruners")]
+
+
+def reducers() -> list[ReducerEntry]:
+    """Every file in edgeprune/pruners/inside, by name."""
+    return [_reducer(path.stem, tree) for path, tree in _sources("pruners/inside")]
 
 
 def families() -> list[Family]:
@@ -192,23 +213,22 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _truth(text: str) -> bool:
-    """Raises KeyError where it is neither."""
-    return {"true": True, "false": False}[text.lower()]
+def _yes_or_no(text: str) -> bool:
+    """Raises ValueError."""
+    return bool(["false", "true"].index(text.lower()))
 
 
-_KINDS: dict[str, tuple[Callable[[str], int | float | str], str]] = {
+_KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
     "str": (str, "a text"),
-    "bool": (_truth, "true or false"),
+    "bool": (_yes_or_no, "true or false"),
 }
 
 
 def _entry(name: str, tree: ast.Module) -> Entry:
     """Raises ValueError where the file has no class `Method`, or its traits are no call with literals."""
     head = ast.get_docstring(tree) or ""
-    paper = re.search(r"^Paper +(\S+)", head, flags=re.MULTILINE)
     found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
     if not found:
         raise ValueError(f"{name}.py must declare a class Method; it is missing")
@@ -223,7 +243,27 @@ def _entry(name: str, tree: ast.Module) -> Entry:
                 fields[node.target.id] = ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value)
     options = {name: both for name, both in fields.items() if both[0] in _KINDS}
     kinds, defaults = ({name: both[at] for name, both in options.items()} for at in (0, 1))
-    return Entry(name, _sentence(head), paper[1] if paper else "", traits, *rule, kinds, defaults)
+    return Entry(name, _sentence(head), _paper(head), traits, *rule, kinds, defaults)
+
+
+def _reducer(name: str, tree: ast.Module) -> ReducerEntry:
+    head = ast.get_docstring(tree) or ""
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reducer"]
+    if not found:
+        raise ValueError(f"{name}.py must declare a class Reducer; it is missing")
+    options = {
+        node.target.id: (ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value))
+        for node in found[0].body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }
+    options = {option: both for option, both in options.items() if both[0] in _KINDS}
+    kinds, defaults = ({option: both[at] for option, both in options.items()} for at in (0, 1))
+    return ReducerEntry(name, _sentence(head), _paper(head), kinds, defaults)
+
+
+def _paper(head: str) -> str:
+    found = re.search(r"^Paper +(\S+)", head, flags=re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _sentence(head: str) -> str:
@@ -252,8 +292,8 @@ def _rule(function: ast.FunctionDef) -> tuple[str, str]:
     return said["name"], said.get("objective", "")
 
 
-def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) -> int | float | str:
-    """An option of a method, as the command line has it, in its type; kinds: option -> one of _KINDS.
+def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) -> int | float | str | bool:
+    """An option of a method, as the command line has it, in its type; kinds: option -> int, float, str or bool.
 
     Raises MethodError when there is no such option, or the text is not of that type.
     """
@@ -261,6 +301,7 @@ def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) 
         raise MethodError(unknown_name(f"option of {method}", option, kinds))
     kind, word = _KINDS[kinds[option]]
     try:
-        return kind(text)
-    except (ValueError, KeyError):
+        value: int | float | str | bool = kind(text)
+        return value
+    except ValueError:
         raise MethodError(f"option {option} of {method} must be {word}, got {text!r}") from None

@@ -4,9 +4,11 @@
                       `-> taps -> method -> indices, scores                  |
                                       `--------------------------------------'
 
-A method that drops tokens inside the encoder chooses there, and the rest of the tower runs on what it kept:
+A step inside the encoder (`edgeprune.schedule`) shortens the sequence on the way; the method chooses of what is left:
 
-    pixel_values -> tower[:depth] -> taps -> method -> take(rows) -> tower[depth:] -> projector -> tokens
+    pixel_values -> tower[:layer] -> reducer -> take(rows) or W rows -> tower[layer:] -> ... as above
+
+A method that drops tokens inside the encoder is such a step itself, and what it keeps is what leaves.
 
 A detector has logits and pred_boxes instead of tokens: its projector is its heads, on its detection tokens.
 It is written the plain way, projecting everything and selecting last; `edgeprune.export.hoist` moves the selection up.
@@ -17,11 +19,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeprune.dropping import dropping, kept
 from edgeprune.encoders import Encoder
-from edgeprune.encoders._attention import recording
+from edgeprune.encoders._attention import Recorded, recording
 from edgeprune.pruners import Method, Selection, depth_of
 from edgeprune.pruners._select import lower_take, take
+from edgeprune.schedule import Reduction, Step
+from edgeprune.shortening import Rows, shortening, trail_of
 from edgeprune.taps import Attention, Taps
 
 __all__ = ["PrunedEncoder", "outputs"]
@@ -32,13 +35,25 @@ def outputs(encoder: Encoder, method: Method) -> tuple[str, ...]:
     chosen = ("indices", "scores", *method.traits.emits)
     if encoder.detects:
         return ("logits", "pred_boxes", *chosen)
-    return ("tokens", *chosen, *(["positions"] if encoder.positions is not None else []), *encoder.extras)
+    places = ["positions"] if encoder.positions is not None else []
+    return ("tokens", *chosen, *places, *encoder.extras, *_of_steps(encoder))
+
+
+def _of_steps(encoder: Encoder) -> tuple[str, ...]:
+    if (inside := encoder.inside) is None:
+        return ()
+    each = tuple(f"{name}.{step.layer}" for step in inside.steps for name in ("trail", "scores"))
+    return (*each, "origin") if inside.origin else each
 
 
 class PrunedEncoder(nn.Module):
     """pixel_values [B, 3, H, W] -> tokens [B, K, D], indices [B, K] int32 ascending, scores [B, N] float32; what the
     method emits besides (picks [B, K], origin [B, N], order [B, L], int32); and, of an encoder that has them, positions
     [3, K] int32 and its extras, [B, K, D] each.
+
+    Of each step inside the encoder, with n rows and h hidden ones in front of it: trail.<layer> [B, n + h] int32, the
+    row behind it that each one is part of, -1 for none; scores.<layer> [B, n] float32, what the rows were ranked by.
+    Patches that no row goes under have the score -inf.
 
     A method that makes one pool of all tiles returns one image of B * N candidates: [1, K, D], [1, K], [1, B * N].
     A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens.
@@ -52,25 +67,35 @@ class PrunedEncoder(nn.Module):
         self.projector = encoder.projector
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
         self.selection = _Selector(encoder, method)
+        self.reduction = _Reducer(encoder) if encoder.inside else None
         self._encoder, self._method = encoder, method
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        pixels = self.pixels(pixel_values)
         if (depth := depth_of(self._method, self._encoder.layer, self._encoder.detects)) is not None:
-            return self._inside(self.pixels(pixel_values), depth)
-        encoder, prefix = self._encoder, self._encoder.tower.prefix
-        layers = {layer: encoder.tower.attention[layer] for layer in self._method.layers(encoder.layer)}
+            return self._inside(pixels, depth)
+        encoder, inside = self._encoder, self._encoder.inside
+        steps = () if inside is None else inside.steps
+        read = {*self._method.layers(encoder.layer), *(() if inside is None else inside.layers)}
+        layers = {layer: encoder.tower.attention[layer] for layer in sorted(read)}
         with recording(self.encoder, layers.values()) as seen:
-            out = self.encoder(self.pixels(pixel_values), output_hidden_states=True)
-        hidden = encoder.hidden(out)
-        patches = hidden[:, prefix:]
+
+            def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
+                assert self.reduction is not None
+                reduction: Reduction = self.reduction(step, _attention(seen, layers), patches, rows)
+                return reduction
+
+            with shortening(encoder.tower, steps, reduce, seen, inside is not None and inside.reducer.bias) as rows:
+                out = self.encoder(pixels, output_hidden_states=True)
+        hidden = encoder.hidden(out, rows.fit)
+        patches = rows.patches(hidden)
         features = encoder.arrange(patches)
         projected = encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
         if self._method.traits.pools_tiles and encoder.tiled:
-            features, projected = (rows.flatten(0, 1).unsqueeze(0) for rows in (features, projected))
-        attention = {layer: seen.attention[module] for layer, module in layers.items()}
-        chosen: Selection = self.selection(attention, features, projected)
+            features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
+        chosen: Selection = self.selection(_attention(seen, layers), features, projected, rows=rows)
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is not None:
@@ -82,31 +107,32 @@ class PrunedEncoder(nn.Module):
             tokens = take(projected, chosen.indices)
         else:
             tokens = self.projector(self._grouped(patches, chosen.indices))
-        found = [tokens, chosen.indices.to(torch.int32), chosen.scores, *chosen.emitted(self._method.traits.emits)]
+        handed = [tokens, *_handed(self._encoder, self._method, chosen, rows)]
         if encoder.positions is not None:
-            found.append(lower_take(encoder.positions.T.contiguous(), chosen.indices[0], 0).T.contiguous())
+            places = chosen.indices[0] if rows.names is None else rows.names[0].gather(0, chosen.indices[0])
+            handed.append(lower_take(encoder.positions.T.contiguous(), places, 0).T.contiguous())
         for (layer, _), projector in zip(encoder.extras.values(), self.extras, strict=True):
-            found.append(projector(self._grouped(out.hidden_states[layer][:, prefix:], chosen.indices)))
-        return tuple(found)
+            handed.append(projector(self._grouped(out.hidden_states[layer][:, encoder.tower.prefix :], chosen.indices)))
+        return (*handed, *_handed_of_steps(encoder, chosen, rows))
 
     def _inside(self, pixels: Tensor, depth: int) -> tuple[Tensor, ...]:
         """The method chooses behind `depth` layers, and those behind run on the kept tokens."""
-        encoder, tower = self._encoder, self._encoder.tower
-        layers = {layer: tower.attention[layer] for layer in self._method.layers(encoder.layer)}
-        chosen: list[Selection] = []
+        encoder, tower, method = self._encoder, self._encoder.tower, self._method
+        layers = {layer: tower.attention[layer] for layer in method.layers(encoder.layer)}
+        selected: list[Selection] = []
         with recording(self.encoder, layers.values()) as seen:
 
-            def choose(patches: Tensor) -> Tensor:
-                attention = {layer: seen.attention[module] for layer, module in layers.items()}
-                chosen.append(self.selection(attention, patches, patches, pixels))
-                return chosen[0].indices
+            def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
+                selected.append(self.selection(_attention(seen, layers), patches, patches, pixels))
+                return Reduction(selected[0].indices, selected[0].scores)
 
-            with dropping(tower, depth, choose):
+            with shortening(tower, (Step(depth, method.keep),), reduce, seen) as rows:
                 out = self.encoder(pixels, output_hidden_states=True)
-        hidden = encoder.hidden(out, lambda hidden: kept(tower, hidden, chosen[0].indices))
+        (chosen,) = selected
+        hidden = encoder.hidden(out, rows.fit)
+        emitted = chosen.emitted(method.traits.emits)
+        rest = chosen.indices.to(torch.int32), chosen.scores, *emitted
         end = hidden.shape[1] - tower.suffix
-        emitted = chosen[0].emitted(self._method.traits.emits)
-        rest = chosen[0].indices.to(torch.int32), chosen[0].scores, *emitted
         if encoder.detects:  # taken, so that it moves up through the last layer; a slice alone would not
             detecting = torch.arange(end, hidden.shape[1]).expand(hidden.shape[0], -1)
             return (*self.projector(take(hidden, detecting)), *rest)
@@ -132,7 +158,64 @@ class _Selector(nn.Module):
         self.scorer = method.scorer
 
     def forward(
-        self, attention: dict[int, Attention], features: Tensor, projected: Tensor, pixels: Tensor | None = None
+        self,
+        attention: dict[int, Attention],
+        features: Tensor,
+        projected: Tensor,
+        pixels: Tensor | None = None,
+        rows: Rows | None = None,
     ) -> Selection:
-        taps = Taps(attention, features, projected, *self._shape, self._projector[0], self._suffix, pixels)
+        suffix = self._suffix + (0 if rows is None else rows.hidden)
+        taps = Taps(attention, features, projected, *self._shape, self._projector[0], suffix, pixels, *_of(rows))
         return self._method.select(taps)
+
+
+class _Reducer(nn.Module):
+    """The reducer as a module, for the same reason."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        assert encoder.inside is not None
+        self._reducer, self._grid, self._tower = encoder.inside.reducer, encoder.grid, encoder.tower
+
+    def forward(self, step: Step, attention: dict[int, Attention], patches: Tensor, rows: Rows) -> Reduction:
+        suffix = self._tower.suffix + rows.hidden
+        place = self._grid, self._tower.prefix, step.layer
+        taps = Taps(attention, patches, patches, *place, None, nn.Identity(), suffix, None, *_of(rows))
+        return self._reducer.select(step, taps, rows.carried)
+
+
+def _attention(seen: Recorded, layers: dict[int, nn.Module]) -> dict[int, Attention]:
+    """Of the layers that ran so far."""
+    return {layer: seen.attention[module] for layer, module in layers.items() if module in seen.attention}
+
+
+def _of(rows: Rows | None) -> tuple[Tensor | None, Tensor | None]:
+    """names and size of Taps"""
+    if rows is None or rows.names is None:
+        return None, None
+    return rows.names, None if rows.size is None else rows.size[:, : rows.names.shape[1]]
+
+
+def _handed(encoder: Encoder, method: Method, chosen: Selection, rows: Rows) -> list[Tensor]:
+    """What the method says of its choice, in places of the grid: indices, scores, and what else it emits."""
+    emitted = chosen.emitted(method.traits.emits)
+    if rows.names is None:
+        return [chosen.indices.to(torch.int32), chosen.scores, *emitted]
+    here = rows.names.unsqueeze(1) == torch.arange(encoder.patches).unsqueeze(-1)  # [B, N, n]
+    scores = torch.where(here, chosen.scores.unsqueeze(1), -torch.inf).amax(dim=-1)
+    named = [rows.names.gather(1, one.to(torch.int64)).to(torch.int32) for one in (chosen.indices, *emitted)]
+    return [named[0], scores, *named[1:]]
+
+
+def _handed_of_steps(encoder: Encoder, chosen: Selection, rows: Rows) -> list[Tensor]:
+    """trail.<layer> and scores.<layer> of each step, and origin, if that is asked for."""
+    handed: list[Tensor] = []
+    for _, reduction in rows.taken:
+        count = reduction.scores.shape[1] if reduction.into is None else reduction.into.shape[1]
+        handed += [trail_of(reduction, count).to(torch.int32), reduction.scores]
+    if encoder.inside is not None and encoder.inside.origin:
+        assert rows.origin is not None
+        kept = chosen.indices.unsqueeze(-1) == rows.origin.unsqueeze(1)  # [B, K, N]
+        handed.append(torch.where(kept.any(dim=1), kept.float().argmax(dim=1), -1).to(torch.int32))
+    return handed

@@ -4,7 +4,9 @@
     last layer, pruned    S*C*C*2 (keys, values) + (K+q)*C*C (queries) + K*C*C*(1 + 2r) + 2*(K+q)*S*C
     projector             rows * (C*D + D*D)
 
-Where tokens are dropped inside the encoder, the layers behind that place have K in place of N, and the scorer's own are
+Steps inside the encoder leave fewer rows to the layers behind them, hidden ones among them, and have a cost of their
+own; what is only dropped moves up through the layer in front, as the last layer does.
+Where the method drops tokens inside, the layers behind that place have K in place of N, and the scorer's own are
 added; the last layer of a detector has the queries of its T detection tokens alone.
 A layer that attends in windows has the sum of their squares in place of S*S, and is not pruned; a method that reads
 whole maps has S*S*C for each. C encoder width, r its MLP ratio, S tokens with the special ones, K kept, q query rows
@@ -32,14 +34,18 @@ def formula(encoder: Encoder, method: Method) -> int:
         return _inside(encoder, method, depth)
     tower = encoder.tower
     patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
-    tokens, width = patches + tower.prefix, tower.width
-    mlp = 2 * width * tower.mlp_width
-    windows = [getattr(module, WINDOWS, [tokens]) for module in tower.attention[: encoder.layer]]
-    layers = [tokens * (4 * width * width + mlp) + 2 * sum(size * size for size in sizes) * width for sizes in windows]
-    rows = encoder.patches if method.traits.projects_all else method.keep
+    width, mlp = tower.width, 2 * tower.width * tower.mlp_width
+    counts = _tokens(encoder)
+    windows = [getattr(module, WINDOWS, [count]) for module, count in zip(tower.attention, counts, strict=False)]
+    layers = [
+        count * (4 * width * width + mlp) + 2 * sum(size * size for size in sizes) * width
+        for count, sizes in zip(counts, windows, strict=True)
+    ]
+    layers, tokens = _stepped(encoder, layers, counts), counts[-1]
+    rows = encoder.candidates if method.traits.projects_all else method.keep
     if encoder.pooling is not None:
         rows = patches
-    elif method.traits.early and method.keep < encoder.patches and len(windows[-1]) == 1:
+    elif method.traits.early and method.keep < encoder.candidates and len(windows[-1]) == 1:
         kept, asked = method.keep * each, method.traits.query_rows
         queries = tokens if asked is None else kept + asked
         layers[-1] = 2 * tokens * width * width + queries * width * width
@@ -49,6 +55,33 @@ def formula(encoder: Encoder, method: Method) -> int:
     extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
     total: int = sum(layers) + rows * _weights(encoder.projector) + extras
     return total
+
+
+def _tokens(encoder: Encoder) -> list[int]:
+    """How many each layer sees, special tokens and hidden rows among them."""
+    tower, steps = encoder.tower, () if encoder.inside is None else encoder.inside.steps
+    special, rows = tower.prefix + tower.suffix, [prod(tower.grid)] * encoder.layer
+    for step in steps:
+        assert encoder.inside is not None
+        rows[step.layer :] = [step.keep + encoder.inside.reducer.hidden] * (encoder.layer - step.layer)
+    return [count + special for count in rows]
+
+
+def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int]:
+    """Multiply-adds by layer, with those of the steps added to the layer in front."""
+    if (inside := encoder.inside) is None:
+        return layers
+    tower, width = encoder.tower, encoder.tower.width
+    mlp = 2 * width * tower.mlp_width
+    found = list(layers)
+    for step in inside.steps:
+        at, count = step.layer - 1, counts[step.layer - 1]
+        if not inside.reducer.merges:  # known before its queries, so that these and what follows are for few rows
+            kept = counts[step.layer]
+            found[at] = 3 * count * width * width + kept * (width * width + mlp) + 2 * kept * count * width
+        rows = count - tower.prefix - tower.suffix
+        found[at] += inside.reducer.multiply_adds(step, rows, width, tower.heads)
+    return found
 
 
 def _inside(encoder: Encoder, method: Method, depth: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,21 +21,22 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ParityError, RequestError
 from edgeprune.export import budget
-from edgeprune.export.baselines import baselines, matmul
+from edgeprune.export.baselines import baselines, matmul, unpruned
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.downgrade import TRACED_OPSET, downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint, parse, refuse
-from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
+from edgeprune.export.manifest import manifest_of, rule_of, write_manifest, write_texts
 from edgeprune.export.precision import RawPixels, in_precision
 from edgeprune.export.processor import read_processor
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
-from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair
+from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair, split_options
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
 from edgeprune.fit import build_method
+from edgeprune.fit_inside import parse_steps, with_inside
 from edgeprune.probes import probes
-from edgeprune.pruners import Method, none
+from edgeprune.pruners import Method
 from edgeprune.pruners._loop import written_as
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.parity.stored import REFERENCE
@@ -106,16 +107,21 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         model_type=checkpoint.config["model_type"],
         resized=request.size is not None,
     )
+    own, reducers = split_options(request)
     method = build_method(
         method_type,
         request.method,
         encoder,
         keep,
-        request.options,
+        own,
         pooled,
         scorer,
         (preprocessing.mean, preprocessing.std),
     )
+    if request.inside is not None:
+        steps = parse_steps(request.schedule or "")
+        origin = "origin" in request.outputs
+        encoder = with_inside(encoder, request.inside, steps, method, request.method, reducers, origin)
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
@@ -124,7 +130,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
 
         step("run the reference")
         batch = 2 if request.dynamic_batch else request.tiles
-        rule = method.rule(pooled * encoder.patches)
+        rule = rule_of(method, encoder, pooled)
         reference = Reference(encoder, method, preprocessing, batch, rule)
         images |= reference.telling(encoder.tower.image_size)
         example = reference.write(folder, images, request.uint8, check=precision != "float32")
@@ -149,11 +155,21 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         cost = {
             "formula": request.tiles * formula(encoder, method),
             "graph": graph_cost(graph.graph),
-            "unpruned_formula": request.tiles * formula(encoder, none.Method(encoder.patches)),
+            "unpruned_formula": request.tiles * formula(*unpruned(encoder)),
             **{f"{name}_graph": graph_cost(model.graph) for name, model in models.items()},
         }
         manifest = manifest_of(
-            request.method, method, request.tiles, checkpoint, encoder, target, preprocessing, precision, graphs, cost
+            request.method,
+            method,
+            request.tiles,
+            checkpoint,
+            encoder,
+            target,
+            preprocessing,
+            precision,
+            graphs,
+            cost,
+            rule,
         )
         manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration)
         large = weights_nbytes(graph) > INLINE_NBYTES
@@ -223,12 +239,12 @@ def _trace(
     }
 
     def convert(
-        module: nn.Module, method: Method, hoisted: bool = True, metadata: Mapping[str, str] | None = None
+        module: nn.Module, names: Sequence[str], hoisted: bool = True, metadata: Mapping[str, str] | None = None
     ) -> ir.Model:
         model = to_onnx(
             module,
             example,
-            outputs(encoder, method),
+            names,
             opset=max(opset, TRACED_OPSET),
             ir_version=ir_version,
             dynamic_batch=request.dynamic_batch,
@@ -239,8 +255,9 @@ def _trace(
 
     pixels: nn.Module = RawPixels(getattr(torch, precision)) if request.uint8 else nn.Identity()
     step("trace and export")
+    names = outputs(encoder, method)
     with written_as(target.onnx.greedy):
-        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), method, metadata=metadata)}
+        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), names, metadata=metadata)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step("export the baselines")

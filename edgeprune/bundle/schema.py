@@ -100,6 +100,8 @@ class Fields:
     """target -> what was built for it"""
     steps: tuple[tuple[int, int], ...] = ()
     """(layers, tokens left behind them) of each place where tokens go"""
+    inside: Mapping[str, Any] = field(default_factory=dict)
+    """what shortens the sequence on the way: `reducer` and its `options`; empty where nothing does but the method"""
     nested: bool = False
     """whether the first k of `picks` are what a budget of k would keep"""
     rule: Mapping[str, Any] = field(default_factory=dict)

@@ -40,6 +40,15 @@ __all__ = ["command"]
     "--option", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=completion.settings,
     help="Option of the method (repeat for several).",
 )  # fmt: skip
+@click.option("--inside", metavar="REDUCER", help="Shorten the sequence inside the encoder: tome, cells, drop, ...")
+@click.option(
+    "--schedule", metavar="LAYERS:TOKENS,...", help="With --inside: the steps; 8:288 leaves 288 tokens behind 8 layers."
+)
+@click.option(
+    "--encoder-cost", type=float, metavar="SHARE",
+    help="With --inside: choose the steps for this share of the unpruned multiply-adds.",
+)  # fmt: skip
+@click.option("--outputs", multiple=True, metavar="NAME", help="With --inside: origin, which token each patch went to.")
 @click.option(
     "--target", default="cpu", show_default=True, shell_complete=completion.targets,
     help="Name from `edgeprune targets`, or your own .toml.",

@@ -29,6 +29,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
+from edgeprune.schedule import Inside
 
 __all__ = ["Encoder", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
 
@@ -64,6 +65,12 @@ class Tower:
     between: nn.Module | None = None
     """the module that gives what is added behind each layer but the last, [L - 1, 1, S, C], where there is such"""
 
+    @property
+    def heads(self) -> int:
+        """Of its attention."""
+        config: Any = self.module.config
+        return int(getattr(config, "num_attention_heads", None) or config.num_heads)
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -92,6 +99,8 @@ class Encoder:
     """further outputs by name: those hidden_states, kept and grouped like the features, behind this projector"""
     beside: tuple[int, ...] = ()
     """indices into hidden_states of several layers whose features, side by side, are C wide; none where it is one"""
+    inside: Inside | None = None
+    """how the sequence shortens on the way, where it does"""
     labels: tuple[str, ...] | None = None
     """classes of a detector, whose projector is its heads: the last `suffix` tokens -> logits, pred_boxes"""
 
@@ -114,6 +123,11 @@ class Encoder:
     def patches(self) -> int:
         """N, the tokens without pruning."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def candidates(self) -> int:
+        """What a method chooses of: N, or the rows behind the last step."""
+        return self.patches if self.inside is None else self.inside.rows
 
     @property
     def areas(self) -> Tensor | None:

@@ -90,6 +90,15 @@ class Eager:
     projector: nn.Module = field(default_factory=nn.Identity)
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, 3, H, W]; and, for a method that drops tokens inside the encoder, features are the patches there"""
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, H, prefix + n, d] of that layer; at a step inside the encoder, and behind one, n rows stand for the N tokens,
+    and rows that are attended to only have neither columns nor keys"""
+    names: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, n] int64, the places of the grid that these rows go under"""
+    size: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, n] float32, how many patches each of them stands for"""
+    hidden: int = 0
+    """rows behind them that are attended to only"""
 
 
 @dataclass(frozen=True)
@@ -202,7 +211,8 @@ def rows_of(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    modules = pkgutil.iter_modules(__path__)
+    return sorted(one.name for one in modules if not one.ispkg and not one.name.startswith("_"))
 
 
 def get(name: str) -> type[Method]:
