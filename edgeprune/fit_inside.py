@@ -12,9 +12,10 @@ from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Method, inside
+from edgeprune.pruners.inside import Reducer
 from edgeprune.schedule import Inside, Step
 
-__all__ = ["check_steps", "parse_steps", "with_inside"]
+__all__ = ["build_reducer", "check_steps", "parse_steps", "with_inside"]
 
 
 def parse_steps(text: str) -> tuple[Step, ...]:
@@ -31,23 +32,15 @@ def parse_steps(text: str) -> tuple[Step, ...]:
     return tuple(Step(*map(int, one.split(":"))) for one in text.split(","))
 
 
-def with_inside(
-    encoder: Encoder,
-    name: str,
-    steps: Sequence[Step],
-    method: Method,
-    method_name: str,
-    options: Mapping[str, str] | None = None,
-    origin: bool = False,
-) -> Encoder:
-    """The encoder with the reducer's steps in it.
+def build_reducer(
+    encoder: Encoder, name: str, method: Method, method_name: str, options: Mapping[str, str] | None = None
+) -> Reducer:
+    """The reducer with its options, as text, checked against the encoder and the method behind it.
 
-    options: of the reducer, as text; origin: whether the graph hands out where each patch went
-
-    Raises MethodError when encoder or method cannot go with steps inside, RequestError when the steps do not fit.
+    Raises MethodError when there is no such reducer or option, or encoder or method cannot go with steps inside.
     """
-    reducer_type = inside.get(name)
-    _check_encoder(encoder, name, reducer_type)
+    reducer = inside.get(name)
+    _check_encoder(encoder, name, reducer)
     if not method.traits.behind_steps:
         able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
         why = "drops tokens inside the encoder itself" if method.traits.inside else "needs every patch in its place"
@@ -55,19 +48,31 @@ def with_inside(
             f"{method_name} {why}, and --inside {name} merges or drops some on the way; use {', '.join(able)}"
         )
     kinds = next(one.options for one in catalog.reducers() if one.name == name)
-    typed = {option: catalog.option_value(name, option, text, kinds) for option, text in (options or {}).items()}
-    make: Any = reducer_type
-    reducer = make(**typed)
+    make: Any = reducer
+    built: Reducer = make(
+        **{option: catalog.option_value(name, option, text, kinds) for option, text in (options or {}).items()}
+    )
+    return built
+
+
+def with_inside(
+    encoder: Encoder, name: str, reducer: Reducer, steps: Sequence[Step], method: Method, origin: bool = False
+) -> Encoder:
+    """The encoder with the reducer's steps in it.
+
+    origin: whether the graph hands out where each patch went
+
+    Raises RequestError when the steps do not fit, MethodError when the method reads a layer in front of the last one.
+    """
     check_steps(steps, encoder, method.keep)
-    within = Inside(name, reducer, tuple(steps), origin)
     last = steps[-1].layer
     for layer in method.layers(encoder.layer):
         if layer < last:
             raise MethodError(
-                f"{method_name} reads the attention of layer {layer + 1}, and a step behind layer {last} shortens the "
+                f"the method reads the attention of layer {layer + 1}, and a step behind layer {last} shortens the "
                 f"sequence after that; the last step must stand behind at most {layer} layers"
             )
-    return dataclasses.replace(encoder, inside=within)
+    return dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps), origin))
 
 
 def check_steps(steps: Sequence[Step], encoder: Encoder, keep: int) -> None:
