@@ -1,4 +1,4 @@
-"""Every reducer on every kind of encoder shortens the sequence as the reference does, or is refused for what is missing.
+"""Every reducer on every kind of encoder shortens the sequence as the reference does, or is refused for what it lacks.
 
 A token of several patches goes whole, rotary positions go along, and so do features of earlier layers.
 """
