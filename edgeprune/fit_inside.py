@@ -7,14 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from edgeprune import catalog, pruners
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Method, inside
+from edgeprune.pruners.inside import Reducer
 from edgeprune.schedule import Inside, Step
 
-__all__ = ["check_steps", "parse_steps", "with_inside"]
+__all__ = ["build_reducer", "check_steps", "parse_steps", "with_inside"]
 
 
 def parse_steps(text: str) -> tuple[Step, ...]:
@@ -31,43 +34,60 @@ def parse_steps(text: str) -> tuple[Step, ...]:
     return tuple(Step(*map(int, one.split(":"))) for one in text.split(","))
 
 
-def with_inside(
+def build_reducer(
     encoder: Encoder,
     name: str,
-    steps: Sequence[Step],
     method: Method,
     method_name: str,
     options: Mapping[str, str] | None = None,
-    origin: bool = False,
-) -> Encoder:
-    """The encoder with the reducer's steps in it.
+    pooled: int = 1,
+) -> Reducer:
+    """The reducer with its options, as text, checked against the encoder and the method behind it.
 
-    options: of the reducer, as text; origin: whether the graph hands out where each patch went
+    pooled: how many tiles are one pool of candidates for the method
 
-    Raises MethodError when encoder or method cannot go with steps inside, RequestError when the steps do not fit.
+    Raises MethodError when there is no such reducer or option, or encoder or method cannot go with steps inside.
     """
-    reducer_type = inside.get(name)
-    _check_encoder(encoder, name, reducer_type)
+    reducer = inside.get(name)
+    _check_encoder(encoder, name, reducer)
+    able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
     if not method.traits.behind_steps:
-        able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
         why = "drops tokens inside the encoder itself" if method.traits.inside else "needs every patch in its place"
         raise MethodError(
             f"{method_name} {why}, and --inside {name} merges or drops some on the way; use {', '.join(able)}"
         )
+    if pooled > 1:
+        apart = [one for one in able if not pruners.get(one).traits.pools_tiles]
+        raise MethodError(
+            f"{method_name} chooses of all tiles of an image together, and --inside shortens each by itself; use "
+            f"{', '.join(apart)}"
+        )
     kinds = next(one.options for one in catalog.reducers() if one.name == name)
-    typed = {option: catalog.option_value(name, option, text, kinds) for option, text in (options or {}).items()}
-    make: Any = reducer_type
-    reducer = make(**typed)
+    make: Any = reducer
+    built: Reducer = make(
+        **{option: catalog.option_value(name, option, text, kinds) for option, text in (options or {}).items()}
+    )
+    return built
+
+
+def with_inside(
+    encoder: Encoder, name: str, reducer: Reducer, steps: Sequence[Step], method: Method, origin: bool = False
+) -> Encoder:
+    """The encoder with the reducer's steps in it.
+
+    origin: whether the graph hands out where each patch went
+
+    Raises RequestError when the steps do not fit, MethodError when the method reads a layer in front of the last one.
+    """
     check_steps(steps, encoder, method.keep)
-    within = Inside(name, reducer, tuple(steps), origin)
     last = steps[-1].layer
     for layer in method.layers(encoder.layer):
         if layer < last:
             raise MethodError(
-                f"{method_name} reads the attention of layer {layer + 1}, and a step behind layer {last} shortens the "
+                f"the method reads the attention of layer {layer + 1}, and a step behind layer {last} shortens the "
                 f"sequence after that; the last step must stand behind at most {layer} layers"
             )
-    return dataclasses.replace(encoder, inside=within)
+    return dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps), origin))
 
 
 def check_steps(steps: Sequence[Step], encoder: Encoder, keep: int) -> None:
@@ -90,13 +110,18 @@ def check_steps(steps: Sequence[Step], encoder: Encoder, keep: int) -> None:
         raise RequestError(f"--schedule must leave at least the {keep} tokens that --keep asks for, got {rows}")
 
 
+def _contiguous(encoder: Encoder) -> bool:
+    """Whether the patches of each token stand side by side in the tower, tokens in raster order."""
+    groups = encoder.groups
+    return groups is None or bool((groups.flatten() == torch.arange(groups.numel())).all())
+
+
 def _check_encoder(encoder: Encoder, name: str, reducer: type[inside.Reducer]) -> None:
     tower = encoder.tower
     windowed = any(len(getattr(module, WINDOWS, [1])) > 1 for module in tower.attention)
-    if windowed or tower.embeddings is None or encoder.groups is not None or encoder.pooling is not None:
+    if windowed or not tower.blocks or not _contiguous(encoder) or encoder.pooling is not None:
         raise MethodError(
-            f"--inside needs layers that take any number of patches, each of them a token; those of {encoder.family} "
-            "do not; leave it out"
+            f"--inside needs layers that take any number of tokens; those of {encoder.family} do not; leave it out"
         )
     if encoder.detects and reducer.merges:
         raise MethodError(

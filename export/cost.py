@@ -25,15 +25,25 @@ from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import EdgepruneError
 from edgeprune.pruners import Method, depth_of
 
-__all__ = ["formula", "graph_cost"]
+__all__ = ["by_layer", "formula", "graph_cost"]
 
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
     if (depth := depth_of(method, encoder.layer, encoder.detects)) is not None:
         return _inside(encoder, method, depth)
+    tower, rows = encoder.tower, encoder.candidates if method.traits.projects_all else method.keep
+    if encoder.pooling is not None:
+        rows = prod(tower.grid)
+    extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
+    return sum(by_layer(encoder, method)) + rows * _weights(encoder.projector) + extras
+
+
+def by_layer(encoder: Encoder, method: Method) -> list[int]:
+    """Of each layer in front of the features, of a method that chooses behind them; a step inside the encoder and what
+    is computed for it counts for the layer in front of it."""
     tower = encoder.tower
-    patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
+    each = 1 if encoder.groups is None else encoder.groups.shape[1]
     width, mlp = tower.width, 2 * tower.width * tower.mlp_width
     counts = _tokens(encoder)
     windows = [getattr(module, WINDOWS, [count]) for module, count in zip(tower.attention, counts, strict=False)]
@@ -42,19 +52,16 @@ def formula(encoder: Encoder, method: Method) -> int:
         for count, sizes in zip(counts, windows, strict=True)
     ]
     layers, tokens = _stepped(encoder, layers, counts), counts[-1]
-    rows = encoder.candidates if method.traits.projects_all else method.keep
-    if encoder.pooling is not None:
-        rows = patches
-    elif method.traits.early and method.keep < encoder.candidates and len(windows[-1]) == 1:
+    moves = encoder.pooling is None and method.traits.early
+    if moves and method.keep < encoder.candidates and len(windows[-1]) == 1:
         kept, asked = method.keep * each, method.traits.query_rows
         queries = tokens if asked is None else kept + asked
         layers[-1] = 2 * tokens * width * width + queries * width * width
         layers[-1] += 2 * (kept + (asked or 0)) * tokens * width + kept * (width * width + mlp)
     if method.traits.query_rows is None:
-        layers += [tokens * tokens * width for _ in method.layers(encoder.layer)]  # the maps that it reads
-    extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
-    total: int = sum(layers) + rows * _weights(encoder.projector) + extras
-    return total
+        for layer in method.layers(encoder.layer):
+            layers[layer] += tokens * tokens * width  # the maps that it reads
+    return layers
 
 
 def _tokens(encoder: Encoder) -> list[int]:

@@ -32,9 +32,10 @@ from edgeprune.export.processor import read_processor
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
 from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair, split_options
+from edgeprune.export.steps import chosen_steps
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
 from edgeprune.fit import build_method
-from edgeprune.fit_inside import parse_steps, with_inside
+from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
 from edgeprune.probes import probes
 from edgeprune.pruners import Method
 from edgeprune.pruners._loop import written_as
@@ -54,6 +55,8 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
+TENSOR_CORES = 8
+"""float16 elements that a side of a product should be a multiple of, on any GPU that has them"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 
@@ -119,9 +122,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         (preprocessing.mean, preprocessing.std),
     )
     if request.inside is not None:
-        steps = parse_steps(request.schedule or "")
-        origin = "origin" in request.outputs
-        encoder = with_inside(encoder, request.inside, steps, method, request.method, reducers, origin)
+        encoder = _shortened(encoder, method, request, reducers, target, pooled)
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
@@ -194,6 +195,21 @@ def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
     if given is None and method.traits.needs_scorer and TRAINED.is_dir():
         given = TRAINED
     return None if given is None else load_scorer(given)
+
+
+def _shortened(
+    encoder: Encoder, method: Method, request: Request, options: Mapping[str, str], target: Target, pooled: int
+) -> Encoder:
+    """The encoder with the steps that were asked for, or chosen; options: of the reducer."""
+    assert request.inside is not None
+    reducer = build_reducer(encoder, request.inside, method, request.method, options, pooled)
+    if request.schedule is not None:
+        steps = parse_steps(request.schedule)
+    else:
+        assert request.encoder_cost is not None
+        multiple = 1 if target.engine.kind == "onnxruntime" else TENSOR_CORES
+        steps = chosen_steps(encoder, reducer, request.inside, method, request.encoder_cost, multiple)
+    return with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
 
 
 def _check_batch(request: Request, encoder: Encoder) -> None:

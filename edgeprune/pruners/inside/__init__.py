@@ -33,6 +33,12 @@ class Reducer:
     needs_cls: ClassVar[bool] = False
     hidden: ClassVar[int] = 0
     """rows that it leaves behind those that may leave the encoder"""
+    depths: ClassVar[tuple[float, ...]] = (0.4, 0.7)
+    """where its steps do least harm, as shares of the layers; --encoder-cost takes these"""
+    even: ClassVar[bool] = False
+    """whether the same number of rows goes at each of them, instead of the same share"""
+    most: ClassVar[float] = 1.0
+    """the share of the rows that one step can be rid of"""
     deviations: ClassVar[tuple[str, ...]] = ()
     """where the static form departs from its source"""
 

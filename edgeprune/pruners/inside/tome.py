@@ -31,6 +31,9 @@ TAKES = 4.0
 @dataclass(frozen=True)
 class Reducer(inside.Reducer):
     bias: bool = True
+    depths: ClassVar[tuple[float, ...]] = (0.17, 0.33, 0.5, 0.67, 0.83)
+    even: ClassVar[bool] = True
+    most: ClassVar[float] = 0.5
     deviations: ClassVar[tuple[str, ...]] = (
         "rows merge behind a whole layer; the paper merges between its attention and its MLP",
         "rows stay in raster order of the patch that others joined; the paper puts those that joined nothing first",
