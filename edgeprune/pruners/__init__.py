@@ -165,6 +165,10 @@ class Method:
         """Where it departs from its source as it is built, beside `traits.deviations`."""
         return ()
 
+    def warnings(self, depth: int) -> tuple[str, ...]:
+        """What the user should know of its options on an encoder of so many layers, each in one line."""
+        return ()
+
     def multiply_adds(self, patches: int) -> int:
         """Of its own weights, for one image of N patches."""
         return 0

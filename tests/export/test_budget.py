@@ -47,6 +47,15 @@ class TestDroppingInside:
         files = sorted(path.name for path in done.folder.glob("*.onnx"))
         assert files == ["baseline.matmul.onnx", "baseline.unpruned.onnx", "encoder.onnx"]
 
+    @pytest.mark.parametrize(("options", "behind", "warned"), [({"layer": "1"}, 1, 1), ({}, 3, 0)])
+    def test_an_early_layer_of_received_is_warned_of(
+        self, yolos_folder: Path, tmp_path: Path, options: dict[str, str], behind: int, warned: int
+    ) -> None:
+        given: dict[str, Any] = {"keep": 12, "options": options, "baselines": False}
+        done = export_bundle(Request("received", "cpu", model=str(yolos_folder), output=tmp_path / "out", **given))
+        assert done.manifest.steps == ((behind, 12),)
+        assert len([one for one in done.warnings if one.startswith("received reads layer 1 of 4")]) == warned
+
     def test_a_budget_below_the_foreground_of_one_image_in_ten_is_warned_of(
         self, yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path
     ) -> None:
