@@ -38,7 +38,7 @@ class OfficialEncoder(nn.Module):
 
     def choose(self, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Selection]:
         """The outputs, and what the method said of how it chose them."""
-        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.detects)) is not None:
+        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.headed)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
@@ -90,7 +90,7 @@ class OfficialEncoder(nn.Module):
         return (*found, chosen.indices.to(torch.int32), chosen.scores, *emitted), chosen
 
     def _masked(self, pixels: Tensor, depth: int, indices: Tensor, end: int) -> tuple[Tensor, ...]:
-        """Tokens at the indices, or what a detector finds, when the layers from `depth` on see no other patches."""
+        """Tokens at the indices, or what the head says, when the layers from `depth` on see no other patches."""
         encoder, tower = self._encoder, self._encoder.tower
         seen = torch.ones(len(pixels), end + tower.suffix, dtype=torch.bool)
         seen[:, tower.prefix : end] = False
@@ -99,9 +99,10 @@ class OfficialEncoder(nn.Module):
         with recording(self.encoder, (), written_out=True, visible=visible):
             out = self.encoder(pixels, output_hidden_states=True)
         hidden = encoder.hidden(out)
-        if encoder.detects:
-            logits, boxes = self.projector(hidden[:, end:])
-            return logits, boxes
+        if encoder.head is not None:
+            read = [hidden[:, at] for at in encoder.head.rows]
+            read += [rows_of(hidden, indices + tower.prefix).mean(dim=1)] if encoder.head.mean else []
+            return tuple(self.projector(torch.stack(read, dim=1)))
         return (rows_of(self.projector(hidden), indices + tower.prefix),)
 
     def _columns(self, x: Tensor, dim: int) -> Tensor:

@@ -8,7 +8,8 @@ A method that drops tokens inside the encoder chooses there, and the rest of the
 
     pixel_values -> tower[:depth] -> taps -> method -> take(rows) -> tower[depth:] -> projector -> tokens
 
-A detector has logits and pred_boxes instead of tokens: its projector is its heads, on its detection tokens.
+A detector has logits and pred_boxes instead of tokens, a classifier logits: their projector is their head, on the rows
+that it reads.
 It is written the plain way, projecting everything and selecting last; `edgeprune.export.hoist` moves the selection up.
 """
 
@@ -17,8 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgeprune.bundle import KINDS
 from edgeprune.dropping import dropping, kept
-from edgeprune.encoders import Encoder
+from edgeprune.encoders import Encoder, Head
 from edgeprune.encoders._attention import recording
 from edgeprune.pruners import Method, Selection, depth_of
 from edgeprune.pruners._select import lower_take, take
@@ -30,8 +32,8 @@ __all__ = ["PrunedEncoder", "outputs"]
 def outputs(encoder: Encoder, method: Method) -> tuple[str, ...]:
     """The names of what a pruned encoder returns, in order."""
     chosen = ("indices", "scores", *method.traits.emits)
-    if encoder.detects:
-        return ("logits", "pred_boxes", *chosen)
+    if encoder.head is not None:
+        return (*KINDS[encoder.head.kind], *chosen)
     return ("tokens", *chosen, *(["positions"] if encoder.positions is not None else []), *encoder.extras)
 
 
@@ -41,7 +43,8 @@ class PrunedEncoder(nn.Module):
     [3, K] int32 and its extras, [B, K, D] each.
 
     A method that makes one pool of all tiles returns one image of B * N candidates: [1, K, D], [1, K], [1, B * N].
-    A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens.
+    A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens, a classifier logits
+    [B, classes].
     pixels: what happens to the input first; RawPixels for a graph that takes images as they are
     """
 
@@ -55,7 +58,7 @@ class PrunedEncoder(nn.Module):
         self._encoder, self._method = encoder, method
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.detects)) is not None:
+        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.headed)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, prefix = self._encoder, self._encoder.tower.prefix
         layers = {layer: encoder.tower.attention[layer] for layer in self._method.layers(encoder.layer)}
@@ -107,10 +110,21 @@ class PrunedEncoder(nn.Module):
         end = hidden.shape[1] - tower.suffix
         emitted = chosen[0].emitted(self._method.traits.emits)
         rest = chosen[0].indices.to(torch.int32), chosen[0].scores, *emitted
-        if encoder.detects:  # taken, so that it moves up through the last layer; a slice alone would not
-            detecting = torch.arange(end, hidden.shape[1]).expand(hidden.shape[0], -1)
-            return (*self.projector(take(hidden, detecting)), *rest)
+        if encoder.head is not None:
+            return (*self.projector(self._read(hidden, encoder.head)), *rest)
         return (self.projector(hidden[:, tower.prefix : end]), *rest)
+
+    def _read(self, hidden: Tensor, head: Head) -> Tensor:
+        """What a head reads of the last layer: [B, S, C] -> [B, R, C]"""
+        tokens, tower = hidden.shape[1], self._encoder.tower
+        rows = [at % tokens for at in head.rows]
+        rows += range(tower.prefix, tokens - tower.suffix) if head.mean else []
+        # Taken, so that it moves up through the last layer; a slice alone would not.
+        read = hidden if len(rows) == tokens else take(hidden, torch.tensor(rows).expand(hidden.shape[0], -1))
+        if not head.mean:
+            return read
+        special = len(head.rows)
+        return torch.cat((read[:, :special], read[:, special:].mean(dim=1, keepdim=True)), dim=1)
 
     def _grouped(self, patches: Tensor, indices: Tensor) -> Tensor:
         """`arrange` for the kept tokens alone: [B, P, C], [B, K] -> [B, K, g * C]; their patches are taken one by one,

@@ -80,8 +80,8 @@ class Traits:
         return _PROJECTED in self.reads
 
     @property
-    def detects(self) -> bool:
-        """Whether it can drop tokens in a detector: inside, or anywhere since it reads nothing."""
+    def under_head(self) -> bool:
+        """Whether it can drop tokens where a head reads the encoder: inside, or anywhere since it reads nothing."""
         return self.inside or not self.reads
 
     @property

@@ -4,8 +4,8 @@ unpruned   the same layers and projector, fused attention, all N tokens
 official   the official code exported as it is written: eager attention, everything projected, selection last (not
            where it is made of what ONNX does not have)
 pool       features averaged over K cells, then projected: the plain way to K tokens
-           (for a detector, and for what drops tokens inside the encoder, neither of these two: the paper's own count
-           of tokens is not static, and detection tokens cannot be averaged)
+           (in front of a head, and for what drops tokens inside the encoder, neither of these two: the paper's own
+           count of tokens is not static, and averaging behind the encoder changes nothing that a head reads)
 matmul     one large matrix product: the most multiply-adds per second that this machine and backend reach
 """
 
@@ -37,7 +37,7 @@ def baselines(
 
     pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
     """
-    inside = depth_of(method, encoder.layer, encoder.detects) is not None
+    inside = depth_of(method, encoder.layer, encoder.headed) is not None
     found = {}
     if not inside and method.traits.official_in_onnx:
         found["official"] = to_onnx(OfficialEncoder(encoder, method, pixels), method, False)

@@ -5,7 +5,7 @@
     projector             rows * (C*D + D*D)
 
 Where tokens are dropped inside the encoder, the layers behind that place have K in place of N, and the scorer's own are
-added; the last layer of a detector has the queries of its T detection tokens alone.
+added; the last layer in front of a head has the queries of the rows that it reads alone.
 A layer that attends in windows has the sum of their squares in place of S*S, and is not pruned; a method that reads
 whole maps has S*S*C for each. C encoder width, r its MLP ratio, S tokens with the special ones, K kept, q query rows
 the score needs beside them.
@@ -28,7 +28,7 @@ __all__ = ["formula", "graph_cost"]
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
-    if (depth := depth_of(method, encoder.layer, encoder.detects)) is not None:
+    if (depth := depth_of(method, encoder.layer, encoder.headed)) is not None:
         return _inside(encoder, method, depth)
     tower = encoder.tower
     patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
@@ -57,9 +57,10 @@ def _inside(encoder: Encoder, method: Method, depth: int) -> int:
     tokens = [(encoder.patches if layer < depth else method.keep) + special for layer in range(encoder.layer)]
     layers = [each * (4 * width * width + mlp) + 2 * each * each * width for each in tokens]
     rows = method.keep
-    if encoder.detects:
-        rows, last = tower.suffix, tokens[-1]
-        layers[-1] = 2 * last * width * width + rows * (2 * width * width + mlp) + 2 * rows * last * width
+    if encoder.head is not None:
+        read, last = len(encoder.head.rows) + (method.keep if encoder.head.mean else 0), tokens[-1]
+        layers[-1] = 2 * last * width * width + read * (2 * width * width + mlp) + 2 * read * last * width
+        rows = read if encoder.kind == "detections" else 1  # a classifier reads its rows side by side
     maps = 0
     for layer in method.layers(encoder.layer):
         maps += tokens[layer] ** 2 * width

@@ -91,6 +91,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         grid=pair("--grid", request.grid, "rows x columns of patches, such as 32x32"),
         video=request.video,
         size=pair("--size", request.size, "height x width in pixels, such as 512x864"),
+        head=request.head,
     )
     _check_batch(request, encoder)
     pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1

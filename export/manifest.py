@@ -56,7 +56,7 @@ def manifest_of(
         grid=encoder.grid,
         tiles=tiles,
         layout=encoder.layout,
-        labels=encoder.labels or (),
+        labels=encoder.labels,
         model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
         precision=precision,
         graphs={
@@ -79,8 +79,8 @@ def manifest_of(
 
 
 def steps_of(method: Method, encoder: Encoder) -> tuple[int, ...]:
-    """Behind how many layers tokens are dropped inside the encoder; a detector has no other place."""
-    depth = depth_of(method, encoder.layer, encoder.detects)
+    """Behind how many layers tokens are dropped inside the encoder; in front of a head there is no other place."""
+    depth = depth_of(method, encoder.layer, encoder.headed)
     return () if depth is None else (depth,)
 
 

@@ -55,6 +55,8 @@ class Request:
     video: bool = False
     size: str | None = None
     """height x width of images in pixels, as text, for an encoder that can be brought to another size"""
+    head: bool = False
+    """whether the checkpoint's classifier is exported: logits in place of tokens"""
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None

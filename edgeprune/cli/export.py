@@ -60,6 +60,7 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
 @click.option("--size", metavar="HxW", help="Pixels of an image, for all but tiles and --grid; default the model's.")
+@click.option("--head", is_flag=True, help="Logits of the checkpoint's own image classifier in place of tokens.")
 @click.option("--video", is_flag=True, help="Frames instead of images, where the model treats them differently.")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open (cpu, ort-cuda).")
 @click.option(

@@ -159,14 +159,14 @@ class Method:
         return 0
 
 
-def depth_of(method: Method, layers: int, detects: bool) -> int | None:
+def depth_of(method: Method, layers: int, headed: bool) -> int | None:
     """How many layers of the encoder see every token; None: all, tokens are dropped behind it.
 
     layers: in front of the features
-    detects: whether the encoder is a detector, in which every method has to drop inside
+    headed: whether a head reads the encoder, in which every method has to drop inside
     """
     inside = method.steps(layers)
-    return inside[0] if inside else 0 if detects else None
+    return inside[0] if inside else 0 if headed else None
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:
