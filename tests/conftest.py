@@ -222,7 +222,8 @@ def _spread(model: torch.nn.Module) -> None:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
-    """make_bundle(batch=1, dtype="float32", shift=0, probes=2, picks=False, prior=False, **fields) -> its folder."""
+    """make_bundle(batch=1, dtype="float32", shift=0, probes=2, picks=False, prior=False, classes=False, **fields) ->
+    its folder."""
     made: list[Path] = []
 
     def make(**options: Any) -> Path:

@@ -32,7 +32,9 @@ FLOORS = {
     **dict.fromkeys(("runtime", "probes"), 2),
     **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
-    **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
+    **dict.fromkeys(
+        ("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening", "correction", "adapted"), 5
+    ),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
     **dict.fromkeys(("cli", "__main__"), 7),
     "integrations.optimum": 8,
@@ -46,6 +48,7 @@ BESIDE = {
     "integrations": ("export",),
     "trace": ("fit", "shortening"),
     "reference": ("reference_steps",),
+    "adapted": ("correction",),
     "__main__": ("cli",),
 }
 """and these on its own floor"""

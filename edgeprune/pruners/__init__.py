@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -168,14 +168,32 @@ class Method:
         return 0
 
 
-def depth_of(method: Method, layers: int, detects: bool) -> int | None:
-    """How many layers of the encoder see every token; None: all, tokens are dropped behind it.
+class Placed(Protocol):
+    """What the place of a method hangs on, of an encoder."""
 
-    layers: in front of the features
-    detects: whether the encoder is a detector, in which every method has to drop inside
-    """
-    inside = method.steps(layers)
-    return inside[0] if inside else 0 if detects else None
+    @property
+    def layer(self) -> int:
+        """Layers in front of the features."""
+        ...
+
+    @property
+    def headed(self) -> bool:
+        """Whether a head reads the last of them, so that every method has to drop inside."""
+        ...
+
+    @property
+    def inside(self) -> object | None:
+        """The steps that shorten the sequence on the way; the method chooses behind them then."""
+        ...
+
+
+def depth_of(method: Method, encoder: Placed) -> int | None:
+    """How many layers of the encoder see every token in front of where the method drops some; None: it chooses behind
+    all of them."""
+    if encoder.inside is not None:
+        return None
+    steps = method.steps(encoder.layer)
+    return steps[0] if steps else 0 if encoder.headed else None
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:

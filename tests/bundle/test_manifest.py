@@ -156,6 +156,12 @@ def outputs(**changes: Any) -> Change:
     return change
 
 
+def classifies(given: dict[str, Any], *shape: int) -> None:
+    """A classifier's manifest, whose logits are of that shape behind the batch."""
+    tensors = encoder(given)["outputs"]
+    tensors["logits"] = {**tensors.pop("tokens"), "shape": ["batch", *shape]}
+
+
 DISAGREE: dict[str, Change] = {
     "keep must be in 1..48, got 0": lambda given: given.update(keep=0),
     "keep must be in 1..48, got 49": lambda given: given.update(keep=49),
@@ -196,6 +202,12 @@ DISAGREE: dict[str, Change] = {
     "preprocessing must give images of [32, 48], as encoder takes them, got [48, 32]": lambda given: given[
         "preprocessing"
     ].update(size=[48, 32]),
+    "the outputs of encoder must have tokens": lambda given: encoder(given)["outputs"].pop("tokens"),
+    "logits must be [batch, 0], one for each of labels, got '[batch, 7]'": lambda given: classifies(given, 7),
+    "logits must be [batch, 2], one for each of labels, got '[batch, 2, 7]'": lambda given: (
+        given.update(labels=["cat", "dog"]),
+        classifies(given, 2, 7),
+    ),
     "pixel_values must have 4 dimensions": lambda given: encoder(given)["inputs"]["pixel_values"].update(shape=[2, 3]),
 }
 

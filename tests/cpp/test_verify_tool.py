@@ -83,6 +83,8 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "picks the wrong way round": {"picks": "reversed"},
     "the wrong patches": {"shift": -1},
     "of many images the wrong patches": {"shift": 1, "batch": 3},
+    "classes": {"classes": True, "batch": 3},
+    "classes of the wrong patches": {"classes": True, "shift": 1},
     "a rule that decides nothing": {"rule": {"name": "fixed"}},
     "a rule": {"rule": {"name": "topk", "shares": True}},
 }
