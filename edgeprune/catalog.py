@@ -219,7 +219,7 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
 
 def _yes_or_no(text: str) -> bool:
     """Raises ValueError."""
-    return bool(["false", "true"].index(text))
+    return bool(["false", "true"].index(text.lower()))
 
 
 _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {

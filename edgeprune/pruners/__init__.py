@@ -115,7 +115,8 @@ class Host:
 
 
 class Method:
-    """What a method is derived from: a frozen dataclass with the field `keep`; its further fields are its options."""
+    """What a method is derived from: a frozen dataclass with the field `keep`; its fields with a default are its
+    options, those without one are what it is fitted with."""
 
     keep: int
     traits: ClassVar[Traits] = Traits()
@@ -123,8 +124,9 @@ class Method:
     """the trained module of a method that has one"""
 
     @classmethod
-    def fitted(cls, keep: int, scorer: Any, host: Host) -> Method:
-        """A method with trained weights, for an encoder. Raises MethodError when they are for another one."""
+    def fitted(cls, keep: int, scorer: Any, host: Host, **options: Any) -> Method:
+        """A method with trained weights and its options, for an encoder. Raises MethodError when they are for another
+        one."""
         raise MethodError(f"{cls.__module__.rpartition('.')[2]} has no trained weights")
 
     def prepared(self, projector: nn.Module) -> Method:
@@ -161,6 +163,10 @@ class Method:
     @property
     def departs(self) -> tuple[str, ...]:
         """Where it departs from its source as it is built, beside `traits.deviations`."""
+        return ()
+
+    def warnings(self, depth: int) -> tuple[str, ...]:
+        """What the user should know of its options on an encoder of so many layers, each in one line."""
         return ()
 
     def multiply_adds(self, patches: int) -> int:

@@ -233,6 +233,6 @@ def test_so_does_the_graph_of_an_encoder_that_drops_tokens_in_front(
     tiny_llava: Callable[..., Encoder], traced: Traced, make_scorer: Callable[..., Path]
 ) -> None:
     encoder = tiny_llava()
-    method = bavit.Method(6, load_scorer(make_scorer(grid=encoder.grid)))
+    method = bavit.Method(6, load_scorer(make_scorer(grid=encoder.grid)), side=1)
     patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
     assert graph_cost(traced("bavit").graph) == formula(encoder, method) + patch_embedding
