@@ -80,7 +80,7 @@ def test_a_small_graph_gives_the_same_bits(name: str, library: Library, tmp_path
 def exported(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """(name) -> that export; not to be changed."""
     from edgeprune.export import Request, export_bundle
-    from tests.encoders.conftest import ALL
+    from tests.encoders.kinds import declared
 
     made: dict[str, Path] = {}
 
@@ -90,7 +90,7 @@ def exported(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPat
             folder = tmp_path_factory.mktemp("exported")
             given = dict(fields)
             if kind:
-                one = ALL[kind]
+                one = declared()[kind]
                 given["model"] = str(model_folder(folder / "model", one.architecture, one.processor, **one.config))
             request = Request(given.pop("method"), "cpu", output=folder / "bundle", baselines=False, **given)
             made[name] = export_bundle(request).folder
