@@ -147,7 +147,7 @@ def _table_kept() -> contextlib.AbstractContextManager[None]:
 def _signatures_kept() -> contextlib.AbstractContextManager[None]:
     """onnx_ir reads a schema's 20 to 60 types for each node that is made of it."""
     signature: Any = getattr(ir.schemas, "OpSignature", None)
-    if not hasattr(signature, "from_op_schema"):
+    if "from_op_schema" not in getattr(signature, "__dict__", {}):
         return contextlib.nullcontext()
     read = signature.from_op_schema
 
