@@ -34,10 +34,10 @@ from edgeprune.trace import PrunedEncoder, outputs
 
 __all__ = ["TELLING", "Reference", "candidates"]
 
-MOST, LEAST = 32, 6
+MOST, LEAST = 32, 4
 """scenes that are drawn to choose from"""
-WORK = 10**12
-"""multiply-adds that may be spent on them, beyond LEAST: some 10 s on two CPU cores"""
+WORK = 7 * 10**11
+"""multiply-adds that may be spent on them, beyond LEAST: some 7 s on two CPU cores"""
 TELLING = 3
 """how many of them become probes"""
 SEED = 20
@@ -133,7 +133,7 @@ def candidates(multiply_adds: int) -> int:
     """How many scenes are drawn to choose from, where the reference takes so many multiply-adds for each.
 
     >>> candidates(180 * 10**6), candidates(178 * 10**9), candidates(10**12)
-    (32, 6, 6)
+    (32, 4, 4)
     """
     return min(MOST, max(LEAST, WORK // multiply_adds))
 
