@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,18 @@ class Causal:
     """its name of a tensor -> (the file that holds it, the name there)"""
     embedding_scale: float
     """what the rows of the embedding are multiplied by (Gemma)"""
+    embedding: str = EMBEDDING
+    """the tensor"""
+
+    @property
+    def text(self) -> Mapping[str, Any]:
+        """What config.json says of the language model."""
+        found: Mapping[str, Any] = self.config.get("text_config", self.config)
+        return found
 
     @property
     def width(self) -> int:
-        return int(self.config["hidden_size"])
+        return int(self.text["hidden_size"])
 
 
 def causal_of(files: Files, config: Any) -> Causal:
@@ -109,14 +117,16 @@ def write_causal(files: Files, causal: Causal, folder: Path) -> None:
 
 def embedding_of(files: Files, causal: Causal) -> Tensor:
     """[V, D], as it is stored."""
-    shard, name = causal.shards[EMBEDDING]
+    shard, name = causal.shards[causal.embedding]
     return read_tensors(files.locate(shard), [name])[name]
 
 
-def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> dict[str, Any]:
+def build(
+    folder: Path, output: Path, precision: str, provider: str = "cpu", more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run the builder on a checkpoint of a language model. What it writes is a graph, its data and genai_config.json.
 
-    precision: one of PRECISIONS; provider: cpu or cuda, as the builder calls it
+    precision: one of PRECISIONS; provider: cpu or cuda, as the builder calls it; more: of its options, NAME=VALUE
 
     Returns genai_config.json. Raises MissingPackageError without onnxruntime-genai, EdgepruneError when the builder
     fails.
@@ -126,7 +136,7 @@ def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> 
     except ImportError as error:
         raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
     cache = output / ".cache"
-    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", f"filename={FILE}"]
+    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", f"filename={FILE}", *more]
     with _silent() as said:
         try:
             given = parse_extra_options(
@@ -167,7 +177,7 @@ def _silent() -> Iterator[io.StringIO]:
     """What the builder prints, its bars and its log go nowhere but into what is returned."""
     said = io.StringIO()
     before = logging.root.manager.disable
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             yield said

@@ -15,10 +15,12 @@ import edgeprune
 from edgeprune.bundle import MANIFEST, Bundle, describe_files, writing
 from edgeprune.checkpoint import Files, find, read_config
 from edgeprune.errors import BundleError, ModelError
+from edgeprune.export.assemble import qwen
 from edgeprune.export.assemble.decoder import FILE, Causal, build, causal_of, embedding_of, write_causal
 from edgeprune.export.assemble.parts import Parts
 from edgeprune.export.assemble.request import MODEL, Request, check, output_of
 from edgeprune.export.assemble.texts import Texts, load_texts
+from edgeprune.runtime.generate.decoder import DEEPER
 from edgeprune.runtime.generate.folder import ENCODER, Assembled, Decoder
 from edgeprune.runtime.generate.genai import PACKAGE
 
@@ -50,9 +52,11 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     files = find(request.model, request.revision)
     config = _config(files)
     check_fits(bundle, files, config)
-    causal, texts = causal_of(files, config), load_texts(files, config)
+    rotary = config.model_type in qwen.MODEL_TYPES
+    causal, texts = (qwen.causal_of if rotary else causal_of)(files, config), load_texts(files, config)
     engine: ModuleType = importlib.import_module(f"edgeprune.export.assemble.{MODULES[request.engine]}")
-    manifest = _manifest(request, bundle, files, causal, texts)
+    rope = qwen.rope_of(config) if rotary else None
+    manifest = replace(_manifest(request, bundle, files, causal, texts), rope=rope)
     engine.check(manifest)
 
     with writing(output, request.force, MODEL) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -61,7 +65,7 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
         alone.mkdir()
         write_causal(files, causal, alone)
         texts.tokenizer.save_pretrained(alone)
-        genai_config = build(alone, built, request.decoder_precision)
+        genai_config = build(alone, built, request.decoder_precision, **engine.options(request.decoder_precision))
         manifest = _with_decoder(manifest, genai_config, causal, request.decoder_precision)
 
         step(STEPS[2])
@@ -114,7 +118,7 @@ def _manifest(request: Request, bundle: Bundle, files: Files, causal: Causal, te
     own = bundle.manifest
     graph = own.encoder.file
     pinned = {name: own.files[name].sha256 for name in (graph, f"{graph}.data") if name in own.files}
-    text = causal.config
+    text = causal.text
     return Assembled(
         engine=request.engine,
         family=own.model.family,
@@ -130,6 +134,7 @@ def _manifest(request: Request, bundle: Bundle, files: Files, causal: Causal, te
         decoder=Decoder(causal.architecture, request.decoder_precision, FILE, 0, 0, 0, 0, "float32"),
         encoder=pinned,
         versions=_versions(),
+        extras=tuple(name for name in own.outputs if name.startswith(DEEPER)),
     )
 
 

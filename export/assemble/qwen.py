@@ -1,9 +1,9 @@
 """Qwen-VL's decoders, as the model builder of onnxruntime-genai is given them.
 
-    checkpoint    builder's class
-    qwen2_vl      Qwen2_5_VLForConditionalGeneration: their decoders are the same, the towers are not
-    qwen2_5_vl    the same
-    qwen3_vl      Qwen3VLForConditionalGeneration, without DeepStack (`deepstack`)
+    checkpoint    class that the builder has
+    qwen2_vl      Qwen2_5_VLForConditionalGeneration: the decoders are the same, the towers are not
+    qwen2_5_vl    Qwen2_5_VLForConditionalGeneration
+    qwen3_vl      Qwen3VLForConditionalGeneration, without DeepStack (`deepstack` adds it)
 
 The builder opens the whole model. Its tower would be read for nothing, so it gets one without layers. That keeps it
 from taking a layer of the tower for the head, too, if it is as wide as the vocabulary.
@@ -13,7 +13,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MODEL_TYPES", "builder_config"]
+from edgeprune.checkpoint import Files, weights
+from edgeprune.errors import ModelError
+from edgeprune.export.assemble.decoder import Causal
+from edgeprune.runtime.generate.folder import Rope
+
+__all__ = ["MODEL_TYPES", "causal_of", "rope_of"]
 
 CLASSES = {
     "qwen2_vl": ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
@@ -21,6 +26,8 @@ CLASSES = {
     "qwen3_vl": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
 }
 MODEL_TYPES = tuple(CLASSES)
+INTERLEAVED = ("qwen3_vl",)
+"""the axes take turns in the head's width; of the others each has a stretch of it"""
 NO_TOWER: dict[str, Any] = {
     "depth": 0,
     "hidden_size": 8,
@@ -34,19 +41,56 @@ NO_TOWER: dict[str, Any] = {
     "deepstack_visual_indexes": [],
     "num_position_embeddings": 1,
 }
+INSIDE, HEAD = "model.language_model.", "lm_head."
+OLDER = ("embed_tokens.", "layers.", "norm.")
+"""what stands behind `model.` where an older transformers saved the checkpoint"""
 
 
-def builder_config(config: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a checkpoint -> that of the folder which the builder reads, with the decoder's tensors in it.
+def causal_of(files: Files, config: Any) -> Causal:
+    """The decoder of a checkpoint, as a model without tower.
 
-    They are named as transformers saves them: model.language_model.* and lm_head.weight.
+    config: of transformers, the whole one
+
+    Raises ModelError when a tensor is not there.
     """
-    model_type, architecture = CLASSES[config["model_type"]]
-    text = {**config["text_config"], "model_type": f"{model_type}_text"}
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    given = _config(config.to_dict())
+    with torch.device("meta"):
+        alone: Any = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**given))
+    own = {name for name in alone.state_dict() if name.startswith((INSIDE, HEAD))}
+    if config.tie_word_embeddings:
+        own.discard("lm_head.weight")
+    shards = {_name(name): (shard, name) for name, shard in weights(files).items() if _name(name) in own}
+    if missing := sorted(own - set(shards)):
+        raise ModelError(f"{files.id} has no tensor {missing[0]} of its language model; is the checkpoint whole?")
+    return Causal(given["architectures"][0], given, shards, 1.0, f"{INSIDE}embed_tokens.weight")
+
+
+def rope_of(config: Any) -> Rope:
+    """config: of transformers, the whole one. Raises ModelError when it does not say how the head is shared."""
+    given = config.get_text_config().rope_parameters
+    section = given.get("mrope_section")
+    if not section:
+        raise ModelError("the language model must have rotary positions of three axes (mrope_section); it has none")
+    return Rope(tuple(int(one) for one in section), config.model_type in INTERLEAVED, float(given["rope_theta"]))
+
+
+def _config(given: dict[str, Any]) -> dict[str, Any]:
+    """config.json of the folder that the builder reads."""
+    model_type, architecture = CLASSES[given["model_type"]]
+    apart = ("vision_config", "quantization_config", "dtype")
     return {
-        **{name: value for name, value in config.items() if name not in ("vision_config", "quantization_config")},
+        **{name: value for name, value in given.items() if name not in apart},
         "model_type": model_type,
         "architectures": [architecture],
-        "text_config": text,
+        "text_config": {**given["text_config"], "model_type": f"{model_type}_text"},
         "vision_config": NO_TOWER,
     }
+
+
+def _name(stored: str) -> str:
+    """As transformers saves it now."""
+    behind = stored.removeprefix("model.")
+    return f"{INSIDE}{behind}" if behind != stored and behind.startswith(OLDER) else stored

@@ -7,7 +7,7 @@ Models of one axis it takes, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,14 @@ class Loop:
 
     name = "onnxruntime"
 
-    def __init__(self, decoder: Decoder, embedding: Session, image: int) -> None:
+    def __init__(self, decoder: Decoder, embedding: Session, image: int, stop: Collection[int] = ()) -> None:
         """embedding: input_ids [1, S] and image_features [M, D] in the places of the image ids -> inputs_embeds
-        image: the id in whose places the tokens of images go
+        image: the id in whose places the tokens of images go; stop: those behind which an answer ends
         """
         import onnxruntime
 
         self.version = str(onnxruntime.__version__)
-        self._decoder, self._embedding, self._image = decoder, embedding, image
+        self._decoder, self._embedding, self._image, self._stop = decoder, embedding, image, frozenset(stop)
         self._cache = Cache()
         self._ids: list[int] = []
         self._images: list[tuple[int, Encoded]] = []
@@ -48,7 +48,8 @@ class Loop:
         made = folder.manifest
         path = folder.file(made.decoder.file)
         decoder = Decoder.open(path, made.context_length, made.decoder.head_size, threads)
-        return cls(decoder, open_session(folder.file(made.embedding), "cpu", threads), made.prompt.image)
+        embedding = open_session(folder.file(made.embedding), "cpu", threads)
+        return cls(decoder, embedding, made.prompt.image, made.stop)
 
     def answer(self, prompt: Prompted, sampling: Sampling) -> Iterator[int]:
         """As `Engine.answer`. Of the prompt, what begins like the conversation before is not read again.
@@ -62,7 +63,7 @@ class Loop:
             logits[self._image] = -np.inf  # it would ask for the tokens of an image that nobody has given
             token = choose(logits, sampling, random)
             yield token
-            if left == 1 or max(position, len(self._ids)) >= self._decoder.context:
+            if left == 1 or token in self._stop or max(position, len(self._ids)) >= self._decoder.context:
                 return
             here = np.full((self._decoder.axes, 1), position, np.int64)
             logits = self._decoder.run(self._embedded([token], []), here, self._cache)

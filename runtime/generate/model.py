@@ -31,7 +31,7 @@ def _genai(folder: Folder, threads: int | None) -> Engine:
 def _onnxruntime(folder: Folder, threads: int | None) -> Engine:
     from edgeprune.runtime.generate.loop import Loop
 
-    return Loop(folder, threads)
+    return Loop.open(folder, threads)
 
 
 ENGINES: dict[str, Callable[[Folder, int | None], Engine]] = {"genai": _genai, "onnxruntime": _onnxruntime}

@@ -25,7 +25,13 @@ def official(ids: list[int], grids: tuple[tuple[int, int], ...]) -> NDArray[np.i
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLModel
 
-    text = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 16}
+    text = {
+        "num_hidden_layers": 1,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_attention_heads": 1,
+        "vocab_size": 16,
+    }
     config = Qwen2VLConfig(text_config=text, vision_config={"depth": 1}, image_token_id=IMAGE, video_token_id=4)
     with torch.device("meta"):
         model = Qwen2VLModel(config)
@@ -78,6 +84,8 @@ def test_two_images_may_touch() -> None:
     ],
     ids=["one too few", "one too many", "an image too many", "torn apart", "no image"],
 )
-def test_placeholders_that_do_not_number_the_tokens_are_refused(ids: list[int], counts: list[int], message: str) -> None:
+def test_placeholders_that_do_not_number_the_tokens_are_refused(
+    ids: list[int], counts: list[int], message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         placeholders(ids, IMAGE, counts)
