@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from edgeprune.export.assemble.parts import Parts, copy_encoder, place_decoder, place_embedding
+from edgeprune.runtime.generate.folder import Assembled
 
 __all__ = ["check", "write"]
 
 
-def check(parts: Any) -> None:
+def check(manifest: Assembled) -> None:
     """Takes every model."""
 
 
