@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,10 @@ def embedding_of(files: Files, causal: Causal) -> Tensor:
     return read_tensors(files.locate(shard), [name])[name]
 
 
-def build(
-    folder: Path, output: Path, precision: str, provider: str = "cpu", more: Sequence[str] = ()
-) -> dict[str, Any]:
+def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> dict[str, Any]:
     """Run the builder on a checkpoint of a language model. What it writes is a graph, its data and genai_config.json.
 
-    precision: one of PRECISIONS; provider: cpu or cuda, as the builder calls it; more: of its options, NAME=VALUE
+    precision: one of PRECISIONS; provider: cpu or cuda, as the builder calls it
 
     Returns genai_config.json. Raises MissingPackageError without onnxruntime-genai, EdgepruneError when the builder
     fails.
@@ -136,7 +134,7 @@ def build(
     except ImportError as error:
         raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
     cache = output / ".cache"
-    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", f"filename={FILE}", *more]
+    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", "prune_lm_head=true", f"filename={FILE}"]
     with _silent() as said:
         try:
             given = parse_extra_options(
@@ -160,7 +158,7 @@ def _alone(name: str) -> str:
 
 
 def _known() -> list[str]:
-    """The decoders that the installed builder names; none where its source cannot be read, which then decides itself."""
+    """The decoders that the installed builder names; none where its source cannot be read, and it decides itself."""
     try:
         from onnxruntime_genai.models import builder
 

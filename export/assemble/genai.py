@@ -14,7 +14,7 @@ from edgeprune.bundle import json_text
 from edgeprune.errors import RequestError
 from edgeprune.export.assemble.embedding import identity, write_graph
 from edgeprune.export.assemble.parts import Parts, copy_encoder, place_decoder, place_embedding
-from edgeprune.runtime.generate.folder import ENCODER
+from edgeprune.runtime.generate.folder import ENCODER, Assembled
 from edgeprune.runtime.generate.genai import TOKENS
 
 __all__ = ["check", "write"]
@@ -23,11 +23,11 @@ PIPELINE = "gemma3"
 CONFIG = "genai_config.json"
 
 
-def check(parts: Any) -> None:
+def check(manifest: Assembled) -> None:
     """Raises RequestError for a model that genai cannot run with fewer tokens than its grid has."""
-    if parts.rope is not None:
+    if manifest.axes != 1:
         raise RequestError(
-            f"onnxruntime-genai counts the tokens of {parts.family} from the image's grid and refuses fewer; "
+            f"onnxruntime-genai counts the tokens of {manifest.family} from the image's grid and refuses fewer; "
             "use --engine onnxruntime"
         )
 

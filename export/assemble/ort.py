@@ -13,17 +13,18 @@ import onnx_ir as ir
 
 from edgeprune.export.assemble.deepstack import add_deepstack
 from edgeprune.export.assemble.parts import Parts, copy_encoder, place_decoder, place_embedding
+from edgeprune.runtime.generate.folder import Assembled
 
 __all__ = ["check", "options", "write"]
 
 
-def check(manifest: Any) -> None:
+def check(manifest: Assembled) -> None:
     """Takes every model."""
 
 
 def options(precision: str) -> dict[str, Any]:
-    """What the builder is told beside the precision: logits of the last token alone, nobody asks for the others'."""
-    return {"provider": "cuda" if precision == "float16" else "cpu", "more": ["prune_lm_head=true"]}
+    """What the builder is told beside the precision."""
+    return {"provider": "cuda" if precision == "float16" else "cpu"}
 
 
 def write(folder: Path, parts: Parts) -> None:

@@ -16,9 +16,8 @@ from typing import Any
 from edgeprune.checkpoint import Files, weights
 from edgeprune.errors import ModelError
 from edgeprune.export.assemble.decoder import Causal
-from edgeprune.runtime.generate.folder import Rope
 
-__all__ = ["MODEL_TYPES", "causal_of", "rope_of"]
+__all__ = ["MODEL_TYPES", "causal_of"]
 
 CLASSES = {
     "qwen2_vl": ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
@@ -26,8 +25,6 @@ CLASSES = {
     "qwen3_vl": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
 }
 MODEL_TYPES = tuple(CLASSES)
-INTERLEAVED = ("qwen3_vl",)
-"""the axes take turns in the head's width; of the others each has a stretch of it"""
 NO_TOWER: dict[str, Any] = {
     "depth": 0,
     "hidden_size": 8,
@@ -66,15 +63,6 @@ def causal_of(files: Files, config: Any) -> Causal:
     if missing := sorted(own - set(shards)):
         raise ModelError(f"{files.id} has no tensor {missing[0]} of its language model; is the checkpoint whole?")
     return Causal(given["architectures"][0], given, shards, 1.0, f"{INSIDE}embed_tokens.weight")
-
-
-def rope_of(config: Any) -> Rope:
-    """config: of transformers, the whole one. Raises ModelError when it does not say how the head is shared."""
-    given = config.get_text_config().rope_parameters
-    section = given.get("mrope_section")
-    if not section:
-        raise ModelError("the language model must have rotary positions of three axes (mrope_section); it has none")
-    return Rope(tuple(int(one) for one in section), config.model_type in INTERLEAVED, float(given["rope_theta"]))
 
 
 def _config(given: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the checkpoint says of text: tokenizer, chat template, stop ids, and what its processor writes around an image."""
+"""What a checkpoint says of text: tokenizer, chat template, stop ids, and what its processor writes around an image."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ AROUND: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ((), ())),
     "internvl": (("start_image_token_id",), ("end_image_token_id",)),
 }
-"""models whose processors handle videos, too, for which they need torchvision -> what these write in front of an image's
-tokens and behind them (`replace_image_token` of their processors, transformers 5.24), by its name in the tokenizer"""
+"""models whose processors handle videos, too, for which they need torchvision -> what these write in front of an image and
+behind it (`replace_image_token` of the processors, transformers 5.24), by its name in the tokenizer"""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,10 @@ class Texts:
             return_dict=True,
             **({"image": self.placeholder_text} if self.template == PLAIN else {}),
         )
-        ids = made["input_ids"]
-        return list(ids if self.processor is self.tokenizer else ids[0])
+        if self.around is None:
+            return list(made["input_ids"][0])
+        front, behind = self.around
+        return [id for one in made["input_ids"] for id in ((*front, one, *behind) if one == self.image else (one,))]
 
     @property
     def placeholder_text(self) -> str:
@@ -103,8 +105,8 @@ class Texts:
             if [*front, *before, self.image, *after, *back] == given:
                 return Prompt(self.image, self.image, tuple(before), tuple(after))
         raise ModelError(
-            f"the chat template of {self.id} must write one placeholder for an image, which its processor replaces where "
-            f"it stands; it writes {text!r:.120}; give a model whose processor does so"
+            f"the chat template of {self.id} must write one placeholder for an image, which its processor replaces "
+            f"where it stands; it writes {text!r:.120}; give a model whose processor does so"
         )
 
     def write(self, folder: Path, files: Files) -> None:
@@ -164,10 +166,8 @@ def _tokenizer(files: Files, place: str, model_type: str, where: Mapping[str, An
     loader: Any = transformers.AutoTokenizer
     tokenizer = loader.from_pretrained(place, **where)
     if tokenizer.chat_template is None:
-        try:
+        with contextlib.suppress(Absent, KeyError):
             tokenizer.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
-        except (Absent, KeyError):
-            pass
     return tokenizer
 
 

@@ -52,7 +52,7 @@ class Made:
 
     def prompt(self, images: list[Image.Image], *turns: str) -> Prompted:
         """Questions of turns, the images in front of the first; between them an answer of one word."""
-        encoded = [self.model.encode(image)[0] for image in images]
+        encoded = [self.model.encode(image) for image in images]
         messages: list[dict[str, Any]] = []
         for turn in turns:
             if messages:
