@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -135,40 +136,25 @@ def load_texts(files: Files, config: Any) -> Texts:
 
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = str(files.locate("config.json").parent) if files.revision == "local" else files.id
+    videos = config.model_type in AROUND and importlib.util.find_spec("torchvision") is None
+    loader: Any = transformers.AutoTokenizer if videos else transformers.AutoProcessor
     try:
-        loader: Any = transformers.AutoProcessor
         processor = loader.from_pretrained(place, **where)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{files.id} must have a processor that transformers reads: {reason}") from None
-    except ImportError:  # without torchvision there is no processor of videos
-        processor = _tokenizer(files, place, config.model_type, where)
     image = getattr(config, "image_token_id", None)
     if image is None:
         raise ModelError(
             f"{files.id} must name its image token (image_token_id in config.json); is it a model of images?"
         )
     stop = _stop(place, config, where)
-    if not hasattr(processor, "tokenizer"):
-        return Texts(files.id, processor, int(image), stop, _around(processor, config.model_type))
-    return Texts(files.id, processor, int(image), stop)
-
-
-def _tokenizer(files: Files, place: str, model_type: str, where: Mapping[str, Any]) -> Any:
-    """The tokenizer, with the chat template of the processor.
-
-    Raises ModelError of a model whose processor writes something of its own around an image.
-    """
-    import transformers
-
-    if model_type not in AROUND:
-        raise ModelError(f"{files.id} needs the package torchvision for its processor; pip install torchvision")
-    loader: Any = transformers.AutoTokenizer
-    tokenizer = loader.from_pretrained(place, **where)
-    if tokenizer.chat_template is None:
+    if not videos:
+        return Texts(files.id, processor, int(image), stop)
+    if processor.chat_template is None:  # it belonged to the processor
         with contextlib.suppress(Absent, KeyError):
-            tokenizer.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
-    return tokenizer
+            processor.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
+    return Texts(files.id, processor, int(image), stop, _around(processor, config.model_type))
 
 
 def _around(tokenizer: Any, model_type: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
