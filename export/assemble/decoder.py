@@ -53,10 +53,18 @@ class Causal:
     """its name of a tensor -> (the file that holds it, the name there)"""
     embedding_scale: float
     """what the rows of the embedding are multiplied by (Gemma)"""
+    embedding: str = EMBEDDING
+    """the tensor"""
+
+    @property
+    def text(self) -> Mapping[str, Any]:
+        """What config.json says of the language model."""
+        found: Mapping[str, Any] = self.config.get("text_config", self.config)
+        return found
 
     @property
     def width(self) -> int:
-        return int(self.config["hidden_size"])
+        return int(self.text["hidden_size"])
 
 
 def causal_of(files: Files, config: Any) -> Causal:
@@ -109,7 +117,7 @@ def write_causal(files: Files, causal: Causal, folder: Path) -> None:
 
 def embedding_of(files: Files, causal: Causal) -> Tensor:
     """[V, D], as it is stored."""
-    shard, name = causal.shards[EMBEDDING]
+    shard, name = causal.shards[causal.embedding]
     return read_tensors(files.locate(shard), [name])[name]
 
 
@@ -117,7 +125,7 @@ def build(folder: Path, output: Path, precision: str) -> dict[str, Any]:
     """Run the builder on a checkpoint of a language model. What it writes is a graph, its data and genai_config.json.
 
     precision: one of PRECISIONS. float16 is built as for CUDA: the graph is of GroupQueryAttention then, which the CPU
-        has as well; the one for the CPU makes a mask of its own, whose shape fails behind the prompt (0.18)
+        has as well; the one for the CPU copies its cache with every token, and its mask fails behind the prompt (0.18)
 
     Returns genai_config.json. Raises MissingPackageError without onnxruntime-genai, EdgepruneError when the builder
     fails.
@@ -168,7 +176,7 @@ def _silent() -> Iterator[io.StringIO]:
     """What the builder prints, its bars and its log go nowhere but into what is returned."""
     said = io.StringIO()
     before = logging.root.manager.disable
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             yield said

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from edgeprune.checkpoint import Files
-from edgeprune.checkpoint._files import Absent
+from edgeprune.checkpoint._files import Absent, read_json
 from edgeprune.errors import ModelError
 from edgeprune.runtime.generate.chat import PLAIN, SETTINGS, TEMPLATE, TOKENIZER
 from edgeprune.runtime.generate.folder import Prompt
@@ -22,6 +22,13 @@ __all__ = ["Texts", "collapsed", "load_texts"]
 
 COPIED = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 QUESTION = "What is this?"
+AROUND: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ((), ())),
+    "internvl": (("start_image_token_id",), ("end_image_token_id",)),
+}
+"""models whose processors handle videos, too, for which they need torchvision -> what these write around the tokens
+of an image, in front and behind (`replace_image_token` of their processors, transformers 5.24), by its name in the
+tokenizer"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Texts:
     image: int
     """id in whose places the tokens of an image go"""
     stop: tuple[int, ...]
+    around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """ids in front of an image and behind it, where there is but a tokenizer, whose answer cannot be compared"""
 
     @property
     def tokenizer(self) -> Any:
@@ -59,8 +68,8 @@ class Texts:
             return_dict=True,
             **({"image": self.placeholder_text} if self.template == PLAIN else {}),
         )
-        ids: list[int] = list(made["input_ids"][0])
-        return ids
+        ids = made["input_ids"]
+        return list(ids if self.processor is self.tokenizer else ids[0])
 
     @property
     def placeholder_text(self) -> str:
@@ -72,6 +81,8 @@ class Texts:
 
         Raises ModelError when they do not differ by that alone.
         """
+        if self.around is not None:
+            return Prompt(self.image, self.image, *self.around)
         words = {"type": "text", "text": QUESTION}
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "image"}, words]}],
@@ -129,12 +140,39 @@ def load_texts(files: Files, config: Any) -> Texts:
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{files.id} must have a processor that transformers reads: {reason}") from None
+    except ImportError:  # without torchvision there is no processor of videos
+        processor = _tokenizer(files, place, config.model_type, where)
     image = getattr(config, "image_token_id", None)
     if image is None:
         raise ModelError(
             f"{files.id} must name its image token (image_token_id in config.json); is it a model of images?"
         )
-    return Texts(files.id, processor, int(image), _stop(place, config, where))
+    stop = _stop(place, config, where)
+    if not hasattr(processor, "tokenizer"):
+        return Texts(files.id, processor, int(image), stop, _around(processor, config.model_type))
+    return Texts(files.id, processor, int(image), stop)
+
+
+def _tokenizer(files: Files, place: str, model_type: str, where: Mapping[str, Any]) -> Any:
+    """The tokenizer, with the chat template of the processor.
+
+    Raises ModelError of a model whose processor writes something of its own around an image.
+    """
+    import transformers
+
+    if model_type not in AROUND:
+        raise ModelError(f"{files.id} needs the package torchvision for its processor; pip install torchvision")
+    loader: Any = transformers.AutoTokenizer
+    tokenizer = loader.from_pretrained(place, **where)
+    if tokenizer.chat_template is None:
+        with contextlib.suppress(Absent, KeyError):
+            tokenizer.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
+    return tokenizer
+
+
+def _around(tokenizer: Any, model_type: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    front, behind = AROUND[model_type]
+    return tuple(getattr(tokenizer, name) for name in front), tuple(getattr(tokenizer, name) for name in behind)
 
 
 def collapsed(ids: list[int], image: int) -> list[int]:
