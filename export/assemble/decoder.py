@@ -123,10 +123,11 @@ def embedding_of(files: Files, causal: Causal) -> Tensor:
     return read_tensors(files.locate(shard), [name])[name]
 
 
-def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> dict[str, Any]:
+def build(folder: Path, output: Path, precision: str) -> dict[str, Any]:
     """Run the builder on a checkpoint of a language model. What it writes is a graph, its data and genai_config.json.
 
-    precision: one of PRECISIONS; provider: cpu or cuda, as the builder calls it
+    precision: one of PRECISIONS. float16 is built as for CUDA: the graph is of GroupQueryAttention then, which the CPU
+        has as well; the one for the CPU copies its cache with every token, and its mask fails behind the prompt (0.18)
 
     Returns genai_config.json. Raises MissingPackageError without onnxruntime-genai, EdgepruneError when the builder
     fails.
@@ -135,20 +136,20 @@ def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> 
         from onnxruntime_genai.models.builder import create_model, parse_extra_options
     except ImportError as error:
         raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
-    cache = output / ".cache"
+    cache, kind = output / ".cache", PRECISIONS[precision]
+    provider = "cuda" if precision == "float16" else "cpu"
     options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", "prune_lm_head=true", f"filename={FILE}"]
     with _silent() as said:
         try:
-            given = parse_extra_options(
-                "", str(folder), str(output), PRECISIONS[precision], provider, str(cache), options
-            )
-            create_model("", str(folder), str(output), PRECISIONS[precision], provider, str(cache), **given)
+            given = parse_extra_options("", str(folder), str(output), kind, provider, str(cache), options)
+            create_model("", str(folder), str(output), kind, provider, str(cache), **given)
         except Exception as error:  # it raises whatever transformers and its own classes do
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             last = said.getvalue().strip().splitlines()[-1:]
             raise EdgepruneError(f"onnxruntime-genai's builder failed: {reason} (its last line: {last})") from error
     shutil.rmtree(cache, ignore_errors=True)
     config: dict[str, Any] = json.loads((output / "genai_config.json").read_text(encoding="utf-8"))
+    config["model"]["decoder"].setdefault("session_options", {})["provider_options"] = []
     return config
 
 

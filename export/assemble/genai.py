@@ -32,11 +32,6 @@ def check(manifest: Assembled) -> None:
         )
 
 
-def options(precision: str) -> dict[str, Any]:
-    """What the builder is told beside the precision."""
-    return {}
-
-
 def write(folder: Path, parts: Parts) -> None:
     copy_encoder(folder, parts.bundle)
     place_decoder(folder, parts.built)

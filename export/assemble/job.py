@@ -57,8 +57,8 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     files = find(request.model, request.revision)
     config = _config(files)
     check_fits(bundle, files, config)
-    of = qwen.causal_of if config.model_type in qwen.MODEL_TYPES else causal_of
-    causal, texts = of(files, config), load_texts(files, config)
+    rotary = config.model_type in qwen.MODEL_TYPES
+    causal, texts = (qwen.causal_of if rotary else causal_of)(files, config), load_texts(files, config)
     asked = questions_of(request.questions, files.id) if request.answers else []
     engine: ModuleType = importlib.import_module(f"edgeprune.export.assemble.{MODULES[request.engine]}")
     manifest = _manifest(request, bundle, files, causal, texts)
@@ -70,7 +70,7 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
         alone.mkdir()
         write_causal(files, causal, alone)
         texts.tokenizer.save_pretrained(alone)
-        genai_config = build(alone, built, request.decoder_precision, **engine.options(request.decoder_precision))
+        genai_config = build(alone, built, request.decoder_precision)
         manifest = _with_decoder(manifest, genai_config, causal, request.decoder_precision)
 
         step(STEPS[2])
@@ -148,7 +148,7 @@ def _manifest(request: Request, bundle: Bundle, files: Files, causal: Causal, te
         decoder=Decoder(causal.architecture, request.decoder_precision, FILE, 0, 0, 0, 0, "float32"),
         encoder=pinned,
         versions=_versions(),
-        extras=tuple(sorted(name for name in own.outputs if name.startswith(DEEPER))),
+        extras=tuple(name for name in own.outputs if name.startswith(DEEPER)),
         axes=3 if "positions" in own.outputs else 1,
     )
 

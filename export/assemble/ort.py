@@ -1,13 +1,8 @@
-"""The folder of ONNX Runtime alone: encoder, embedding and decoder, which `runtime/generate/loop.py` runs in turn.
-
-The builder's graph for CUDA in float16 runs on the CPU as well. Its graph for the CPU in float16 has another attention,
-which copies its cache with every token, so it is not taken.
-"""
+"""The folder of ONNX Runtime alone: encoder, embedding and decoder, which `runtime/generate/loop.py` runs in turn."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -15,16 +10,11 @@ from edgeprune.export.assemble.deepstack import add_deepstack
 from edgeprune.export.assemble.parts import Parts, copy_encoder, place_decoder, place_embedding
 from edgeprune.runtime.generate.folder import Assembled
 
-__all__ = ["check", "options", "write"]
+__all__ = ["check", "write"]
 
 
 def check(manifest: Assembled) -> None:
     """Takes every model."""
-
-
-def options(precision: str) -> dict[str, Any]:
-    """What the builder is told beside the precision."""
-    return {"provider": "cuda" if precision == "float16" else "cpu"}
 
 
 def write(folder: Path, parts: Parts) -> None:

@@ -60,15 +60,18 @@ class Loop:
         random = np.random.default_rng(sampling.seed)
         logits, position = self._read(prompt)
         for left in range(sampling.max_new_tokens, 0, -1):
-            logits[self._image] = -np.inf  # it would ask for the tokens of an image that nobody has given
             token = choose(logits, sampling, random)
             yield token
-            if left == 1 or token in self._stop or max(position, len(self._ids)) >= self._decoder.context:
+            ended = token in self._stop and not sampling.past_stop
+            if left == 1 or ended or max(position, len(self._ids)) >= self._decoder.context:
                 return
             here = np.full((self._decoder.axes, 1), position, np.int64)
             logits = self._decoder.run(self._embedded([token], []), here, self._cache)
             self._ids.append(token)
             position += 1
+
+    def forget(self) -> None:
+        self._cache.length, self._ids, self._images = 0, [], []
 
     def close(self) -> None:
         self._decoder.close()
