@@ -39,7 +39,7 @@ PREFIXES = {"language_model.model.": "model.", "language_model.lm_head.": "lm_he
 """how the names begin inside a vision-language model -> how they begin alone; lm_head. is the same in both"""
 ALONE = re.compile(r"(model\.(embed_tokens|layers|norm)\.|lm_head\.)")
 """names that are those of a model alone"""
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ def causal_of(files: Files, config: Any) -> Causal:
     with torch.device("meta"):
         alone = loader.from_config(text)
     own = set(alone.state_dict())
-    if text.tie_word_embeddings:
-        own.discard("lm_head.weight")
     shards = {_alone(name): (shard, name) for name, shard in weights(files).items() if _alone(name) in own}
+    # The whole model ties its head as its own config says (InternVL), or it was saved without one.
+    if tied := config.tie_word_embeddings or (text.tie_word_embeddings and HEAD not in shards):
+        own.discard(HEAD)
+        shards.pop(HEAD, None)
     if missing := sorted(own - set(shards)):
         raise ModelError(f"{files.id} has no tensor {missing[0]} of its language model; is the checkpoint whole?")
     scale = getattr(alone.get_input_embeddings(), "scalar_embed_scale", 1.0)
-    fields = {**text.to_dict(), "architectures": [architecture]}
+    fields = {**text.to_dict(), "architectures": [architecture], "tie_word_embeddings": bool(tied)}
     return Causal(architecture, {name: fields[name] for name in sorted(fields)}, shards, float(scale))
 
 

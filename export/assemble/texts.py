@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -26,9 +27,8 @@ AROUND: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ((), ())),
     "internvl": (("start_image_token_id",), ("end_image_token_id",)),
 }
-"""models whose processors handle videos, too, for which they need torchvision -> what these write around the tokens
-of an image, in front and behind (`replace_image_token` of their processors, transformers 5.24), by its name in the
-tokenizer"""
+"""models whose processors handle videos, too, for which they need torchvision -> what these write in front of an image
+and behind it (`replace_image_token` of the processors, transformers 5.24), by its name in the tokenizer"""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class Texts:
             return_dict=True,
             **({"image": self.placeholder_text} if self.template == PLAIN else {}),
         )
-        ids = made["input_ids"]
-        return list(ids if self.processor is self.tokenizer else ids[0])
+        if self.around is None:
+            return list(made["input_ids"][0])
+        front, behind = self.around
+        return [id for one in made["input_ids"] for id in ((*front, one, *behind) if one == self.image else (one,))]
 
     @property
     def placeholder_text(self) -> str:
@@ -134,40 +136,25 @@ def load_texts(files: Files, config: Any) -> Texts:
 
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = str(files.locate("config.json").parent) if files.revision == "local" else files.id
+    videos = config.model_type in AROUND and importlib.util.find_spec("torchvision") is None
+    loader: Any = transformers.AutoTokenizer if videos else transformers.AutoProcessor
     try:
-        loader: Any = transformers.AutoProcessor
         processor = loader.from_pretrained(place, **where)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{files.id} must have a processor that transformers reads: {reason}") from None
-    except ImportError:  # without torchvision there is no processor of videos
-        processor = _tokenizer(files, place, config.model_type, where)
     image = getattr(config, "image_token_id", None)
     if image is None:
         raise ModelError(
             f"{files.id} must name its image token (image_token_id in config.json); is it a model of images?"
         )
     stop = _stop(place, config, where)
-    if not hasattr(processor, "tokenizer"):
-        return Texts(files.id, processor, int(image), stop, _around(processor, config.model_type))
-    return Texts(files.id, processor, int(image), stop)
-
-
-def _tokenizer(files: Files, place: str, model_type: str, where: Mapping[str, Any]) -> Any:
-    """The tokenizer, with the chat template of the processor.
-
-    Raises ModelError of a model whose processor writes something of its own around an image.
-    """
-    import transformers
-
-    if model_type not in AROUND:
-        raise ModelError(f"{files.id} needs the package torchvision for its processor; pip install torchvision")
-    loader: Any = transformers.AutoTokenizer
-    tokenizer = loader.from_pretrained(place, **where)
-    if tokenizer.chat_template is None:
+    if not videos:
+        return Texts(files.id, processor, int(image), stop)
+    if processor.chat_template is None:  # it belonged to the processor
         with contextlib.suppress(Absent, KeyError):
-            tokenizer.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
-    return tokenizer
+            processor.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
+    return Texts(files.id, processor, int(image), stop, _around(processor, config.model_type))
 
 
 def _around(tokenizer: Any, model_type: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
