@@ -85,8 +85,9 @@ def causal_of(files: Files, config: Any) -> Causal:
             f"the language model must be one that onnxruntime-genai's builder has ({', '.join(known)}), {files.id} has "
             f"{architecture}; give a model with one of these"
         )
+    loader: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        alone: Any = AutoModelForCausalLM.from_config(text)
+        alone = loader.from_config(text)
     own = set(alone.state_dict())
     shards = {_alone(name): (shard, name) for name, shard in weights(files).items() if _alone(name) in own}
     # The whole model ties its head as its own config says (InternVL), or it was saved without one.

@@ -57,8 +57,8 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     files = find(request.model, request.revision)
     config = _config(files)
     check_fits(bundle, files, config)
-    rotary = config.model_type in qwen.MODEL_TYPES
-    causal, texts = (qwen.causal_of if rotary else causal_of)(files, config), load_texts(files, config)
+    of = qwen.causal_of if config.model_type in qwen.MODEL_TYPES else causal_of
+    causal, texts = of(files, config), load_texts(files, config)
     asked = questions_of(request.questions, files.id) if request.answers else []
     engine: ModuleType = importlib.import_module(f"edgeprune.export.assemble.{MODULES[request.engine]}")
     manifest = _manifest(request, bundle, files, causal, texts)

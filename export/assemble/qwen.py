@@ -54,8 +54,9 @@ def causal_of(files: Files, config: Any) -> Causal:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     given = _config(config.to_dict())
+    loader: Any = AutoModelForImageTextToText
     with torch.device("meta"):
-        alone: Any = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**given))
+        alone = loader.from_config(AutoConfig.for_model(**given))
     own = {name for name in alone.state_dict() if name.startswith((INSIDE, HEAD))}
     if config.tie_word_embeddings:
         own.discard("lm_head.weight")

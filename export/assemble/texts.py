@@ -27,7 +27,7 @@ AROUND: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ((), ())),
     "internvl": (("start_image_token_id",), ("end_image_token_id",)),
 }
-"""models whose processors handle videos, too, and need torchvision for that -> what these write in front of an image
+"""models whose processors handle videos, too, for which they need torchvision -> what these write in front of an image
 and behind it (`replace_image_token` of the processors, transformers 5.24), by its name in the tokenizer"""
 
 

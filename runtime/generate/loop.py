@@ -30,7 +30,7 @@ class Loop:
     name = "onnxruntime"
 
     def __init__(self, decoder: Decoder, embedding: Session, image: int, stop: Collection[int] = ()) -> None:
-        """embedding: input_ids [1, S] and image_features [M, D] in the places of the image ids -> inputs_embeds
+        """embedding: input_ids [1, S] and image_features [1, M, D] in the places of the image ids -> inputs_embeds
         image: the id in whose places the tokens of images go; stop: those behind which an answer ends
         """
         import onnxruntime
@@ -137,7 +137,7 @@ class Loop:
         tokens = [one.tokens.astype(dtype, copy=False) for one in images] or [
             np.zeros((0, self._decoder.hidden), dtype)
         ]
-        feeds = {"input_ids": np.array([ids], np.int64), "image_features": np.concatenate(tokens)}
+        feeds = {"input_ids": np.array([ids], np.int64), "image_features": np.concatenate(tokens)[None]}
         found: NDArray[Any] = self._embedding.run(feeds)["inputs_embeds"][0]
         return found
 
