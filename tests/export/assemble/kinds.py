@@ -38,7 +38,7 @@ TEXT: dict[str, Any] = {
     "intermediate_size": 64,
     "num_hidden_layers": 3,
     "vocab_size": SIZE,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 600,
     "bos_token_id": 1,
     "eos_token_id": STOP,
     "pad_token_id": 0,
@@ -158,7 +158,8 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
     words.chat_template = TEMPLATE.replace("{IMAGE}", f"{kind.around[0]}<image> {kind.around[1]}")
     words.save_pretrained(folder)
     if kind.own is not None:
-        image = transformers.AutoImageProcessor.from_pretrained(folder)
+        loader: Any = transformers.AutoImageProcessor
+        image = loader.from_pretrained(folder)
         made: Any = getattr(transformers, f"{kind.architecture}Processor")
         made(image, words, **kind.own, chat_template=words.chat_template).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": STOP}), encoding="utf-8")
@@ -193,6 +194,7 @@ def tokenizer(**special: str) -> Any:
     made = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens([*SPECIAL[:9]])
-    return PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast
+    return fast(
         tokenizer_object=made, pad_token="<pad>", eos_token="</s>", bos_token="<s>", extra_special_tokens=special
     )
