@@ -1,0 +1,114 @@
+// The model, in a thread of its own so that the page stays alive: transformers.js, opened on the folder beside this file.
+//
+//   in    {load: device}  {see: Blob}  {ask: question}  {stop: true}
+//   out   {missing}  {loading: {loaded, total}}  {ready}  {seen}  {text}  {answered}  {failed: {at, why}}
+//
+// An image is encoded once, however often it is asked about. Nothing is fetched from anywhere but this folder.
+
+const here = (path) => new URL(path, import.meta.url).href;
+const LIBRARY = here("node_modules/@huggingface/transformers/dist/transformers.min.js");
+const ENGINE = here("node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify");
+const ANSWER_TOKENS = 256;
+
+let library, processor, model, stopping;
+let seen = null; // {image, features} of the image that is shown
+
+const say = (message, moved = []) => postMessage(message, moved);
+
+async function load(device) {
+  try {
+    library = await import(LIBRARY);
+  } catch {
+    return say({ missing: { library: LIBRARY } });
+  }
+  const { AutoModelForImageTextToText, AutoProcessor, InterruptableStoppingCriteria, env } = library;
+  env.allowLocalModels = true;
+  env.allowRemoteModels = false;
+  env.useBrowserCache = false; // what the server gives now, not what it gave last week under the same name
+  env.backends.onnx.wasm.wasmPaths = { mjs: `${ENGINE}.mjs`, wasm: `${ENGINE}.wasm` };
+
+  const parts = new Map();
+  const progress_callback = (part) => {
+    if (part.status !== "progress" || !part.total) return;
+    parts.set(part.file, part);
+    const sum = (key) => [...parts.values()].reduce((sum, each) => sum + each[key], 0);
+    say({ loading: { loaded: sum("loaded"), total: sum("total") } });
+  };
+  const [manifest, opened, read] = await Promise.all([
+    fetch(here("manifest.json")).then((answer) => answer.json()),
+    AutoModelForImageTextToText.from_pretrained("./", { device, progress_callback }),
+    AutoProcessor.from_pretrained("./"),
+  ]);
+  model = opened;
+  processor = read;
+  stopping = new InterruptableStoppingCriteria();
+  model.encode_image = async () => seen.features;
+  const forward = model.forward.bind(model);
+  model.forward = async (inputs) => {
+    await new Promise((resume) => setTimeout(resume)); // between two tokens: else no {stop} would ever be read
+    return forward(inputs);
+  };
+  say({ ready: { manifest, device, version: env.version } });
+}
+
+async function see(blob) {
+  const image = await library.RawImage.fromBlob(blob);
+  const { pixel_values } = await processor.image_processor(image);
+  const began = performance.now();
+  const { image_features, indices } = await model.sessions.vision_encoder.run({ pixel_values: pixel_values.ort_tensor });
+  const encoder_ms = performance.now() - began;
+  seen = { image, features: new library.Tensor(image_features) };
+  const [, , height, width] = pixel_values.dims;
+  const picture = { data: shown(pixel_values), height, width };
+  say({ seen: { picture, kept: Array.from(indices.data), encoder_ms } }, [picture.data.buffer]);
+}
+
+/** What the encoder is given, as the eye sees it: [1, 3, H, W] normalised -> RGBA bytes. */
+function shown({ data, dims: [, , height, width] }) {
+  const { do_normalize, image_mean, image_std, do_rescale, rescale_factor } = processor.image_processor.config;
+  const area = height * width;
+  const bytes = new Uint8ClampedArray(4 * area).fill(255);
+  for (let channel = 0; channel < 3; ++channel) {
+    const [mean, std] = do_normalize ? [image_mean[channel], image_std[channel]] : [0, 1];
+    const unit = do_rescale === false ? 1 : rescale_factor ?? 1 / 255;
+    for (let at = 0; at < area; ++at) bytes[4 * at + channel] = (data[channel * area + at] * std + mean) / unit;
+  }
+  return bytes;
+}
+
+async function ask(question) {
+  const content = [{ type: "image" }, { type: "text", text: question }];
+  const prompt = processor.apply_chat_template([{ role: "user", content }], { add_generation_prompt: true });
+  const inputs = await processor(seen.image, prompt);
+  const length = inputs.input_ids.dims.at(-1);
+  const context = model.config.text_config.max_position_embeddings ?? Infinity;
+  if (length >= context) throw new Error(`the prompt has ${length} tokens, the model reads ${context}: ask less at once`);
+
+  stopping.reset();
+  const times = [];
+  const streamer = new library.TextStreamer(processor.tokenizer, {
+    skip_prompt: true,
+    callback_function: (text) => text && say({ text }),
+    token_callback_function: () => times.push(performance.now()),
+  });
+  const began = performance.now();
+  await model.generate({
+    ...inputs,
+    do_sample: false,
+    max_new_tokens: Math.min(ANSWER_TOKENS, context - length),
+    stopping_criteria: stopping,
+    streamer,
+  });
+  const first_ms = times[0] - began;
+  const rate = times.length > 1 ? (1000 * (times.length - 1)) / (times.at(-1) - times[0]) : null;
+  say({ answered: { tokens: times.length, prompt: length, first_ms, tokens_per_s: rate } });
+}
+
+let before = Promise.resolve(); // one thing after the other
+onmessage = ({ data }) => {
+  if (data.stop) return stopping?.interrupt();
+  const [[at, given]] = Object.entries(data);
+  before = before
+    .then(() => ({ load, see, ask })[at](given))
+    .catch((error) => say({ failed: { at, why: String(error?.message ?? error) } }));
+};
