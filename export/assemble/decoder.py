@@ -1,0 +1,175 @@
+"""The language model of a checkpoint as a graph of its own, by onnxruntime-genai's model builder.
+
+    checkpoint    language_model.model.layers.0...  or  model.language_model.layers.0...      beside the vision tower
+    folder        model.layers.0...                 config.json of the text part, architectures: [LlamaForCausalLM]
+    builder       inputs_embeds -> logits, with a cache; no embedding (exclude_embeds)
+
+The builder knows no LLaVA, but the model inside: so that is written out first, one shard at a time, with the names that
+transformers gives it when it is alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgeprune.checkpoint import Files, read_tensors, weights
+from edgeprune.errors import EdgepruneError, MissingPackageError, ModelError
+
+__all__ = ["BUILT", "FILE", "PRECISIONS", "Causal", "build", "causal_of", "embedding_of", "write_causal"]
+
+PRECISIONS = {"float32": "fp32", "float16": "fp16", "int4": "int4"}
+"""what the weights of the decoder become -> what the builder calls it"""
+FILE = "decoder.onnx"
+BUILT = (FILE, f"{FILE}.data")
+"""what the builder writes"""
+PREFIXES = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
+"""how the names begin inside a vision-language model -> how they begin alone; lm_head. is the same in both"""
+ALONE = re.compile(r"(model\.(embed_tokens|layers|norm)\.|lm_head\.)")
+"""names that are those of a model alone"""
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class Causal:
+    """The language model that stands alone."""
+
+    architecture: str
+    config: Mapping[str, Any]
+    """its config.json"""
+    shards: Mapping[str, tuple[str, str]]
+    """its name of a tensor -> (the file that holds it, the name there)"""
+    embedding_scale: float
+    """what the rows of the embedding are multiplied by (Gemma)"""
+
+    @property
+    def width(self) -> int:
+        return int(self.config["hidden_size"])
+
+
+def causal_of(files: Files, config: Any) -> Causal:
+    """The language model of a checkpoint, from its config alone and the names of its tensors.
+
+    config: of transformers, the whole one
+
+    Raises ModelError when the builder has no such decoder, or a tensor is not there.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+    text = config.get_text_config()
+    architecture = NAMES.get(text.model_type, text.model_type)
+    if (known := _known()) and architecture not in known:
+        raise ModelError(
+            f"the language model must be one that onnxruntime-genai's builder has ({', '.join(known)}), {files.id} has "
+            f"{architecture}; give a model with one of these"
+        )
+    with torch.device("meta"):
+        alone: Any = AutoModelForCausalLM.from_config(text)
+    own = set(alone.state_dict())
+    if text.tie_word_embeddings:
+        own.discard("lm_head.weight")
+    shards = {_alone(name): (shard, name) for name, shard in weights(files).items() if _alone(name) in own}
+    if missing := sorted(own - set(shards)):
+        raise ModelError(f"{files.id} has no tensor {missing[0]} of its language model; is the checkpoint whole?")
+    scale = getattr(alone.get_input_embeddings(), "scalar_embed_scale", 1.0)
+    fields = {**text.to_dict(), "architectures": [architecture]}
+    return Causal(architecture, {name: fields[name] for name in sorted(fields)}, shards, float(scale))
+
+
+def write_causal(files: Files, causal: Causal, folder: Path) -> None:
+    """The language model as a checkpoint of its own; its tokenizer is written by others. Holds one shard in memory."""
+    (folder / "config.json").write_text(json.dumps(causal.config, indent=2, default=str), encoding="utf-8")
+    names: dict[str, str] = {}
+    nbytes = 0
+    for at, shard in enumerate(sorted({shard for shard, _ in causal.shards.values()})):
+        own = {name: there for name, (held, there) in causal.shards.items() if held == shard}
+        read = read_tensors(files.locate(shard), sorted(own.values()))
+        tensors = {name: read[there].contiguous() for name, there in own.items()}
+        file = f"model-{at:05d}.safetensors"
+        save_file(tensors, folder / file, {"format": "pt"})
+        names |= dict.fromkeys(tensors, file)
+        nbytes += sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": nbytes}, "weight_map": names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def embedding_of(files: Files, causal: Causal) -> Tensor:
+    """[V, D], as it is stored."""
+    shard, name = causal.shards[EMBEDDING]
+    return read_tensors(files.locate(shard), [name])[name]
+
+
+def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> dict[str, Any]:
+    """Run the builder on a checkpoint of a language model. What it writes is a graph, its data and genai_config.json.
+
+    precision: one of PRECISIONS; provider: cpu or cuda, as the builder calls it
+
+    Returns genai_config.json. Raises MissingPackageError without onnxruntime-genai, EdgepruneError when the builder
+    fails.
+    """
+    try:
+        from onnxruntime_genai.models.builder import create_model, parse_extra_options
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
+    cache = output / ".cache"
+    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", f"filename={FILE}"]
+    with _silent() as said:
+        try:
+            given = parse_extra_options(
+                "", str(folder), str(output), PRECISIONS[precision], provider, str(cache), options
+            )
+            create_model("", str(folder), str(output), PRECISIONS[precision], provider, str(cache), **given)
+        except Exception as error:  # it raises whatever transformers and its own classes do
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            last = said.getvalue().strip().splitlines()[-1:]
+            raise EdgepruneError(f"onnxruntime-genai's builder failed: {reason} (its last line: {last})") from error
+    shutil.rmtree(cache, ignore_errors=True)
+    config: dict[str, Any] = json.loads((output / "genai_config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _alone(name: str) -> str:
+    for prefix, own in PREFIXES.items():
+        if name.startswith(prefix):
+            return own + name.removeprefix(prefix)
+    return name
+
+
+def _known() -> list[str]:
+    """The decoders that the installed builder names; none where its source cannot be read, which then decides itself."""
+    try:
+        from onnxruntime_genai.models import builder
+
+        found = re.findall(r'architectures\[0\] == "(\w+ForCausalLM)"', inspect.getsource(builder.create_model))
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
+    except (OSError, AttributeError):
+        return []
+    return sorted(set(found))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[io.StringIO]:
+    """What the builder prints, its bars and its log go nowhere but into what is returned."""
+    said = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield said
+    finally:
+        logging.disable(before)
