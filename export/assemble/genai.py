@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeprune.bundle import json_text
+from edgeprune.bundle import Bundle, json_text
 from edgeprune.errors import RequestError
 from edgeprune.export.assemble.embedding import identity, write_graph
 from edgeprune.export.assemble.parts import Parts, copy_encoder, place_decoder, place_embedding
-from edgeprune.runtime.generate.folder import ENCODER
+from edgeprune.runtime.generate.folder import ENCODER, Assembled
 from edgeprune.runtime.generate.genai import TOKENS
 
 __all__ = ["check", "write"]
@@ -23,22 +23,23 @@ PIPELINE = "gemma3"
 CONFIG = "genai_config.json"
 
 
-def check(parts: Any) -> None:
+def check(manifest: Assembled, bundle: Bundle) -> None:
     """Raises RequestError for a model that genai cannot run with fewer tokens than its grid has."""
-    if parts.rope is not None:
+    if manifest.rope is not None:
         raise RequestError(
-            f"onnxruntime-genai counts the tokens of {parts.family} from the image's grid and refuses fewer; "
+            f"onnxruntime-genai counts the tokens of {manifest.family} from the image's grid and refuses fewer; "
             "use --engine onnxruntime"
         )
 
 
-def write(folder: Path, parts: Parts) -> None:
+def write(folder: Path, parts: Parts) -> Assembled:
     copy_encoder(folder, parts.bundle)
     place_decoder(folder, parts.built)
     place_embedding(folder, parts)
     encoder = parts.bundle.manifest.encoder
     write_graph(identity(parts.causal.width, encoder.outputs["tokens"].dtype), folder / TOKENS)
     (folder / CONFIG).write_text(json_text(_config(parts, encoder.file)), encoding="utf-8")
+    return parts.manifest
 
 
 def _config(parts: Parts, encoder: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from edgeprune.bundle import MANIFEST, Bundle, describe_files, writing
 from edgeprune.checkpoint import Files, find, read_config
 from edgeprune.errors import BundleError, ModelError
 from edgeprune.export.assemble.decoder import FILE, Causal, build, causal_of, embedding_of, write_causal
+from edgeprune.export.assemble.library import place_library
 from edgeprune.export.assemble.parts import Parts
 from edgeprune.export.assemble.request import MODEL, Request, check, output_of
 from edgeprune.export.assemble.texts import Texts, load_texts
@@ -26,7 +27,7 @@ __all__ = ["STEPS", "Assembly", "assemble"]
 
 STEPS = ("read the checkpoint", "build the decoder", "write the model")
 MODULES = {"genai": "genai", "onnxruntime": "ort", "transformersjs": "transformersjs"}
-"""engine -> its file here: `check(manifest)`, `write(folder, parts)`"""
+"""engine -> its file here: `check(manifest, bundle)`, `write(folder, parts) -> manifest`"""
 TOOLS = ("onnxruntime", "torch", "transformers", "tokenizers")
 
 
@@ -53,7 +54,7 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     causal, texts = causal_of(files, config), load_texts(files, config)
     engine: ModuleType = importlib.import_module(f"edgeprune.export.assemble.{MODULES[request.engine]}")
     manifest = _manifest(request, bundle, files, causal, texts)
-    engine.check(manifest)
+    engine.check(manifest, bundle)
 
     with writing(output, request.force, MODEL) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
         step(STEPS[1])
@@ -67,8 +68,10 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
         step(STEPS[2])
         texts.write(folder, files)
         table = embedding_of(files, causal)
-        engine.write(folder, Parts(bundle, texts, causal, built, genai_config, table, manifest))
+        manifest = engine.write(folder, Parts(bundle, texts, causal, built, genai_config, table, manifest))
         del table
+        if request.node_modules is not None:
+            place_library(folder, request.node_modules)
         manifest = write_manifest(folder, manifest, skip=Path(scratch).name)
     return Assembly(output, manifest)
 

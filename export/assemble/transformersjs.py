@@ -17,8 +17,8 @@ Source  huggingface/transformers.js@4.3 src/models/llava/, src/models/modeling_u
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from edgeprune.errors import BundleError, RequestError
 from edgeprune.export.assemble.parts import Parts
 from edgeprune.export.lint import lint, refuse
 from edgeprune.export.storage import INLINE_NBYTES, SMALL_NBYTES, weights_nbytes
+from edgeprune.runtime.generate.folder import Assembled
 from edgeprune.runtime.images.preprocess import Preprocessing
 
-__all__ = ["DECODER", "EMBEDDING", "VISION", "bring", "check", "check_bundle", "page", "write"]
+__all__ = ["DECODER", "EMBEDDING", "VISION", "check", "write"]
 
 VISION, EMBEDDING, DECODER = "onnx/vision_encoder", "onnx/embed_tokens", "onnx/decoder_model_merged"
 DTYPES = {"float32": "fp32", "float16": "fp16", "int4": "q4"}
@@ -44,6 +45,7 @@ SUFFIXES = {"fp32": "", "fp16": "_fp16", "q4": "_q4"}
 """of the file's name; src/utils/dtypes.js"""
 CHUNK_NBYTES = 1 << 30
 """of a file of weights: browsers hold one in a single buffer, of less than 2 GiB in some"""
+TARGET = "web"
 FAMILY, PROCESSOR = "llava", "LlavaProcessor"
 WHY = {
     "llava_next": "it has no LLaVA-NeXT",
@@ -55,97 +57,70 @@ WHY = {
 WHY |= dict.fromkeys(("qwen2_5_vl", "qwen3_vl"), WHY["qwen2_vl"])
 CACHE_WIDTH = "kv_cache_dim"
 """how the builder calls the free width of the cache"""
-LIBRARY = "@huggingface/transformers"
-FILES = {
-    LIBRARY: ("dist/transformers.min.js", "package.json", "LICENSE"),
-    "onnxruntime-web": tuple(
-        f"dist/ort-wasm-simd-threaded.asyncify.{end}" for end in ("mjs", "wasm")
-    ) + ("package.json",),
-}  # fmt: skip
-"""package -> what the page reads of it, and what says which release it is"""
 
 
-def check(manifest: Any) -> None:
-    """Raises RequestError for a model that transformers.js cannot run with fewer tokens than its grid has.
-
-    manifest: of the model, `Assembled`
-    """
+def check(manifest: Assembled, bundle: Bundle) -> None:
+    """Raises RequestError for a model that transformers.js cannot run with fewer tokens than its grid has, BundleError
+    for an encoder that it, or ONNX Runtime on the web, does not take."""
     if manifest.family != FAMILY:
         why = WHY.get(manifest.family, "it has no such model")
         raise RequestError(
             f"transformers.js takes K tokens of {FAMILY} alone, not of {manifest.family}: {why}; use another --engine"
         )
-
-
-def check_bundle(bundle: Bundle) -> ir.Model:
-    """The encoder's graph. Raises BundleError when transformers.js or ONNX Runtime on the web does not take it."""
-    manifest = bundle.manifest
-    pixels, tokens = manifest.inputs.get("pixel_values"), manifest.outputs["tokens"]
-    given = Preprocessing.from_json(manifest.preprocessing)
+    own = bundle.manifest
+    pixels, tokens = own.inputs.get("pixel_values"), own.outputs["tokens"]
+    given = Preprocessing.from_json(own.preprocessing)
     rules = (
+        (list(own.inputs) == ["pixel_values"], "take pixel_values alone", ", ".join(own.inputs)),
         (pixels is not None and pixels.dtype == "float32", "take float32 pixel_values", pixels and pixels.dtype),
-        (len(manifest.inputs) == 1, "have one input", ", ".join(manifest.inputs)),
         (tokens.dtype == "float32", "give float32 tokens, which transformers.js copies", tokens.dtype),
         (tokens.shape[0] == 1, "take one image at a time", f"{tokens.shape[0]}"),
         (given.square is None, "not make images square, which transformers.js does not", "a padded one"),
     )
     for holds, rule, got in rules:
         if not holds:
-            raise BundleError(f"{bundle.folder} must {rule}, got {got}; export it with --target web")
-    model = ir.load(bundle.folder / manifest.encoder.file)
-    target = targets.load("web")
-    refuse(lint(model, target), target)
-    return model
+            raise BundleError(f"{bundle.folder} must {rule}, got {got}; export it with --target {TARGET}")
+    target = targets.load(TARGET)
+    refuse(lint(_encoder(bundle), target), target)
 
 
-def write(folder: Path, parts: Parts) -> None:
+def write(folder: Path, parts: Parts) -> Assembled:
     manifest, bundle = parts.manifest, parts.bundle
-    encoder = check_bundle(bundle)
     (folder / VISION).parent.mkdir()
     dtype = DTYPES[manifest.decoder.precision]
     decoder_file = f"{DECODER}{SUFFIXES[dtype]}.onnx"
     decoder = ir.load(parts.built / manifest.decoder.file)
     saved = {
-        f"{VISION}.onnx": _features(encoder),
+        f"{VISION}.onnx": _features(_encoder(bundle)),
         f"{EMBEDDING}.onnx": embedding(parts.table, parts.causal.embedding_scale),
         decoder_file: float32_ends(fixed_cache(decoder, manifest.decoder.head_size)),
     }
     chunks = {Path(name).name: save(model, folder / name) for name, model in saved.items()}
-    parts.texts.write(folder, parts.files)
     names = dict.fromkeys((Path(VISION).name, Path(EMBEDDING).name), "fp32") | {Path(DECODER).name: dtype}
-    _change(folder / "config.json", {"transformers.js_config": {"dtype": names, "use_external_data_format": chunks}})
+    large = {"use_external_data_format": chunks} if (chunks := {name: n for name, n in chunks.items() if n}) else {}
+    _change(folder / "config.json", {"transformers.js_config": {"dtype": names, **large}})
     _change(folder / "generation_config.json", {"eos_token_id": list(manifest.stop)} if manifest.stop else {})
     _write_texts(folder, parts)
-    page(folder, bundle)
+    _write_page(folder, bundle)
+    return replace(
+        manifest,
+        encoder={},
+        embedding=f"{EMBEDDING}.onnx",
+        decoder=replace(manifest.decoder, file=decoder_file, dtype="float32"),
+    )
 
 
-def page(folder: Path, bundle: Bundle) -> None:
+def _encoder(bundle: Bundle) -> ir.Model:
+    return ir.load(bundle.folder / bundle.manifest.encoder.file)
+
+
+def _write_page(folder: Path, bundle: Bundle) -> None:
     """The page, and page.json."""
     for file in (resources.files("edgeprune.runtime") / "web").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     manifest = bundle.manifest
     shown = {"model": manifest.model.id, "method": manifest.method, "keep": manifest.keep, "grid": list(manifest.grid)}
     (folder / "page.json").write_text(json_text({**shown, "edgeprune": edgeprune.__version__}), encoding="utf-8")
-
-
-def bring(folder: Path, node_modules: Path) -> None:
-    """Copy what the page needs of transformers.js out of a node_modules folder, to where the page looks for it.
-
-    Raises RequestError when it is not there.
-    """
-    for package, names in FILES.items():
-        nested = node_modules / LIBRARY / "node_modules" / package  # the release that it wants, as node finds it
-        source = nested if nested.is_dir() else node_modules / package
-        for name in names:
-            if not (source / name).is_file():
-                if name == "LICENSE":  # onnxruntime-web ships none
-                    continue
-                raise RequestError(
-                    f"--node-modules must hold {package}/{name}, {node_modules} does not; npm install {LIBRARY}@4"
-                )
-            place = folder / "node_modules" / package / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, place)
 
 
 def embedding(table: Tensor, scale: float) -> ir.Model:

@@ -41,13 +41,12 @@ const heard = {
     $("progress").value = loaded / total;
     state(`Opening the model, ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
   },
-  ready({ manifest, version }) {
+  ready({ about: { model, method, keep, grid: given }, version }) {
     $("progress").hidden = true;
-    grid = manifest.grid;
-    const patches = grid[0] * grid[1];
-    $("model").textContent = manifest.model;
-    $("method").textContent = `${manifest.method} keeps ${manifest.keep} of ${patches} image tokens`;
-    document.title = `${manifest.model}: ask about an image`;
+    grid = given;
+    $("model").textContent = model;
+    $("method").textContent = `${method} keeps ${keep} of ${grid[0] * grid[1]} image tokens`;
+    document.title = `${model}: ask about an image`;
     $("file").disabled = false;
     state(`transformers.js ${version} on ${NAMES[device]}`);
   },

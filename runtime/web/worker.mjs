@@ -34,8 +34,8 @@ async function load(device) {
     const sum = (key) => [...parts.values()].reduce((sum, each) => sum + each[key], 0);
     say({ loading: { loaded: sum("loaded"), total: sum("total") } });
   };
-  const [manifest, opened, read] = await Promise.all([
-    fetch(here("manifest.json")).then((answer) => answer.json()),
+  const [about, opened, read] = await Promise.all([
+    fetch(here("page.json")).then((answer) => answer.json()),
     AutoModelForImageTextToText.from_pretrained("./", { device, progress_callback }),
     AutoProcessor.from_pretrained("./"),
   ]);
@@ -48,7 +48,7 @@ async function load(device) {
     await new Promise((resume) => setTimeout(resume)); // between two tokens: else no {stop} would ever be read
     return forward(inputs);
   };
-  say({ ready: { manifest, device, version: env.version } });
+  say({ ready: { about, device, version: env.version } });
 }
 
 async function see(blob) {
@@ -79,7 +79,8 @@ function shown({ data, dims: [, , height, width] }) {
 async function ask(question) {
   const content = [{ type: "image" }, { type: "text", text: question }];
   const prompt = processor.apply_chat_template([{ role: "user", content }], { add_generation_prompt: true });
-  const inputs = await processor(seen.image, prompt);
+  const start = processor.tokenizer.bos_token; // a template that writes it itself means it to stand there once
+  const inputs = await processor(seen.image, prompt, { add_special_tokens: !(start && prompt.startsWith(start)) });
   const length = inputs.input_ids.dims.at(-1);
   const context = model.config.text_config.max_position_embeddings ?? Infinity;
   if (length >= context) throw new Error(`the prompt has ${length} tokens, the model reads ${context}: ask less at once`);
