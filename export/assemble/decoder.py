@@ -126,7 +126,7 @@ def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> 
     except ImportError as error:
         raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
     cache = output / ".cache"
-    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", f"filename={FILE}"]
+    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", "prune_lm_head=true", f"filename={FILE}"]
     with _silent() as said:
         try:
             given = parse_extra_options(
