@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import click
 
 from edgeprune.cli import completion, options
-from edgeprune.cli.console import display, needs, print_json, progress, warn
+from edgeprune.cli.console import display, needs, print_json, progress
 from edgeprune.export.assemble.request import ENGINES, PRECISIONS, Request, check
 
 __all__ = ["command"]
@@ -63,12 +62,11 @@ def command(as_json: bool, engine: str, **given: Any) -> None:
 
     with progress(each=True) as show:
         done = assemble(request, lambda step: show(STEPS.index(step), len(STEPS), step))
-    for warning in done.warnings:
-        warn(warning)
     if as_json:
-        print_json({"folder": str(done.folder), "manifest": dataclasses.asdict(done.manifest)})
+        report = None if done.report is None else done.report.to_json()
+        print_json({"folder": str(done.folder), "manifest": dataclasses.asdict(done.manifest), "generate": report})
         return
-    from edgeprune.cli.tables.assembled import assembled_table
+    from edgeprune.cli.tables.assembled import assembled_table, generate_line
 
-    display(assembled_table(done.manifest))
+    display(assembled_table(done.manifest), *([] if done.report is None else [generate_line(done.report)]))
     click.echo(f"wrote {done.folder}")

@@ -25,6 +25,7 @@ __all__ = [
     "Bundle",
     "Image",
     "Keep",
+    "assembled",
     "bound_of",
     "bundle",
     "devices",
@@ -113,6 +114,17 @@ def verb(function: Verb) -> Verb:
     debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
     function = debug(function)
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(function)
+
+
+def assembled(bundle: Path, option: str) -> Path:
+    """The folder of an assembled model, of its bundle in it. Raises UsageError for a bundle that stands alone."""
+    from edgeprune.bundle import finding
+
+    if not finding.assembled(bundle.parent):
+        raise click.UsageError(
+            f"{option} goes with a folder that `edgeprune assemble` wrote, {bundle} is a bundle alone"
+        )
+    return bundle.parent
 
 
 def pair(option: str, given: str | None) -> tuple[int, int] | None:

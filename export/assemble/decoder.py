@@ -150,7 +150,7 @@ def _alone(name: str) -> str:
 
 
 def _known() -> list[str]:
-    """The decoders that the installed builder names; none where its source cannot be read, which then decides itself."""
+    """The decoders that the installed builder names; none where its source cannot be read, and it decides itself."""
     try:
         from onnxruntime_genai.models import builder
 

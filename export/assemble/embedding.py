@@ -1,11 +1,13 @@
-"""What lies between an encoder and its decoder: the embedding of the text, with the tokens of the images in their places.
+"""What lies between an encoder and its decoder: the text's embedding, with the tokens of the images in their places.
 
     input_ids  [B, L] int64 ----> Gather(table) -> Cast -> (* scale) -------\\
-               \\---> == image id -> NonZero -> Transpose [n, 2] ------------> ScatterND -> inputs_embeds [B, L, D]
+               \\---> == image id -> NonZero -> Transpose [n, 2] -> Slice --> ScatterND -> inputs_embeds [B, L, D]
     image_features [..., D] ----> Reshape [n, D] -> Cast ------------------/
 
-In raster order, as torch's masked_scatter. image_features has any rank, since engines hand on what an encoder gives;
-behind the prompt it is empty. The table keeps the checkpoint's dtype, and what is added to it is the decoder's.
+In raster order, as torch's masked_scatter. image_features has any rank, since engines hand on what an encoder gives.
+Behind the prompt it is empty: the image's id, should the decoder ever say it, is a word like others then (Slice), as it
+is to transformers. Within a prompt, more ids than tokens fail. The table keeps the checkpoint's dtype, and what comes
+out has the decoder's.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from edgeprune.export.storage import save_graphs
 __all__ = ["identity", "text_and_images", "write_graph"]
 
 OPSET, IR_VERSION = 18, 10
+ENDS = {"first": 0, "none": 0, "all": np.iinfo(np.int64).max}
+"""constants of Slice"""
 TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
 
@@ -53,13 +57,18 @@ def text_and_images(table: Tensor, image: int, scale: float, features: str, dtyp
         text = node("Mul", text, factor)
     constants.append(rows := _initializer("rows", np.array([-1, width], np.int64)))
     places = node("Transpose", node("NonZero", node("Equal", ids, image_id)), perm=[1, 0])
-    out = node("ScatterND", text, places, cast(node("Reshape", given, rows), TYPES[features]))
+    tokens = cast(node("Reshape", given, rows), TYPES[features])
+    first, none, all_of_them = (_initializer(name, np.array([to], np.int64)) for name, to in ENDS.items())
+    constants += [first, none, all_of_them]
+    empty = node("Equal", node("Shape", tokens, start=0, end=1), none)
+    places = node("Slice", places, first, node("Where", empty, none, all_of_them), first)
+    out = node("ScatterND", text, places, tokens)
     out.name, out.dtype, out.shape = "inputs_embeds", TYPES[dtype], ir.Shape(["batch", "length", width])
     return _model("embedding", [ids, given], [out], nodes, constants)
 
 
 def identity(width: int, features: str) -> ir.Model:
-    """image_tokens [n, D] -> image_features [n, D]: what an engine that wants to run a vision model is given instead."""
+    """image_tokens [n, D] -> image_features [n, D]: for an engine that wants to run a vision model."""
     given = ir.val("image_tokens", TYPES[features], ["tokens", width])
     made = ir.node("Identity", [given])
     out = made.outputs[0]

@@ -25,7 +25,7 @@ CONFIG = "genai_config.json"
 
 def check(manifest: Assembled, bundle: Bundle) -> None:
     """Raises RequestError for a model that genai cannot run with fewer tokens than its grid has."""
-    if manifest.rope is not None:
+    if manifest.axes != 1:
         raise RequestError(
             f"onnxruntime-genai counts the tokens of {manifest.family} from the image's grid and refuses fewer; "
             "use --engine onnxruntime"

@@ -1,4 +1,4 @@
-"""A bundle and the rest of its model become one folder that an engine opens: read, build, write, ask torch, check."""
+"""A bundle and the rest of its model become one folder that an engine opens: read, build, write, ask torch, compare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 import edgeprune
 from edgeprune.bundle import MANIFEST, Bundle, describe_files, writing
 from edgeprune.checkpoint import Files, find, read_config
-from edgeprune.errors import BundleError, ModelError
+from edgeprune.errors import BundleError, ModelError, ParityError
+from edgeprune.export.assemble.answers import ask_torch, questions_of
 from edgeprune.export.assemble.decoder import FILE, Causal, build, causal_of, embedding_of, write_causal
 from edgeprune.export.assemble.library import place_library
 from edgeprune.export.assemble.parts import Parts
@@ -22,10 +23,15 @@ from edgeprune.export.assemble.request import MODEL, Request, check, output_of
 from edgeprune.export.assemble.texts import Texts, load_texts
 from edgeprune.runtime.generate.folder import ENCODER, Assembled, Decoder
 from edgeprune.runtime.generate.genai import PACKAGE
+from edgeprune.runtime.generate.verify import GenerateReport, verify_generate
 
 __all__ = ["STEPS", "Assembly", "assemble"]
 
-STEPS = ("read the checkpoint", "build the decoder", "write the model")
+STEPS = ("read the checkpoint", "build the decoder", "write the model", "ask torch", "compare the answers")
+HERE = ("genai", "onnxruntime")
+"""engines that this machine runs from Python"""
+DEEPER = "deepstack_"
+"""how the names of outputs begin that go into deeper layers of the decoder"""
 MODULES = {"genai": "genai", "onnxruntime": "ort", "transformersjs": "transformersjs"}
 """engine -> its file here: `check(manifest, bundle)`, `write(folder, parts) -> manifest`"""
 TOOLS = ("onnxruntime", "torch", "transformers", "tokenizers")
@@ -35,7 +41,8 @@ TOOLS = ("onnxruntime", "torch", "transformers", "tokenizers")
 class Assembly:
     folder: Path
     manifest: Assembled
-    warnings: tuple[str, ...] = ()
+    report: GenerateReport | None = None
+    """what the engine says here beside torch; None where it was not asked"""
 
 
 def assemble(request: Request, step: Callable[[str], None] = lambda name: None) -> Assembly:
@@ -52,6 +59,7 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     config = _config(files)
     check_fits(bundle, files, config)
     causal, texts = causal_of(files, config), load_texts(files, config)
+    asked = questions_of(request.questions, files.id) if request.answers else []
     engine: ModuleType = importlib.import_module(f"edgeprune.export.assemble.{MODULES[request.engine]}")
     manifest = _manifest(request, bundle, files, causal, texts)
     engine.check(manifest, bundle)
@@ -72,8 +80,17 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
         del table
         if request.node_modules is not None:
             place_library(folder, request.node_modules)
+        if request.answers:
+            step(STEPS[3])
+            ask_torch(folder, files, bundle, texts, asked)
         manifest = write_manifest(folder, manifest, skip=Path(scratch).name)
-    return Assembly(output, manifest)
+        report = None
+        if request.answers and request.engine in HERE:
+            step(STEPS[4])
+            report = verify_generate(folder, device="cpu")
+            if not report.passed:
+                raise ParityError(f"{request.engine} does not say what torch says: {report.worst}")
+    return Assembly(output, manifest, report)
 
 
 def check_fits(bundle: Bundle, files: Files, config: Any) -> None:
@@ -133,6 +150,8 @@ def _manifest(request: Request, bundle: Bundle, files: Files, causal: Causal, te
         decoder=Decoder(causal.architecture, request.decoder_precision, FILE, 0, 0, 0, 0, "float32"),
         encoder=pinned,
         versions=_versions(),
+        extras=tuple(sorted(name for name in own.outputs if name.startswith(DEEPER))),
+        axes=3 if "positions" in own.outputs else 1,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the checkpoint says of text: tokenizer, chat template, stop ids, and what its processor writes around an image."""
+"""What a checkpoint says of text: tokenizer, chat template, stop ids, and what its processor writes around an image."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Texts:
             if [*front, *before, self.image, *after, *back] == given:
                 return Prompt(self.image, self.image, tuple(before), tuple(after))
         raise ModelError(
-            f"the chat template of {self.id} must write one placeholder for an image, which its processor replaces where "
-            f"it stands; it writes {text!r:.120}; give a model whose processor does so"
+            f"the chat template of {self.id} must write one placeholder for an image, which its processor replaces "
+            f"where it stands; it writes {text!r:.120}; give a model whose processor does so"
         )
 
     def write(self, folder: Path, files: Files) -> None:

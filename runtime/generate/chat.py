@@ -66,6 +66,11 @@ class Chat:
         given = self.tokenizer.encode(text, add_special_tokens=not (start and text.startswith(start))).ids
         return expanded(given, counts, self._manifest.prompt)
 
+    def shortened(self, ids: Sequence[int]) -> list[int]:
+        """A prompt with a single image id for each run of them."""
+        image = self._manifest.prompt.image
+        return [id for at, id in enumerate(ids) if id != image or at == 0 or ids[at - 1] != image]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)

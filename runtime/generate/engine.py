@@ -26,6 +26,9 @@ class Encoded:
     """the longer side of the whole image's grid: how far text behind it goes on, where there are positions"""
     extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """name -> [K, D], added behind the first, the second, ... layer of the decoder (`Assembled.extras`)"""
+    image_ms: float = 0.0
+    """that reading, resizing and cutting it up took"""
+    encoder_ms: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +37,17 @@ class Prompted:
 
     ids: tuple[int, ...]
     images: tuple[Encoded, ...]
+    spare: int = 0
+    """positions to have room for behind the answer, in a conversation that may go on"""
 
     @property
     def tokens(self) -> NDArray[Any]:
         """[sum of K, D], of all images, in the order of the prompt."""
         return np.concatenate([image.tokens for image in self.images])
+
+    def behind_images(self, image: int) -> int:
+        """How many ids there are up to the last one of an image."""
+        return max((at for at, id in enumerate(self.ids, start=1) if id == image), default=0)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class Sampling:
     """the fewest likeliest that hold this share of the probability"""
     seed: int | None = None
     """None for another one each time"""
+    past_stop: bool = False
+    """whether it goes on to max_new_tokens behind what would end the answer, to be timed"""
 
     def __post_init__(self) -> None:
         """Raises RequestError when a value is out of its range."""
@@ -84,5 +95,8 @@ class Engine(Protocol):
 
         Raises BundleError when the engine fails on the way.
         """
+
+    def forget(self) -> None:
+        """Empty the cache."""
 
     def close(self) -> None: ...

@@ -28,7 +28,7 @@ from edgeprune.bundle.manifest import digest, parsed
 from edgeprune.bundle.reading import check_file, read_manifest
 from edgeprune.errors import BundleError
 
-__all__ = ["ENCODER", "KIND", "SCHEMA_VERSION", "Assembled", "Decoder", "Folder", "Prompt", "Rope", "load_folder"]
+__all__ = ["ENCODER", "KIND", "SCHEMA_VERSION", "Assembled", "Decoder", "Folder", "Prompt", "load_folder"]
 
 KIND, SCHEMA_VERSION = "model", "1.0"
 ENCODER = "encoder"
@@ -66,16 +66,6 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Rope:
-    """Rotary positions of three axes: time, row and column."""
-
-    section: tuple[int, ...]
-    """of the head's width, in pairs: how many go by which axis"""
-    interleaved: bool
-    theta: float
-
-
-@dataclass(frozen=True)
 class Assembled:
     """The fields of manifest.json."""
 
@@ -105,8 +95,8 @@ class Assembled:
     embedding: str = "embedding.onnx"
     extras: tuple[str, ...] = ()
     """outputs of the encoder that go into deeper layers of the decoder, one after the other"""
-    rope: Rope | None = None
-    """where positions have three axes; None where they are 0, 1, 2, ... over what is there"""
+    axes: int = 1
+    """of positions: 0, 1, 2, ... over what is there, or (3) time, row and column, where a token keeps its place"""
     files: Mapping[str, File] = field(default_factory=dict)
     kind: str = KIND
     schema_version: str = SCHEMA_VERSION

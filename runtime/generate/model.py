@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.runtime.devices import AUTO
@@ -17,9 +17,15 @@ from edgeprune.runtime.generate.folder import Folder, load_folder
 from edgeprune.runtime.images.preprocess import ImageLike
 from edgeprune.runtime.images.tiles import packed
 from edgeprune.runtime.loading import open_bundle
+from edgeprune.runtime.runner import PIXELS
 from edgeprune.runtime.tokens import TokenEncoder
 
+Images: TypeAlias = "ImageLike | Encoded | Sequence[ImageLike | Encoded]"
+
 __all__ = ["ENGINES", "Answer", "Conversation", "Model", "open_model"]
+
+TURN = 32
+"""ids of a question and what stands around it"""
 
 
 def _genai(folder: Folder, threads: int | None) -> Engine:
@@ -31,7 +37,7 @@ def _genai(folder: Folder, threads: int | None) -> Engine:
 def _onnxruntime(folder: Folder, threads: int | None) -> Engine:
     from edgeprune.runtime.generate.loop import Loop
 
-    return Loop(folder, threads)
+    return Loop.open(folder, threads)
 
 
 ENGINES: dict[str, Callable[[Folder, int | None], Engine]] = {"genai": _genai, "onnxruntime": _onnxruntime}
@@ -90,18 +96,21 @@ class Model:
         self.encoder = encoder
         self.engine: Engine = opener(folder, threads)
 
-    def encode(self, image: ImageLike) -> tuple[Encoded, float, float]:
-        """One image, and the milliseconds of reading it and of the encoder. Raises ImageError."""
+    def encode(self, image: ImageLike) -> Encoded:
+        """One image, for questions about it: given in its place, it is not read again, by the decoder neither.
+
+        Raises ImageError when it cannot be read.
+        """
         start = time.perf_counter()
         pixels = self.encoder.prepare([image] * self._batch)
         ready = time.perf_counter()
-        found = self.encoder.run({"pixel_values": pixels})
+        found = self.encoder.run({PIXELS: pixels})
         done = time.perf_counter()
-        return self._one(image, found), 1e3 * (ready - start), 1e3 * (done - ready)
+        return replace(self._one(image, found), image_ms=1e3 * (ready - start), encoder_ms=1e3 * (done - ready))
 
     def ask(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: Images,
         question: str,
         sampling: Sampling | None = None,
         heard: Callable[[str], None] = lambda piece: None,
@@ -113,7 +122,7 @@ class Model:
         Raises ImageError when an image cannot be read, RequestError when the prompt is too long or has placeholders of
         its own.
         """
-        return Conversation(self).ask(question, images, sampling, heard)
+        return Conversation(self, turns=1).ask(question, images, sampling, heard)
 
     def close(self) -> None:
         self.encoder.close()
@@ -149,31 +158,26 @@ class Model:
 class Conversation:
     """Turns of one conversation, each with what was said before it in its prompt."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, turns: int = 8) -> None:
+        """turns: about as many as are to follow, for which the decoder has room without reading all again"""
+        self._model, self._left = model, turns
         self._messages: list[dict[str, Any]] = []
         self._images: list[Encoded] = []
 
     def ask(
         self,
         question: str,
-        images: ImageLike | Sequence[ImageLike] = (),
+        images: Images = (),
         sampling: Sampling | None = None,
         heard: Callable[[str], None] = lambda piece: None,
     ) -> Answer:
         """The next turn, with more images if there are any. Raises as `Model.ask` does; the turn is then forgotten."""
         model, sampling = self._model, sampling or Sampling()
-        one = isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence)
-        new = [images] if one else list(images)  # type: ignore[list-item]
-        read = [model.encode(image) for image in new]
-        content = [*({"type": "image"} for _ in new), {"type": "text", "text": question}]
-        messages = [*self._messages, {"role": "user", "content": content}]
-        encoded = [*self._images, *(image for image, _, _ in read)]
-        if not encoded:
-            raise ImageError("a question must be about an image, got none; give the name of a file")
-        prompt = Prompted(model.chat.ids(messages, [len(image.tokens) for image in encoded]), tuple(encoded))
+        given = _each(images)
+        new = [one if isinstance(one, Encoded) else model.encode(one) for one in given]
+        read = [made for made, one in zip(new, given, strict=True) if made is not one]
+        prompt = self.prompt(question, new, sampling)
         _check_length(prompt, model.manifest.context_length)
-
         start = time.perf_counter()
         times: list[float] = []
         ids: list[int] = []
@@ -186,22 +190,47 @@ class Conversation:
                 if id in model.manifest.stop:
                     return
 
+        begun = False
         for piece in model.chat.pieces(heard_ids()):
-            heard(piece)
+            if words := piece if begun else piece.lstrip():
+                heard(words)
+                begun = True
         text = model.chat.decode(ids).strip()
-        self._images = encoded
-        self._messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
+        self._images, self._left = list(prompt.images), self._left - 1
+        self._messages = [
+            *self._messages,
+            _turn(question, len(new)),
+            {"role": "assistant", "content": [{"type": "text", "text": text}]},
+        ]
         return Answer(
             text=text,
             ids=tuple(ids),
             stopped=bool(ids) and ids[-1] in model.manifest.stop,
             prompt_tokens=len(prompt.ids),
-            image_tokens=sum(len(image.tokens) for image in encoded),
-            image_ms=sum(ms for _, ms, _ in read),
-            encoder_ms=sum(ms for _, _, ms in read),
+            image_tokens=sum(len(image.tokens) for image in prompt.images),
+            image_ms=sum(image.image_ms for image in read),
+            encoder_ms=sum(image.encoder_ms for image in read),
             prefill_ms=1e3 * (times[0] - start),
             decode_ms=1e3 * (times[-1] - times[0]),
         )
+
+    def prompt(self, question: str, images: Sequence[Encoded] = (), sampling: Sampling | None = None) -> Prompted:
+        """What the decoder would be given for the next turn.
+
+        Raises ImageError without any image, RequestError when the question has placeholders of its own.
+        """
+        every = (*self._images, *images)
+        if not every:
+            raise ImageError("a question must be about an image, got none; give the name of a file")
+        messages = [*self._messages, _turn(question, len(images))]
+        ids = self._model.chat.ids(messages, [len(image.tokens) for image in every])
+        longest = (sampling or Sampling()).max_new_tokens
+        return Prompted(ids, every, spare=max(self._left - 1, 0) * (longest // 4 + TURN))
+
+
+def _turn(question: str, images: int) -> dict[str, Any]:
+    content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": question}]
+    return {"role": "user", "content": content}
 
 
 def open_model(path: str | os.PathLike[str], device: str = AUTO, threads: int | None = None) -> Model:
@@ -218,10 +247,15 @@ def open_model(path: str | os.PathLike[str], device: str = AUTO, threads: int | 
     return Model(load_folder(os.fspath(path)), device, threads)
 
 
+def _each(images: Images) -> list[ImageLike | Encoded]:
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    return list(images) if several else [images]  # type: ignore[arg-type, list-item]
+
+
 def _check_length(prompt: Prompted, most: int) -> None:
     if len(prompt.ids) >= most:
         images = sum(len(image.tokens) for image in prompt.images)
         raise RequestError(
-            f"prompt and answer must fit into {most} tokens; the prompt alone has {len(prompt.ids)}, {images} of them of "
-            f"{len(prompt.images)} image{'s' if len(prompt.images) > 1 else ''}; ask with less, or keep fewer tokens"
+            f"prompt and answer must fit into {most} tokens; the prompt alone has {len(prompt.ids)}, {images} of them "
+            f"of {len(prompt.images)} image{'s' if len(prompt.images) > 1 else ''}; ask less, or keep fewer tokens"
         )

@@ -10,7 +10,7 @@ let image = null; // the name of what is shown
 let answer = null; // the element that is being written to
 
 const worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
-const milliseconds = (value) => (value < 10 ? value.toFixed(1) : Math.round(value)) + " ms";
+const duration = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(1)} s`);
 
 function state(text, wrong = false) {
   $("state").textContent = text;
@@ -38,7 +38,7 @@ const heard = {
     state("transformers.js is not in this folder. Put it there with: npm install @huggingface/transformers@4", true);
   },
   loading({ loaded, total }) {
-    $("progress").value = loaded / total;
+    $("progress").value = total ? Math.min(1, loaded / total) : 0;
     state(`Opening the model, ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
   },
   ready({ about: { model, method, keep, grid: given }, version }) {
@@ -66,7 +66,7 @@ const heard = {
     }
     $("dropped").setAttribute("viewBox", `0 0 ${columns} ${rows}`);
     $("dropped").firstElementChild.setAttribute("d", path);
-    $("kept").textContent = `${kept.length} of ${rows * columns} patches, ${milliseconds(encoder_ms)}`;
+    $("kept").textContent = `${kept.length} of ${rows * columns} patches, ${duration(encoder_ms)}`;
     $("tools").hidden = false;
     allow();
   },
@@ -76,7 +76,7 @@ const heard = {
   },
   answered({ tokens, prompt, first_ms, tokens_per_s }) {
     const rate = tokens < RATED ? "" : ` · ${tokens_per_s.toFixed(tokens_per_s < 10 ? 1 : 0)} tokens a second`;
-    answer.append(element("small", "", `first token after ${milliseconds(first_ms)}, prompt of ${prompt} tokens${rate}`));
+    answer.append(element("small", "", `${prompt} tokens read, first word after ${duration(first_ms)}${rate}`));
     answer.classList.remove("open");
     answer.scrollIntoView({ block: "nearest" });
     answer = null;

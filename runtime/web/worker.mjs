@@ -27,16 +27,24 @@ async function load(device) {
   env.useBrowserCache = false; // what the server gives now, not what it gave last week under the same name
   env.backends.onnx.wasm.wasmPaths = { mjs: `${ENGINE}.mjs`, wasm: `${ENGINE}.wasm` };
 
-  const parts = new Map();
-  const progress_callback = (part) => {
-    if (part.status !== "progress" || !part.total) return;
-    parts.set(part.file, part);
-    const sum = (key) => [...parts.values()].reduce((sum, each) => sum + each[key], 0);
-    say({ loading: { loaded: sum("loaded"), total: sum("total") } });
+  let loaded = 0, total = 0; // progress_callback would fetch each local file twice, once for its size
+  env.fetch = async (...asked) => {
+    const answer = await fetch(...asked);
+    if (!answer.ok || !answer.body) return answer;
+    total += Number(answer.headers.get("content-length") ?? 0);
+    const counted = new TransformStream({
+      transform(part, on) {
+        loaded += part.byteLength;
+        say({ loading: { loaded, total } });
+        on.enqueue(part);
+      },
+    });
+    const { headers, status } = answer;
+    return new Response(answer.body.pipeThrough(counted), { headers, status });
   };
   const [about, opened, read] = await Promise.all([
     fetch(here("page.json")).then((answer) => answer.json()),
-    AutoModelForImageTextToText.from_pretrained("./", { device, progress_callback }),
+    AutoModelForImageTextToText.from_pretrained("./", { device }),
     AutoProcessor.from_pretrained("./"),
   ]);
   model = opened;

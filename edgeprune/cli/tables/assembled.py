@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
-from edgeprune.cli.tables import facts
+from edgeprune.cli.tables import facts, table
 from edgeprune.runtime.generate.folder import Assembled
 from edgeprune.runtime.generate.model import Answer
+from edgeprune.runtime.generate.verify import GenerateReport
 
-__all__ = ["answer_line", "assembled_table"]
+__all__ = ["answer_line", "assembled_table", "differences_table", "generate_line"]
 
 
 def assembled_table(manifest: Assembled) -> Table:
@@ -32,3 +34,26 @@ def answer_line(answer: Answer) -> str:
         f"first token after {answer.first_token_ms:.1f} ms (image {answer.image_ms:.1f}, encoder "
         f"{answer.encoder_ms:.1f}, prefill {answer.prefill_ms:.1f} of {answer.prompt_tokens} tokens{images}){rate}"
     )
+
+
+def generate_line(report: GenerateReport) -> str:
+    """How many answers are torch's, in one line."""
+    asked, others = len(report.said), [one for one in report.said if one.verdict != "equal"]
+    kinds = ", ".join(
+        f"{sum(one.verdict == kind for one in others)} {kind}" for kind in dict.fromkeys(one.verdict for one in others)
+    )
+    return (
+        f"{report.engine} {report.version}, decoder {report.precision}: {report.equal} of {asked} answers are torch's "
+        f"with the same tokens{f', {kinds}' if kinds else ''}"
+    )
+
+
+def differences_table(report: GenerateReport) -> list[Table]:
+    """The answers that are not torch's; none where all are."""
+    others = [one for one in report.said if one.verdict != "equal"]
+    if not others:
+        return []
+    shown = table("Answers that differ from torch's", "image", "question", "said", "verdict", "why")
+    for one in others:
+        shown.add_row(*(escape(text) for text in (one.image, one.question, one.text, one.verdict, one.reason)))
+    return [shown]
