@@ -48,6 +48,7 @@ const heard = {
     $("method").textContent = `${method} keeps ${keep} of ${grid[0] * grid[1]} image tokens`;
     document.title = `${model}: ask about an image`;
     $("file").disabled = false;
+    offer();
     state(`transformers.js ${version} on ${NAMES[device]}`);
   },
   seen({ picture: { data, height, width }, kept, encoder_ms }) {
@@ -82,12 +83,17 @@ const heard = {
     answer = null;
     allow();
   },
+  checked({ equal, of, all }) {
+    $("check").textContent = of < all ? `checking, ${of} of ${all}` : "check again";
+    $("check").disabled = of < all;
+    if (of === all) state(`${equal} of ${all} answers are torch's, on ${NAMES[device]}`, equal < all);
+  },
   failed({ at, why }) {
     $("progress").hidden = true;
     if (answer) answer.remove();
     answer = null;
     if (at === "see") image = null;
-    state({ load: "The model does not open: ", see: "No image: ", ask: "No answer: " }[at] + why, true);
+    state({ load: "The model does not open: ", see: "No image: ", ask: "No answer: ", check: "Not checked: " }[at] + why, true);
     $("state").scrollIntoView({ block: "nearest" });
     allow();
   },
@@ -103,6 +109,27 @@ function show(file) {
   $("log").replaceChildren();
   $("kept").textContent = "Encoding";
   worker.postMessage({ see: file });
+}
+
+/** The pictures that torch was asked about when the model was assembled, to try, and to check against. */
+async function offer() {
+  const found = await fetch("questions/answers.json").catch(() => null);
+  if (!found?.ok) return;
+  const stored = await found.json();
+  for (const name of new Set(stored.answers.map(({ image }) => image))) {
+    const made = $("examples").appendChild(element("button", ""));
+    made.type = "button";
+    made.append(Object.assign(new Image(), { src: `questions/${name}`, alt: name, title: name }));
+    made.addEventListener("click", async () => {
+      const picture = await (await fetch(`questions/${name}`)).blob();
+      show(new File([picture], name, { type: picture.type }));
+    });
+  }
+  $("check").hidden = false;
+  $("check").addEventListener("click", () => {
+    $("check").disabled = true;
+    worker.postMessage({ check: stored });
+  });
 }
 
 $("file").addEventListener("change", () => show($("file").files[0]));

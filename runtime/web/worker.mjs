@@ -1,7 +1,7 @@
 // The model, in a thread of its own so that the page stays alive: transformers.js, opened on the folder beside this file.
 //
-//   in    {load: device}  {see: Blob}  {ask: question}  {stop: true}
-//   out   {missing}  {loading: {loaded, total}}  {ready}  {seen}  {text}  {answered}  {failed: {at, why}}
+//   in    {load: device}  {see: Blob}  {ask: question}  {check: what torch answered}  {stop: true}
+//   out   {missing}  {loading: {loaded, total}}  {ready}  {seen}  {text}  {answered}  {checked}  {failed: {at, why}}
 //
 // An image is encoded once, however often it is asked about. Nothing is fetched from anywhere but this folder.
 
@@ -59,16 +59,21 @@ async function load(device) {
   say({ ready: { about, device, version: env.version } });
 }
 
-async function see(blob) {
+async function encode(blob) {
   const image = await library.RawImage.fromBlob(blob);
   const { pixel_values } = await processor.image_processor(image);
   const began = performance.now();
   const { image_features, indices } = await model.sessions.vision_encoder.run({ pixel_values: pixel_values.ort_tensor });
   const encoder_ms = performance.now() - began;
   seen = { image, features: new library.Tensor(image_features) };
+  return { pixel_values, kept: Array.from(indices.data), encoder_ms };
+}
+
+async function see(blob) {
+  const { pixel_values, kept, encoder_ms } = await encode(blob);
   const [, , height, width] = pixel_values.dims;
   const picture = { data: shown(pixel_values), height, width };
-  say({ seen: { picture, kept: Array.from(indices.data), encoder_ms } }, [picture.data.buffer]);
+  say({ seen: { picture, kept, encoder_ms } }, [picture.data.buffer]);
 }
 
 /** What the encoder is given, as the eye sees it: [1, 3, H, W] normalised -> RGBA bytes. */
@@ -84,12 +89,17 @@ function shown({ data, dims: [, , height, width] }) {
   return bytes;
 }
 
-async function ask(question) {
+/** A question as the decoder reads it, K placeholders and all. */
+async function prompted(question) {
   const content = [{ type: "image" }, { type: "text", text: question }];
   const prompt = processor.apply_chat_template([{ role: "user", content }], { add_generation_prompt: true });
   const start = processor.tokenizer.bos_token; // a template that writes it itself means it to stand there once
   const inputs = await processor(seen.image, prompt, { add_special_tokens: !(start && prompt.startsWith(start)) });
-  const length = inputs.input_ids.dims.at(-1);
+  return { inputs, length: inputs.input_ids.dims.at(-1) };
+}
+
+async function ask(question) {
+  const { inputs, length } = await prompted(question);
   const context = model.config.text_config.max_position_embeddings ?? Infinity;
   if (length >= context) throw new Error(`the prompt has ${length} tokens, the model reads ${context}: ask less at once`);
 
@@ -113,11 +123,26 @@ async function ask(question) {
   say({ answered: { tokens: times.length, prompt: length, first_ms, tokens_per_s: rate } });
 }
 
+/** The stored questions again, greedily: how many answers are torch's, id by id. What is shown stays as it is. */
+async function check({ longest, answers }) {
+  const shown = seen;
+  let [equal, name] = [0, null];
+  for (const [at, { image, question, ids }] of answers.entries()) {
+    if (image !== name) await encode(await (await fetch(here(`questions/${(name = image)}`))).blob());
+    const { inputs, length } = await prompted(question);
+    const output = await model.generate({ ...inputs, do_sample: false, max_new_tokens: longest });
+    const said = output.tolist()[0].slice(length).map(Number);
+    equal += said.length === ids.length && said.every((id, place) => id === ids[place]);
+    say({ checked: { equal, of: at + 1, all: answers.length } });
+  }
+  seen = shown;
+}
+
 let before = Promise.resolve(); // one thing after the other
 onmessage = ({ data }) => {
   if (data.stop) return stopping?.interrupt();
   const [[at, given]] = Object.entries(data);
   before = before
-    .then(() => ({ load, see, ask })[at](given))
+    .then(() => ({ load, see, ask, check })[at](given))
     .catch((error) => say({ failed: { at, why: String(error?.message ?? error) } }));
 };
