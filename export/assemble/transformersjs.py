@@ -89,10 +89,11 @@ def write(folder: Path, parts: Parts) -> Assembled:
     (folder / VISION).parent.mkdir()
     dtype = DTYPES[manifest.decoder.precision]
     decoder_file = f"{DECODER}{SUFFIXES[dtype]}.onnx"
+    table = parts.table.float() if dtype == "fp32" else parts.table
     decoder = ir.load(parts.built / manifest.decoder.file)
     saved = {
         f"{VISION}.onnx": _features(_encoder(bundle)),
-        f"{EMBEDDING}.onnx": embedding(parts.table, parts.causal.embedding_scale),
+        f"{EMBEDDING}.onnx": embedding(table, parts.causal.embedding_scale),
         decoder_file: float32_ends(fixed_cache(decoder, manifest.decoder.head_size)),
     }
     chunks = {Path(name).name: save(model, folder / name) for name, model in saved.items()}
@@ -124,17 +125,20 @@ def _write_page(folder: Path, bundle: Bundle) -> None:
 
 
 def embedding(table: Tensor, scale: float) -> ir.Model:
-    """input_ids [B, L] int64 -> inputs_embeds [B, L, D] float32. The table keeps its dtype, where numpy has it.
+    """input_ids [B, L] int64 -> inputs_embeds [B, L, D] float32.
 
-    table: [V, D]; scale: what its rows are multiplied by (Gemma)
+    table: [V, D]; float32 and float16 keep their dtype. WebGPU looks float16 up only where the GPU computes it.
+    scale: what its rows are multiplied by (Gemma)
     """
     import torch
 
-    stored = table if table.dtype in (torch.float32, torch.float16) else table.float()
-    weights = _initializer("embed_tokens.weight", stored)
+    weights = _initializer(
+        "embed_tokens.weight", table if table.dtype in (torch.float32, torch.float16) else table.float()
+    )
     ids = ir.val("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
     nodes = [ir.node("Gather", [weights, ids], name="embed_tokens")]
-    nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": int(ir.DataType.FLOAT)}, name="to_float32"))
+    if weights.dtype != ir.DataType.FLOAT:
+        nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": int(ir.DataType.FLOAT)}, name="to_float32"))
     constants = [weights]
     if scale != 1:
         constants.append(_initializer("scale", torch.tensor(scale, dtype=torch.float32)))

@@ -93,6 +93,7 @@ const heard = {
     if (answer) answer.remove();
     answer = null;
     if (at === "see") image = null;
+    if (at === "check") $("check").disabled = false;
     state({ load: "The model does not open: ", see: "No image: ", ask: "No answer: ", check: "Not checked: " }[at] + why, true);
     $("state").scrollIntoView({ block: "nearest" });
     allow();

@@ -44,7 +44,9 @@ async function load(device) {
   };
   const [about, opened, read] = await Promise.all([
     fetch(here("page.json")).then((answer) => answer.json()),
-    AutoModelForImageTextToText.from_pretrained("./", { device }),
+    AutoModelForImageTextToText.from_pretrained("./", {
+      device: { vision_encoder: device, embed_tokens: "wasm", decoder_model_merged: device }, // a lookup, of float16 as well
+    }),
     AutoProcessor.from_pretrained("./"),
   ]);
   model = opened;

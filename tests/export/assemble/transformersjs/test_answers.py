@@ -27,23 +27,6 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 Answers = list[list[int]]
 
 
-@pytest.fixture(scope="session")
-def assembled(exported_once: Callable[..., Exported], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """(keep, precision of the decoder) -> the folder of the embedded model; not to be changed."""
-    made: dict[tuple[int, str], Path] = {}
-
-    def find(keep: int = 64, precision: str = "float32") -> Path:
-        if (keep, precision) not in made:
-            done = exported_once("fastervlm", "web", keep=keep, baselines=False, runtime=False)
-            output = tmp_path_factory.mktemp("assembled") / "model"
-            made[keep, precision] = assemble(
-                Request(done.folder, engine="transformersjs", decoder_precision=precision, output=output)
-            ).folder
-        return made[keep, precision]
-
-    return find
-
-
 def torch_said(folder: Path) -> list[dict[str, Any]]:
     """Questions, and the ids of torch's greedy answers with the bundle's tokens."""
     stored: list[dict[str, Any]] = json.loads((folder / "questions/answers.json").read_text())["answers"]
@@ -84,7 +67,9 @@ def said_by_graphs(folder: Path, asked: list[dict[str, Any]]) -> Answers:
         length = len(ids)
         while not answer or (answer[-1] != END and len(answer) < 12):
             feeds |= {"inputs_embeds": embeds, "attention_mask": np.ones((1, length), np.int64)}
-            made = dict(zip(outputs, decoder.run(None, feeds), strict=True))
+            places = np.arange(length - embeds.shape[1], length)[None]
+            asks = {value.name for value in decoder.get_inputs()} & {"position_ids"}
+            made = dict(zip(outputs, decoder.run(None, feeds | dict.fromkeys(asks, places)), strict=True))
             answer.append(int(made.pop("logits")[0, -1].argmax()))
             feeds = {name.replace("present", "past_key_values"): value for name, value in made.items()}
             (embeds,) = embed.run(None, {"input_ids": np.array([answer[-1:]])})
