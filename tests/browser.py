@@ -37,7 +37,9 @@ SILENCE_S = 120
 """after which a browser is taken to be stuck"""
 
 _HAS_LIBRARY = (NODE_MODULES / "@huggingface/transformers/package.json").is_file()
-_LIBRARY = f"no transformers.js in {NODE_MODULES}: npm install @huggingface/transformers@4, EDGEPRUNE_NODE_MODULES names it"
+_LIBRARY = (
+    f"no transformers.js in {NODE_MODULES}: npm install @huggingface/transformers@4, EDGEPRUNE_NODE_MODULES names it"
+)
 needs_node = pytest.mark.skipif(not (NODE and _HAS_LIBRARY), reason=_LIBRARY if NODE else "no node here")
 needs_browser = pytest.mark.skipif(not (BROWSER and _HAS_LIBRARY), reason=_LIBRARY if BROWSER else "no Chromium here")
 
@@ -163,7 +165,9 @@ class open_browser:
     def __enter__(self) -> Page:
         return Page(self._process, self._write, self._read)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
         self._process.wait()
         os.close(self._write)

@@ -36,7 +36,7 @@ from edgeprune.export.storage import INLINE_NBYTES, SMALL_NBYTES, weights_nbytes
 from edgeprune.runtime.generate.folder import Assembled
 from edgeprune.runtime.images.preprocess import Preprocessing
 
-__all__ = ["DECODER", "EMBEDDING", "VISION", "check", "write"]
+__all__ = ["check", "embedding", "fixed_cache", "float32_ends", "placeholders", "preprocessor", "save", "write"]
 
 VISION, EMBEDDING, DECODER = "onnx/vision_encoder", "onnx/embed_tokens", "onnx/decoder_model_merged"
 DTYPES = {"float32": "fp32", "float16": "fp16", "int4": "q4"}
@@ -234,14 +234,11 @@ def _write_texts(folder: Path, parts: Parts) -> None:
     """Processor and tokenizer, as transformers.js reads them."""
     texts, keep = parts.texts, parts.manifest.keep
     given = Preprocessing.from_json(parts.bundle.manifest.preprocessing)
-    (folder / "preprocessor_config.json").write_text(json_text(_preprocessor(given)), encoding="utf-8")
-    side = max(given.size)
-    counted = (given.size[0] // side) * (given.size[1] // side)
+    (folder / "preprocessor_config.json").write_text(json_text(preprocessor(given)), encoding="utf-8")
     processor = {
         "processor_class": PROCESSOR,
         "image_token": texts.placeholder_text,
-        "patch_size": side,
-        "num_additional_image_tokens": keep - counted,
+        **placeholders(given.size, keep),
     }
     (folder / "processor_config.json").write_text(json_text(processor), encoding="utf-8")
     template = f"{{% set image = {json.dumps(texts.placeholder_text)} %}}{texts.template}"
@@ -249,7 +246,18 @@ def _write_texts(folder: Path, parts: Parts) -> None:
     _change(folder / "tokenizer_config.json", {**own, "tokenizer_class": "PreTrainedTokenizer"})
 
 
-def _preprocessor(given: Preprocessing) -> dict[str, Any]:
+def placeholders(size: tuple[int, int], keep: int) -> dict[str, int]:
+    """What makes LlavaProcessor write `keep` of them for an image of that size.
+
+    >>> placeholders((336, 336), 64)
+    {'patch_size': 336, 'num_additional_image_tokens': 63}
+    """
+    height, width = size
+    side = max(size)
+    return {"patch_size": side, "num_additional_image_tokens": keep - (height // side) * (width // side)}
+
+
+def preprocessor(given: Preprocessing) -> dict[str, Any]:
     """The steps, whatever the checkpoint's own file calls them."""
     config: dict[str, Any] = {
         "processor_class": PROCESSOR,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from edgeprune import bundle as bundles
-from edgeprune.errors import BundleError, EdgepruneError, RequestError
-from edgeprune.export import Exported
-from edgeprune.export.assemble import Request, assemble, transformersjs
-from tests.browser import NODE, NODE_MODULES, needs_browser, needs_node, open_browser, served
+from edgeprune.errors import EdgepruneError
+from tests.browser import NODE, NODE_MODULES, needs_node
 
 END = 2
 """id behind which an answer ends"""

@@ -73,7 +73,9 @@ def test_the_page_is_whole_and_points_nowhere_else() -> None:
     assert html.open == []
     assert all(name == "data:," or (WEB / name).is_file() for name in html.at), html.at
     for file in WEB.iterdir():
-        assert not re.search(r"(https?:)?//[a-z0-9-]+\.[a-z]", file.read_text(encoding="utf-8").replace("// ", "")), file
+        assert not re.search(r"(https?:)?//[a-z0-9-]+\.[a-z]", file.read_text(encoding="utf-8").replace("// ", "")), (
+            file
+        )
 
 
 @pytest.mark.slow
