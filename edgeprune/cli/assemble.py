@@ -35,6 +35,10 @@ __all__ = ["command"]
     "--answers/--no-answers", default=True, show_default=True,
     help="Store what torch answers, for `verify --generate`; it takes the whole model in memory.",
 )  # fmt: skip
+@click.option(
+    "--node-modules", type=options.PATH, metavar="FOLDER",
+    help="With --engine transformersjs: copy that library from here, for the page that comes along.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an assembled model that is there.")
 @options.verb
 def command(as_json: bool, engine: str, **given: Any) -> None:
@@ -47,6 +51,7 @@ def command(as_json: bool, engine: str, **given: Any) -> None:
     edgeprune assemble my-bundle --output model
     edgeprune assemble my-bundle --model llava-hf/llava-1.5-7b-hf --decoder-precision int4
     edgeprune assemble my-bundle --engine onnxruntime
+    edgeprune assemble my-bundle --engine transformersjs --node-modules node_modules
     """
     request = Request(engine=engine, **given)
     check(request)  # before torch and transformers are imported, which takes seconds

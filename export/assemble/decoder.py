@@ -35,6 +35,15 @@ PRECISIONS = {"float32": "fp32", "float16": "fp16", "int4": "int4"}
 FILE = "decoder.onnx"
 BUILT = (FILE, f"{FILE}.data")
 """what the builder writes"""
+OPTIONS = {
+    "exclude_embeds": "true",
+    "prune_lm_head": "true",  # nobody asks for the logits of a prompt's words
+    "windowed_kv_cache": "false",  # the cache of a window must be as large as the window, however short the prompt
+    "hf_remote": "false",
+    "hf_token": "false",
+    "filename": FILE,
+}
+"""of the builder"""
 PREFIXES = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
 """how the names begin inside a vision-language model -> how they begin alone; lm_head. is the same in both"""
 ALONE = re.compile(r"(model\.(embed_tokens|layers|norm)\.|lm_head\.)")
@@ -84,6 +93,11 @@ def causal_of(files: Files, config: Any) -> Causal:
         raise ModelError(
             f"the language model must be one that onnxruntime-genai's builder has ({', '.join(known)}), {files.id} has "
             f"{architecture}; give a model with one of these"
+        )
+    if "rope_type" not in (getattr(text, "rope_parameters", None) or {"rope_type": ""}):
+        raise ModelError(
+            f"onnxruntime-genai's builder reads one kind of rotary positions, {files.id} has several "
+            f"({', '.join(text.rope_parameters)}), as transformers 5 writes them; give a model with one"
         )
     loader: Any = AutoModelForCausalLM
     with torch.device("meta"):
@@ -139,7 +153,7 @@ def build(folder: Path, output: Path, precision: str) -> dict[str, Any]:
         raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
     cache, kind = output / ".cache", PRECISIONS[precision]
     provider = "cuda" if precision == "float16" else "cpu"
-    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", "prune_lm_head=true", f"filename={FILE}"]
+    options = [f"{name}={value}" for name, value in OPTIONS.items()]
     with _silent() as said:
         try:
             given = parse_extra_options("", str(folder), str(output), kind, provider, str(cache), options)

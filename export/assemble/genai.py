@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeprune.bundle import json_text
+from edgeprune.bundle import Bundle, json_text
 from edgeprune.errors import RequestError
 from edgeprune.export.assemble.embedding import identity, write_graph
 from edgeprune.export.assemble.parts import Parts, copy_encoder, place_decoder, place_embedding
@@ -23,7 +23,7 @@ PIPELINE = "gemma3"
 CONFIG = "genai_config.json"
 
 
-def check(manifest: Assembled) -> None:
+def check(manifest: Assembled, bundle: Bundle) -> None:
     """Raises RequestError for a model that genai cannot run with fewer tokens than its grid has."""
     if manifest.axes != 1:
         raise RequestError(
@@ -32,13 +32,14 @@ def check(manifest: Assembled) -> None:
         )
 
 
-def write(folder: Path, parts: Parts) -> None:
+def write(folder: Path, parts: Parts) -> Assembled:
     copy_encoder(folder, parts.bundle)
     place_decoder(folder, parts.built)
     place_embedding(folder, parts)
     encoder = parts.bundle.manifest.encoder
     write_graph(identity(parts.causal.width, encoder.outputs["tokens"].dtype), folder / TOKENS)
     (folder / CONFIG).write_text(json_text(_config(parts, encoder.file)), encoding="utf-8")
+    return parts.manifest
 
 
 def _config(parts: Parts, encoder: str) -> dict[str, Any]:

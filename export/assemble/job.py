@@ -18,6 +18,7 @@ from edgeprune.errors import BundleError, ModelError, ParityError
 from edgeprune.export.assemble import qwen
 from edgeprune.export.assemble.answers import ask_torch, questions_of
 from edgeprune.export.assemble.decoder import FILE, Causal, build, causal_of, embedding_of, write_causal
+from edgeprune.export.assemble.library import place_library
 from edgeprune.export.assemble.parts import Parts
 from edgeprune.export.assemble.request import MODEL, Request, check, output_of
 from edgeprune.export.assemble.texts import Texts, load_texts
@@ -32,7 +33,7 @@ STEPS = ("read the checkpoint", "build the decoder", "write the model", "ask tor
 HERE = ("genai", "onnxruntime")
 """engines that this machine runs from Python"""
 MODULES = {"genai": "genai", "onnxruntime": "ort", "transformersjs": "transformersjs"}
-"""engine -> its file here: `check(manifest)`, `write(folder, parts)`"""
+"""engine -> its file here: `check(manifest, bundle)`, `write(folder, parts) -> manifest`"""
 TOOLS = ("onnxruntime", "torch", "transformers", "tokenizers")
 
 
@@ -62,7 +63,7 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     asked = questions_of(request.questions, files.id) if request.answers else []
     engine: ModuleType = importlib.import_module(f"edgeprune.export.assemble.{MODULES[request.engine]}")
     manifest = _manifest(request, bundle, files, causal, texts)
-    engine.check(manifest)
+    engine.check(manifest, bundle)
 
     with writing(output, request.force, MODEL) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
         step(STEPS[1])
@@ -76,8 +77,10 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
         step(STEPS[2])
         texts.write(folder, files)
         table = embedding_of(files, causal)
-        engine.write(folder, Parts(bundle, texts, causal, built, genai_config, table, manifest))
+        manifest = engine.write(folder, Parts(bundle, texts, causal, built, genai_config, table, manifest))
         del table
+        if request.node_modules is not None:
+            place_library(folder, request.node_modules)
         if request.answers:
             step(STEPS[3])
             ask_torch(folder, files, bundle, texts, asked)

@@ -10,6 +10,7 @@ from edgeprune.bundle import Bundle, Kind, check_output
 from edgeprune.bundle.manifest import parsed
 from edgeprune.bundle.reading import read_manifest
 from edgeprune.errors import BundleError, RequestError
+from edgeprune.export.assemble.library import library_files
 from edgeprune.runtime.generate.folder import KIND
 
 __all__ = ["ENGINES", "MODEL", "PRECISIONS", "Request", "check", "output_of"]
@@ -35,6 +36,8 @@ class Request:
     answers: bool = True
     """whether torch answers them: this takes the whole model in memory"""
     force: bool = False
+    node_modules: Path | None = None
+    """for transformersjs: where the page's copy of it is taken from; None for none"""
 
 
 def output_of(request: Request) -> Path:
@@ -51,6 +54,10 @@ def check(request: Request) -> Bundle:
         )
     if request.questions is not None and not request.questions.is_file():
         raise RequestError(f"--questions must be a file of JSON lines, there is none at {request.questions}")
+    if request.node_modules is not None:
+        if request.engine != "transformersjs":
+            raise RequestError(f"--node-modules goes with --engine transformersjs, got {request.engine}; leave it out")
+        library_files(request.node_modules)
     check_output(output_of(request), request.force, MODEL)
     bundle = bundles.load(request.bundle)
     manifest = bundle.manifest

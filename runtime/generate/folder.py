@@ -33,6 +33,8 @@ __all__ = ["ENCODER", "KIND", "SCHEMA_VERSION", "Assembled", "Decoder", "Folder"
 KIND, SCHEMA_VERSION = "model", "1.0"
 ENCODER = "encoder"
 """folder of the bundle"""
+WEB = "transformersjs"
+"""the engine that no Python opens; its folder is laid out as that library wants it, without the bundle"""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,11 @@ def load_folder(path: str | Path) -> Folder:
         manifest = Assembled.from_json(text)
         for name, expected in manifest.files.items():
             check_file(path, name, expected)
+        if manifest.engine == WEB:
+            raise BundleError(
+                f"{path} is for transformers.js, in a browser or node; run `python -m http.server` in it "
+                "(docs/browser.md)"
+            )
         bundle = bundles.load(path / ENCODER)
         for name, sha256 in manifest.encoder.items():
             if name not in bundle.manifest.files or bundle.manifest.files[name].sha256 != sha256:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["IMAGE", "KINDS", "STOP", "WORDS", "Kind", "write"]
+__all__ = ["DECODERS", "IMAGE", "KINDS", "STOP", "WORDS", "Kind", "write"]
 
 IMAGE, VIDEO, STOP, SIZE = 3, 4, 2, 101
 SPECIAL = (
@@ -141,7 +141,11 @@ KINDS = {
     "qwen2.5 vl": _qwen("Qwen2_5_VL", "qwen2_5_vl_text", **WIDE, window_size=48, fullatt_block_indexes=[1]),
     "qwen3 vl": _qwen("Qwen3VL", "qwen3_vl_text", **WIDE, num_position_embeddings=25, deepstack_visual_indexes=[0, 1]),
 }
-"""4x6 tokens, so that rows and columns differ"""
+"""4x6 tokens of Qwen, so that rows and columns differ"""
+DECODERS = {
+    f"llava, {text}": replace(KINDS["llava"], text=text) for text in ("qwen2", "qwen3", "mistral", "gemma", "gemma2")
+}
+"""the same with another language model"""
 
 
 def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:

@@ -3,89 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeprune.errors import BundleError, RequestError
-from edgeprune.export import Request, export_bundle
 from edgeprune.export.assemble import Request as AssembleRequest
 from edgeprune.export.assemble import assemble
-from edgeprune.integrations.transformers import generation_inputs
-from edgeprune.runtime.generate import Conversation, Encoded, Model, Prompted, Sampling, open_model
+from edgeprune.runtime.generate import Conversation, Encoded, Prompted, Sampling, open_model
 from edgeprune.runtime.generate.decoder import Cache
-from tests.export.assemble.kinds import IMAGE, KINDS, STOP, WORDS, write
-
-NEW = 12
-PHOTOS = [
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8))
-    for seed, size in enumerate([(96, 60, 3), (60, 96, 3)])
-]
-QUESTIONS = [" ".join(np.random.default_rng(seed).choice(WORDS, 2 + seed)) for seed in range(4)]
-PROMPTS = [(photo, question) for photo in PHOTOS for question in QUESTIONS]
-
-
-@dataclass(frozen=True)
-class Made:
-    whole: Any
-    """of torch"""
-    model: Model
-
-    def torch_says(self, images: list[Image.Image], ids: tuple[int, ...]) -> list[int]:
-        """Greedy, to the end of an answer; with the same tokens."""
-        with torch.inference_mode():
-            inputs = generation_inputs(self.whole, self.model.encoder, list(images), torch.tensor([ids]))
-            assert inputs["input_ids"].tolist() == [list(ids)]
-            found = self.whole.generate(
-                **inputs,
-                max_new_tokens=NEW,
-                do_sample=False,
-                eos_token_id=STOP,
-                pad_token_id=0,
-            )
-        return found[0, len(ids) :].tolist()  # type: ignore[no-any-return]
-
-    def prompt(self, images: list[Image.Image], *turns: str) -> Prompted:
-        """Questions of turns, the images in front of the first; between them an answer of one word."""
-        encoded = [self.model.encode(image) for image in images]
-        messages: list[dict[str, Any]] = []
-        for turn in turns:
-            if messages:
-                messages.append({"role": "assistant", "content": [{"type": "text", "text": WORDS[0]}]})
-            pictures = [{"type": "image"} for _ in images] if not messages else []
-            messages.append({"role": "user", "content": [*pictures, {"type": "text", "text": turn}]})
-        return Prompted(self.model.chat.ids(messages, [len(one.tokens) for one in encoded]), tuple(encoded))
-
-    def says(self, prompt: Prompted) -> list[int]:
-        return list(self.model.engine.answer(prompt, Sampling(NEW)))
-
-
-@pytest.fixture(scope="module")
-def made(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
-    """(kind) -> its model in torch, and assembled"""
-    found: dict[str, Made] = {}
-
-    def make(name: str) -> Made:
-        if name not in found:
-            kind, folder = KINDS[name], tmp_path_factory.mktemp("kind")
-            whole = write(kind, model_folder, folder / "model")
-            model, bundle, output = str(folder / "model"), folder / "bundle", folder / "assembled"
-            request = Request(kind.method, "cpu", model=model, keep=kind.keep, output=bundle, baselines=False)
-            export_bundle(replace(request, **kind.request))
-            done = assemble(AssembleRequest(bundle, model, engine="onnxruntime", output=output))
-            assert done.report is not None
-            assert done.report.equal == len(done.report.said) == 6
-            found[name] = Made(whole, open_model(output, "cpu", 1))
-        return found[name]
-
-    return make
-
+from tests.export.assemble.asking import NEW, PHOTOS, PROMPTS, QUESTIONS, Made
+from tests.export.assemble.kinds import IMAGE, KINDS
 
 IN_EVERY_RUN = ("qwen2.5 vl", "qwen3 vl")
 EVERY = [pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.slow) for name in KINDS]
