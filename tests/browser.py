@@ -158,8 +158,8 @@ class open_browser:
             os.dup2(there, 3)
             os.dup2(back, 4)
 
-        keep = {"pass_fds": (3, 4, there, back), "preexec_fn": ends}
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **keep)
+        quiet, kept = subprocess.DEVNULL, (3, 4, there, back)
+        self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet, pass_fds=kept, preexec_fn=ends)
         os.close(there)
         os.close(back)
 

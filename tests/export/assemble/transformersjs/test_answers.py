@@ -81,7 +81,7 @@ MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 def counted(height: int, width: int, processor: Mapping[str, Any]) -> int:
     """LlavaProcessor's formula: src/models/llava/processing_llava.js."""
     patch = processor["patch_size"]
-    return (height // patch) * (width // patch) + int(processor["num_additional_image_tokens"])
+    return int((height // patch) * (width // patch) + processor["num_additional_image_tokens"])
 
 
 def test_the_three_graphs_answer_as_torch(assembled: Callable[..., Path]) -> None:
@@ -117,7 +117,7 @@ def test_node_answers_every_question_as_the_reference(
     """torch for float32; for a decoder of less, ONNX Runtime on the same graphs."""
     folder = assembled(keep, precision)
     asked = torch_said(folder)
-    command = [NODE, Path(__file__).with_name("ask.mjs"), NODE_MODULES, folder]
+    command = [NODE, str(Path(__file__).with_name("ask.mjs")), str(NODE_MODULES), str(folder)]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     expected = [one["ids"] for one in asked] if precision == "float32" else said_by_graphs(folder, asked)
     assert said == expected
