@@ -58,6 +58,16 @@ class Bundle(ParamType):
         return completion.folders(incomplete)
 
 
+class BundleOrModel(Bundle):
+    """The folder of a bundle, or of an assembled model as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from edgeprune.bundle import finding
+
+        path = Path(value)
+        return path if finding.assembled(path) else super().convert(value, param, ctx)
+
+
 class Image(ParamType):
     """The path of an image."""
 

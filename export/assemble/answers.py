@@ -79,7 +79,8 @@ def ask_torch(folder: Path, files: Files, bundle: Bundle, texts: Texts, asked: S
     except (MemoryError, RuntimeError) as error:
         raise ModelError(f"{files.id} does not fit into memory ({str(error)[:80]}); use --no-answers") from None
     loaded = loaded.eval()
-    loaded.generation_config = transformers.GenerationConfig()  # penalties of the checkpoint's own would be taken over
+    plain: Any = transformers.GenerationConfig
+    loaded.generation_config = plain()  # penalties of the checkpoint's own would be taken over
     (folder / QUESTIONS).mkdir()
     found = []
     with load(bundle.folder, device="cpu", kind=TokenEncoder) as encoder:
@@ -92,18 +93,20 @@ def ask_torch(folder: Path, files: Files, bundle: Bundle, texts: Texts, asked: S
 
 
 def _answer(model: Any, encoder: TokenEncoder, texts: Texts, asked: Asked) -> dict[str, Any]:
-    from transformers import GenerationConfig
+    import transformers
 
+    settings: Any = transformers.GenerationConfig
     picture = asked.image if isinstance(asked.image, Image.Image) else Image.open(asked.image).convert("RGB")
     content = [{"type": "image", "image": picture}, {"type": "text", "text": asked.question}]
     prompt = collapsed(texts.ids([{"role": "user", "content": content}]), texts.image)
     source: Any = asked.image if isinstance(asked.image, Image.Image) else str(asked.image)
     inputs = generation_inputs(model, encoder, source, torch.tensor([prompt]))
-    how = GenerationConfig(
+    how = settings(
         max_new_tokens=LONGEST,
         do_sample=False,
         eos_token_id=list(texts.stop) or None,
         pad_token_id=0,
+        suppress_tokens=[texts.image],  # an answer has no images
         output_logits=True,
         return_dict_in_generate=True,
     )

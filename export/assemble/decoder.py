@@ -35,11 +35,20 @@ PRECISIONS = {"float32": "fp32", "float16": "fp16", "int4": "int4"}
 FILE = "decoder.onnx"
 BUILT = (FILE, f"{FILE}.data")
 """what the builder writes"""
+OPTIONS = {
+    "exclude_embeds": "true",
+    "prune_lm_head": "true",  # nobody asks for the logits of a prompt's words
+    "windowed_kv_cache": "false",  # the cache of a window must be as large as the window, however short the prompt
+    "hf_remote": "false",
+    "hf_token": "false",
+    "filename": FILE,
+}
+"""of the builder"""
 PREFIXES = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
 """how the names begin inside a vision-language model -> how they begin alone; lm_head. is the same in both"""
 ALONE = re.compile(r"(model\.(embed_tokens|layers|norm)\.|lm_head\.)")
 """names that are those of a model alone"""
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,18 @@ class Causal:
     """its name of a tensor -> (the file that holds it, the name there)"""
     embedding_scale: float
     """what the rows of the embedding are multiplied by (Gemma)"""
+    embedding: str = EMBEDDING
+    """the tensor"""
+
+    @property
+    def text(self) -> Mapping[str, Any]:
+        """What config.json says of the language model."""
+        found: Mapping[str, Any] = self.config.get("text_config", self.config)
+        return found
 
     @property
     def width(self) -> int:
-        return int(self.config["hidden_size"])
+        return int(self.text["hidden_size"])
 
 
 def causal_of(files: Files, config: Any) -> Causal:
@@ -77,16 +94,24 @@ def causal_of(files: Files, config: Any) -> Causal:
             f"the language model must be one that onnxruntime-genai's builder has ({', '.join(known)}), {files.id} has "
             f"{architecture}; give a model with one of these"
         )
+    if "rope_type" not in (getattr(text, "rope_parameters", None) or {"rope_type": ""}):
+        raise ModelError(
+            f"onnxruntime-genai's builder reads one kind of rotary positions, {files.id} has several "
+            f"({', '.join(text.rope_parameters)}), as transformers 5 writes them; give a model with one"
+        )
+    loader: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        alone: Any = AutoModelForCausalLM.from_config(text)
+        alone = loader.from_config(text)
     own = set(alone.state_dict())
-    if text.tie_word_embeddings:
-        own.discard("lm_head.weight")
     shards = {_alone(name): (shard, name) for name, shard in weights(files).items() if _alone(name) in own}
+    # The whole model ties its head as its own config says (InternVL), or it was saved without one.
+    if tied := config.tie_word_embeddings or (text.tie_word_embeddings and HEAD not in shards):
+        own.discard(HEAD)
+        shards.pop(HEAD, None)
     if missing := sorted(own - set(shards)):
         raise ModelError(f"{files.id} has no tensor {missing[0]} of its language model; is the checkpoint whole?")
     scale = getattr(alone.get_input_embeddings(), "scalar_embed_scale", 1.0)
-    fields = {**text.to_dict(), "architectures": [architecture]}
+    fields = {**text.to_dict(), "architectures": [architecture], "tie_word_embeddings": bool(tied)}
     return Causal(architecture, {name: fields[name] for name in sorted(fields)}, shards, float(scale))
 
 
@@ -109,14 +134,15 @@ def write_causal(files: Files, causal: Causal, folder: Path) -> None:
 
 def embedding_of(files: Files, causal: Causal) -> Tensor:
     """[V, D], as it is stored."""
-    shard, name = causal.shards[EMBEDDING]
+    shard, name = causal.shards[causal.embedding]
     return read_tensors(files.locate(shard), [name])[name]
 
 
-def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> dict[str, Any]:
+def build(folder: Path, output: Path, precision: str) -> dict[str, Any]:
     """Run the builder on a checkpoint of a language model. What it writes is a graph, its data and genai_config.json.
 
-    precision: one of PRECISIONS; provider: cpu or cuda, as the builder calls it
+    precision: one of PRECISIONS. float16 is built as for CUDA: the graph is of GroupQueryAttention then, which the CPU
+        has as well; the one for the CPU copies its cache with every token, and its mask fails behind the prompt (0.18)
 
     Returns genai_config.json. Raises MissingPackageError without onnxruntime-genai, EdgepruneError when the builder
     fails.
@@ -125,20 +151,20 @@ def build(folder: Path, output: Path, precision: str, provider: str = "cpu") -> 
         from onnxruntime_genai.models.builder import create_model, parse_extra_options
     except ImportError as error:
         raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
-    cache = output / ".cache"
-    options = ["exclude_embeds=true", "hf_remote=false", "hf_token=false", "prune_lm_head=true", f"filename={FILE}"]
+    cache, kind = output / ".cache", PRECISIONS[precision]
+    provider = "cuda" if precision == "float16" else "cpu"
+    options = [f"{name}={value}" for name, value in OPTIONS.items()]
     with _silent() as said:
         try:
-            given = parse_extra_options(
-                "", str(folder), str(output), PRECISIONS[precision], provider, str(cache), options
-            )
-            create_model("", str(folder), str(output), PRECISIONS[precision], provider, str(cache), **given)
+            given = parse_extra_options("", str(folder), str(output), kind, provider, str(cache), options)
+            create_model("", str(folder), str(output), kind, provider, str(cache), **given)
         except Exception as error:  # it raises whatever transformers and its own classes do
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             last = said.getvalue().strip().splitlines()[-1:]
             raise EdgepruneError(f"onnxruntime-genai's builder failed: {reason} (its last line: {last})") from error
     shutil.rmtree(cache, ignore_errors=True)
     config: dict[str, Any] = json.loads((output / "genai_config.json").read_text(encoding="utf-8"))
+    config["model"]["decoder"].setdefault("session_options", {})["provider_options"] = []
     return config
 
 
@@ -167,7 +193,7 @@ def _silent() -> Iterator[io.StringIO]:
     """What the builder prints, its bars and its log go nowhere but into what is returned."""
     said = io.StringIO()
     before = logging.root.manager.disable
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             yield said

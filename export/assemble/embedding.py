@@ -2,9 +2,9 @@
 
     input_ids  [B, L] int64 ----> Gather(table) -> Cast -> (* scale) -------\\
                \\---> == image id -> NonZero -> Transpose [n, 2] -> Slice --> ScatterND -> inputs_embeds [B, L, D]
-    image_features [..., D] ----> Reshape [n, D] -> Cast ------------------/
+    image_features [b, n, D] ---> Reshape [n, D] -> Cast ------------------/
 
-In raster order, as torch's masked_scatter. image_features has any rank, since engines hand on what an encoder gives.
+In raster order, as torch's masked_scatter. image_features are what an encoder gives, of one image or of several.
 Behind the prompt it is empty: the image's id, should the decoder ever say it, is a word like others then (Slice), as it
 is to transformers. Within a prompt, more ids than tokens fail. The table keeps the checkpoint's dtype, and what comes
 out has the decoder's.
@@ -47,7 +47,7 @@ def text_and_images(table: Tensor, image: int, scale: float, features: str, dtyp
         return value if given == TYPES[dtype] else node("Cast", value, to=int(TYPES[dtype]))
 
     ids = ir.val("input_ids", ir.DataType.INT64, ["batch", "length"])
-    given = ir.Value(name="image_features", type=ir.TensorType(TYPES[features]))  # no shape: of any rank
+    given = ir.val("image_features", TYPES[features], ["images", "tokens", width])
     weights = _initializer("embedding", table)
     assert weights.dtype is not None
     text = cast(node("Gather", weights, ids), weights.dtype)
@@ -68,11 +68,11 @@ def text_and_images(table: Tensor, image: int, scale: float, features: str, dtyp
 
 
 def identity(width: int, features: str) -> ir.Model:
-    """image_tokens [n, D] -> image_features [n, D]: for an engine that wants to run a vision model."""
-    given = ir.val("image_tokens", TYPES[features], ["tokens", width])
+    """image_tokens [b, n, D] -> image_features [b, n, D]: for an engine that wants to run a vision model."""
+    given = ir.val("image_tokens", TYPES[features], ["images", "tokens", width])
     made = ir.node("Identity", [given])
     out = made.outputs[0]
-    out.name, out.dtype, out.shape = "image_features", TYPES[features], ir.Shape(["tokens", width])
+    out.name, out.dtype, out.shape = "image_features", TYPES[features], ir.Shape(["images", "tokens", width])
     return _model("tokens", [given], [out], [made], [])
 
 

@@ -15,12 +15,14 @@ import edgeprune
 from edgeprune.bundle import MANIFEST, Bundle, describe_files, writing
 from edgeprune.checkpoint import Files, find, read_config
 from edgeprune.errors import BundleError, ModelError, ParityError
+from edgeprune.export.assemble import qwen
 from edgeprune.export.assemble.answers import ask_torch, questions_of
 from edgeprune.export.assemble.decoder import FILE, Causal, build, causal_of, embedding_of, write_causal
 from edgeprune.export.assemble.library import place_library
 from edgeprune.export.assemble.parts import Parts
 from edgeprune.export.assemble.request import MODEL, Request, check, output_of
 from edgeprune.export.assemble.texts import Texts, load_texts
+from edgeprune.runtime.generate.decoder import DEEPER
 from edgeprune.runtime.generate.folder import ENCODER, Assembled, Decoder
 from edgeprune.runtime.generate.genai import PACKAGE
 from edgeprune.runtime.generate.verify import GenerateReport, verify_generate
@@ -30,8 +32,6 @@ __all__ = ["STEPS", "Assembly", "assemble"]
 STEPS = ("read the checkpoint", "build the decoder", "write the model", "ask torch", "compare the answers")
 HERE = ("genai", "onnxruntime")
 """engines that this machine runs from Python"""
-DEEPER = "deepstack_"
-"""how the names of outputs begin that go into deeper layers of the decoder"""
 MODULES = {"genai": "genai", "onnxruntime": "ort", "transformersjs": "transformersjs"}
 """engine -> its file here: `check(manifest, bundle)`, `write(folder, parts) -> manifest`"""
 TOOLS = ("onnxruntime", "torch", "transformers", "tokenizers")
@@ -58,7 +58,8 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     files = find(request.model, request.revision)
     config = _config(files)
     check_fits(bundle, files, config)
-    causal, texts = causal_of(files, config), load_texts(files, config)
+    of = qwen.causal_of if config.model_type in qwen.MODEL_TYPES else causal_of
+    causal, texts = of(files, config), load_texts(files, config)
     asked = questions_of(request.questions, files.id) if request.answers else []
     engine: ModuleType = importlib.import_module(f"edgeprune.export.assemble.{MODULES[request.engine]}")
     manifest = _manifest(request, bundle, files, causal, texts)
@@ -134,7 +135,7 @@ def _manifest(request: Request, bundle: Bundle, files: Files, causal: Causal, te
     own = bundle.manifest
     graph = own.encoder.file
     pinned = {name: own.files[name].sha256 for name in (graph, f"{graph}.data") if name in own.files}
-    text = causal.config
+    text = causal.text
     return Assembled(
         engine=request.engine,
         family=own.model.family,
@@ -150,7 +151,7 @@ def _manifest(request: Request, bundle: Bundle, files: Files, causal: Causal, te
         decoder=Decoder(causal.architecture, request.decoder_precision, FILE, 0, 0, 0, 0, "float32"),
         encoder=pinned,
         versions=_versions(),
-        extras=tuple(sorted(name for name in own.outputs if name.startswith(DEEPER))),
+        extras=tuple(name for name in own.outputs if name.startswith(DEEPER)),
         axes=3 if "positions" in own.outputs else 1,
     )
 

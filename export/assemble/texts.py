@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from edgeprune.checkpoint import Files
-from edgeprune.checkpoint._files import Absent
+from edgeprune.checkpoint._files import Absent, read_json
 from edgeprune.errors import ModelError
 from edgeprune.runtime.generate.chat import PLAIN, SETTINGS, TEMPLATE, TOKENIZER
 from edgeprune.runtime.generate.folder import Prompt
@@ -22,6 +23,12 @@ __all__ = ["Texts", "collapsed", "load_texts"]
 
 COPIED = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 QUESTION = "What is this?"
+AROUND: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ((), ())),
+    "internvl": (("start_image_token_id",), ("end_image_token_id",)),
+}
+"""models whose processors handle videos, too, for which they need torchvision -> what these write in front of an image
+and behind it (`replace_image_token` of the processors, transformers 5.24), by its name in the tokenizer"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Texts:
     image: int
     """id in whose places the tokens of an image go"""
     stop: tuple[int, ...]
+    around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """ids in front of an image and behind it, where there is but a tokenizer, whose answer cannot be compared"""
 
     @property
     def tokenizer(self) -> Any:
@@ -59,8 +68,10 @@ class Texts:
             return_dict=True,
             **({"image": self.placeholder_text} if self.template == PLAIN else {}),
         )
-        ids: list[int] = list(made["input_ids"][0])
-        return ids
+        if self.around is None:
+            return list(made["input_ids"][0])
+        front, behind = self.around
+        return [id for one in made["input_ids"] for id in ((*front, one, *behind) if one == self.image else (one,))]
 
     @property
     def placeholder_text(self) -> str:
@@ -72,6 +83,8 @@ class Texts:
 
         Raises ModelError when they do not differ by that alone.
         """
+        if self.around is not None:
+            return Prompt(self.image, self.image, *self.around)
         words = {"type": "text", "text": QUESTION}
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "image"}, words]}],
@@ -123,10 +136,11 @@ def load_texts(files: Files, config: Any) -> Texts:
 
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = str(files.locate("config.json").parent) if files.revision == "local" else files.id
+    videos = config.model_type in AROUND and importlib.util.find_spec("torchvision") is None
+    loader: Any = transformers.AutoTokenizer if videos else transformers.AutoProcessor
     try:
-        loader: Any = transformers.AutoProcessor
         processor = loader.from_pretrained(place, **where)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{files.id} must have a processor that transformers reads: {reason}") from None
     image = getattr(config, "image_token_id", None)
@@ -134,7 +148,18 @@ def load_texts(files: Files, config: Any) -> Texts:
         raise ModelError(
             f"{files.id} must name its image token (image_token_id in config.json); is it a model of images?"
         )
-    return Texts(files.id, processor, int(image), _stop(place, config, where))
+    stop = _stop(place, config, where)
+    if not videos:
+        return Texts(files.id, processor, int(image), stop)
+    if processor.chat_template is None:  # it belonged to the processor
+        with contextlib.suppress(Absent, KeyError):
+            processor.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
+    return Texts(files.id, processor, int(image), stop, _around(processor, config.model_type))
+
+
+def _around(tokenizer: Any, model_type: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    front, behind = AROUND[model_type]
+    return tuple(getattr(tokenizer, name) for name in front), tuple(getattr(tokenizer, name) for name in behind)
 
 
 def collapsed(ids: list[int], image: int) -> list[int]:

@@ -118,7 +118,7 @@ class Genai:
         generator = genai.Generator(self._model, parameters)
         inputs = genai.NamedTensors()
         if prompt.images:
-            inputs["image_tokens"] = inputs["pixel_values"] = prompt.tokens
+            inputs["image_tokens"] = inputs["pixel_values"] = prompt.tokens[None]
             inputs["num_image_tokens"] = np.array([len(image.tokens) for image in prompt.images], np.int64)
         generator.set_inputs(inputs)
         return _Held(generator, sampling, room, prompt.images, len(prompt.ids))

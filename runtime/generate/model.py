@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from edgeprune.errors import ImageError, RequestError
+from edgeprune.runtime.backends import Backend
 from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.generate.chat import Chat
 from edgeprune.runtime.generate.engine import Encoded, Engine, Prompted, Sampling
@@ -96,15 +97,17 @@ class Model:
         self.encoder = encoder
         self.engine: Engine = opener(folder, threads)
 
-    def encode(self, image: ImageLike) -> Encoded:
+    def encode(self, image: ImageLike, graph: Backend | None = None) -> Encoded:
         """One image, for questions about it: given in its place, it is not read again, by the decoder neither.
+
+        graph: instead of the bundle's encoder, with its tensors
 
         Raises ImageError when it cannot be read.
         """
         start = time.perf_counter()
         pixels = self.encoder.prepare([image] * self._batch)
         ready = time.perf_counter()
-        found = self.encoder.run({PIXELS: pixels})
+        found = self.encoder.run({PIXELS: pixels}) if graph is None else graph.run({PIXELS: pixels})
         done = time.perf_counter()
         return replace(self._one(image, found), image_ms=1e3 * (ready - start), encoder_ms=1e3 * (done - ready))
 
@@ -123,6 +126,16 @@ class Model:
         its own.
         """
         return Conversation(self, turns=1).ask(question, images, sampling, heard)
+
+    def check_length(self, prompt: Prompted, new: int = 1) -> None:
+        """Raises RequestError when the prompt and so many ids do not fit into the context."""
+        most, images = self.manifest.context_length, prompt.images
+        if len(prompt.ids) + new > most:
+            seen = sum(len(image.tokens) for image in images)
+            raise RequestError(
+                f"prompt and answer must fit into {most} tokens; the prompt alone has {len(prompt.ids)}, {seen} of "
+                f"them of {len(images)} image{'s' if len(images) > 1 else ''}; ask less, or keep fewer tokens"
+            )
 
     def close(self) -> None:
         self.encoder.close()
@@ -177,7 +190,7 @@ class Conversation:
         new = [one if isinstance(one, Encoded) else model.encode(one) for one in given]
         read = [made for made, one in zip(new, given, strict=True) if made is not one]
         prompt = self.prompt(question, new, sampling)
-        _check_length(prompt, model.manifest.context_length)
+        model.check_length(prompt)
         start = time.perf_counter()
         times: list[float] = []
         ids: list[int] = []
@@ -250,12 +263,3 @@ def open_model(path: str | os.PathLike[str], device: str = AUTO, threads: int | 
 def _each(images: Images) -> list[ImageLike | Encoded]:
     several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
     return list(images) if several else [images]  # type: ignore[arg-type, list-item]
-
-
-def _check_length(prompt: Prompted, most: int) -> None:
-    if len(prompt.ids) >= most:
-        images = sum(len(image.tokens) for image in prompt.images)
-        raise RequestError(
-            f"prompt and answer must fit into {most} tokens; the prompt alone has {len(prompt.ids)}, {images} of them "
-            f"of {len(prompt.images)} image{'s' if len(prompt.images) > 1 else ''}; ask less, or keep fewer tokens"
-        )
