@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from edgeprune.errors import BundleError, RequestError
-from edgeprune.runtime.generate import Conversation, Encoded, Prompted, Sampling
+from edgeprune.export.assemble import Request as AssembleRequest
+from edgeprune.export.assemble import assemble
+from edgeprune.runtime.generate import Conversation, Encoded, Prompted, Sampling, open_model
 from edgeprune.runtime.generate.decoder import Cache
 from tests.export.assemble.asking import NEW, PHOTOS, PROMPTS, QUESTIONS, Made
 from tests.export.assemble.kinds import IMAGE, KINDS
@@ -153,11 +157,11 @@ def test_features_of_deeper_layers_reach_a_smaller_decoder(
     )
     assert assemble(request).report is not None
     with open_model(tmp_path / "a", "cpu", 1) as model:
-        added = []
-        for loop in (one.model.engine, model.engine):
+        added, loops = [], list[Any]([one.model.engine, model.engine])
+        for loop in loops:
             prompt = one.prompt([PHOTOS[0]], QUESTIONS[0])
             flat = {name: np.zeros_like(values) for name, values in prompt.images[0].extras.items()}
             without = Prompted(prompt.ids, (replace(prompt.images[0], extras=flat),))
-            added.append(loop._read(prompt)[0] - loop._read(without)[0])  # type: ignore[attr-defined]
+            added.append(loop._read(prompt)[0] - loop._read(without)[0])
     whole, small = added
     assert whole @ small > 0.9 * np.linalg.norm(whole) * np.linalg.norm(small)
