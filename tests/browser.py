@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -37,15 +37,16 @@ SILENCE_S = 120
 """after which a browser is taken to be stuck"""
 
 _HAS_LIBRARY = (NODE_MODULES / "@huggingface/transformers/package.json").is_file()
-_LIBRARY = (
-    f"no transformers.js in {NODE_MODULES}: npm install @huggingface/transformers@4, EDGEPRUNE_NODE_MODULES names it"
-)
+_LIBRARY = f"no transformers.js in {NODE_MODULES}: npm install @huggingface/transformers@4 (EDGEPRUNE_NODE_MODULES)"
 needs_node = pytest.mark.skipif(not (NODE and _HAS_LIBRARY), reason=_LIBRARY if NODE else "no node here")
 needs_browser = pytest.mark.skipif(not (BROWSER and _HAS_LIBRARY), reason=_LIBRARY if BROWSER else "no Chromium here")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
+    extensions_map: ClassVar[dict[str, str]] = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+    }
 
     def log_message(self, *_: object) -> None: ...
 
@@ -157,8 +158,8 @@ class open_browser:
             os.dup2(there, 3)
             os.dup2(back, 4)
 
-        keep = {"pass_fds": (3, 4, there, back), "preexec_fn": ends}
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **keep)
+        quiet, kept = subprocess.DEVNULL, (3, 4, there, back)
+        self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet, pass_fds=kept, preexec_fn=ends)
         os.close(there)
         os.close(back)
 

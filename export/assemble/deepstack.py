@@ -38,6 +38,7 @@ def add_deepstack(decoder: ir.Model, layers: int) -> None:
             )
         mlp = norm.inputs[1]
         dtype = mlp.dtype or embeds.dtype
+        assert dtype is not None
         extra = ir.val(f"{DEEPER}{layer}", dtype, ir.Shape([1, "deepstack_length", width]))
         graph.inputs.append(extra)
         both = ir.node("Add", [mlp, extra], name=f"/model/layers.{layer}/deepstack/Add")

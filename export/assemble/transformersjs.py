@@ -222,7 +222,7 @@ def _nbytes(value: ir.Value) -> int:
 
 def _initializer(name: str, values: Tensor) -> ir.Value:
     tensor = ir.tensor(values.numpy(), name=name)
-    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(values.shape))
 
 
 def _features(encoder: ir.Model) -> ir.Model:

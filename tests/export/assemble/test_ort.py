@@ -157,12 +157,12 @@ def test_features_of_deeper_layers_reach_a_smaller_decoder(
     )
     assert assemble(request).report is not None
     with open_model(tmp_path / "a", "cpu", 1) as model:
-        added = []
-        for loop in (one.model.engine, model.engine):
+        added, loops = [], list[Any]([one.model.engine, model.engine])
+        for loop in loops:
             prompt = one.prompt([PHOTOS[0]], QUESTIONS[0])
             flat = {name: np.zeros_like(values) for name, values in prompt.images[0].extras.items()}
             without = Prompted(prompt.ids, (replace(prompt.images[0], extras=flat),))
-            added.append(loop._read(prompt)[0] - loop._read(without)[0])  # type: ignore[attr-defined]
+            added.append(loop._read(prompt)[0] - loop._read(without)[0])
     whole, small = added
     assert whole @ small > 0.9 * np.linalg.norm(whole) * np.linalg.norm(small)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,7 +81,7 @@ MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 def counted(height: int, width: int, processor: Mapping[str, Any]) -> int:
     """LlavaProcessor's formula: src/models/llava/processing_llava.js."""
     patch = processor["patch_size"]
-    return (height // patch) * (width // patch) + int(processor["num_additional_image_tokens"])
+    return int((height // patch) * (width // patch) + processor["num_additional_image_tokens"])
 
 
 def test_the_three_graphs_answer_as_torch(assembled: Callable[..., Path]) -> None:
@@ -116,7 +117,21 @@ def test_node_answers_every_question_as_the_reference(
     """torch for float32; for a decoder of less, ONNX Runtime on the same graphs."""
     folder = assembled(keep, precision)
     asked = torch_said(folder)
-    command = [NODE, Path(__file__).with_name("ask.mjs"), NODE_MODULES, folder]
+    command = [NODE, str(Path(__file__).with_name("ask.mjs")), str(NODE_MODULES), str(folder)]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     expected = [one["ids"] for one in asked] if precision == "float32" else said_by_graphs(folder, asked)
     assert said == expected
+
+
+@pytest.mark.slow
+@needs_node
+def test_the_script_of_the_documentation_answers(assembled: Callable[..., Path], tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs/browser.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```js\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "ask.mjs").write_text(script, encoding="utf-8")
+    (tmp_path / "node_modules").symlink_to(NODE_MODULES)
+    (tmp_path / "web-model").symlink_to(assembled())
+    with Image.open(assembled() / "questions/scene00.png") as picture:
+        picture.save(tmp_path / "photo.jpg", quality=95)
+    said = subprocess.run([NODE, "ask.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "red"
