@@ -1,6 +1,6 @@
 """Who may import whom (read off the sources, functions included): rooms stand on floors, and arrows go down.
 
-    7  cli                                       8  integrations.optimum, a second face of it
+    7  cli  ->  export.assemble                  8  integrations.optimum, a second face of cli
     6  export  <-  quality  <-  train            integrations (what others call)
     5  trace  ->  fit, shortening      reference (never what selects: it is independent of the trace)
     4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
@@ -36,7 +36,7 @@ FLOORS = {
         ("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening", "correction", "adapted"), 5
     ),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
-    **dict.fromkeys(("cli", "__main__"), 7),
+    **dict.fromkeys(("cli", "export.assemble", "__main__"), 7),
     "integrations.optimum": 8,
 }
 """part of the package -> its floor; it may import what stands below"""
@@ -49,6 +49,7 @@ BESIDE = {
     "trace": ("fit", "shortening"),
     "reference": ("reference_steps",),
     "adapted": ("correction",),
+    "cli": ("export.assemble",),
     "__main__": ("cli",),
 }
 """and these on its own floor"""
@@ -66,7 +67,7 @@ DEVICE = ("bundle", "catalog", "doctor", "errors", "estimate", "probes", "runtim
 WITHOUT_TORCH = ("__main__", "cli", *DEVICE)
 HEAVY = ("torch", "transformers")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
-BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+BACKENDS = ("onnxruntime", "onnxruntime_genai", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)

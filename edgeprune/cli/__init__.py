@@ -33,6 +33,8 @@ VERBS = (
     "verify",
     "diff",
     "bench",
+    "assemble",
+    "ask",
     "sweep",
     "show",
     "report",

@@ -26,6 +26,7 @@ __all__ = [
     "Bundle",
     "Image",
     "Keep",
+    "assembled",
     "bound_of",
     "bundle",
     "devices",
@@ -60,6 +61,16 @@ class Bundle(ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return completion.folders(incomplete)
+
+
+class BundleOrModel(Bundle):
+    """The folder of a bundle, or of an assembled model as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from edgeprune.bundle import finding
+
+        path = Path(value)
+        return path if finding.assembled(path) else super().convert(value, param, ctx)
 
 
 class Image(ParamType):
@@ -188,6 +199,17 @@ def verb(function: Verb) -> Verb:
     debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
     function = debug(function)
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(function)
+
+
+def assembled(bundle: Path, option: str) -> Path:
+    """The folder of an assembled model, of its bundle in it. Raises UsageError for a bundle that stands alone."""
+    from edgeprune.bundle import finding
+
+    if not finding.assembled(bundle.parent):
+        raise click.UsageError(
+            f"{option} goes with a folder that `edgeprune assemble` wrote, {bundle} is a bundle alone"
+        )
+    return bundle.parent
 
 
 def pair(option: str, given: str | None) -> tuple[int, int] | None:
