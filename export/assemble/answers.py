@@ -106,7 +106,6 @@ def _answer(model: Any, encoder: TokenEncoder, texts: Texts, asked: Asked) -> di
         do_sample=False,
         eos_token_id=list(texts.stop) or None,
         pad_token_id=0,
-        suppress_tokens=[texts.image],  # an answer has no images
         output_logits=True,
         return_dict_in_generate=True,
     )

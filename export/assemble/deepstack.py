@@ -27,7 +27,8 @@ def add_deepstack(decoder: ir.Model, layers: int) -> None:
     Raises ModelError when it has not the layers, or other ones than the builder of onnxruntime-genai 0.18 makes.
     """
     graph = decoder.graph
-    width = next((value.shape[2] for value in graph.inputs if value.name == EMBEDS and value.shape is not None), None)
+    embeds = next(value for value in graph.inputs if value.name == EMBEDS)
+    width = embeds.shape[2] if embeds.shape else None
     for layer in range(layers):
         norm = _behind(graph, layer)
         if width is None or norm is None or norm.inputs[1] is None:
@@ -36,7 +37,8 @@ def add_deepstack(decoder: ir.Model, layers: int) -> None:
                 "onnxruntime-genai 0.18 builds it, for features that go behind it (DeepStack); use that release"
             )
         mlp = norm.inputs[1]
-        dtype = mlp.dtype or next(value.dtype for value in graph.inputs if value.name == EMBEDS)
+        dtype = mlp.dtype or embeds.dtype
+        assert dtype is not None
         extra = ir.val(f"{DEEPER}{layer}", dtype, ir.Shape([1, "deepstack_length", width]))
         graph.inputs.append(extra)
         both = ir.node("Add", [mlp, extra], name=f"/model/layers.{layer}/deepstack/Add")

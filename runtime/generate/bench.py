@@ -101,11 +101,13 @@ def bench_whole(
     threads: int | None = None,
     rounds: int | None = None,
     new_tokens: int = NEW,
+    question: str | None = None,
     show: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> WholeLedger:
     """Measure an assembled model.
 
     new_tokens: of each answer, which goes on behind its end
+    question: about a picture of noise; None for the first that is stored, else one of edgeprune's own
     rounds: answers of each side; None for about 20 seconds' worth (7 to 100)
 
     Raises RequestError when the bundle brings no unpruned baseline, its tokens do not fit into the context, or the
@@ -117,10 +119,10 @@ def bench_whole(
     if new_tokens < 2:
         raise RequestError(f"an answer must have at least 2 tokens to be timed, got {new_tokens}")
     image: ImageLike = _picture(folder.bundle)
-    question = QUESTION
-    if ANSWERS in folder.manifest.files:
+    if question is None and ANSWERS in folder.manifest.files:
         first = stored(folder)[0][0]
         image, question = folder.file(f"{QUESTIONS}/{first.image}"), first.question
+    question = question or QUESTION
     every = _unpruned(folder.bundle, device, threads)
     with Model(folder, device, threads) as model:
         sampling = Sampling(max_new_tokens=new_tokens, past_stop=True)

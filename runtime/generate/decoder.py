@@ -113,7 +113,7 @@ class Decoder:
 
         for name in self._past:
             spec = self._inputs[name]
-            values = np.zeros((1, spec.shape[1], capacity, self._head_size), spec.dtype)  # type: ignore[arg-type]
+            values: NDArray[Any] = np.zeros((1, int(spec.shape[1]), capacity, self._head_size), spec.dtype)
             if cache.length:
                 values[:, :, : cache.length] = cache.values[name].numpy()[:, :, : cache.length]
             cache.values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(values, self._session.device, 0)

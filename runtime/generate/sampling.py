@@ -36,7 +36,8 @@ def probabilities(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np
         order = np.argsort(likely, kind="stable")
         beyond = order[likely[order].cumsum() <= 1 - sampling.top_p]
         likely[beyond[: len(order) - 1]] = 0  # one stays, whatever the sum rounds to
-    return likely / likely.sum()
+    drawn: NDArray[np.float64] = likely / likely.sum()
+    return drawn
 
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

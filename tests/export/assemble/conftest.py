@@ -47,10 +47,10 @@ def made(exported_kind: Callable[[str], tuple[Any, Path]]) -> Callable[..., Made
         if (name, engine) not in found:
             whole, folder = exported_kind(name)
             output = folder / engine
-            given = AssembleRequest(
-                folder / "bundle", str(folder / "model"), engine=engine, output=output, answers=False
-            )
-            assemble(given)
+            given = AssembleRequest(folder / "bundle", str(folder / "model"), engine=engine, output=output)
+            done = assemble(given)
+            assert done.report is not None
+            assert done.report.equal == len(done.report.said) == 6
             found[name, engine] = Made(whole, open_model(output, "cpu", 1))
         return found[name, engine]
 

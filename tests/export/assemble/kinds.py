@@ -36,16 +36,17 @@ TEMPLATE = (
 TEXT: dict[str, Any] = {
     "hidden_size": 48,
     "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
     "num_hidden_layers": 3,
     "vocab_size": SIZE,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 600,
     "bos_token_id": 1,
     "eos_token_id": STOP,
     "pad_token_id": 0,
 }
-ROTARY = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
+ROTARY = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4]}
+THREE_AXES = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 24, "rope_parameters": ROTARY}
+ONE_AXIS = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16}
+"""GroupQueryAttention turns heads on the CPU itself only if they are a multiple of 16 wide"""
 TOWER: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
 WIDE: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 64}
 
@@ -80,8 +81,8 @@ class Kind:
     vision: dict[str, Any]
     config: dict[str, Any]
     processor: dict[str, Any]
-    around: tuple[str, str] = ("", "")
-    """what the chat template writes around an image"""
+    around: tuple[str, str] = ("", "user ")
+    """what the chat template writes around an image; two images must not touch for generation_inputs"""
     own: dict[str, Any] | None = None
     """further arguments of its processor; None where that needs torchvision, and there is but a tokenizer"""
     special: dict[str, str] = field(default_factory=dict)
@@ -154,15 +155,15 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
     """
     import transformers
 
-    rotary = {"rope_parameters": ROTARY} if "grid" in kind.request else {}
-    text = {**TEXT, "model_type": kind.text, "head_dim": 32, **rotary}
+    text = {**TEXT, "model_type": kind.text, **(THREE_AXES if "grid" in kind.request else ONE_AXIS)}
     architecture = f"{kind.architecture}ForConditionalGeneration"
     make(folder, architecture, kind.processor, vision_config=kind.vision, text_config=text, **kind.config)
     words = tokenizer(image_token="<image>", video_token="<video>", **kind.special)
     words.chat_template = TEMPLATE.replace("{IMAGE}", f"{kind.around[0]}<image> {kind.around[1]}")
     words.save_pretrained(folder)
     if kind.own is not None:
-        image = transformers.AutoImageProcessor.from_pretrained(folder)
+        loader: Any = transformers.AutoImageProcessor
+        image = loader.from_pretrained(folder)
         made: Any = getattr(transformers, f"{kind.architecture}Processor")
         made(image, words, **kind.own, chat_template=words.chat_template).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": STOP}), encoding="utf-8")
@@ -197,6 +198,7 @@ def tokenizer(**special: str) -> Any:
     made = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens([*SPECIAL[:9]])
-    return PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast
+    return fast(
         tokenizer_object=made, pad_token="<pad>", eos_token="</s>", bos_token="<s>", extra_special_tokens=special
     )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgeprune.errors import BundleError, RequestError
-from edgeprune.runtime.generate import Conversation, Encoded, Prompted, Sampling
+from edgeprune.export.assemble import Request as AssembleRequest
+from edgeprune.export.assemble import assemble
+from edgeprune.runtime.generate import Conversation, Encoded, Prompted, Sampling, open_model
+from edgeprune.runtime.generate.decoder import Cache
 from tests.export.assemble.asking import NEW, PHOTOS, PROMPTS, QUESTIONS, Made
 from tests.export.assemble.kinds import IMAGE, KINDS
 
@@ -86,7 +92,7 @@ def test_what_is_no_prompt_for_it_is_refused(made: Callable[[str], Made]) -> Non
     wrong: list[tuple[type[Exception], str, tuple[int, ...], Encoded]] = [
         (RequestError, "must have 9 placeholders .* got 8", (*good.ids[:at], *good.ids[at + 1 :]), image),
         (RequestError, "must have 9 placeholders .* got 10", (*good.ids[:at], IMAGE, *good.ids[at:]), image),
-        (RequestError, "must have 1 to 256 tokens, .* got 3", (*good.ids, *[20] * 300), image),
+        (RequestError, "must have 1 to 600 tokens, .* got 6", (*good.ids, *[20] * 600), image),
         (BundleError, "takes tokens 48 wide .* got 40", good.ids, replace(image, tokens=image.tokens[:, :40])),
         (BundleError, "2 deeper layers, got 48 and 0", good.ids, replace(image, extras={})),
         (BundleError, "needs the places of the tokens .* image 1 has none", good.ids, replace(image, positions=None)),
@@ -98,10 +104,64 @@ def test_what_is_no_prompt_for_it_is_refused(made: Callable[[str], Made]) -> Non
 
 
 def test_an_answer_ends_where_the_context_does(made: Callable[[str], Made]) -> None:
+    """The one behind the last token that fits was not read, and needs no room."""
     one = made("qwen2.5 vl")
     prompt = one.prompt([PHOTOS[0]], QUESTIONS[0])
-    long = Prompted((*prompt.ids, *[20] * (250 - len(prompt.ids))), prompt.images)
-    one.model.engine._stop = frozenset()  # type: ignore[attr-defined]
-    behind = 250 - KINDS["qwen2.5 vl"].keep + 6
-    said = one.says(long)
-    assert len(said) == min(NEW, 256 - max(250, behind) + 1)
+    long = Prompted((*prompt.ids, *[20] * (595 - len(prompt.ids))), prompt.images)
+    assert len(list(one.model.engine.answer(long, Sampling(NEW, past_stop=True)))) == 6
+
+
+def test_what_was_read_is_not_read_again(made: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the cache must grow; but what differs is, and an image that differs with all behind it."""
+    one, read = made("qwen2.5 vl"), list[int]()
+    engine: Any = one.model.engine
+    run = engine._decoder.run
+
+    def counted(embeds: NDArray[Any], *rest: Any) -> NDArray[np.float32]:
+        read.append(len(embeds))
+        found: NDArray[np.float32] = run(embeds, *rest)
+        return found
+
+    monkeypatch.setattr(engine._decoder, "run", counted)
+    engine.forget()
+    engine._cache = Cache()
+    first = one.prompt([PHOTOS[0]], QUESTIONS[0])
+    long = Prompted((*first.ids, *[20, 30, 40] * 100), first.images)
+    other = Prompted(long.ids, one.prompt([PHOTOS[1]], QUESTIONS[0]).images)
+    image = first.ids.index(IMAGE)
+    for prompt, images, count in [
+        (first, PHOTOS[:1], len(first.ids)),
+        (long, PHOTOS[:1], 300),
+        (other, PHOTOS[1:], len(long.ids) - image),
+        (other, PHOTOS[1:], 1),
+    ]:
+        read.clear()
+        assert one.says(prompt) == one.torch_says(images, prompt.ids)
+        assert read[0] == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "int4"])
+def test_features_of_deeper_layers_reach_a_smaller_decoder(
+    made: Callable[[str], Made], tmp_path: Path, precision: str
+) -> None:
+    """What they change of its logits is what they change of the whole decoder's."""
+    one = made("qwen3 vl")
+    folder = one.model.folder.path.parent
+    request = AssembleRequest(
+        folder / "bundle",
+        str(folder / "model"),
+        engine="onnxruntime",
+        decoder_precision=precision,
+        output=tmp_path / "a",
+    )
+    assert assemble(request).report is not None
+    with open_model(tmp_path / "a", "cpu", 1) as model:
+        added, loops = [], list[Any]([one.model.engine, model.engine])
+        for loop in loops:
+            prompt = one.prompt([PHOTOS[0]], QUESTIONS[0])
+            flat = {name: np.zeros_like(values) for name, values in prompt.images[0].extras.items()}
+            without = Prompted(prompt.ids, (replace(prompt.images[0], extras=flat),))
+            added.append(loop._read(prompt)[0] - loop._read(without)[0])
+    whole, small = added
+    assert whole @ small > 0.9 * np.linalg.norm(whole) * np.linalg.norm(small)

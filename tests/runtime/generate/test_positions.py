@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -34,7 +36,7 @@ def official(ids: list[int], grids: tuple[tuple[int, int], ...]) -> NDArray[np.i
     }
     config = Qwen2VLConfig(text_config=text, vision_config={"depth": 1}, image_token_id=IMAGE, video_token_id=4)
     with torch.device("meta"):
-        model = Qwen2VLModel(config)
+        model: Any = Qwen2VLModel(config)
     given = torch.tensor([ids])
     patches = torch.tensor([[1, 2 * rows, 2 * columns] for rows, columns in grids])
     found, _ = model.get_rope_index(given, mm_token_type_ids=(given == IMAGE).int(), image_grid_thw=patches)

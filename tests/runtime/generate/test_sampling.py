@@ -20,7 +20,7 @@ def official(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.floa
     from transformers.generation import logits_process as steps
 
     scores: Any = torch.from_numpy(logits).double()[None]
-    chain = [steps.TemperatureLogitsWarper(float(sampling.temperature))]
+    chain: list[Any] = [steps.TemperatureLogitsWarper(float(sampling.temperature))]
     chain += [steps.TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     chain += [steps.TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
     for one in chain:
