@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -23,12 +23,14 @@ from edgeprune.traits import DETECTS, FEATURES, Traits
 __all__ = [
     "Entry",
     "Family",
+    "ReducerEntry",
     "check_layer",
     "check_model_type",
     "families",
     "feature_depth",
     "methods",
     "option_value",
+    "reducers",
     "refusal",
 ]
 
@@ -76,6 +78,20 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class ReducerEntry:
+    """A reducer: what shortens the sequence inside the encoder."""
+
+    name: str
+    does: str
+    """the first sentence of the file, without the name"""
+    paper: str
+    options: Mapping[str, str]
+    """its own, by name: int, float, str or bool, as the field is annotated"""
+    defaults: Mapping[str, str]
+    """of these, as they stand in the file"""
+
+
+@dataclass(frozen=True)
 class Family:
     """An encoder with one kind of tower."""
 
@@ -104,6 +120,11 @@ class Family:
 def methods() -> list[Entry]:
     """Every file in edgeprune/pruners, by name."""
     return [_entry(path.stem, tree) for path, tree in _sources("pruners")]
+
+
+def reducers() -> list[ReducerEntry]:
+    """Every file in edgeprune/pruners/inside, by name."""
+    return [_reducer(path.stem, tree) for path, tree in _sources("pruners/inside")]
 
 
 def families() -> list[Family]:
@@ -201,17 +222,22 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
-_KINDS: dict[str, tuple[type[int] | type[float] | type[str], str]] = {
+def _yes_or_no(text: str) -> bool:
+    """Raises ValueError."""
+    return bool(["false", "true"].index(text))
+
+
+_KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
     "str": (str, "a text"),
+    "bool": (_yes_or_no, "true or false"),
 }
 
 
 def _entry(name: str, tree: ast.Module) -> Entry:
     """Raises ValueError where the file has no class `Method`, or its traits are no call with literals."""
     head = ast.get_docstring(tree) or ""
-    paper = re.search(r"^Paper +(\S+)", head, flags=re.MULTILINE)
     found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
     if not found:
         raise ValueError(f"{name}.py must declare a class Method; it is missing")
@@ -226,7 +252,27 @@ def _entry(name: str, tree: ast.Module) -> Entry:
                 fields[node.target.id] = ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value)
     options = {name: both for name, both in fields.items() if both[0] in _KINDS}
     kinds, defaults = ({name: both[at] for name, both in options.items()} for at in (0, 1))
-    return Entry(name, _sentence(head), paper[1] if paper else "", traits, *rule, kinds, defaults)
+    return Entry(name, _sentence(head), _paper(head), traits, *rule, kinds, defaults)
+
+
+def _reducer(name: str, tree: ast.Module) -> ReducerEntry:
+    head = ast.get_docstring(tree) or ""
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reducer"]
+    if not found:
+        raise ValueError(f"{name}.py must declare a class Reducer; it is missing")
+    options = {
+        node.target.id: (ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value))
+        for node in found[0].body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }
+    options = {option: both for option, both in options.items() if both[0] in _KINDS}
+    kinds, defaults = ({option: both[at] for option, both in options.items()} for at in (0, 1))
+    return ReducerEntry(name, _sentence(head), _paper(head), kinds, defaults)
+
+
+def _paper(head: str) -> str:
+    found = re.search(r"^Paper +(\S+)", head, flags=re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _sentence(head: str) -> str:
@@ -255,8 +301,8 @@ def _rule(function: ast.FunctionDef) -> tuple[str, str]:
     return said["name"], said.get("objective", "")
 
 
-def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) -> int | float | str:
-    """An option of a method, as the command line has it, in its type; kinds: option -> int, float or str.
+def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) -> int | float | str | bool:
+    """An option of a method, as the command line has it, in its type; kinds: option -> int, float, str or bool.
 
     Raises MethodError when there is no such option, or the text is not of that type.
     """
@@ -264,6 +310,7 @@ def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) 
         raise MethodError(unknown_name(f"option of {method}", option, kinds))
     kind, word = _KINDS[kinds[option]]
     try:
-        return kind(text)
+        value: int | float | str | bool = kind(text)
+        return value
     except ValueError:
         raise MethodError(f"option {option} of {method} must be {word}, got {text!r}") from None

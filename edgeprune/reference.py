@@ -6,10 +6,14 @@ its recomputed scores, its take or the moved selection. Traced as it stands, it 
 `bench` compares with.
 
 Where a method drops tokens inside the encoder, none is dropped here: the whole tower runs once more, and from that
-place on nothing attends to the patches that are not kept.
+place on nothing attends to the patches that are not kept. Where a reducer shortens the sequence on the way, each step
+is taken as its `official` form says, or, to judge a device step by step, as that device took it.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import recording
 from edgeprune.pruners import Eager, Method, Selection, depth_of, rows_of
+from edgeprune.reference_steps import Steps, Taken
 
 __all__ = ["OfficialEncoder"]
 
@@ -36,9 +41,17 @@ class OfficialEncoder(nn.Module):
         outputs, _ = self.choose(pixel_values)
         return outputs
 
-    def choose(self, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Selection]:
-        """The outputs, and what the method said of how it chose them."""
-        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.headed)) is not None:
+    def choose(
+        self, pixel_values: Tensor, forced: Mapping[int, Taken] | None = None
+    ) -> tuple[tuple[Tensor, ...], Selection]:
+        """The outputs, and what the method said of how it chose them, with the quantities of each step among its own,
+        as `<layer>.<name>`.
+
+        forced: by layer, what a device did at the steps inside the encoder, to be done here as well
+        """
+        if self._encoder.inside is not None:
+            return self._stepped(self.pixels(pixel_values), forced)
+        if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
@@ -72,6 +85,34 @@ class OfficialEncoder(nn.Module):
             everything = projector(encoder.arrange(out.hidden_states[layer][:, tower.prefix :]))
             outputs.append(rows_of(everything, chosen.indices))
         return tuple(outputs), chosen
+
+    def _stepped(self, pixels: Tensor, forced: Mapping[int, Taken] | None) -> tuple[tuple[Tensor, ...], Selection]:
+        """The sequence gets shorter on the way, and the method chooses of the rows that are left."""
+        encoder, tower = self._encoder, self._encoder.tower
+        modules = tower.attention[: encoder.layer]
+        with recording(self.encoder, modules, written_out=True) as seen, Steps(encoder, seen, forced) as steps:
+            out = self.encoder(pixels, output_hidden_states=True)
+        hidden = encoder.hidden(out, steps.as_last)
+        features = steps.rows(hidden)
+        projected = features if encoder.head is not None else encoder.project(features)
+        chosen = self._method.official(steps.eager(encoder.layer, features, projected, self.projector))
+        if encoder.head is not None:
+            read = [hidden[:, at] for at in encoder.head.rows]
+            read += [steps.mean(hidden)] if encoder.head.mean else []
+            outputs = list(self.projector(torch.stack(read, dim=1)))
+        else:
+            outputs = [rows_of(projected, chosen.indices)]
+        outputs += steps.named(chosen, self._method.traits.emits)
+        if encoder.positions is not None:
+            outputs.append(encoder.positions[:, steps.names.gather(1, chosen.indices)[0]])
+        for layer, projector in encoder.extras.values():
+            earlier = projector(steps.rows(steps.as_last(out.hidden_states[layer])))
+            outputs.append(rows_of(earlier, chosen.indices))
+        outputs += [value for trail, scores in steps.taken.values() for value in (trail.to(torch.int32), scores)]
+        assert encoder.inside is not None
+        if encoder.inside.origin:
+            outputs.append(steps.origin(chosen.indices))
+        return tuple(outputs), dataclasses.replace(chosen, quantities={**chosen.quantities, **steps.quantities})
 
     def _inside(self, pixels: Tensor, depth: int) -> tuple[tuple[Tensor, ...], Selection]:
         encoder, tower, entered = self._encoder, self._encoder.tower, []

@@ -16,11 +16,20 @@ __all__ = ["Attention", "Taps"]
 
 @dataclass(frozen=True)
 class Attention:
-    """What one layer gave its attention: query, key [B, H, S, d], and the factor on their product."""
+    """What one layer gave its attention: query, key [B, H, S, d], the factor on their product, the value [B, H, S, d],
+    and what is added to the logits [B, 1, 1, S], where rows stand for several patches."""
 
     query: Tensor
     key: Tensor
     scaling: float
+    value: Tensor | None = None
+    bias: Tensor | None = None
+
+    def weights(self, rows: int | None = None) -> Tensor:
+        """softmax over all tokens, of the first so many queries or of all: [B, H, rows, S] float32."""
+        query = self.query if rows is None else self.query[:, :, :rows]
+        logits = query.float() @ self.key.float().transpose(-1, -2) * self.scaling
+        return (logits if self.bias is None else logits + self.bias.float()).softmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,9 @@ class Taps:
     grid: rows and columns of the N tokens
     areas: [N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same
     projector: the module from features to projected
-    suffix: special tokens behind the patches
+    suffix: tokens behind the patches: special ones, and rows that are attended to only
+    names: [B, n] int64, the place of the grid that each of the n tokens goes under; None where all N are there
+    size: [B, n] float32, how many patches each of them stands for; None for one each
     pixels: [B, 3, H, W], where tokens are dropped inside the encoder
     For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
@@ -49,29 +60,28 @@ class Taps:
     projector: nn.Module = field(default_factory=nn.Identity)
     suffix: int = 0
     pixels: Tensor | None = None
+    names: Tensor | None = None
+    size: Tensor | None = None
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.
 
         softmax over all tokens first, special tokens dropped after it and not renormalised, as the official codes do.
         """
-        seen = self.attention[self.depth - 1 if layer is None else layer]
-        query, key = seen.query[:, :, :1].float(), seen.key.float()
-        row = (query @ key.transpose(-1, -2) * seen.scaling).softmax(dim=-1)
+        row = self.attention[self.depth - 1 if layer is None else layer].weights(1)
         return self._by_token(self._patches(row[:, :, 0]))
 
     def column_mean(self, layer: int | None = None) -> Tensor:
         """Attention that each patch receives in a layer, by default the last one, as a mean over heads and all queries,
         special tokens among them: [B, N] float32. The whole map is recomputed, beside the layer's own attention.
         """
-        seen = self.attention[self.depth - 1 if layer is None else layer]
-        weights = (seen.query.float() @ seen.key.float().transpose(-1, -2) * seen.scaling).softmax(dim=-1)
+        weights = self.attention[self.depth - 1 if layer is None else layer].weights()
         return self._by_token(self._patches(weights.mean(dim=(1, 2))))
 
     def keys(self, layer: int | None = None) -> Tensor:
         """The mean over heads of each token's keys in a layer, by default the last one: [B, N, d] float32."""
         seen = self.attention[self.depth - 1 if layer is None else layer]
-        keys = seen.key.float().mean(dim=1)[:, self.prefix :]
+        keys = seen.key.float().mean(dim=1)[:, self.prefix : seen.key.shape[2] - self.suffix]
         return keys if self.areas is None else self.areas @ keys
 
     def _patches(self, values: Tensor) -> Tensor:

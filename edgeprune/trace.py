@@ -4,9 +4,11 @@
                       `-> taps -> method -> indices, scores                  |
                                       `--------------------------------------'
 
-A method that drops tokens inside the encoder chooses there, and the rest of the tower runs on what it kept:
+A step inside the encoder (`edgeprune.schedule`) shortens the sequence on the way; the method chooses of what is left:
 
-    pixel_values -> tower[:depth] -> taps -> method -> take(rows) -> tower[depth:] -> projector -> tokens
+    pixel_values -> tower[:layer] -> reducer -> take(rows) or W rows -> tower[layer:] -> ... as above
+
+A method that drops tokens inside the encoder is such a step itself, and what it keeps is what leaves.
 
 A detector has logits and pred_boxes instead of tokens, a classifier logits: their projector is their head, on the rows
 that it reads.
@@ -19,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.bundle import KINDS
-from edgeprune.dropping import dropping, kept
 from edgeprune.encoders import Encoder, Head
-from edgeprune.encoders._attention import recording
+from edgeprune.encoders._attention import Recorded, recording
 from edgeprune.pruners import Method, Selection, depth_of
 from edgeprune.pruners._select import lower_take, take
+from edgeprune.schedule import Reduction, Step
+from edgeprune.shortening import Rows, shortening, trail_of
 from edgeprune.taps import Attention, Taps
 
 __all__ = ["PrunedEncoder", "outputs"]
@@ -33,14 +36,26 @@ def outputs(encoder: Encoder, method: Method) -> tuple[str, ...]:
     """The names of what a pruned encoder returns, in order."""
     chosen = ("indices", "scores", *method.traits.emits)
     if encoder.head is not None:
-        return (*KINDS[encoder.head.kind], *chosen)
-    return ("tokens", *chosen, *(["positions"] if encoder.positions is not None else []), *encoder.extras)
+        return (*KINDS[encoder.head.kind], *chosen, *_of_steps(encoder))
+    places = ["positions"] if encoder.positions is not None else []
+    return ("tokens", *chosen, *places, *encoder.extras, *_of_steps(encoder))
+
+
+def _of_steps(encoder: Encoder) -> tuple[str, ...]:
+    if (inside := encoder.inside) is None:
+        return ()
+    each = tuple(f"{name}.{step.layer}" for step in inside.steps for name in ("trail", "scores"))
+    return (*each, "origin") if inside.origin else each
 
 
 class PrunedEncoder(nn.Module):
     """pixel_values [B, 3, H, W] -> tokens [B, K, D], indices [B, K] int32 ascending, scores [B, N] float32; what the
     method emits besides (picks [B, K], origin [B, N], order [B, L], int32); and, of an encoder that has them, positions
     [3, K] int32 and its extras, [B, K, D] each.
+
+    Of each step inside the encoder, with n rows and h hidden ones in front of it: trail.<layer> [B, n + h] int32, the
+    row behind it that each one is part of, -1 for none; scores.<layer> [B, n] float32, what the rows were ranked by.
+    Patches that no row goes under have the score -inf.
 
     A method that makes one pool of all tiles returns one image of B * N candidates: [1, K, D], [1, K], [1, B * N].
     A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens, a classifier logits
@@ -55,25 +70,39 @@ class PrunedEncoder(nn.Module):
         self.projector = encoder.projector
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
         self.selection = _Selector(encoder, method)
+        self.reduction = _Reducer(encoder) if encoder.inside else None
         self._encoder, self._method = encoder, method
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.headed)) is not None:
-            return self._inside(self.pixels(pixel_values), depth)
-        encoder, prefix = self._encoder, self._encoder.tower.prefix
-        layers = {layer: encoder.tower.attention[layer] for layer in self._method.layers(encoder.layer)}
+        pixels = self.pixels(pixel_values)
+        if (depth := depth_of(self._method, self._encoder)) is not None:
+            return self._inside(pixels, depth)
+        encoder, inside = self._encoder, self._encoder.inside
+        steps = () if inside is None else inside.steps
+        read = {*self._method.layers(encoder.layer), *(() if inside is None else inside.layers)}
+        layers = {layer: encoder.tower.attention[layer] for layer in sorted(read)}
+        bias = inside is not None and inside.reducer.bias
         with recording(self.encoder, layers.values()) as seen:
-            out = self.encoder(self.pixels(pixel_values), output_hidden_states=True)
-        hidden = encoder.hidden(out)
-        patches = hidden[:, prefix:]
-        features = encoder.arrange(patches)
-        projected = encoder.project(features)
+
+            def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
+                assert self.reduction is not None
+                reduction: Reduction = self.reduction(step, _attention(seen, layers), patches, rows)
+                return reduction
+
+            with shortening(encoder.tower, steps, reduce, seen, bias, encoder.unit) as rows:
+                out = self.encoder(pixels, output_hidden_states=True)
+        hidden = encoder.hidden(out, rows.fit)
+        patches = rows.patches(hidden)
+        features = encoder.arrange(patches) if inside is None else rows.rows(hidden)
+        projected = features if encoder.head is not None else encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
         if self._method.traits.pools_tiles and encoder.tiled:
-            features, projected = (rows.flatten(0, 1).unsqueeze(0) for rows in (features, projected))
-        attention = {layer: seen.attention[module] for layer, module in layers.items()}
-        chosen: Selection = self.selection(attention, features, projected)
+            features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
+        chosen: Selection = self.selection(_attention(seen, layers), features, projected, rows=rows)
+        if encoder.head is not None:
+            read = self.projector(self._read(hidden, encoder.head, rows.size))
+            return (*read, *_handed(encoder, self._method, chosen, rows), *_handed_of_steps(encoder, chosen, rows))
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is not None:
@@ -85,37 +114,42 @@ class PrunedEncoder(nn.Module):
             tokens = take(projected, chosen.indices)
         else:
             tokens = self.projector(self._grouped(patches, chosen.indices))
-        found = [tokens, chosen.indices.to(torch.int32), chosen.scores, *chosen.emitted(self._method.traits.emits)]
+        handed = [tokens, *_handed(self._encoder, self._method, chosen, rows)]
         if encoder.positions is not None:
-            found.append(lower_take(encoder.positions.T.contiguous(), chosen.indices[0], 0).T.contiguous())
+            places = chosen.indices[0] if rows.names is None else rows.names[0].gather(0, chosen.indices[0])
+            handed.append(lower_take(encoder.positions.T.contiguous(), places, 0).T.contiguous())
         for (layer, _), projector in zip(encoder.extras.values(), self.extras, strict=True):
-            found.append(projector(self._grouped(out.hidden_states[layer][:, prefix:], chosen.indices)))
-        return tuple(found)
+            earlier = rows.patches(rows.fit(out.hidden_states[layer]))
+            handed.append(projector(self._grouped(earlier, chosen.indices)))
+        return (*handed, *_handed_of_steps(encoder, chosen, rows))
 
     def _inside(self, pixels: Tensor, depth: int) -> tuple[Tensor, ...]:
         """The method chooses behind `depth` layers, and those behind run on the kept tokens."""
-        encoder, tower = self._encoder, self._encoder.tower
-        layers = {layer: tower.attention[layer] for layer in self._method.layers(encoder.layer)}
-        chosen: list[Selection] = []
+        encoder, tower, method = self._encoder, self._encoder.tower, self._method
+        layers = {layer: tower.attention[layer] for layer in method.layers(encoder.layer)}
+        selected: list[Selection] = []
         with recording(self.encoder, layers.values()) as seen:
 
-            def choose(patches: Tensor) -> Tensor:
-                attention = {layer: seen.attention[module] for layer, module in layers.items()}
-                chosen.append(self.selection(attention, patches, patches, pixels))
-                return chosen[0].indices
+            def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
+                selected.append(self.selection(_attention(seen, layers), patches, patches, pixels))
+                return Reduction(selected[0].indices, selected[0].scores)
 
-            with dropping(tower, depth, choose):
+            with shortening(tower, (Step(depth, method.keep),), reduce, seen) as rows:
                 out = self.encoder(pixels, output_hidden_states=True)
-        hidden = encoder.hidden(out, lambda hidden: kept(tower, hidden, chosen[0].indices))
+        (chosen,) = selected
+        hidden = encoder.hidden(out, rows.fit)
+        emitted = chosen.emitted(method.traits.emits)
+        rest = chosen.indices.to(torch.int32), chosen.scores, *emitted
         end = hidden.shape[1] - tower.suffix
-        emitted = chosen[0].emitted(self._method.traits.emits)
-        rest = chosen[0].indices.to(torch.int32), chosen[0].scores, *emitted
         if encoder.head is not None:
             return (*self.projector(self._read(hidden, encoder.head)), *rest)
         return (self.projector(hidden[:, tower.prefix : end]), *rest)
 
-    def _read(self, hidden: Tensor, head: Head) -> Tensor:
-        """What a head reads of the last layer: [B, S, C] -> [B, R, C]"""
+    def _read(self, hidden: Tensor, head: Head, size: Tensor | None = None) -> Tensor:
+        """What a head reads of the last layer: [B, S, C] -> [B, R, C]
+
+        size: [B, n + h], how many patches each row stands for, in their mean; None for one each
+        """
         tokens, tower = hidden.shape[1], self._encoder.tower
         rows = [at % tokens for at in head.rows]
         rows += range(tower.prefix, tokens - tower.suffix) if head.mean else []
@@ -123,14 +157,20 @@ class PrunedEncoder(nn.Module):
         read = hidden if len(rows) == tokens else take(hidden, torch.tensor(rows).expand(hidden.shape[0], -1))
         if not head.mean:
             return read
-        special = len(head.rows)
-        return torch.cat((read[:, :special], read[:, special:].mean(dim=1, keepdim=True)), dim=1)
+        special, patches = read[:, : len(head.rows)], read[:, len(head.rows) :]
+        if size is None:
+            mean = patches.mean(dim=1, keepdim=True)
+        else:
+            mean = (size / size.sum(dim=1, keepdim=True)).to(read.dtype).unsqueeze(1) @ patches
+        return torch.cat((special, mean), dim=1)
 
     def _grouped(self, patches: Tensor, indices: Tensor) -> Tensor:
         """`arrange` for the kept tokens alone: [B, P, C], [B, K] -> [B, K, g * C]; their patches are taken one by one,
         so that the selection can move up through the layers."""
         if (groups := self._encoder.groups) is None:
             return take(patches, indices)
+        if self._encoder.inside is not None:  # in the tower's order of what is left
+            groups = torch.arange(groups.shape[1] * self._encoder.candidates).reshape(-1, groups.shape[1])
         rows = lower_take(groups, indices, 0)
         return take(patches, rows.flatten(1)).reshape(*rows.shape[:2], -1)
 
@@ -141,12 +181,76 @@ class _Selector(nn.Module):
     def __init__(self, encoder: Encoder, method: Method) -> None:
         super().__init__()
         self._method, self._projector = method, [encoder.projector]  # in a list: its weights belong to the projector
-        self._shape = encoder.grid, encoder.tower.prefix, encoder.layer, encoder.areas
+        self._shape = encoder.grid, encoder.tower.prefix, encoder.layer
+        self._areas = encoder.areas if encoder.inside is None else _areas(encoder.candidates, encoder.unit)
         self._suffix = encoder.tower.suffix
         self.scorer = method.scorer
 
     def forward(
-        self, attention: dict[int, Attention], features: Tensor, projected: Tensor, pixels: Tensor | None = None
+        self,
+        attention: dict[int, Attention],
+        features: Tensor,
+        projected: Tensor,
+        pixels: Tensor | None = None,
+        rows: Rows | None = None,
     ) -> Selection:
-        taps = Taps(attention, features, projected, *self._shape, self._projector[0], self._suffix, pixels)
+        suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
+        place = *self._shape, self._areas, self._projector[0], suffix, pixels
+        taps = Taps(attention, features, projected, *place, *_of(rows))
         return self._method.select(taps)
+
+
+class _Reducer(nn.Module):
+    """The reducer as a module, for the same reason."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        assert encoder.inside is not None
+        self._reducer, self._grid, self._tower = encoder.inside.reducer, encoder.grid, encoder.tower
+
+    def forward(self, step: Step, attention: dict[int, Attention], patches: Tensor, rows: Rows) -> Reduction:
+        suffix = self._tower.suffix + rows.hidden * rows.unit
+        place = self._grid, self._tower.prefix, step.layer, _areas(patches.shape[1], rows.unit)
+        taps = Taps(attention, patches, patches, *place, nn.Identity(), suffix, None, *_of(rows))
+        return self._reducer.select(step, taps, rows.carried)
+
+
+def _areas(rows: int, unit: int) -> Tensor | None:
+    """[n, n * unit] float32: the share of each patch in its row, where a row has several."""
+    return None if unit == 1 else torch.eye(rows).repeat_interleave(unit, dim=1) / unit
+
+
+def _attention(seen: Recorded, layers: dict[int, nn.Module]) -> dict[int, Attention]:
+    """Of the layers that ran so far."""
+    return {layer: seen.attention[module] for layer, module in layers.items() if module in seen.attention}
+
+
+def _of(rows: Rows | None) -> tuple[Tensor | None, Tensor | None]:
+    """names and size of Taps"""
+    if rows is None or rows.names is None:
+        return None, None
+    return rows.names, None if rows.size is None else rows.size[:, : rows.names.shape[1]]
+
+
+def _handed(encoder: Encoder, method: Method, chosen: Selection, rows: Rows) -> list[Tensor]:
+    """What the method says of its choice, in places of the grid: indices, scores, and what else it emits."""
+    emitted = chosen.emitted(method.traits.emits)
+    if rows.names is None:
+        return [chosen.indices.to(torch.int32), chosen.scores, *emitted]
+    here = rows.names.unsqueeze(1) == torch.arange(encoder.patches).unsqueeze(-1)  # [B, N, n]
+    scores = torch.where(here, chosen.scores.unsqueeze(1), -torch.inf).amax(dim=-1)
+    named = [rows.names.gather(1, one.to(torch.int64)).to(torch.int32) for one in (chosen.indices, *emitted)]
+    return [named[0], scores, *named[1:]]
+
+
+def _handed_of_steps(encoder: Encoder, chosen: Selection, rows: Rows) -> list[Tensor]:
+    """trail.<layer> and scores.<layer> of each step, and origin, if that is asked for."""
+    handed: list[Tensor] = []
+    for _, reduction in rows.taken:
+        count = reduction.scores.shape[1] if reduction.into is None else reduction.into.shape[1]
+        handed += [trail_of(reduction, count).to(torch.int32), reduction.scores]
+    if encoder.inside is not None and encoder.inside.origin:
+        assert rows.origin is not None
+        kept = chosen.indices.unsqueeze(-1) == rows.origin.unsqueeze(1)  # [B, K, N]
+        handed.append(torch.where(kept.any(dim=1), kept.float().argmax(dim=1), -1).to(torch.int32))
+    return handed

@@ -50,6 +50,8 @@ class Traits:
     """whether it drops tokens inside the encoder; `steps` says where"""
     official_in_onnx: bool = True
     """whether ONNX has what its official form is made of, so that this can be measured as it is written"""
+    whole_grid: bool = False
+    """whether each patch must be in its place, so that it cannot choose of rows that a step inside the encoder left"""
     keeps_all: bool = False
     """whether its budget is every patch there is"""
     emits: tuple[str, ...] = ("picks",)
@@ -64,6 +66,12 @@ class Traits:
     def __post_init__(self) -> None:
         if unknown := [one for one in self.reads if one not in READS]:
             raise ValueError(f"a method reads one of {', '.join(READS)}; got {unknown[0]!r}")
+
+    @property
+    def behind_steps(self) -> bool:
+        """Whether it can choose of the rows that steps inside the encoder left, or takes all of them."""
+        chooses = bool(self.reads) and not self.whole_grid and not self.inside and self.emits == ("picks",)
+        return chooses or self.keeps_all
 
     @property
     def needs_cls(self) -> bool:

@@ -2,7 +2,7 @@
 
 unpruned   the same layers and projector, fused attention, all N tokens
 official   the official code exported as it is written: eager attention, everything projected, selection last (not
-           where it is made of what ONNX does not have)
+           where it is made of what ONNX does not have, or steps inside the encoder shorten the sequence)
 pool       features averaged over K cells, then projected: the plain way to K tokens
            (in front of a head, and for what drops tokens inside the encoder, neither of these two: the paper's own
            count of tokens is not static, and averaging behind the encoder changes nothing that a head reads)
@@ -11,7 +11,8 @@ matmul     one large matrix product: the most multiply-adds per second that this
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 from onnx import TensorProto, helper
@@ -20,34 +21,42 @@ from torch import nn
 from edgeprune.encoders import Encoder
 from edgeprune.pruners import Method, depth_of, none, pool
 from edgeprune.reference import OfficialEncoder
-from edgeprune.trace import PrunedEncoder
+from edgeprune.trace import PrunedEncoder, outputs
 
 __all__ = ["MATMUL_SIDE", "baselines"]
 
 MATMUL_SIDE = 2048
 """2048^3 multiply-adds: a tenth of a second on two CPU cores, far above any launch overhead on a GPU"""
 
-ToOnnx = Callable[[nn.Module, Method, bool], ir.Model]
+ToOnnx = Callable[[nn.Module, Sequence[str], bool], ir.Model]
 
 
 def baselines(
     encoder: Encoder, method: Method, pixels: nn.Module, to_onnx: ToOnnx, pooled: int = 1
 ) -> dict[str, ir.Model]:
-    """Name -> graph. `to_onnx(module, method, hoisted)` exports with the settings of the bundle's own graph.
+    """Name -> graph. `to_onnx(module, outputs, hoisted)` exports with the settings of the bundle's own graph.
 
     pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
     """
-    inside = depth_of(method, encoder.layer, encoder.headed) is not None
-    found = {}
-    if not inside and method.traits.official_in_onnx:
-        found["official"] = to_onnx(OfficialEncoder(encoder, method, pixels), method, False)
+    within = encoder.inside is not None or depth_of(method, encoder) is not None
+    whole, every = unpruned(encoder)
+    graphs = {}
+    if not within and method.traits.official_in_onnx:
+        graphs["official"] = to_onnx(OfficialEncoder(encoder, method, pixels), outputs(encoder, method), False)
+
+    def pruned(other: Method) -> ir.Model:
+        return to_onnx(PrunedEncoder(whole, other, pixels), outputs(whole, other), True)
+
     if not method.traits.keeps_all:
-        every = none.Method(encoder.patches)
-        found["unpruned"] = to_onnx(PrunedEncoder(encoder, every, pixels), every, True)
-        if not inside and not isinstance(method, pool.Method):
-            cells = pool.Method(max(1, method.keep // pooled))
-            found["pool"] = to_onnx(PrunedEncoder(encoder, cells, pixels), cells, True)
-    return found
+        graphs["unpruned"] = pruned(every)
+        if not whole.headed and not method.traits.inside and not isinstance(method, pool.Method):
+            graphs["pool"] = pruned(pool.Method(max(1, method.keep // pooled)))
+    return graphs
+
+
+def unpruned(encoder: Encoder) -> tuple[Encoder, Method]:
+    """The encoder without steps inside, and what keeps all of its patches."""
+    return dataclasses.replace(encoder, inside=None), none.Method(encoder.patches)
 
 
 def matmul(dtype: str, opset: int, ir_version: int) -> ir.Model:

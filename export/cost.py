@@ -4,7 +4,9 @@
     last layer, pruned    S*C*C*2 (keys, values) + (K+q)*C*C (queries) + K*C*C*(1 + 2r) + 2*(K+q)*S*C
     projector             rows * (C*D + D*D)
 
-Where tokens are dropped inside the encoder, the layers behind that place have K in place of N, and the scorer's own are
+Steps inside the encoder leave fewer rows to the layers behind them, hidden ones among them, and have a cost of their
+own; what is only dropped moves up through the layer in front, as the last layer does.
+Where the method drops tokens inside, the layers behind that place have K in place of N, and the scorer's own are
 added; the last layer in front of a head has the queries of the rows that it reads alone.
 A layer that attends in windows has the sum of their squares in place of S*S, and is not pruned; a method that reads
 whole maps has S*S*C for each. C encoder width, r its MLP ratio, S tokens with the special ones, K kept, q query rows
@@ -23,32 +25,74 @@ from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import EdgepruneError
 from edgeprune.pruners import Method, depth_of
 
-__all__ = ["formula", "graph_cost"]
+__all__ = ["by_layer", "formula", "graph_cost"]
 
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
-    if (depth := depth_of(method, encoder.layer, encoder.headed)) is not None:
+    if (depth := depth_of(method, encoder)) is not None:
         return _inside(encoder, method, depth)
-    tower = encoder.tower
-    patches, each = prod(tower.grid), 1 if encoder.groups is None else encoder.groups.shape[1]
-    tokens, width = patches + tower.prefix, tower.width
-    mlp = 2 * width * tower.mlp_width
-    windows = [getattr(module, WINDOWS, [tokens]) for module in tower.attention[: encoder.layer]]
-    layers = [tokens * (4 * width * width + mlp) + 2 * sum(size * size for size in sizes) * width for sizes in windows]
-    rows = encoder.patches if method.traits.projects_all else method.keep
+    whole = method.traits.projects_all or method.traits.keeps_all
+    tower, rows = encoder.tower, encoder.candidates if whole else method.keep
+    if encoder.head is not None:
+        rows = len(encoder.head.rows) + encoder.head.mean
     if encoder.pooling is not None:
-        rows = patches
-    elif method.traits.early and method.keep < encoder.patches and len(windows[-1]) == 1:
+        rows = prod(tower.grid)
+    extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
+    return sum(by_layer(encoder, method)) + rows * _weights(encoder.projector) + extras
+
+
+def by_layer(encoder: Encoder, method: Method) -> list[int]:
+    """Of each layer in front of the features, of a method that chooses behind them; a step inside the encoder and what
+    is computed for it counts for the layer in front of it."""
+    tower = encoder.tower
+    each = 1 if encoder.groups is None else encoder.groups.shape[1]
+    width, mlp = tower.width, 2 * tower.width * tower.mlp_width
+    counts = _tokens(encoder)
+    windows = [getattr(module, WINDOWS, [count]) for module, count in zip(tower.attention, counts, strict=False)]
+    layers = [
+        count * (4 * width * width + mlp) + 2 * sum(size * size for size in sizes) * width
+        for count, sizes in zip(counts, windows, strict=True)
+    ]
+    layers, tokens = _stepped(encoder, layers, counts), counts[-1]
+    moves = encoder.pooling is None and method.traits.early
+    if moves and method.keep < encoder.candidates and len(windows[-1]) == 1:
         kept, asked = method.keep * each, method.traits.query_rows
         queries = tokens if asked is None else kept + asked
         layers[-1] = 2 * tokens * width * width + queries * width * width
         layers[-1] += 2 * (kept + (asked or 0)) * tokens * width + kept * (width * width + mlp)
     if method.traits.query_rows is None:
-        layers += [tokens * tokens * width for _ in method.layers(encoder.layer)]  # the maps that it reads
-    extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
-    total: int = sum(layers) + rows * _weights(encoder.projector) + extras
-    return total
+        for layer in method.layers(encoder.layer):
+            layers[layer] += tokens * tokens * width  # the maps that it reads
+    return layers
+
+
+def _tokens(encoder: Encoder) -> list[int]:
+    """How many each layer sees, special tokens and hidden rows among them."""
+    tower, steps = encoder.tower, () if encoder.inside is None else encoder.inside.steps
+    special, rows = tower.prefix + tower.suffix, [prod(tower.grid)] * encoder.layer
+    for step in steps:
+        assert encoder.inside is not None
+        left = (step.keep + encoder.inside.reducer.hidden) * encoder.unit
+        rows[step.layer :] = [left] * (encoder.layer - step.layer)
+    return [count + special for count in rows]
+
+
+def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int]:
+    """Multiply-adds by layer, with those of the steps added to the layer in front."""
+    if (inside := encoder.inside) is None:
+        return layers
+    tower, width = encoder.tower, encoder.tower.width
+    mlp = 2 * width * tower.mlp_width
+    found = list(layers)
+    for step in inside.steps:
+        at, count = step.layer - 1, counts[step.layer - 1]
+        if not inside.reducer.merges:  # known before its queries, so that these and what follows are for few rows
+            kept = counts[step.layer]
+            found[at] = 3 * count * width * width + kept * (width * width + mlp) + 2 * kept * count * width
+        rows = (count - tower.prefix - tower.suffix) // encoder.unit
+        found[at] += inside.reducer.multiply_adds(step, rows, width, tower.heads)
+    return found
 
 
 def _inside(encoder: Encoder, method: Method, depth: int) -> int:

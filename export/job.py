@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,29 +15,27 @@ import torch
 from torch import Tensor, nn
 
 import edgeprune
-from edgeprune import bundle, catalog, encoders, pruners, targets
+from edgeprune import bundle, catalog, pruners, targets
 from edgeprune.bundle import Manifest
 from edgeprune.checkpoint import Checkpoint, architecture, open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.errors import BundleError, ParityError, RequestError
+from edgeprune.errors import BundleError, ParityError
 from edgeprune.export import budget
-from edgeprune.export.baselines import baselines, matmul
+from edgeprune.export.baselines import baselines, matmul, unpruned
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.downgrade import TRACED_OPSET, downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint, parse, refuse
-from edgeprune.export.manifest import manifest_of, write_manifest, write_texts
+from edgeprune.export.manifest import manifest_of, rule_of, write_manifest, write_texts
+from edgeprune.export.opening import opened
 from edgeprune.export.precision import RawPixels, in_precision
-from edgeprune.export.processor import read_processor
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
-from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair
+from edgeprune.export.request import Request, carried, check_flags, output_of
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
-from edgeprune.fit import build_method
 from edgeprune.probes import probes
-from edgeprune.pruners import Method, none
+from edgeprune.pruners import Method
 from edgeprune.pruners._loop import written_as
-from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
@@ -53,6 +51,8 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
+
+"""float16 elements that a side of a product should be a multiple of, on any GPU that has them"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 
@@ -75,7 +75,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     graph and the reference disagree. A failure leaves no bundle, and an existing one as it was.
     """
     target = targets.load(request.target)
-    method_type = pruners.get(request.method)
+    pruners.get(request.method)  # before anything is read
     check_flags(request, target)
     wheel = carried(request)
     if request.output is not None:
@@ -85,38 +85,10 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     checkpoint = open_checkpoint(request.model, request.revision)
     output = output_of(request, checkpoint.id, target)
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
-    encoder = encoders.load(
-        checkpoint,
-        request.layer,
-        grid=pair("--grid", request.grid, "rows x columns of patches, such as 32x32"),
-        video=request.video,
-        size=pair("--size", request.size, "height x width in pixels, such as 512x864"),
-        head=request.head,
-    )
-    _check_batch(request, encoder)
-    pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
-    every = encoder.patches * (request.tiles if encoder.tiled else 1)
-    scorer = _scorer(request.scorer, method_type)
-    total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
-    keep = total if pooled > 1 else budget.of_a_tile(total, request.tiles, encoder)
-    tiles = request.tiles if encoder.tiled else None
-    preprocessing = read_processor(
-        checkpoint.processor,
-        encoder.tower.image_size,
-        tiles,
-        model_type=checkpoint.config["model_type"],
-        resized=request.size is not None,
-    )
-    method = build_method(
-        method_type,
-        request.method,
-        encoder,
-        keep,
-        request.options,
-        pooled,
-        scorer,
-        (preprocessing.mean, preprocessing.std),
-    )
+    found = opened(request, target, checkpoint)
+    encoder, method, preprocessing, pooled = found.encoder, found.method, found.preprocessing, found.pooled
+    learned = found.learned
+    del found
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
@@ -125,7 +97,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
 
         step("run the reference")
         batch = 2 if request.dynamic_batch else request.tiles
-        rule = method.rule(pooled * encoder.patches)
+        rule = rule_of(method, encoder, pooled)
         reference = Reference(encoder, method, preprocessing, batch, rule)
         images |= reference.telling(encoder.tower.image_size)
         example = reference.write(folder, images, request.uint8, check=precision != "float32")
@@ -150,11 +122,22 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         cost = {
             "formula": request.tiles * formula(encoder, method),
             "graph": graph_cost(graph.graph),
-            "unpruned_formula": request.tiles * formula(encoder, none.Method(encoder.patches)),
+            "unpruned_formula": request.tiles * formula(*unpruned(encoder)),
             **{f"{name}_graph": graph_cost(model.graph) for name, model in models.items()},
         }
         manifest = manifest_of(
-            request.method, method, request.tiles, checkpoint, encoder, target, preprocessing, precision, graphs, cost
+            request.method,
+            method,
+            request.tiles,
+            checkpoint,
+            encoder,
+            target,
+            preprocessing,
+            precision,
+            graphs,
+            cost,
+            rule,
+            learned,
         )
         manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration)
         large = weights_nbytes(graph) > INLINE_NBYTES
@@ -185,24 +168,6 @@ def _left_out(checkpoint: Checkpoint, manifest: Manifest) -> tuple[str, ...]:
     if manifest.kind != "tokens" or "head" not in family.options or "ForImageClassification" not in name:
         return ()
     return (f"the bundle gives tokens, and {checkpoint.id} is a {name}: --head gives its logits instead",)
-
-
-def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
-    """What was given, or what `edgeprune bavit train` left here."""
-    if given is None and method.traits.needs_scorer and TRAINED.is_dir():
-        given = TRAINED
-    return None if given is None else load_scorer(given)
-
-
-def _check_batch(request: Request, encoder: Encoder) -> None:
-    if not encoder.tower.batched and (request.tiles > 1 or request.dynamic_batch):
-        given = "--dynamic-batch" if request.dynamic_batch else f"--tiles {request.tiles}"
-        raise RequestError(f"{encoder.family} takes one image at a time, got {given}; leave it out")
-    if encoder.tiled and request.dynamic_batch:
-        raise RequestError(
-            f"the tiles of {encoder.family} share the budget of their image: --tiles must fix their number; "
-            "leave out --dynamic-batch"
-        )
 
 
 def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
@@ -237,12 +202,12 @@ def _trace(
     }
 
     def convert(
-        module: nn.Module, method: Method, hoisted: bool = True, metadata: Mapping[str, str] | None = None
+        module: nn.Module, names: Sequence[str], hoisted: bool = True, metadata: Mapping[str, str] | None = None
     ) -> ir.Model:
         model = to_onnx(
             module,
             example,
-            outputs(encoder, method),
+            names,
             opset=max(opset, TRACED_OPSET),
             ir_version=ir_version,
             dynamic_batch=request.dynamic_batch,
@@ -253,8 +218,9 @@ def _trace(
 
     pixels: nn.Module = RawPixels(getattr(torch, precision)) if request.uint8 else nn.Identity()
     step("trace and export")
+    names = outputs(encoder, method)
     with written_as(target.onnx.greedy):
-        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), method, metadata=metadata)}
+        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), names, metadata=metadata)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step("export the baselines")

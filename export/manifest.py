@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -25,7 +26,7 @@ from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.targets import Target
 
-__all__ = ["TOOLS", "manifest_of", "write_manifest", "write_texts"]
+__all__ = ["TOOLS", "manifest_of", "rule_of", "write_manifest", "write_texts"]
 
 TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "pillow")
 
@@ -41,6 +42,8 @@ def manifest_of(
     precision: str,
     graphs: Mapping[str, ir.Model],
     cost: Mapping[str, int],
+    rule: Mapping[str, Any],
+    learned: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
     """The manifest of an export, without its files.
 
@@ -48,6 +51,8 @@ def manifest_of(
     tiles: images of one run
     precision: what the weights are
     graphs: by name, as `save_graphs` takes them
+    rule: of parity, as `rule_of` gives it
+    learned: for its steps, and from what
     """
     return Manifest(
         method=name,
@@ -66,10 +71,12 @@ def manifest_of(
         preprocessing=preprocessing.to_json(),
         target=target.name,
         cost=cost,
-        deviations=pruners.deviations(method, tiled=encoder.tiled and tiles > 1),
-        steps=tuple((depth, method.keep) for depth in steps_of(method, encoder)),
-        nested=method.traits.nested and not steps_of(method, encoder),
-        rule=method.rule(encoder.patches * (tiles if method.traits.pools_tiles and encoder.tiled else 1)),
+        deviations=(*pruners.deviations(method, tiled=encoder.tiled and tiles > 1), *_of_reducer(encoder)),
+        steps=steps_of(method, encoder),
+        inside=_inside(encoder),
+        learned=dict(learned),
+        nested=method.traits.nested and depth_of(method, encoder) is None,
+        rule=rule,
         versions={
             "edgeprune": edgeprune.__version__,
             "python": platform.python_version(),
@@ -78,10 +85,34 @@ def manifest_of(
     )
 
 
-def steps_of(method: Method, encoder: Encoder) -> tuple[int, ...]:
-    """Behind how many layers tokens are dropped inside the encoder; in front of a head there is no other place."""
-    depth = depth_of(method, encoder.layer, encoder.headed)
-    return () if depth is None else (depth,)
+def steps_of(method: Method, encoder: Encoder) -> tuple[tuple[int, int], ...]:
+    """(layers, tokens left behind them) of each place inside the encoder; a method has no other one in a detector."""
+    if encoder.inside is not None:
+        return tuple((step.layer, step.keep) for step in encoder.inside.steps)
+    depth = depth_of(method, encoder)
+    return () if depth is None else ((depth, method.keep),)
+
+
+def rule_of(method: Method, encoder: Encoder, pooled: int = 1) -> dict[str, Any]:
+    """How parity judges: the method's rule, of as many candidates as it has; and of each step inside, its own.
+
+    pooled: how many tiles are one pool of candidates
+    """
+    rule = method.rule(pooled * encoder.candidates)
+    if (inside := encoder.inside) is None:
+        return rule
+    steps = [{**inside.reducer.rule(step), "layer": step.layer, "keep": step.keep} for step in inside.steps]
+    return {**rule, "steps": steps}
+
+
+def _inside(encoder: Encoder) -> dict[str, Any]:
+    """The reducer and its options, as the manifest has them."""
+    inside = encoder.inside
+    return {} if inside is None else {"reducer": inside.name, "options": inside.reducer.options()}
+
+
+def _of_reducer(encoder: Encoder) -> tuple[str, ...]:
+    return () if encoder.inside is None else encoder.inside.reducer.deviations
 
 
 def write_texts(

@@ -22,8 +22,10 @@ from edgeprune.probes import check_own
 from edgeprune.runtime.images.levels import check_range
 from edgeprune.targets import Target
 
-__all__ = ["TRAINED", "Request", "carried", "check", "check_flags", "output_of", "pair"]
+__all__ = ["OPTIONAL", "TRAINED", "Request", "carried", "check", "check_flags", "output_of", "pair", "split_options"]
 
+OPTIONAL = ("origin",)
+"""outputs that a graph has where they are asked for"""
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
 
@@ -41,7 +43,19 @@ class Request:
     scorer: Path | None = None
     """the trained weights of a method that has such; None takes those in TRAINED, where they are"""
     options: Mapping[str, str] = field(default_factory=dict)
-    """the method's own, as text"""
+    """the method's own, and the reducer's, as text"""
+    inside: str | None = None
+    """the reducer that shortens the sequence inside the encoder, if it does"""
+    schedule: str | None = None
+    """where, as text: layers:tokens of each step"""
+    encoder_cost: float | None = None
+    """or the share of the unpruned encoder's multiply-adds that steps are chosen for"""
+    correction: Path | None = None
+    """what `edgeprune calibrate` wrote for the same method, steps and tower"""
+    adapted: Path | None = None
+    """the tower's weights that `edgeprune adapt` wrote, or their folder"""
+    outputs: tuple[str, ...] = ()
+    """which of OPTIONAL the graph hands out as well"""
     model: str | None = None
     revision: str | None = None
     output: Path | None = None
@@ -105,7 +119,8 @@ def check(request: Request) -> None:
 
 def output_of(request: Request, id: str, target: Target) -> Path:
     """Where the bundle goes; id: of the checkpoint, whose last part it is named after by default."""
-    name = f"{id.rpartition('/')[2]}-{request.method}-{request.keep or 'all'}-{target.name}"
+    method = request.method if request.inside is None else f"{request.method}-{request.inside}"
+    name = f"{id.rpartition('/')[2]}-{method}-{request.keep or 'all'}-{target.name}"
     return request.output or Path(name)
 
 
@@ -117,9 +132,44 @@ def _check_method(request: Request) -> None:
     entries = {entry.name: entry for entry in catalog.methods()}
     if request.method not in entries:
         raise MethodError(unknown_name("method", request.method, entries))
-    kinds = entries[request.method].options
-    for option, text in request.options.items():
-        catalog.option_value(request.method, option, text, kinds)
+    reducers = {entry.name: entry for entry in catalog.reducers()}
+    if request.inside is not None and request.inside not in reducers:
+        raise MethodError(unknown_name("reducer", request.inside, reducers))
+    own, others = split_options(request)
+    for option, text in own.items():
+        catalog.option_value(request.method, option, text, entries[request.method].options)
+    for option, text in others.items():
+        catalog.option_value(str(request.inside), option, text, reducers[str(request.inside)].options)
+    _check_inside(request)
+
+
+def split_options(request: Request) -> tuple[dict[str, str], dict[str, str]]:
+    """Those of the method, and those of the reducer: what the method does not know, where there is one."""
+    if request.inside is None:
+        return dict(request.options), {}
+    known = next(entry.options for entry in catalog.methods() if entry.name == request.method)
+    own = {name: text for name, text in request.options.items() if name in known}
+    return own, {name: text for name, text in request.options.items() if name not in known}
+
+
+def _check_inside(request: Request) -> None:
+    given = [one for one in ("schedule", "encoder_cost") if getattr(request, one) is not None]
+    if request.inside is None and (given or request.outputs):
+        name = f"--{given[0].replace('_', '-')}" if given else "--outputs origin"
+        raise RequestError(
+            f"{name} goes with --inside, which is missing; add it, such as --inside tome, or leave it out"
+        )
+    if request.inside is not None and len(given) != 1:
+        raise RequestError(
+            f"--inside {request.inside} needs either --encoder-cost, such as 0.55, or --schedule, such as "
+            f"8:288,16:144; got {'both' if given else 'neither'}"
+        )
+    if request.encoder_cost is not None and not 0 < request.encoder_cost < 1:
+        raise RequestError(
+            f"--encoder-cost must be a share of the unpruned multiply-adds in (0, 1), got {request.encoder_cost:g}"
+        )
+    if unknown := [one for one in request.outputs if one not in OPTIONAL]:
+        raise RequestError(unknown_name("optional output", unknown[0], OPTIONAL))
 
 
 def _check_model(request: Request) -> None:

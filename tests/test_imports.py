@@ -2,9 +2,9 @@
 
     7  cli                                       8  integrations.optimum, a second face of it
     6  export  <-  quality  <-  train            integrations (what others call)
-    5  trace  ->  fit, dropping        reference (never what selects: it is independent of the trace)
+    5  trace  ->  fit, shortening      reference (never what selects: it is independent of the trace)
     4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
-    3  taps, estimate, doctor
+    3  taps, schedule, estimate, doctor
     2  runtime, probes
     1  bundle, checkpoint, targets, catalog
     0  errors, typed, traits
@@ -30,9 +30,11 @@ FLOORS = {
     **dict.fromkeys(("errors", "typed", "traits"), 0),
     **dict.fromkeys(("bundle", "checkpoint", "targets", "catalog"), 1),
     **dict.fromkeys(("runtime", "probes"), 2),
-    **dict.fromkeys(("taps", "estimate", "doctor"), 3),
+    **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
-    **dict.fromkeys(("trace", "fit", "reference", "dropping"), 5),
+    **dict.fromkeys(
+        ("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening", "correction", "adapted"), 5
+    ),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
     **dict.fromkeys(("cli", "__main__"), 7),
     "integrations.optimum": 8,
@@ -44,12 +46,15 @@ BESIDE = {
     "quality": ("export",),
     "train": ("quality",),
     "integrations": ("export",),
-    "trace": ("fit", "dropping"),
+    "trace": ("fit", "shortening"),
+    "reference": ("reference_steps",),
+    "adapted": ("correction",),
     "__main__": ("cli",),
 }
 """and these on its own floor"""
 NEVER = {
-    "reference": ("trace", "fit", "pruners._select", "pruners._greedy", "pruners._directions", "taps"),
+    "reference_steps": ("trace", "fit", "shortening", "pruners._select", "pruners._greedy", "taps"),
+    "reference": ("trace", "fit", "shortening", "pruners._select", "pruners._greedy", "pruners._directions", "taps"),
     "pruners": ("checkpoint", "bundle", "runtime", "targets"),
     "encoders": ("bundle", "targets", "estimate"),
 }
@@ -126,7 +131,8 @@ def why_not_ours(own: str, other: str) -> str | None:
     if room == below:
         apart = SIBLINGS.get(room)
         file = other.removeprefix(f"{room}.")
-        if apart is None or other == room or own == room or file.startswith(apart):
+        package = file == "inside"  # a room of its own, whose files read what it declares
+        if apart is None or other == room or own == room or file.startswith(apart) or package:
             return None
         return f"files of {room} do not import each other"
     if within(other, *NEVER.get(room, ())):

@@ -106,6 +106,10 @@ class Fields:
     """target -> what was built for it"""
     steps: tuple[tuple[int, int], ...] = ()
     """(layers, tokens left behind them) of each place where tokens go"""
+    inside: Mapping[str, Any] = field(default_factory=dict)
+    """what shortens the sequence on the way: `reducer` and its `options`; empty where nothing does but the method"""
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    """what was learned for such steps, `adapted` or `correction`, and from what; empty where nothing was"""
     nested: bool = False
     """whether the first k of `picks` are what a budget of k would keep"""
     rule: Mapping[str, Any] = field(default_factory=dict)

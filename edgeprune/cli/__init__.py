@@ -42,6 +42,8 @@ VERBS = (
     "doctor",
     "runtime-source",
     "convert",
+    "calibrate",
+    "adapt",
     "bavit",
 )
 

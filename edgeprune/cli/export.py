@@ -40,6 +40,11 @@ __all__ = ["command"]
     "--option", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=completion.settings,
     help="Option of the method (repeat for several).",
 )  # fmt: skip
+@options.inside
+@click.option(
+    "--correction", type=options.PATH, metavar="FILE", help="With steps inside: what `edgeprune calibrate` wrote."
+)
+@click.option("--outputs", multiple=True, metavar="NAME", help="With --inside: origin, which token each patch went to.")
 @click.option(
     "--target", default="cpu", show_default=True, shell_complete=completion.targets,
     help="Name from `edgeprune targets`, or your own .toml.",
@@ -98,9 +103,7 @@ def command(
     """
     from edgeprune.export.request import Request, check
 
-    if wrong := [setting for setting in settings if "=" not in setting]:
-        raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
-    own = dict(setting.split("=", 1) for setting in settings)
+    own = options.named(settings)
     found = given["keep"] == "auto"
     given |= {"keep": None, "output": given["output"] or _output(given)} if found else {}
     if not found and (floor, ceiling_ms, calibrate) != (None, None, None):

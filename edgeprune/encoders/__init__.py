@@ -29,6 +29,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
+from edgeprune.schedule import Inside
 from edgeprune.traits import DETECTS
 
 __all__ = ["Encoder", "Head", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
@@ -61,9 +62,18 @@ class Tower:
     embeddings: nn.Module | None = None
     """the module that gives [B, prefix + N + suffix, C] in front of the layers, if these take any number of tokens"""
     blocks: Sequence[nn.Module] = ()
-    """these layers, each called with the hidden states first"""
+    """the layers, each called with the hidden states first, where these may get fewer on the way"""
     between: nn.Module | None = None
     """the module that gives what is added behind each layer but the last, [L - 1, 1, S, C], where there is such"""
+
+    rotary: bool = False
+    """whether its blocks are called with position_embeddings=(cos, sin) of the patches, [P, d] each"""
+
+    @property
+    def heads(self) -> int:
+        """Of its attention."""
+        config: Any = self.module.config
+        return int(getattr(config, "num_attention_heads", None) or config.num_heads)
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,8 @@ class Encoder:
     """indices into hidden_states of several layers whose features, side by side, are C wide; none where it is one"""
     head: Head | None = None
     """what reads it, where it gives something else than tokens"""
+    inside: Inside | None = None
+    """how the sequence shortens on the way, where it does"""
 
     @property
     def kind(self) -> str:
@@ -142,6 +154,16 @@ class Encoder:
     def patches(self) -> int:
         """N, the tokens without pruning."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def unit(self) -> int:
+        """Patches of a token, side by side in front of the projector."""
+        return 1 if self.groups is None else self.groups.shape[1]
+
+    @property
+    def candidates(self) -> int:
+        """What a method chooses of: N, or the rows behind the last step."""
+        return self.patches if self.inside is None else self.inside.rows
 
     @property
     def areas(self) -> Tensor | None:

@@ -27,6 +27,8 @@ class Recorded:
     attention: dict[nn.Module, Attention]
     maps: dict[nn.Module, Tensor]
     """[B, H, S, S]"""
+    bias: Tensor | None = None
+    """[B, 1, 1, S], added to the logits of every layer that runs while it is set"""
 
 
 Settings: TypeAlias = "tuple[Recorded, frozenset[nn.Module], bool, Mapping[nn.Module, Tensor]]"
@@ -84,7 +86,9 @@ def _attend(
     scaling = query.shape[-1] ** -0.5 if given is None else given
     windows: list[int] = getattr(module, WINDOWS, [query.shape[2]])
     if module in modules:
-        seen.attention[module] = Attention(query, key, scaling)
+        seen.attention[module] = Attention(query, key, scaling, value, seen.bias)
+    if seen.bias is not None:
+        attention_mask = seen.bias if attention_mask is None else attention_mask + seen.bias
     if written_out:
         weights = query @ key.transpose(-1, -2) * scaling
         if attention_mask is not None:

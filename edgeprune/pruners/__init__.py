@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,15 @@ class Eager:
     projector: nn.Module = field(default_factory=nn.Identity)
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, 3, H, W]; and, for a method that drops tokens inside the encoder, features are the patches there"""
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, H, prefix + n, d] of that layer; at a step inside the encoder, and behind one, n rows stand for the N tokens,
+    and rows that are attended to only have neither columns nor keys"""
+    names: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, n] int64, the places of the grid that these rows go under"""
+    size: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, n] float32, how many patches each of them stands for"""
+    hidden: int = 0
+    """rows behind them that are attended to only"""
 
 
 @dataclass(frozen=True)
@@ -159,14 +168,32 @@ class Method:
         return 0
 
 
-def depth_of(method: Method, layers: int, headed: bool) -> int | None:
-    """How many layers of the encoder see every token; None: all, tokens are dropped behind it.
+class Placed(Protocol):
+    """What the place of a method hangs on, of an encoder."""
 
-    layers: in front of the features
-    headed: whether a head reads the encoder, in which every method has to drop inside
-    """
-    inside = method.steps(layers)
-    return inside[0] if inside else 0 if headed else None
+    @property
+    def layer(self) -> int:
+        """Layers in front of the features."""
+        ...
+
+    @property
+    def headed(self) -> bool:
+        """Whether a head reads the last of them, so that every method has to drop inside."""
+        ...
+
+    @property
+    def inside(self) -> object | None:
+        """The steps that shorten the sequence on the way; the method chooses behind them then."""
+        ...
+
+
+def depth_of(method: Method, encoder: Placed) -> int | None:
+    """How many layers of the encoder see every token in front of where the method drops some; None: it chooses behind
+    all of them."""
+    if encoder.inside is not None:
+        return None
+    steps = method.steps(encoder.layer)
+    return steps[0] if steps else 0 if encoder.headed else None
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:
@@ -200,7 +227,8 @@ def rows_of(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    modules = pkgutil.iter_modules(__path__)
+    return sorted(one.name for one in modules if not one.ispkg and not one.name.startswith("_"))
 
 
 def get(name: str) -> type[Method]:

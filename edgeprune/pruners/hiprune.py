@@ -40,6 +40,7 @@ class Method(pruners.Method):
     """counted from 1; 0 for the published one"""
     neighbours: str = "flat"
     traits: ClassVar[Traits] = Traits(
+        whole_grid=True,
         reads=("attention maps of two layers",),
         multiply_adds="682 M",
         query_rows=None,

@@ -48,6 +48,7 @@ def sizes(patches: int) -> list[int]:
 class Method(pruners.Method):
     keep: int
     traits: ClassVar[Traits] = Traits(
+        whole_grid=True,
         reads=("[CLS] attention", "projected features"),
         multiply_adds="85.5 M",
         early=False,

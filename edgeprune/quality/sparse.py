@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
-from edgeprune.dropping import dropping
 from edgeprune.encoders import Tower, yolos
 from edgeprune.errors import ModelError
 from edgeprune.export.processor import read_processor
@@ -26,6 +25,7 @@ from edgeprune.pruners._scorer import Scorer
 from edgeprune.pruners.bavit import Method
 from edgeprune.quality.trunk import default_detector
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.shortening import dropping
 from edgeprune.taps import Taps
 
 __all__ = ["SparseDetector", "numbered", "open_sparse"]

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.chunks import chunks
-from edgeprune.runtime.parity.decisions import Case, Chain, largest
+from edgeprune.runtime.parity.decisions import Case, Chain, joined, largest
 from edgeprune.runtime.parity.greedy import greedy
+from edgeprune.runtime.parity.inside import rows_left, stepped
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
@@ -51,6 +52,8 @@ ROUNDING = 1e-5
 """far more than a float32 score of another executor differs by, and far less than most differ from a float16 number"""
 NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order", "worth")
 """outputs that are no rows of the kept patches, of another kind than an extra"""
+OF_STEPS = ("trail.", "scores.")
+"""how the names of those begin that say what a step inside the encoder did"""
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -155,10 +158,18 @@ def _judge(
 ) -> Verdict:
     bound, eps = BOUNDS[dtype], float(np.finfo(dtype).eps)
     same = np.array_equal(reference["indices"], got["indices"])
-    errors, others = _rows(reference, got, whole and not same)
+    steps = rule.get("steps") or []
+    trails = all(np.array_equal(reference[one], got[one]) for one in reference if one.startswith("trail."))
+    errors, others = _rows(reference, got, not trails if steps else whole and not same)
     apart = largest(errors)
     unseen = min(apart, bound) if len(errors) else bound
-    chain = RULES[rule["name"]](Case(reference, got, quantities, rule, bound, eps, unseen))
+    case = Case(reference, got, quantities, rule, bound, eps, unseen)
+    if steps:
+        inside = stepped(case)
+        own = [] if inside.case is None else [RULES[rule["name"]](inside.case)]
+        chain = joined([inside.chain, *own])
+    else:
+        chain = RULES[rule["name"]](case)
     reasons = [f"{name}{defect}" for defect in chain.defects]
     if not chain.relative <= bound:
         reasons.append(f"{name}scores differ by {chain.relative:.2g} of the reference's, {dtype} allows {bound:g}")
@@ -196,14 +207,16 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
 
     undecided: whether nothing can be said of them, because everything hangs on a set that differs
     """
-    extras = [name for name in reference if name not in NOT_ROWS]
+    extras = [name for name in reference if name not in NOT_ROWS and not name.startswith(OF_STEPS)]
     if undecided:
         return np.zeros(0), {}
     if "tokens" not in reference:
         errors = {name: np.atleast_1d(relative(reference[name], got[name])) for name in extras}
         return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
     _, at, where = np.intersect1d(reference["indices"], got["indices"], return_indices=True)
-    if "origin" in reference:  # a token of the same members, which joined it in the same way
+    if "origin" in reference and not any(
+        name.startswith("trail.") for name in reference
+    ):  # a token of the same members, which joined it in the same way
         same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)
         alike = [
             np.array_equal(members := reference["origin"] == one, got["origin"] == other) and same[members].all()
@@ -255,7 +268,8 @@ def _not_finite(reference: Outputs, quantities: Outputs, rule: Mapping[str, Any]
     """What nothing can be compared with. Of a greedy method, -inf is the score of what it did not pick."""
     found = []
     for name, value in (*reference.items(), *quantities.items()):
-        allowed = np.isneginf(value) & ~_kept(reference) if name == "scores" and rule["name"] == "greedy" else False
+        unranked = name == "scores" and (rule["name"] == "greedy" or rule.get("steps"))
+        allowed = np.isneginf(value) & ~_kept(reference) if unranked else False
         if count := int((~(np.isfinite(value) | allowed)).sum()):
             found.append(f"the reference's {name} hold {count} values that are not finite; export the bundle again")
     return found
@@ -275,7 +289,7 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
         if name not in got:
             found.append(f"{name} is missing")
             continue
-        exact = like.dtype.kind == "i" or name == "scores"  # whatever the precision of the rest
+        exact = like.dtype.kind == "i" or name.partition(".")[0] == "scores"  # whatever the precision of the rest
         kind = dtype if name == "tokens" else (like if exact else got[name]).dtype.name
         if got[name].shape != like.shape or got[name].dtype != kind:
             found.append(f"{name} must be {kind} {list(like.shape)}, got {got[name].dtype} {list(got[name].shape)}")
@@ -295,11 +309,19 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
     if "picks" in got and not np.array_equal(np.sort(got["picks"], axis=1), indices):
         found.append("picks must hold the kept patches, each once")
     kept = _kept(got)
+    if rule.get("steps"):
+        for at in range(len(indices)):
+            one = {name: value[at] for name, value in got.items()}
+            ranked = np.zeros(patches, bool)
+            ranked[rows_left(one, rule["steps"])] = True
+            if not ranked[indices[at]].all() or np.isfinite(scores[at][~ranked]).any():
+                found.append("only rows that the steps left may be kept, and have scores; others do")
+                break
     if rule["name"] == "greedy":
         wrong = int((np.isfinite(scores) != kept).sum() + ((scores != -np.inf) & ~np.isfinite(scores) & ~kept).sum())
         if wrong:
             found.append(f"scores must be finite at the kept patches and -inf elsewhere; {wrong} are not")
-    elif not np.isfinite(scores).all():
+    elif not (np.isfinite(scores) | (np.isneginf(scores) & bool(rule.get("steps")))).all():
         found.append(f"scores hold {int((~np.isfinite(scores)).sum())} values that are not finite")
     elif rule["name"] != "fixed" and keep < patches:
         lowest = np.where(kept, scores, np.inf).min(axis=1)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeprune.dropping import dropping
 from edgeprune.encoders import Tower
 from edgeprune.encoders._attention import recording
+from edgeprune.shortening import dropping
 
 GRID, PREFIX, SUFFIX, LAYERS, WIDTH = (3, 4), 1, 2, 4, 16
 PATCHES = 12

@@ -1,0 +1,90 @@
+"""Reducers: how the sequence shortens inside an encoder, one file each; the file's name is what `--inside` takes.
+
+Each file defines `Reducer`, a frozen dataclass whose fields are its options. It holds the rule twice: `select`, static,
+on taps, is what is traced; `official`, on eager attention maps, is the reference. The two share no code. What the rows
+at a step are, and what a `Reduction` says of them, is in `edgeprune.schedule`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from edgeprune.errors import MethodError, unknown_name
+from edgeprune.pruners import Eager
+from edgeprune.schedule import Reduction, Step
+from edgeprune.taps import Taps
+
+__all__ = ["Eager", "Reducer", "Reduction", "Step", "get", "names"]
+
+
+class Reducer:
+    """What a reducer is derived from."""
+
+    bias: bool = True
+    """whether later layers attend to a row in proportion to its size"""
+    merges: ClassVar[bool] = True
+    """whether rows become one; else they are dropped"""
+    needs_cls: ClassVar[bool] = False
+    hidden: ClassVar[int] = 0
+    """rows that it leaves behind those that may leave the encoder"""
+    depths: ClassVar[tuple[float, ...]] = (0.4, 0.7)
+    """where its steps do least harm, as shares of the layers; --encoder-cost takes these"""
+    even: ClassVar[bool] = False
+    """whether the same number of rows goes at each of them, instead of the same share"""
+    most: ClassVar[float] = 1.0
+    """the share of the rows that one step can be rid of"""
+    deviations: ClassVar[tuple[str, ...]] = ()
+    """where the static form departs from its source"""
+
+    def layers(self, step: Step) -> tuple[int, ...]:
+        """Layers whose attention it reads at a step, from 0; all of them in front of it and behind the step before."""
+        return (step.layer - 1,)
+
+    def select(self, step: Step, taps: Taps, carried: Mapping[str, Tensor]) -> Reduction:
+        """The static form. No shape may depend on the data.
+
+        taps: features are the rows in front of the step, [B, n, C]
+        carried: what the step before carried of them, name -> [B, n]; empty at the first
+        """
+        raise MethodError(f"{type(self).__module__} has no static form")
+
+    def official(
+        self, step: Step, eager: Eager, carried: Mapping[str, Tensor], rows: Tensor | None = None
+    ) -> Reduction:
+        """The form of the source. It shares neither code nor an approximation with `select`.
+
+        rows: [B, K] int64, those that a device chose; None: its own choice
+        """
+        raise MethodError(f"{type(self).__module__} has no official form")
+
+    def rule(self, step: Step) -> dict[str, Any]:
+        """How parity judges the decisions of a step: the name of a rule, and its parameters."""
+        return {"name": "topk"}
+
+    def multiply_adds(self, step: Step, rows: int, width: int, heads: int) -> int:
+        """Of one step itself, for one image: rows in front of it, hidden ones among them; width and heads of the
+        tower."""
+        return 0
+
+    def options(self) -> dict[str, Any]:
+        """Its own, by name, as the manifest has them."""
+        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def names() -> list[str]:
+    modules = pkgutil.iter_modules(__path__)
+    return sorted(one.name for one in modules if not one.name.startswith("_"))
+
+
+def get(name: str) -> type[Reducer]:
+    """The reducer's class, to be called with its options. Raises MethodError when there is no such reducer."""
+    if name not in names():
+        raise MethodError(unknown_name("reducer", name, names()))
+    found: type[Reducer] = importlib.import_module(f"{__name__}.{name}").Reducer
+    return found

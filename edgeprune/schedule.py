@@ -1,0 +1,108 @@
+"""How the sequence shortens inside an encoder: steps as data, and what is decided at one.
+
+    Step(8, 288)      behind 8 layers 288 rows go on, each a patch or what was merged into one
+
+The method says which K tokens leave; a reducer (`edgeprune.pruners.inside`) says which rows go on at each step, and
+where the others went. Everything is static but the choice itself. `edgeprune.shortening` carries a reduction out in the
+trace, `edgeprune.reference` by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+__all__ = ["Inside", "Reduces", "Reduction", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    layer: int
+    """how many layers stand in front of it"""
+    keep: int
+    """rows that go on behind it and may leave the encoder, special tokens and hidden rows not counted"""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What becomes of the n + h rows in front of a step: n of patches, and behind them h that are attended to only.
+
+    rows: [B, K] int64, ascending: those that go on, each under its own place of the grid
+    scores: [B, n] float32, what the rows were ranked by: of those that became one, the one of the highest score went on
+    into: [B, n + h] int64, the row behind the step that each one is part of, K and above for hidden ones, -1 for none;
+        None: all but `rows` are gone
+    weights: [B, K + hidden, n + h] float, what each row is a sum of; None: of `into`, the mean by size
+    size: [B, K + hidden] float32, how many patches each row stands for; None: of `into`, the sum of its own
+    hidden: rows behind the K that later layers attend to, and that neither are ranked nor leave the encoder
+    carried: name -> [B, n], what the reducer wants to know at its next step of the rows that go on
+    quantities: what parity replays the decisions by, by name, [B, ...] float32; only `official` gives it
+    """
+
+    rows: Tensor
+    scores: Tensor
+    into: Tensor | None = None
+    weights: Tensor | None = None
+    size: Tensor | None = None
+    hidden: int = 0
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    quantities: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Reduces(Protocol):
+    """What the executors ask of a reducer; `edgeprune.pruners.inside.Reducer` says it in full."""
+
+    @property
+    def bias(self) -> bool:
+        """Whether later layers attend to a row in proportion to its size."""
+        ...
+
+    @property
+    def merges(self) -> bool:
+        """Whether rows become one; else they are dropped."""
+        ...
+
+    @property
+    def hidden(self) -> int:
+        """Rows that it leaves behind those that may leave the encoder."""
+        ...
+
+    @property
+    def deviations(self) -> tuple[str, ...]: ...
+
+    def options(self) -> dict[str, Any]: ...
+
+    def layers(self, step: Step) -> tuple[int, ...]: ...
+
+    def select(self, step: Step, taps: Any, carried: Mapping[str, Tensor]) -> Reduction: ...
+
+    def official(
+        self, step: Step, eager: Any, carried: Mapping[str, Tensor], rows: Tensor | None = None
+    ) -> Reduction: ...
+
+    def rule(self, step: Step) -> dict[str, Any]: ...
+
+    def multiply_adds(self, step: Step, rows: int, width: int, heads: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A reducer and where it works."""
+
+    name: str
+    reducer: Reduces
+    steps: tuple[Step, ...]
+    origin: bool = False
+    """whether the graph hands out where each patch went"""
+
+    @property
+    def layers(self) -> set[int]:
+        """Whose attention it reads, from 0."""
+        return {layer for step in self.steps for layer in self.reducer.layers(step)}
+
+    @property
+    def rows(self) -> int:
+        """Rows behind the last step."""
+        return self.steps[-1].keep

@@ -1,0 +1,110 @@
+"""Steps inside the encoder, chosen for a share of the unpruned encoder's multiply-adds.
+
+A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features) and how: the same
+number of rows at each step (`even`), or the same share of what is there. One number is left, how much goes, and the
+cost falls with it: it is bisected. Counts are rounded down, so that the sequence with its special tokens and hidden
+rows is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
+
+Where the depths do not reach the cost, the same number of steps is tried nearer to the front: deeper cuts lose less.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+from edgeprune.encoders import Encoder
+from edgeprune.errors import RequestError
+from edgeprune.export.baselines import unpruned
+from edgeprune.export.cost import formula
+from edgeprune.pruners import Method
+from edgeprune.pruners.inside import Reducer
+from edgeprune.schedule import Inside, Step
+
+__all__ = ["chosen_steps"]
+
+NEARER = (1.0, 0.85, 0.7, 0.55, 0.4)
+"""of the reducer's own depths"""
+
+
+def chosen_steps(
+    encoder: Encoder, reducer: Reducer, name: str, method: Method, cost: float, multiple: int = 1
+) -> tuple[Step, ...]:
+    """The steps under which encoder and method cost at most a share of the unpruned encoder.
+
+    name: of the reducer; cost: in (0, 1); multiple: of tokens that a layer should see
+
+    Raises RequestError when no steps reach it, or none are needed; the line says what can be had.
+    """
+    whole = formula(*unpruned(encoder))
+    bare = formula(dataclasses.replace(encoder, inside=None), method) / whole
+    if bare <= cost:
+        raise RequestError(
+            f"--encoder-cost must be below what it costs without steps inside, {bare:.3f} of the unpruned encoder, got "
+            f"{cost:g}; give less, or leave --inside out"
+        )
+
+    def share(steps: Sequence[Step]) -> float:
+        return formula(dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps))), method) / whole
+
+    least = math.inf
+    special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
+    for layers in _depths(reducer, encoder.layer):
+
+        def steps(goes: float, layers: Sequence[int] = layers) -> tuple[Step, ...]:
+            counts = _counts(reducer, encoder.patches, method.keep, len(layers), goes, multiple, special)
+            rows, found = encoder.patches, []
+            for layer, count in zip(layers, counts, strict=True):
+                if count < rows:
+                    found.append(Step(layer, count))
+                    rows = count
+            return tuple(found)
+
+        most = share(steps(1.0))
+        least = min(least, most)
+        if most > cost:
+            continue
+        low, high = 0.0, 1.0  # at `low` too much is left
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if share(steps(middle)) <= cost else (middle, high)
+        return steps(high)
+    raise RequestError(
+        f"--encoder-cost {cost:g} cannot be met with --inside {name} and {method.keep} tokens: the least is "
+        f"{math.ceil(1000 * least) / 1000:g}; give that, or another reducer, or keep less"
+    )
+
+
+def _depths(reducer: Reducer, layers: int) -> Iterator[tuple[int, ...]]:
+    """Where the steps stand, the reducer's own choice first; each behind another layer."""
+    seen = set()
+    for nearer in NEARER:
+        found = sorted({min(max(round(depth * nearer * layers), 1), layers - 1) for depth in reducer.depths})
+        if tuple(found) not in seen:
+            seen.add(tuple(found))
+            yield tuple(found)
+
+
+def _counts(
+    reducer: Reducer, patches: int, keep: int, steps: int, goes: float, multiple: int, special: int
+) -> list[int]:
+    """Rows behind each step; goes: 0 nothing, 1 as much as can.
+
+    >>> from edgeprune.pruners.inside import get
+    >>> _counts(get("drop")(), 576, 64, 2, 1.0, 1, 1), _counts(get("tome")(), 576, 64, 3, 0.75, 1, 1)
+    ([192, 64], [448, 320, 192])
+    """
+    found, rows = [], patches
+    for step in range(1, steps + 1):
+        if reducer.even:
+            wanted = patches - goes * (patches - keep) * step / steps
+        else:
+            wanted = patches * (keep / patches) ** (goes * step / steps)
+        count = math.floor(wanted + 1e-9)
+        if multiple > 1 and (rounded := (count + special) // multiple * multiple - special) >= keep:
+            count = rounded
+        count = max(count, keep, rows - math.floor(reducer.most * rows))
+        found.append(count)
+        rows = count
+    return found
