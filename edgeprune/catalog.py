@@ -111,6 +111,11 @@ class Family:
     def title(self) -> str:
         return f"{self.name} with {self.tower}" if self.tower else self.name
 
+    @property
+    def heads(self) -> tuple[bool, ...]:
+        """Without its classifier, and with it where it has one."""
+        return (False, True) if "head" in self.options else (False,)
+
 
 def methods() -> list[Entry]:
     """Every file in edgeprune/pruners, by name."""

@@ -88,8 +88,8 @@ def _check_place(method: type[Method], name: str, encoder: Encoder) -> None:
     if encoder.headed and not method.traits.under_head:
         able = [one for one in pruners.names() if pruners.get(one).traits.under_head]
         raise MethodError(
-            f"{name} drops tokens behind the encoder, where the head of {encoder.family} reads its {encoder.kind}; "
-            f"use {', '.join(able)}"
+            f"{name} drops tokens behind the encoder, too late for the head of {encoder.family}, which gives "
+            f"{encoder.kind}; use {', '.join(able)}"
         )
     if inside and not _any_length(encoder):
         raise MethodError(

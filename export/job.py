@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import edgeprune
-from edgeprune import bundle, pruners, targets
+from edgeprune import bundle, catalog, pruners, targets
 from edgeprune.bundle import Manifest
-from edgeprune.checkpoint import open_checkpoint
+from edgeprune.checkpoint import Checkpoint, architecture, open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import BundleError, ParityError
 from edgeprune.export import budget
@@ -153,8 +153,21 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         failed = [report for report in reports if not report.passed]
         if failed:
             raise ParityError(f"the exported graph differs from the reference: {failed[0].worst.reasons[0]}")
-    warnings = (*budget.warnings(manifest, method), *range_warnings(largest, precision, wide, target))
+    warnings = (
+        *_left_out(checkpoint, manifest),
+        *budget.warnings(manifest, method),
+        *range_warnings(largest, precision, wide, target),
+    )
     return Exported(output, manifest, reports, warnings)
+
+
+def _left_out(checkpoint: Checkpoint, manifest: Manifest) -> tuple[str, ...]:
+    """That a classifier was exported without what it classifies with, as its user may not have meant."""
+    family = next(one for one in catalog.families() if one.name == manifest.model.family)
+    name = architecture(checkpoint.config)
+    if manifest.kind != "tokens" or "head" not in family.options or "ForImageClassification" not in name:
+        return ()
+    return (f"the bundle gives tokens, and {checkpoint.id} is a {name}: --head gives its logits instead",)
 
 
 def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:

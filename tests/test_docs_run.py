@@ -98,6 +98,9 @@ NOT_RUN = {
         "edgeprune export --method hiprune --keep 64 --grid 32x32 --model Qwen/Qwen2.5-VL-3B-Instruct": (
             "reads from the Hugging Face hub"
         ),
+        "edgeprune export --method received --option layer=4 --keep 0.6 --head --model "
+        "facebook/deit-base-distilled-patch16-224 --output deit-bundle": "reads from the Hugging Face hub",
+        "from edgeprune.runtime import load": "needs deit-bundle, which was not made",
         "pip install '.[export,hub]'": "changes the reader's environment",
         "edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf --push-to-hub me/llava-64": (
             "reads from the Hugging Face hub"

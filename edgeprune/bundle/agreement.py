@@ -86,8 +86,8 @@ def _encoder(manifest: Fields) -> Rules:
         wanted = (*shape, "a width") if name == "tokens" else shape
         yield begins, f"{name} must be {_shown(wanted)}", _shown(spec.shape)
     if manifest.kind == "logits":
-        wanted, shape = (batch, len(manifest.labels)), encoder.outputs["logits"].shape
-        yield shape == wanted, f"logits must be {_shown(wanted)}, one for each of labels", _shown(shape)
+        classes, given = (batch, len(manifest.labels)), encoder.outputs["logits"].shape
+        yield given == classes, f"logits must be {_shown(classes)}, one for each of labels", _shown(given)
     for name, dtype in {"indices": "int32", "picks": "int32", "scores": "float32"}.items():
         if name in encoder.outputs:
             yield encoder.outputs[name].dtype == dtype, f"{name} must be {dtype}", encoder.outputs[name].dtype

@@ -156,10 +156,15 @@ def outputs(**changes: Any) -> Change:
     return change
 
 
-def classifies(given: dict[str, Any], *shape: int) -> None:
-    """A classifier's manifest, whose logits are of that shape behind the batch."""
-    tensors = encoder(given)["outputs"]
-    tensors["logits"] = {**tensors.pop("tokens"), "shape": ["batch", *shape]}
+def classifies(labels: list[str], *shape: int) -> Change:
+    """It gives logits of that shape behind the batch, in place of tokens."""
+
+    def change(given: dict[str, Any]) -> None:
+        tensors = encoder(given)["outputs"]
+        tensors["logits"] = {**tensors.pop("tokens"), "shape": ["batch", *shape]}
+        given["labels"] = labels
+
+    return change
 
 
 DISAGREE: dict[str, Change] = {
@@ -203,11 +208,8 @@ DISAGREE: dict[str, Change] = {
         "preprocessing"
     ].update(size=[48, 32]),
     "the outputs of encoder must have tokens": lambda given: encoder(given)["outputs"].pop("tokens"),
-    "logits must be [batch, 0], one for each of labels, got '[batch, 7]'": lambda given: classifies(given, 7),
-    "logits must be [batch, 2], one for each of labels, got '[batch, 2, 7]'": lambda given: (
-        given.update(labels=["cat", "dog"]),
-        classifies(given, 2, 7),
-    ),
+    "logits must be [batch, 0], one for each of labels, got '[batch, 7]'": classifies([], 7),
+    "logits must be [batch, 2], one for each of labels, got '[batch, 2, 7]'": classifies(["cat", "dog"], 2, 7),
     "pixel_values must have 4 dimensions": lambda given: encoder(given)["inputs"]["pixel_values"].update(shape=[2, 3]),
 }
 

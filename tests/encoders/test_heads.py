@@ -168,7 +168,7 @@ def test_a_method_that_drops_behind_the_encoder_is_refused_with_those_that_do_no
     with pytest.raises(MethodError) as error:
         build_method(get(name), name, encoder_of("vit"), KEEP)
     assert str(error.value) == (
-        f"{name} drops tokens behind the encoder, where the head of vit reads its logits; use {instead}"
+        f"{name} drops tokens behind the encoder, too late for the head of vit, which gives logits; use {instead}"
     )
 
 

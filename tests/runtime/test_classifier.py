@@ -94,6 +94,7 @@ def test_large_logits_of_float16_overflow_nothing() -> None:
     np.testing.assert_allclose(found.probabilities, [1, np.exp(-32.0), 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_images_are_classified_each_by_itself(exported: Callable[..., Path], photo: NDArray[np.uint8]) -> None:
     classifier, photos = load(exported("uniform", keep=12, tiles=2)), [photo, photo[::-1].copy(), photo[:, ::-1].copy()]
     together, alone = classifier(photos), [classifier([one, one])[0] for one in photos]
@@ -118,7 +119,7 @@ def test_the_bundle_says_what_it_gives(exported: Callable[..., Path], photo: NDA
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("fields", [{}, {"precision": "float16"}], ids=str)
+@pytest.mark.parametrize("fields", [pytest.param({}, marks=pytest.mark.slow), {"precision": "float16"}], ids=str)
 def test_logits_are_verified_like_tokens(exported: Callable[..., Path], tmp_path: Path, fields: dict[str, str]) -> None:
     folder = exported("received", keep=12, options={"layer": "1"}, **fields)
     (report,) = verify(folder, "cpu")
@@ -142,7 +143,7 @@ def test_a_graph_whose_classifier_is_another_fails(exported: Callable[..., Path]
 
 
 def test_the_picture_says_the_likeliest_class(exported: Callable[..., Path], photo: NDArray[np.uint8]) -> None:
-    folder = exported("uniform", keep=12)
+    folder = exported("received", keep=12, options={"layer": "1"}, precision="float16")
     picture = draw(folder, photo)
     assert picture.info["classes"] == load(folder)(photo)[0].top()
 
@@ -152,9 +153,16 @@ def test_what_asks_for_another_kind_is_refused(exported: Callable[..., Path]) ->
         load(exported("none"), kind=TokenEncoder)
 
 
-def test_without_head_the_checkpoint_gives_tokens_as_before(checkpoint: Path, tmp_path: Path) -> None:
-    request = Request("fastervlm", "cpu", 12, model=str(checkpoint), output=tmp_path / "bundle", baselines=False)
-    assert export_bundle(request).manifest.kind == "tokens"
+def test_without_head_the_checkpoint_gives_tokens_as_before_and_export_says_so(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    request = Request("none", "cpu", model=str(checkpoint), output=tmp_path / "bundle", baselines=False)
+    done = export_bundle(request)
+    assert done.manifest.kind == "tokens"
+    assert done.warnings == (
+        f"the bundle gives tokens, and {checkpoint.name} is a Dinov2ForImageClassification: --head gives its logits "
+        "instead",
+    )
 
 
 @pytest.mark.parametrize("labels", [(), ("cat",), ("a", "b", "c", "d")], ids=len)
