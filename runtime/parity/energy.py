@@ -1,6 +1,7 @@
 """`energy`: of the rows of the highest energy every other one joins the most similar of the rest. One step of PiToMe.
 
-quantities   `similarity` [n, n], cosines of the rows' keys
+quantities   `similarity` [n, n], cosines of the rows' keys; `margin`, where f jumps by as much: a cosine within rounding
+             of it may stand on either side, which moves an energy by margin / n
 scores       -E of a row that goes on alone or joins another one, TAKES - E of a row that others may join
 decisions    2r picks: the row of the highest energy of all that are left, whose turn says whether it joins or takes;
              then each of the r that join goes to the most similar of the r that take
@@ -27,7 +28,9 @@ def energy(case: Case) -> Chain:
     got, trail = case.got["scores"].astype(np.float64), case.got["trail"].astype(np.int64)
     takes = got > TAKES / 2
     own = _energies(got)
-    error, relative, errors = measured(own, _energies(case.reference["scores"].astype(np.float64)))
+    true = _energies(case.reference["scores"].astype(np.float64))
+    error, _, errors = measured(own, true)
+    relative = largest(errors - _jumps(case)) / max(largest(np.abs(true)), 1e-30)
     kept = case.got["indices"].astype(np.int64)
     gone = np.setdiff1d(np.arange(len(trail)), kept)
     if takes.sum() != len(gone):
@@ -38,11 +41,20 @@ def energy(case: Case) -> Chain:
         return Chain(*(np.zeros(0),) * 3, error, relative, ["a row went to one that takes none"])
     alike = case.quantities["similarity"].astype(np.float64)[np.ix_(gone, takers)]
     merges = nearest(alike, np.searchsorted(takers, target), 2 * case.cosine_error + case.eps)
-    return joined([_picked(case, _order(own, gone, takers), errors), merges], error, relative)
+    picked = _picked(true, _order(own, gone, takers), errors, case.eps)
+    return joined([picked, merges], error, relative)
 
 
 def _energies(scores: Floats) -> Floats:
     return np.where(scores > TAKES / 2, TAKES - scores, -scores)
+
+
+def _jumps(case: Case) -> Floats:
+    """[n]: how far an energy may be off because cosines stand at the margin."""
+    margin = float(case.rule["margin"])
+    near = np.abs(case.quantities["similarity"].astype(np.float64) - margin) <= 2 * case.cosine_error
+    jumps: Floats = near.mean(axis=1) * margin
+    return jumps
 
 
 def _order(own: Floats, gone: np.ndarray, takers: np.ndarray) -> np.ndarray:
@@ -52,10 +64,9 @@ def _order(own: Floats, gone: np.ndarray, takers: np.ndarray) -> np.ndarray:
     return order
 
 
-def _picked(case: Case, order: np.ndarray, errors: Floats) -> Chain:
+def _picked(true: Floats, order: np.ndarray, errors: Floats, eps: float) -> Chain:
     """Was each the highest of all that were left?"""
-    true = _energies(case.reference["scores"].astype(np.float64))
-    scale = case.eps * largest(np.abs(true))
+    scale = eps * largest(np.abs(true))
     left, regret, tolerance, margin = true.copy(), [], [], []
     for turn, row in enumerate(order):
         left[row] = -np.inf
