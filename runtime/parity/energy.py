@@ -1,7 +1,7 @@
 """`energy`: of the rows of the highest energy every other one joins the most similar of the rest. One step of PiToMe.
 
-quantities   `similarity` [n, n], cosines of the rows' keys; `margin`, where f jumps by as much: a cosine within rounding
-             of it may stand on either side, which moves an energy by margin / n
+quantities   `similarity` [n, n], cosines of the rows' keys; `margin`, by which f jumps at it: a cosine within
+             rounding of it may stand on either side, which moves an energy by margin / n
 scores       -E of a row that goes on alone or joins another one, TAKES - E of a row that others may join
 decisions    2r picks: the row of the highest energy of all that are left, whose turn says whether it joins or takes;
              then each of the r that join goes to the most similar of the r that take

@@ -124,8 +124,8 @@ def test_energy_takes_turns_of_near_energies_for_rounding_and_of_far_ones_for_wr
 
 
 def test_energy_forgives_what_a_cosine_at_the_margin_moves_and_no_more() -> None:
-    """.45 / 5 = .09 for each cosine that stands there; of row 2 none does but that with row 3, .5, which is .05 away."""
-    off = ENERGIES + [0, 0, 0.09, 0, 0]
+    """.45 / 5 = .09 for each cosine that stands there; of row 2 that with row 3, .5, is .05 away."""
+    off = ENERGIES + np.array([0, 0, 0.09, 0, 0])
     moved = side(told(off, [0, 3]), [0, 0, 1, 2, 2], [0, 2, 3])
     assert energy(case(MERGED, moved, similarity=LINE)).relative == pytest.approx(0.1)
     assert energy(case(MERGED, moved, unseen=0.01, similarity=LINE)).relative == pytest.approx(0)  # .05 <= 2 * 3 * .01
