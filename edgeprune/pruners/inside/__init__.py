@@ -42,6 +42,11 @@ class Reducer:
     """where the static form departs from its source"""
 
     @property
+    def reads_maps(self) -> bool:
+        """Whether it reads whole attention maps, so that every query of the layer in front of a step is needed."""
+        return False
+
+    @property
     def needs_cls(self) -> bool:
         """Whether it reads the [CLS] row of the attention."""
         return False

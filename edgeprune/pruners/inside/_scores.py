@@ -43,6 +43,10 @@ class Ranked(inside.Reducer):
             raise MethodError(unknown_name("score", self.score, SCORES))
 
     @property
+    def reads_maps(self) -> bool:
+        return self.score == "column"
+
+    @property
     def needs_cls(self) -> bool:
         return self.score in ("cls", "flowcut")
 

@@ -39,6 +39,10 @@ class Reducer(inside.Reducer):
     def needs_cls(self) -> bool:
         return True
 
+    @property
+    def reads_maps(self) -> bool:
+        return True
+
     def rule(self, step: Step) -> dict[str, Any]:
         return {"name": "topk", "shares": True}
 

@@ -37,6 +37,10 @@ class Reducer(inside.Reducer):
         "scores are float32 in every precision",
     )
 
+    @property
+    def reads_maps(self) -> bool:
+        return True
+
     def rule(self, step: Step) -> dict[str, Any]:
         return {"name": "topk"}
 

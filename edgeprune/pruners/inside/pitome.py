@@ -90,11 +90,9 @@ class Reducer(inside.Reducer):
                 a, b = falling[~stays[falling]], falling[stays[falling]][:joins]
             target = torch.arange(count)
             target[a] = b[similarity[image][a][:, b].argmax(dim=1)] if joins else a
-            kept = target.unique()
             taken = torch.tensor([at for at in range(count) if at not in a.tolist()])
             place = torch.full((count,), -1)
             place[taken] = torch.arange(len(taken))
-            assert set(kept.tolist()) <= set(taken.tolist())
             chosen.append(taken)
             places.append(place[target])
             scores.append((-energy[image]).index_add(0, b, torch.full((len(b),), TAKES)))

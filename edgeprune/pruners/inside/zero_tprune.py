@@ -55,6 +55,10 @@ class Reducer(inside.Reducer):
             return self.rounds
         return (30, 5, 1)[min(2, 3 * (step.layer - 1) // max(self.depth, step.layer))]
 
+    @property
+    def reads_maps(self) -> bool:
+        return True
+
     def rule(self, step: Step) -> dict[str, Any]:
         return {"name": "topk"}
 

@@ -66,9 +66,9 @@ def test_flowcut_is_the_mean_of_the_two_layers_in_front_and_what_was_carried(cas
         layers = range(max(0, rows.step.layer - 2), rows.step.layer)
         before = torch.rand(3, rows.count, generator=torch.Generator().manual_seed(0))
         for carried in ({}, {"flow": before}):
-            wanted = []
+            wanted: list[Any] = []
             for image in range(3):
-                cumulative = carried["flow"][image].numpy() if carried else None
+                cumulative: Any = carried["flow"][image].numpy() if carried else None
                 for layer in layers:
                     own = flow(rows, layer, image)
                     cumulative = own if cumulative is None else 0.5 * cumulative + 0.5 * own
