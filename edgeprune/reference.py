@@ -100,6 +100,9 @@ class OfficialEncoder(nn.Module):
         outputs = [tokens, *steps.named(chosen, self._method.traits.emits)]
         if encoder.positions is not None:
             outputs.append(encoder.positions[:, steps.names.gather(1, chosen.indices)[0]])
+        for layer, projector in encoder.extras.values():
+            earlier = projector(steps.rows(steps.as_last(out.hidden_states[layer])))
+            outputs.append(rows_of(earlier, chosen.indices))
         outputs += [value for trail, scores in steps.taken.values() for value in (trail.to(torch.int32), scores)]
         assert encoder.inside is not None
         if encoder.inside.origin:

@@ -78,6 +78,7 @@ class PrunedEncoder(nn.Module):
         steps = () if inside is None else inside.steps
         read = {*self._method.layers(encoder.layer), *(() if inside is None else inside.layers)}
         layers = {layer: encoder.tower.attention[layer] for layer in sorted(read)}
+        bias = inside is not None and inside.reducer.bias
         with recording(self.encoder, layers.values()) as seen:
 
             def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
@@ -85,11 +86,11 @@ class PrunedEncoder(nn.Module):
                 reduction: Reduction = self.reduction(step, _attention(seen, layers), patches, rows)
                 return reduction
 
-            with shortening(encoder.tower, steps, reduce, seen, inside is not None and inside.reducer.bias) as rows:
+            with shortening(encoder.tower, steps, reduce, seen, bias, encoder.unit) as rows:
                 out = self.encoder(pixels, output_hidden_states=True)
         hidden = encoder.hidden(out, rows.fit)
         patches = rows.patches(hidden)
-        features = encoder.arrange(patches)
+        features = encoder.arrange(patches) if inside is None else rows.rows(hidden)
         projected = encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
@@ -112,7 +113,8 @@ class PrunedEncoder(nn.Module):
             places = chosen.indices[0] if rows.names is None else rows.names[0].gather(0, chosen.indices[0])
             handed.append(lower_take(encoder.positions.T.contiguous(), places, 0).T.contiguous())
         for (layer, _), projector in zip(encoder.extras.values(), self.extras, strict=True):
-            handed.append(projector(self._grouped(out.hidden_states[layer][:, encoder.tower.prefix :], chosen.indices)))
+            earlier = rows.patches(rows.fit(out.hidden_states[layer]))
+            handed.append(projector(self._grouped(earlier, chosen.indices)))
         return (*handed, *_handed_of_steps(encoder, chosen, rows))
 
     def _inside(self, pixels: Tensor, depth: int) -> tuple[Tensor, ...]:
@@ -143,6 +145,8 @@ class PrunedEncoder(nn.Module):
         so that the selection can move up through the layers."""
         if (groups := self._encoder.groups) is None:
             return take(patches, indices)
+        if self._encoder.inside is not None:  # in the tower's order of what is left
+            groups = torch.arange(groups.shape[1] * self._encoder.candidates).reshape(-1, groups.shape[1])
         rows = lower_take(groups, indices, 0)
         return take(patches, rows.flatten(1)).reshape(*rows.shape[:2], -1)
 
@@ -153,7 +157,8 @@ class _Selector(nn.Module):
     def __init__(self, encoder: Encoder, method: Method) -> None:
         super().__init__()
         self._method, self._projector = method, [encoder.projector]  # in a list: its weights belong to the projector
-        self._shape = encoder.grid, encoder.tower.prefix, encoder.layer, encoder.areas
+        self._shape = encoder.grid, encoder.tower.prefix, encoder.layer
+        self._areas = encoder.areas if encoder.inside is None else _areas(encoder.candidates, encoder.unit)
         self._suffix = encoder.tower.suffix
         self.scorer = method.scorer
 
@@ -165,8 +170,9 @@ class _Selector(nn.Module):
         pixels: Tensor | None = None,
         rows: Rows | None = None,
     ) -> Selection:
-        suffix = self._suffix + (0 if rows is None else rows.hidden)
-        taps = Taps(attention, features, projected, *self._shape, self._projector[0], suffix, pixels, *_of(rows))
+        suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
+        place = *self._shape, self._areas, self._projector[0], suffix, pixels
+        taps = Taps(attention, features, projected, *place, *_of(rows))
         return self._method.select(taps)
 
 
@@ -179,10 +185,15 @@ class _Reducer(nn.Module):
         self._reducer, self._grid, self._tower = encoder.inside.reducer, encoder.grid, encoder.tower
 
     def forward(self, step: Step, attention: dict[int, Attention], patches: Tensor, rows: Rows) -> Reduction:
-        suffix = self._tower.suffix + rows.hidden
-        place = self._grid, self._tower.prefix, step.layer
-        taps = Taps(attention, patches, patches, *place, None, nn.Identity(), suffix, None, *_of(rows))
+        suffix = self._tower.suffix + rows.hidden * rows.unit
+        place = self._grid, self._tower.prefix, step.layer, _areas(patches.shape[1], rows.unit)
+        taps = Taps(attention, patches, patches, *place, nn.Identity(), suffix, None, *_of(rows))
         return self._reducer.select(step, taps, rows.carried)
+
+
+def _areas(rows: int, unit: int) -> Tensor | None:
+    """[n, n * unit] float32: the share of each patch in its row, where a row has several."""
+    return None if unit == 1 else torch.eye(rows).repeat_interleave(unit, dim=1) / unit
 
 
 def _attention(seen: Recorded, layers: dict[int, nn.Module]) -> dict[int, Attention]:

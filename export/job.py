@@ -122,7 +122,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         (preprocessing.mean, preprocessing.std),
     )
     if request.inside is not None:
-        encoder = _shortened(encoder, method, request, reducers, target)
+        encoder = _shortened(encoder, method, request, reducers, target, pooled)
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
@@ -198,11 +198,11 @@ def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
 
 
 def _shortened(
-    encoder: Encoder, method: Method, request: Request, options: Mapping[str, str], target: Target
+    encoder: Encoder, method: Method, request: Request, options: Mapping[str, str], target: Target, pooled: int
 ) -> Encoder:
     """The encoder with the steps that were asked for, or chosen; options: of the reducer."""
     assert request.inside is not None
-    reducer = build_reducer(encoder, request.inside, method, request.method, options)
+    reducer = build_reducer(encoder, request.inside, method, request.method, options, pooled)
     if request.schedule is not None:
         steps = parse_steps(request.schedule)
     else:

@@ -61,9 +61,12 @@ class Tower:
     embeddings: nn.Module | None = None
     """the module that gives [B, prefix + N + suffix, C] in front of the layers, if these take any number of tokens"""
     blocks: Sequence[nn.Module] = ()
-    """these layers, each called with the hidden states first"""
+    """the layers, each called with the hidden states first, where these may get fewer on the way"""
     between: nn.Module | None = None
     """the module that gives what is added behind each layer but the last, [L - 1, 1, S, C], where there is such"""
+
+    rotary: bool = False
+    """whether its blocks are called with position_embeddings=(cos, sin) of the patches, [P, d] each"""
 
     @property
     def heads(self) -> int:
@@ -123,6 +126,11 @@ class Encoder:
     def patches(self) -> int:
         """N, the tokens without pruning."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def unit(self) -> int:
+        """Patches of a token, side by side in front of the projector."""
+        return 1 if self.groups is None else self.groups.shape[1]
 
     @property
     def candidates(self) -> int:

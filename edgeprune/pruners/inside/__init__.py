@@ -30,6 +30,8 @@ class Reducer:
     """whether later layers attend to a row in proportion to its size"""
     merges: ClassVar[bool] = True
     """whether rows become one; else they are dropped"""
+    by_patch: ClassVar[bool] = False
+    """whether each token must be one patch"""
     hidden: ClassVar[int] = 0
     """rows that it leaves behind those that may leave the encoder"""
     depths: ClassVar[tuple[float, ...]] = (0.4, 0.7)

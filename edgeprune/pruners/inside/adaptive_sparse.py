@@ -29,6 +29,7 @@ from edgeprune.taps import Taps
 class Reducer(inside.Reducer):
     bias: bool = False
     merges: ClassVar[bool] = False
+    by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "a fixed count goes on at each step; the official code compares the score with a trained threshold",
         "no weights of it are read: those of the encoder are as they are, not trained for it",

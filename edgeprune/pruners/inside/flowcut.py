@@ -33,6 +33,7 @@ class Reducer(Ranked):
     bias: bool = False
     score: ClassVar[str] = "flowcut"  # type: ignore[misc]
     merges: ClassVar[bool] = False
+    by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "how many rows go on is fixed; the official code drops more of an image whose attention is peaked",
         "scores are float32 in every precision",

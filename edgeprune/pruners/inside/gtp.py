@@ -29,6 +29,7 @@ from edgeprune.taps import Taps
 class Reducer(inside.Reducer):
     alpha: float = 0.1
     bias: bool = True
+    by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "rows are dropped behind a whole layer; the official code drops them between its attention and its MLP",
         "the graph is that of the grid; the official code can add the most similar tokens",

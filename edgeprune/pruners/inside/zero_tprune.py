@@ -36,6 +36,7 @@ class Reducer(inside.Reducer):
     """layers that depth is a share of; 0: those in front of the features"""
     bias: bool = False
     merges: ClassVar[bool] = False
+    by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "its first half alone: of similar rows none is dropped for being similar (tome and nearest merge them)",
         "every head counts; the paper leaves out those of too small or too large a variance",
