@@ -32,7 +32,7 @@ FLOORS = {
     **dict.fromkeys(("runtime", "probes"), 2),
     **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
-    **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
+    **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening", "frozen"), 5),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
     **dict.fromkeys(("cli", "__main__"), 7),
     "integrations.optimum": 8,
@@ -46,6 +46,7 @@ BESIDE = {
     "integrations": ("export",),
     "trace": ("fit", "shortening"),
     "reference": ("reference_steps",),
+    "frozen": ("reference_steps",),
     "__main__": ("cli",),
 }
 """and these on its own floor"""

@@ -4,7 +4,7 @@
 
 Its trained thresholds, which let every image keep as many as it needs, have no static form: the count of a step is
 fixed, and the score decides which. The whole attention map is recomputed at each step.
-Official schedule: four steps, behind a quarter of the layers each; how many go on there is what was trained.
+How many go on at each stage is what the paper trains: give it as --schedule.
 
 Paper   https://arxiv.org/abs/2209.13802
 Source  Cydia2018/AS-ViT@e57f445 vit.py

@@ -6,7 +6,7 @@
 
 Rounds fall with the depth: 30 in the first third of the layers, 5 in the second, 1 in the last. The whole map is
 recomputed at each step; a round is a product with a vector.
-Official schedule: a few steps of fixed counts, searched for each model.
+The paper's counts are searched for each model: give them as --schedule.
 
 Paper   https://arxiv.org/abs/2305.17328 (sections 3.2 and 3.3); no code was read
 """
