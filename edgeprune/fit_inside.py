@@ -49,7 +49,6 @@ def build_reducer(
     Raises MethodError when there is no such reducer or option, or encoder or method cannot go with steps inside.
     """
     reducer = inside.get(name)
-    _check_encoder(encoder, name, reducer)
     able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
     if not method.traits.behind_steps:
         why = "drops tokens inside the encoder itself" if method.traits.inside else "needs every patch in its place"
@@ -72,7 +71,8 @@ def build_reducer(
     built: Reducer = make(
         **{option: catalog.option_value(name, option, text, kinds) for option, text in (options or {}).items()}
     )
-    return built
+    _check_encoder(encoder, name, built)
+    return built.prepared(encoder.tower.has_cls, encoder.layer)
 
 
 def with_inside(
@@ -121,19 +121,25 @@ def _contiguous(encoder: Encoder) -> bool:
     return groups is None or bool((groups.flatten() == torch.arange(groups.numel())).all())
 
 
-def _check_encoder(encoder: Encoder, name: str, reducer: type[inside.Reducer]) -> None:
+def _check_encoder(encoder: Encoder, name: str, reducer: Reducer) -> None:
     tower = encoder.tower
     windowed = any(len(getattr(module, WINDOWS, [1])) > 1 for module in tower.attention)
     if windowed or not tower.blocks or not _contiguous(encoder) or encoder.pooling is not None:
         raise MethodError(
             f"--inside needs layers that take any number of tokens; those of {encoder.family} do not; leave it out"
         )
+    if encoder.unit > 1 and reducer.by_patch:
+        able = [one for one in inside.names() if not inside.get(one).by_patch]
+        raise MethodError(
+            f"{name} reads attention between tokens, and a token of {encoder.family} is {encoder.unit} patches; use "
+            f"{', '.join(able)}"
+        )
     if encoder.kind == "detections" and reducer.merges:
         raise MethodError(
             f"{encoder.family} detects worse on merged tokens than on fewer of them; use --method bavit or received"
         )
     if reducer.needs_cls and not tower.has_cls:
-        able = [one for one in inside.names() if not inside.get(one).needs_cls]
+        able = [one for one in inside.names() if not inside.get(one)().needs_cls]
         raise MethodError(
             f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(able)}"
         )

@@ -89,7 +89,8 @@ def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int
         at, count = step.layer - 1, counts[step.layer - 1]
         if not inside.reducer.merges:  # known before its queries, so that these and what follows are for few rows
             kept = counts[step.layer]
-            found[at] = 3 * count * width * width + kept * (width * width + mlp) + 2 * kept * count * width
+            asked = count if inside.reducer.reads_maps else kept
+            found[at] = (2 * count + asked + kept) * width * width + kept * mlp + 2 * kept * count * width
         rows = (count - tower.prefix - tower.suffix) // encoder.unit
         found[at] += inside.reducer.multiply_adds(step, rows, width, tower.heads)
     return found

@@ -51,8 +51,6 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
-
-"""float16 elements that a side of a product should be a multiple of, on any GPU that has them"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 

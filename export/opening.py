@@ -140,7 +140,9 @@ def _shortened(
     """The encoder with the steps that were asked for, or chosen; options: of the reducer."""
     assert request.inside is not None
     reducer = build_reducer(encoder, request.inside, method, request.method, options, pooled)
-    if request.schedule is not None:
+    if request.schedule == "official":
+        steps = reducer.own_steps(encoder.layer, encoder.patches, method.keep)
+    elif request.schedule is not None:
         steps = parse_steps(request.schedule)
     else:
         assert request.encoder_cost is not None

@@ -32,9 +32,8 @@ FLOORS = {
     **dict.fromkeys(("runtime", "probes"), 2),
     **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
-    **dict.fromkeys(
-        ("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening", "correction", "adapted"), 5
-    ),
+    **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
+    **dict.fromkeys(("correction", "adapted", "frozen"), 5),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
     **dict.fromkeys(("cli", "export.assemble", "__main__"), 7),
     "integrations.optimum": 8,
@@ -49,6 +48,7 @@ BESIDE = {
     "trace": ("fit", "shortening"),
     "reference": ("reference_steps",),
     "adapted": ("correction",),
+    "frozen": ("reference_steps",),
     "cli": ("export.assemble",),
     "__main__": ("cli",),
 }
@@ -133,7 +133,8 @@ def why_not_ours(own: str, other: str) -> str | None:
         apart = SIBLINGS.get(room)
         file = other.removeprefix(f"{room}.")
         package = file == "inside"  # a room of its own, whose files read what it declares
-        if apart is None or other == room or own == room or file.startswith(apart) or package:
+        private = apart is not None and file.rpartition(".")[2].startswith(apart)
+        if apart is None or other == room or own == room or private or package:
             return None
         return f"files of {room} do not import each other"
     if within(other, *NEVER.get(room, ())):

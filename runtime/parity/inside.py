@@ -19,12 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.decisions import Case, Chain, joined
+from edgeprune.runtime.parity.energy import energy
+from edgeprune.runtime.parity.joins import joins
 from edgeprune.runtime.parity.pairs import pairs
+from edgeprune.runtime.parity.quadrants import quadrants
 from edgeprune.runtime.parity.topk import topk
 
 __all__ = ["STEPS", "Stepped", "rows_left", "stepped"]
 
-STEPS: dict[str, Callable[[Case], Chain]] = {"topk": topk, "pairs": pairs}
+STEPS: dict[str, Callable[[Case], Chain]] = {
+    "topk": topk,
+    "pairs": pairs,
+    "joins": joins,
+    "quadrants": quadrants,
+    "energy": energy,
+}
 """rules of a step; `indices` of such a case are the rows that go on, `trail` where each one went"""
 
 Outputs = Mapping[str, NDArray[Any]]
