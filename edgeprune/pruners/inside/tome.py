@@ -31,9 +31,6 @@ TAKES = 4.0
 @dataclass(frozen=True)
 class Reducer(inside.Reducer):
     bias: bool = True
-    depths: ClassVar[tuple[float, ...]] = (0.17, 0.33, 0.5, 0.67, 0.83)
-    even: ClassVar[bool] = True
-    most: ClassVar[float] = 0.5
     deviations: ClassVar[tuple[str, ...]] = (
         "rows merge behind a whole layer; the paper merges between its attention and its MLP",
         "rows stay in raster order of the patch that others joined; the paper puts those that joined nothing first",
@@ -85,9 +82,7 @@ class Reducer(inside.Reducer):
         target[:, ::2] = torch.where(place[:, ::2] < 0, 2 * nearest + 1, target[:, ::2])
         scores = torch.full((batch, count), TAKES)
         scores[:, ::2] = 1 - highest
-        return Reduction(
-            rows, scores, into=place.gather(1, target), quantities={"similarity": torch.bmm(unit, unit.mT)}
-        )
+        return Reduction(rows, scores, into=place.gather(1, target), quantities={"alike": alike})
 
 
 def _merged(count: int, step: Step) -> int:
