@@ -27,7 +27,22 @@ from edgeprune.runtime.parity.pairs import pairs, unpaired
 from edgeprune.runtime.parity.quadrants import quadrants, unquartered
 from edgeprune.runtime.parity.topk import topk, undropped
 
-__all__ = ["STEPS", "Rule", "Stepped", "astray", "places", "stepped"]
+__all__ = [
+    "RANKED",
+    "STEPS",
+    "TRAIL",
+    "Rule",
+    "Stepped",
+    "astray",
+    "followed",
+    "of_reference",
+    "places",
+    "stepped",
+    "undecided",
+]
+
+TRAIL, RANKED = "trail.", "scores."
+"""how the names of those outputs begin that say what a step did"""
 
 Outputs: TypeAlias = "Mapping[str, NDArray[Any]]"
 Step: TypeAlias = "Mapping[str, Any]"
@@ -91,6 +106,11 @@ def undecided(chain: Chain) -> Chain:
 def of_reference(case: Case) -> Case:
     """The method's own decisions, in rows, as if the device had done what the reference did."""
     return _behind(replace(case, got=case.reference))
+
+
+def followed(reference: Outputs, got: Outputs) -> bool:
+    """Whether every step of a device did what the reference's did, so that all of them can be judged."""
+    return all(np.array_equal(got[name], like) for name, like in reference.items() if name.startswith(TRAIL))
 
 
 def places(outputs: Outputs, steps: Sequence[Step]) -> NDArray[np.int64]:

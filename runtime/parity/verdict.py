@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 from edgeprune.runtime.parity.chunks import chunks
 from edgeprune.runtime.parity.decisions import Case, Chain, joined, largest
 from edgeprune.runtime.parity.greedy import greedy
-from edgeprune.runtime.parity.inside import astray, of_reference, places, stepped, undecided
+from edgeprune.runtime.parity.inside import (
+    RANKED,
+    TRAIL,
+    astray,
+    followed,
+    of_reference,
+    places,
+    stepped,
+    undecided,
+)
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
@@ -52,8 +61,6 @@ ROUNDING = 1e-5
 """far more than a float32 score of another executor differs by, and far less than most differ from a float16 number"""
 NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order", "worth")
 """outputs that are no rows of the kept patches, of another kind than an extra"""
-TRAIL, RANKED = "trail.", "scores."
-"""how the names of those begin that say what a step inside the encoder did"""
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -159,8 +166,8 @@ def _judge(
     bound, eps = BOUNDS[dtype], float(np.finfo(dtype).eps)
     same = np.array_equal(reference["indices"], got["indices"])
     steps = rule.get("steps") or []
-    trails = all(np.array_equal(reference[one], got[one]) for one in reference if one.startswith(TRAIL))
-    errors, others = _rows(reference, got, steps, not trails if steps else whole and not same)
+    hanging = not followed(reference, got) if steps else whole and not same
+    errors, others = _rows(reference, got, steps, hanging)
     apart = largest(errors)
     unseen = min(apart, bound) if len(errors) else bound
     case, judge = Case(reference, got, quantities, rule, bound, eps, unseen), RULES[rule["name"]]
