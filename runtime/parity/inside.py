@@ -129,26 +129,32 @@ def astray(outputs: Outputs, steps: Sequence[Step], gains: bool) -> list[str]:
 
     outputs: of one image; gains: whether only what was picked has a score
     """
+    rows, hidden = len(outputs["scores"]), 0
     for step in steps:
-        layer, keep, hidden = step["layer"], int(step["keep"]), int(step.get("hidden", 0))
-        trail, scores = outputs[f"trail.{layer}"], outputs[f"scores.{layer}"]
-        if trail.min() < -1 or trail.max() >= keep + hidden:
-            return [f"trail.{layer} must lie in -1..{keep + hidden - 1}, got {trail.min()}..{trail.max()}"]
-        if empty := keep - len(np.intersect1d(trail[: len(scores)], np.arange(keep))):
+        layer, keep, remains = step["layer"], int(step["keep"]), int(step.get("hidden", 0))
+        trail, scores = outputs[f"{TRAIL}{layer}"], outputs[f"{RANKED}{layer}"]
+        if trail.shape != (rows + hidden,) or scores.shape != (rows,) or trail.dtype.kind != "i":
+            return [f"trail.{layer} must be [{rows + hidden}] whole numbers, and scores.{layer} [{rows}]"]
+        if not 0 < keep <= rows or remains < 0:
+            return [f"behind layer {layer} there must be 1..{rows} rows, got {keep}"]
+        if trail.min() < -1 or trail.max() >= keep + remains:
+            return [f"trail.{layer} must lie in -1..{keep + remains - 1}, got {trail.min()}..{trail.max()}"]
+        if empty := keep - len(np.intersect1d(trail[:rows], np.arange(keep))):
             return [f"trail.{layer} must fill {keep} rows behind the step; {empty} are empty"]
         if (np.diff(_went_on(trail, scores, keep)) <= 0).any():
             return [f"the rows behind layer {layer} must stay in raster order"]
+        rows, hidden = keep, remains
     at, ranked = places(outputs, steps), np.isfinite(outputs["scores"])
     named = _named(outputs, steps)
     if not named[outputs["indices"]].all() or (ranked & ~named).any():
         return ["only patches that a row goes under may be kept, and have scores; others do"]
-    rows = np.bincount(at[ranked], minlength=int(steps[-1]["keep"]))
-    if rows.max() > 1 or not (gains or rows.min() == 1):
+    count = np.bincount(at[ranked], minlength=rows)
+    if count.max() > 1 or not (gains or count.min() == 1):
         return ["every row behind the last step must have the score of one patch"]
     if "origin" in outputs:
-        token = np.full(len(rows) + int(steps[-1].get("hidden", 0)) + 1, -1)  # the last place is of none, -1
+        token = np.full(rows + 1, -1)
         token[at[outputs["indices"]]] = np.arange(len(outputs["indices"]))
-        if not np.array_equal(outputs["origin"], token[at]):
+        if not np.array_equal(outputs["origin"], token[np.where((at < 0) | (at >= rows), rows, at)]):
             return ["origin must be where the trails took each patch"]
     return []
 
