@@ -40,7 +40,6 @@ def build_reducer(
     Raises MethodError when there is no such reducer or option, or encoder or method cannot go with steps inside.
     """
     reducer = inside.get(name)
-    _check_encoder(encoder, name, reducer)
     if not method.traits.behind_steps:
         able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
         why = "drops tokens inside the encoder itself" if method.traits.inside else "needs every patch in its place"
@@ -52,7 +51,8 @@ def build_reducer(
     built: Reducer = make(
         **{option: catalog.option_value(name, option, text, kinds) for option, text in (options or {}).items()}
     )
-    return built
+    _check_encoder(encoder, name, built)
+    return built.prepared(encoder.tower.has_cls, encoder.layer)
 
 
 def with_inside(
@@ -95,7 +95,7 @@ def check_steps(steps: Sequence[Step], encoder: Encoder, keep: int) -> None:
         raise RequestError(f"--schedule must leave at least the {keep} tokens that --keep asks for, got {rows}")
 
 
-def _check_encoder(encoder: Encoder, name: str, reducer: type[inside.Reducer]) -> None:
+def _check_encoder(encoder: Encoder, name: str, reducer: Reducer) -> None:
     tower = encoder.tower
     windowed = any(len(getattr(module, WINDOWS, [1])) > 1 for module in tower.attention)
     if windowed or tower.embeddings is None or encoder.groups is not None or encoder.pooling is not None:
@@ -108,7 +108,7 @@ def _check_encoder(encoder: Encoder, name: str, reducer: type[inside.Reducer]) -
             f"{encoder.family} detects worse on merged tokens than on fewer of them; use --method bavit or received"
         )
     if reducer.needs_cls and not tower.has_cls:
-        able = [one for one in inside.names() if not inside.get(one).needs_cls]
+        able = [one for one in inside.names() if not inside.get(one)().needs_cls]
         raise MethodError(
             f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(able)}"
         )

@@ -74,16 +74,16 @@ class Steps:
         tower = self._encoder.tower
         end = tower.prefix + features.shape[1]
         modules = tower.attention[:layer]
-        last = self._seen.attention[modules[-1]]
+        seen = [self._seen.attention[module] for module in modules]
         return Eager(
             [self._seen.maps[module][..., :end] for module in modules],
             features,
             projected,
             self._encoder.grid,
             tower.prefix,
-            last.key[:, :, :end],
+            seen[-1].key[:, :, :end],
             projector,
-            values=torch.empty(0) if last.value is None else last.value[:, :, :end],
+            values=[one.value[:, :, :end] for one in seen if one.value is not None],
             names=self.names,
             size=self._size[:, : features.shape[1]],
             hidden=self._hidden,
@@ -153,5 +153,6 @@ def _mix(reduction: Reduction, trail: Tensor, size: Tensor) -> tuple[Tensor, Ten
     places = reduction.rows.shape[1] + reduction.hidden
     shares = torch.stack([(trail == at) * size for at in range(places)], dim=1)
     total = shares.sum(dim=2)
-    mix = shares / total[:, :, None] if reduction.weights is None else reduction.weights
+    means = torch.where(total[:, :, None] > 0, shares / total[:, :, None], 0.0)  # 0 of a hidden row of nothing
+    mix = means if reduction.weights is None else reduction.weights
     return mix, total if reduction.size is None else reduction.size

@@ -129,7 +129,8 @@ def why_not_ours(own: str, other: str) -> str | None:
         apart = SIBLINGS.get(room)
         file = other.removeprefix(f"{room}.")
         package = file == "inside"  # a room of its own, whose files read what it declares
-        if apart is None or other == room or own == room or file.startswith(apart) or package:
+        private = apart is not None and file.rpartition(".")[2].startswith(apart)
+        if apart is None or other == room or own == room or private or package:
             return None
         return f"files of {room} do not import each other"
     if within(other, *NEVER.get(room, ())):

@@ -90,9 +90,9 @@ class Eager:
     projector: nn.Module = field(default_factory=nn.Identity)
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, 3, H, W]; and, for a method that drops tokens inside the encoder, features are the patches there"""
-    values: Tensor = field(default_factory=lambda: torch.empty(0))
-    """[B, H, prefix + n, d] of that layer; at a step inside the encoder, and behind one, n rows stand for the N tokens,
-    and rows that are attended to only have neither columns nor keys"""
+    values: Sequence[Tensor] = ()
+    """[B, H, prefix + n, d] per layer; at a step inside the encoder, and behind one, n rows stand for the N tokens, and
+    rows that are attended to only have neither columns, keys nor values"""
     names: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, n] int64, the places of the grid that these rows go under"""
     size: Tensor = field(default_factory=lambda: torch.empty(0))

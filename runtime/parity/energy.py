@@ -1,6 +1,7 @@
 """`energy`: of the rows of the highest energy every other one joins the most similar of the rest. One step of PiToMe.
 
-quantities   `similarity` [n, n], cosines of the rows' keys
+quantities   `similarity` [n, n], cosines of the rows' keys; `margin`, by which f jumps at it: a cosine within
+             rounding of it may stand on either side, which moves an energy by margin / n
 scores       -E of a row that goes on alone or joins another one, TAKES - E of a row that others may join
 decisions    2r picks: the row of the highest energy of all that are left, whose turn says whether it joins or takes;
              then each of the r that join goes to the most similar of the r that take
@@ -29,7 +30,8 @@ def energy(case: Case) -> Chain:
     trail, kept = (case.got[name].astype(np.int64) for name in ("trail", "indices"))
     own, takers = _energies(case.got["scores"]), _takers(case.got["scores"])
     true = _energies(case.reference["scores"])
-    error, relative, errors = measured(own, true)
+    error, _, errors = measured(own, true)
+    relative = largest(errors - _jumps(case)) / max(largest(np.abs(true)), 1e-30)
     gone = np.setdiff1d(np.arange(len(trail)), kept)
     alike = case.quantities["similarity"].astype(np.float64)[np.ix_(gone, takers)]
     merges = nearest(alike, np.searchsorted(takers, kept[trail[gone]]), 2 * case.cosine_error + case.eps)
@@ -61,6 +63,14 @@ def _energies(scores: np.ndarray) -> Floats:
 
 def _takers(scores: np.ndarray) -> np.ndarray:
     return np.flatnonzero(scores > TAKES / 2)
+
+
+def _jumps(case: Case) -> Floats:
+    """[n]: how far an energy may be off because cosines stand at the margin."""
+    margin = float(case.rule["margin"])
+    near = np.abs(case.quantities["similarity"].astype(np.float64) - margin) <= 2 * case.cosine_error
+    jumps: Floats = near.mean(axis=1) * margin
+    return jumps
 
 
 def _order(own: Floats, gone: np.ndarray, takers: np.ndarray) -> np.ndarray:

@@ -30,7 +30,6 @@ class Reducer:
     """whether later layers attend to a row in proportion to its size"""
     merges: ClassVar[bool] = True
     """whether rows become one; else they are dropped"""
-    needs_cls: ClassVar[bool] = False
     hidden: ClassVar[int] = 0
     """rows that it leaves behind those that may leave the encoder"""
     depths: ClassVar[tuple[float, ...]] = (0.4, 0.7)
@@ -41,6 +40,15 @@ class Reducer:
     """the share of the rows that one step can be rid of"""
     deviations: ClassVar[tuple[str, ...]] = ()
     """where the static form departs from its source"""
+
+    @property
+    def needs_cls(self) -> bool:
+        """Whether it reads the [CLS] row of the attention."""
+        return False
+
+    def prepared(self, has_cls: bool, depth: int) -> Reducer:
+        """The reducer with what hangs on the encoder: whether it has [CLS], its layers in front of the features."""
+        return self
 
     def layers(self, step: Step) -> tuple[int, ...]:
         """Layers whose attention it reads at a step, from 0; all of them in front of it and behind the step before."""

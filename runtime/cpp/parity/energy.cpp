@@ -1,6 +1,7 @@
 // `energy`: of the rows of the highest energy every other one joins the most similar of the rest. One step of PiToMe.
 //
-// quantities   `similarity` [n, n], cosines of the rows' keys
+// quantities   `similarity` [n, n], cosines of the rows' keys; `margin`, by which f jumps at it: a cosine within
+//              rounding of it may stand on either side, which moves an energy by margin / n
 // scores       -E of a row that goes on alone or joins another one, TAKES - E of a row that others may join
 // decisions    2r picks: the row of the highest energy of all that are left, whose turn says whether it joins or takes;
 //              then each of the r that join goes to the most similar of the r that take
@@ -46,6 +47,20 @@ Places in_turns(const Floats &own, const Places &gone, const Places &takers) {
     return order;
 }
 
+// The largest error beyond what cosines that stand at the margin explain
+double beyond(const Case &one, const Matrix &similarity, const Floats &errors) {
+    const double margin = number(one.rule, "margin"), off = 2 * one.cosine_error();
+    const auto count = static_cast<double>(errors.size());
+    Floats over(errors.size());
+    for (std::size_t row = 0; row < errors.size(); ++row) {
+        double near = 0;
+        for (std::size_t column = 0; column < similarity.columns; ++column)
+            near += std::abs(similarity[row][column] - margin) <= off;
+        over[row] = errors[row] - near / count * margin;
+    }
+    return largest(over);
+}
+
 // Was each the highest of all that were left?
 Chain picked(const Floats &known, const Places &order, const Floats &errors, double scale) {
     Floats left = known;
@@ -69,7 +84,7 @@ Chain energy(const Case &one) {
     const Floats scores = floats(one.got.at("scores")), own = energies(scores);
     const Floats known = energies(floats(one.reference.at("scores")));
     const Places trail = places(one.got.at("trail")), kept = one.indices(), takers = takers_of(scores);
-    const auto [error, relative, errors] = measured(own, known);
+    const Measured told = measured(own, known);
     const Places gone = without(up_to(trail.size()), kept);
     const Matrix similarity = one.similarity(scores.size());
     Matrix alike(gone.size(), takers.size());
@@ -82,8 +97,11 @@ Chain energy(const Case &one) {
     }
     Floats sizes = known;
     for (double &size : sizes) size = std::abs(size);
+    const double largest_of_all = largest(sizes);
+    const double relative = beyond(one, similarity, told.errors) / std::max(largest_of_all, 1e-30);
     const Chain merges = nearest(alike, target, 2 * one.cosine_error() + one.eps);
-    return joined({picked(known, in_turns(own, gone, takers), errors, one.eps * largest(sizes)), merges}, error, relative);
+    const Chain turns = picked(known, in_turns(own, gone, takers), told.errors, one.eps * largest_of_all);
+    return joined({turns, merges}, told.error, relative);
 }
 
 // As many rows take as join, these go to those, and their turns fall by energy.

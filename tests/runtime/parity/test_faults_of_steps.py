@@ -3,7 +3,7 @@ float16. Each must be caught, by decisions or by tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,18 +20,26 @@ from tests.device import Arrays
 from tests.device_of_steps import Fault, Stepping, stepping
 
 REDUCERS = inside.names()
+FIRST = ("cells", "drop", "tome")
+"""the others run with the slow ones"""
+SHARING = ["gtp", "token_transforming"]
+"""which share rows out by weights of their own"""
 MERGING = [name for name in REDUCERS if inside.get(name).merges]
 PRECISIONS = ("float32", "float16")
 Carried = Mapping[str, Tensor]
 
 
+def some(names: Sequence[str]) -> list[Any]:
+    return [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("name", some(REDUCERS))
 def test_without_a_fault_it_passes_and_is_decided(name: str, precision: str) -> None:
     device = stepping(name)
     verdict = device.judge(precision, device.healthy(precision), forced=precision == "float16")
     assert verdict.reasons == ()
-    assert verdict.decided > 0.8 * verdict.decisions
+    assert verdict.decided > 0.7 * verdict.decisions
 
 
 # --- what it reads ----------------------------------------------------------------------------------------------------
@@ -48,13 +56,15 @@ def attending(change: Callable[[Any], Any]) -> Fault:
 
 def of_another_layer(own: Any, step: Step, taps: Taps, carried: Carried) -> Reduction:
     """At the first step, where as many rows stood in front of the layer before."""
-    first = step.layer == min(taps.attention) + 2
-    found: Reduction = own.select(step, replace(taps, depth=taps.depth - 1) if first else taps, carried)
+    seen = {at: one for at, one in taps.attention.items() if at < step.layer}
+    if step.layer == min(seen) + 2:
+        seen[step.layer - 1] = seen[step.layer - 2]
+    found: Reduction = own.select(step, replace(taps, attention=seen), carried)
     return found
 
 
 READS: dict[str, Fault] = {
-    "cls_off_by_one": attending(lambda one: replace(one, query=one.query[:, :, 1:], key=one.key.roll(1, 2))),
+    "cls_off_by_one": attending(lambda one: replace(one, query=one.query.roll(-1, 2), key=one.key.roll(1, 2))),
     "keys_of_another_image": attending(lambda one: replace(one, key=one.key.flip(0))),
     "the_first_head_alone": attending(lambda one: replace(one, query=one.query[:, :1], key=one.key[:, :1])),
 }
@@ -62,13 +72,13 @@ READS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("fault", READS)
-@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("name", some(REDUCERS))
 def test_a_fault_in_what_a_step_reads_is_caught(name: str, fault: str, precision: str) -> None:
     assert caught(stepping(name), precision, stepping(name).run(precision, READS[fault]))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("name", some(REDUCERS))
 def test_another_layer_is_caught(name: str, precision: str) -> None:
     def layers(step: Step) -> tuple[int, ...]:
         return (step.layer - 2, step.layer - 1)
@@ -91,21 +101,23 @@ def turned(found: Reduction, step: Step) -> Reduction:
     return replace(found, rows=found.rows.flip(1), into=into)
 
 
+def going_on(found: Reduction, rows: Tensor) -> Reduction:
+    """With other rows; those that do not go on join the first, or what remains where they were."""
+    if found.into is None:
+        return replace(found, rows=rows)
+    here, keep = rows.unsqueeze(-1) == torch.arange(found.into.shape[1]), rows.shape[1]
+    elsewhere = torch.where(found.into >= keep, found.into, keep if found.hidden else 0)
+    return replace(found, rows=rows, into=torch.where(here.any(dim=1), here.float().argmax(dim=1), elsewhere))
+
+
 def first_rows(found: Reduction, step: Step) -> Reduction:
     """As if there were no step, but for the number of rows."""
-    count = found.scores.shape[1]
-    rows = torch.arange(step.keep).expand(found.rows.shape[0], -1)
-    into = None if found.into is None else torch.arange(count).clamp(max=step.keep - 1).expand(rows.shape[0], -1)
-    return replace(found, rows=rows, into=into)
+    return going_on(found, torch.arange(step.keep).expand(found.rows.shape[0], -1))
 
 
 def lowest(found: Reduction, step: Step) -> Reduction:
     """Of the scores as they are."""
-    rows = top_in_order(-found.scores, step.keep)
-    if found.into is None:
-        return replace(found, rows=rows)
-    here = rows.unsqueeze(-1) == torch.arange(found.scores.shape[1])
-    return replace(found, rows=rows, into=torch.where(here.any(dim=1), here.float().argmax(dim=1), 0))
+    return going_on(found, top_in_order(-found.scores, step.keep))
 
 
 def another_images(found: Reduction, step: Step) -> Reduction:
@@ -114,12 +126,12 @@ def another_images(found: Reduction, step: Step) -> Reduction:
 
 
 def next_row(found: Reduction, step: Step) -> Reduction:
-    """What joins a row joins the one behind it."""
+    """What joins a row joins the one behind it, what remains of a quadrant is of the next."""
     assert found.into is not None
     stays = (found.rows.unsqueeze(-1) == torch.arange(found.into.shape[1])).any(dim=1)
-    moved = (found.into + 1) % step.keep
-    joins = ~stays & (found.into < step.keep)
-    return replace(found, into=torch.where(joins, moved, found.into))
+    first, count = (step.keep, found.hidden) if found.hidden else (0, step.keep)
+    moved = first + (found.into - first + 1) % count
+    return replace(found, into=torch.where(stays, found.into, moved))
 
 
 DOES = {"rows_turned": turned, "no_step": first_rows, "the_lowest": lowest, "another_images": another_images}
@@ -127,13 +139,13 @@ DOES = {"rows_turned": turned, "no_step": first_rows, "the_lowest": lowest, "ano
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("fault", DOES)
-@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("name", some(REDUCERS))
 def test_a_fault_in_what_a_step_does_is_caught(name: str, fault: str, precision: str) -> None:
     assert caught(stepping(name), precision, stepping(name).run(precision, doing(DOES[fault])))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", [name for name in MERGING if not inside.get(name).hidden])
+@pytest.mark.parametrize("name", some([name for name in MERGING if name != "gtp"]))
 def test_a_merge_into_the_wrong_row_is_caught(name: str, precision: str) -> None:
     assert caught(stepping(name), precision, stepping(name).run(precision, doing(next_row)))
 
@@ -166,12 +178,16 @@ def rows_of_another_image(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BECOMES = {
-    "sizes_left_out_of_the_mean": (no_sizes, MERGING),
+    "sizes_left_out_of_the_mean": (no_sizes, [name for name in MERGING if name not in SHARING]),
     "bias_left_out": (no_bias, MERGING),
     "bias_twice": (bias_twice, MERGING),
     "rows_of_another_image": (rows_of_another_image, REDUCERS),
 }
-EVERY = [(name, fault) for fault, (_, names) in BECOMES.items() for name in names]
+EVERY = [
+    pytest.param(name, fault, marks=() if name in FIRST else pytest.mark.slow)
+    for fault, (_, names) in BECOMES.items()
+    for name in names
+]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -185,6 +201,16 @@ def test_a_fault_in_what_becomes_of_the_rows_is_caught(
     got = device.run(precision)
     monkeypatch.undo()
     assert caught(device, precision, got)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", some(SHARING))
+def test_sizes_that_are_left_out_of_shares_are_caught(name: str, precision: str) -> None:
+    def fault(own: Any, step: Step, taps: Taps, carried: Carried) -> Reduction:
+        found: Reduction = own.select(step, replace(taps, size=None), carried)
+        return found
+
+    assert caught(stepping(name), precision, stepping(name).run(precision, fault))
 
 
 def caught(device: Stepping, precision: str, got: Arrays) -> bool:

@@ -26,7 +26,7 @@ def case(reference: dict[str, Any], got: dict[str, Any], unseen: float = 0.0, **
         {name: np.array(value, kinds.get(name, np.int32)) for name, value in side.items()} for side in (reference, got)
     ]
     given = {name: np.array(one, np.float64) for name, one in quantities.items()}
-    return Case(sides[0], sides[1], given, {"layer": 8}, 1e-2, EPS, unseen)
+    return Case(sides[0], sides[1], given, {"layer": 8, "margin": 0.45}, 1e-2, EPS, unseen)
 
 
 def side(scores: Sequence[float], trail: Sequence[int], indices: Sequence[int]) -> dict[str, Any]:
@@ -127,6 +127,14 @@ def test_energy_takes_turns_of_near_energies_for_rounding_and_of_far_ones_for_wr
     assert counts(chain)[2:] == (1, 0)  # .1 <= 2 * .1, the difference of the energies themselves
     lied = side(told(ENERGIES, [0, 4]), [0, 0, 1, 2, 2], [0, 2, 4])  # the same turns with the right energies
     assert counts(energy(case(MERGED, lied, similarity=LINE)))[3] > 0
+
+
+def test_energy_forgives_what_a_cosine_at_the_margin_moves_and_no_more() -> None:
+    """.45 / 5 = .09 for each cosine that stands there; of row 2 that with row 3, .5, is .05 away."""
+    off = ENERGIES + np.array([0, 0, 0.09, 0, 0])
+    moved = side(told(off, [0, 3]), [0, 0, 1, 2, 2], [0, 2, 3])
+    assert energy(case(MERGED, moved, similarity=LINE)).relative == pytest.approx(0.1)
+    assert energy(case(MERGED, moved, unseen=0.01, similarity=LINE)).relative == pytest.approx(0)  # .05 <= 2 * 3 * .01
 
 
 @pytest.mark.parametrize(
