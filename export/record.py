@@ -195,10 +195,10 @@ def _steady(wanted: Arrays, rounded: Arrays, rule: Mapping[str, Any], quantities
     to half of the tolerance, and each decision whose margin is below that is as likely to turn as it is short of it."""
     short, images = 0.0, len(wanted["indices"])
     for at in range(images if rule.get("steps") else 0):
-        sides = [
+        reference, got, own = (
             {name: value[at] for name, value in one.items() if len(value) == images}
             for one in (wanted, rounded, quantities)
-        ]
-        chain = stepped(Case(*sides, rule, BOUNDS["float16"], 2 * HALF, HALF)).chain
+        )
+        chain = stepped(Case(reference, got, own, rule, BOUNDS["float16"], 2 * HALF, HALF)).chain
         short += float((0.5 - chain.margin[chain.tolerance > 0] / chain.tolerance[chain.tolerance > 0]).clip(0).sum())
     return math.exp(-short)

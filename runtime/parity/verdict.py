@@ -225,8 +225,8 @@ def _rows(
     if "tokens" not in reference:
         errors = {name: np.atleast_1d(relative(reference[name], got[name])) for name in extras}
         return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
-    kept = [places(one, steps)[one["indices"]] if steps else one["indices"] for one in (reference, got)]
-    _, at, where = np.intersect1d(*kept, return_indices=True)
+    ours, theirs = (places(one, steps)[one["indices"]] if steps else one["indices"] for one in (reference, got))
+    _, at, where = np.intersect1d(ours, theirs, return_indices=True)
     if "origin" in reference and not steps:  # a token of the same members, which joined it in the same way
         same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)
         alike = [
@@ -319,10 +319,9 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
         found.append("picks must hold the kept patches, each once")
     kept, gains = _kept(got), rule["name"] == "greedy"
     for at in range(len(indices) if rule.get("steps") else 0):
-        if wrong := astray(
-            {name: _image(value, at, len(indices)) for name, value in got.items()}, rule["steps"], gains
-        ):
-            return [f"image {at}: {one}" if len(indices) > 1 else one for one in wrong]
+        own = {name: _image(value, at, len(indices)) for name, value in got.items()}
+        if lost := astray(own, rule["steps"], gains):
+            return [f"image {at}: {one}" if len(indices) > 1 else one for one in lost]
     if gains:
         wrong = int((np.isfinite(scores) != kept).sum() + ((scores != -np.inf) & ~np.isfinite(scores) & ~kept).sum())
         if wrong:
