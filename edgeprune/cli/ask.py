@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _sorted(words: tuple[str, ...], later: bool) -> tuple[list[Path], str | None
     if not words:
         raise click.UsageError("ask takes an image and a question; got neither")
     *front, last = words
-    named = last.lower().endswith(PICTURES) or Path(last).is_file()
+    named = last.lower().endswith(PICTURES) or os.path.isfile(last)
     if named and not later:
         raise click.UsageError(f"the question stands last, got the image {last}; put it behind the images, in quotes")
     images, question = ([*front, last], None) if named else (front, last)

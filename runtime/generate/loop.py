@@ -7,6 +7,7 @@ Models of one axis it takes, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ from edgeprune.runtime.generate.positions import compact, kept, placeholders
 from edgeprune.runtime.generate.sampling import choose
 
 __all__ = ["Loop"]
+
+SINCE = {1: (1, 23), 3: (1, 29)}
+"""axes of the positions -> the first ONNX Runtime that has what the builder makes such a decoder of: the inputs of its
+GroupQueryAttention, and MRotaryEmbedding (run: 1.22 and 1.28 refuse, these answer like torch)"""
 
 
 class Loop:
@@ -44,8 +49,10 @@ class Loop:
 
     @classmethod
     def open(cls, folder: Folder, threads: int | None = None) -> Loop:
-        """Raises BundleError when a graph of the folder cannot be opened, MissingPackageError without onnxruntime."""
+        """Raises BundleError when a graph of the folder cannot be opened, RequestError when the installed ONNX Runtime
+        is too old for it, MissingPackageError without one."""
         made = folder.manifest
+        _check_release(folder)
         path = folder.file(made.decoder.file)
         decoder = Decoder.open(path, made.context_length, made.decoder.head_size, threads)
         embedding = open_session(folder.file(made.embedding), "cpu", threads)
@@ -150,3 +157,16 @@ class Loop:
             for layer, values in zip(found, one.extras.values(), strict=True):
                 layer[start : start + len(values)] = values
         return found
+
+
+def _check_release(folder: Folder) -> None:
+    import onnxruntime
+
+    given = str(onnxruntime.__version__)
+    numbers = tuple(int(number) for number in re.findall(r"\d+", given)[:2])
+    if numbers < (since := SINCE[3 if folder.manifest.axes == 3 else 1]):
+        least = ".".join(map(str, since))
+        raise RequestError(
+            f"the decoder of {folder.path} needs ONNX Runtime {least} or newer, {given} is installed; "
+            f"pip install 'onnxruntime>={least}'"
+        )

@@ -71,6 +71,7 @@ REFUSED: list[tuple[tuple[object, ...], str]] = [
     (("nowhere.png", COLOR), "an image must be a file; there is none at nowhere.png"),
     ((ONE, "what <image> is it?"), "must have one placeholder (token 3) for each image, got 2 for 1"),
     ((*[ONE] * 8, COLOR), "must fit into 512 tokens"),
+    ((ONE, "color " * 600), "the prompt alone has 6"),
     ((ONE, COLOR, "--temperature", "-1"), "temperature must be 0 or above, got -1.0"),
     ((ONE, COLOR, "--top-p", "0"), "top_p must be above 0 and at most 1, got 0.0"),
 ]

@@ -23,6 +23,7 @@ GENAI = {
     "llava next": "",
     "llava onevision": "",
     "internvl": "",
+    "internvl tiles": "",
     "qwen2 vl": FROM_THE_GRID,
     "qwen2.5 vl": FROM_THE_GRID,
     "qwen3 vl": FROM_THE_GRID,

@@ -165,3 +165,9 @@ def test_features_of_deeper_layers_reach_a_smaller_decoder(
             added.append(loop._read(prompt)[0] - loop._read(without)[0])
     whole, small = added
     assert whole @ small > 0.9 * np.linalg.norm(whole) * np.linalg.norm(small)
+
+
+def test_an_onnx_runtime_that_is_too_old_is_named(made: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", "1.28.0")
+    with pytest.raises(RequestError, match=r"needs ONNX Runtime 1.29 or newer, 1.28.0 is installed"):
+        open_model(made("qwen3 vl").model.folder.path, "cpu", 1)
