@@ -50,7 +50,7 @@ NOT_RUN = {
         JETSON: "reads from the Hugging Face hub",
     },
     "docs/browser.md": {
-        "npm install @huggingface/transformers@4": "changes the reader's environment",
+        "npm install --ignore-scripts @huggingface/transformers@4": "changes the reader's environment",
         "edgeprune assemble web-bundle --engine transformersjs --node-modules node_modules --output page": (
             "needs transformers.js"
         ),

@@ -33,10 +33,21 @@ from edgeprune.errors import BundleError, RequestError
 from edgeprune.export.assemble.parts import Parts
 from edgeprune.export.lint import lint, refuse
 from edgeprune.export.storage import INLINE_NBYTES, SMALL_NBYTES, weights_nbytes
+from edgeprune.runtime.generate.chat import PLAIN
 from edgeprune.runtime.generate.folder import Assembled
 from edgeprune.runtime.images.preprocess import Preprocessing
 
-__all__ = ["check", "embedding", "fixed_cache", "float32_ends", "placeholders", "preprocessor", "save", "write"]
+__all__ = [
+    "check",
+    "embedding",
+    "fixed_cache",
+    "float32_ends",
+    "placeholders",
+    "preprocessor",
+    "save",
+    "template",
+    "write",
+]
 
 VISION, EMBEDDING, DECODER = "onnx/vision_encoder", "onnx/embed_tokens", "onnx/decoder_model_merged"
 DTYPES = {"float32": "fp32", "float16": "fp16", "int4": "q4"}
@@ -241,9 +252,13 @@ def _write_texts(folder: Path, parts: Parts) -> None:
         **placeholders(given.size, keep),
     }
     (folder / "processor_config.json").write_text(json_text(processor), encoding="utf-8")
-    template = f"{{% set image = {json.dumps(texts.placeholder_text)} %}}{texts.template}"
-    own = {"chat_template": template if "image +" in texts.template else texts.template}
+    own = {"chat_template": template(texts.template, texts.placeholder_text)}
     _change(folder / "tokenizer_config.json", {**own, "tokenizer_class": "PreTrainedTokenizer"})
+
+
+def template(given: str, image: str) -> str:
+    """A chat template that needs no more than messages; PLAIN takes the placeholder of an image from outside."""
+    return f"{{% set image = {json.dumps(image)} %}}{given}" if given == PLAIN else given
 
 
 def placeholders(size: tuple[int, int], keep: int) -> dict[str, int]:

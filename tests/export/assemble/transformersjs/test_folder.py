@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -19,6 +20,7 @@ from edgeprune.errors import BundleError, RequestError
 from edgeprune.export.assemble import Request, transformersjs
 from edgeprune.export.assemble.library import FILES, library_files, place_library
 from edgeprune.export.assemble.request import check as check_request
+from edgeprune.runtime.generate.chat import PLAIN
 from edgeprune.runtime.generate.folder import Assembled, Decoder, Prompt
 from edgeprune.runtime.images.preprocess import Preprocessing
 from tests.brightest import MakeBundle
@@ -107,6 +109,14 @@ def test_the_steps_to_pixels_are_named_as_transformersjs_names_them() -> None:
         "do_center_crop": True, "crop_size": {"height": 48, "width": 48},
         "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3,
     }.items()  # fmt: skip
+
+
+def test_the_plain_template_needs_no_more_than_messages() -> None:
+    template = jinja2.Template(transformersjs.template(PLAIN, "<image>"))
+    content = [{"type": "image"}, {"type": "text", "text": "what is it?"}]
+    said = template.render(messages=[{"role": "user", "content": content}], add_generation_prompt=True)
+    assert said == "USER: <image>\nwhat is it? ASSISTANT:"
+    assert transformersjs.template("{{ messages }}", "<image>") == "{{ messages }}"
 
 
 # What is refused
