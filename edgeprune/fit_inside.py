@@ -55,6 +55,11 @@ def build_reducer(
         raise MethodError(
             f"{method_name} {why}, and --inside {name} merges or drops some on the way; use {', '.join(able)}"
         )
+    if encoder.headed and not method.traits.keeps_all:
+        raise MethodError(
+            f"the head of {encoder.family} reads what the steps leave, and no tokens are handed out for {method_name} "
+            "to choose; use --method none, whose --keep is what the last step leaves"
+        )
     if pooled > 1:
         apart = [one for one in able if not pruners.get(one).traits.pools_tiles]
         raise MethodError(
@@ -73,7 +78,7 @@ def build_reducer(
 def with_inside(
     encoder: Encoder, name: str, reducer: Reducer, steps: Sequence[Step], method: Method, origin: bool = False
 ) -> Encoder:
-    """The encoder with the reducer's steps in it.
+    """The encoder with the reducer's steps in it. A method that keeps all must be made for what the last one leaves.
 
     origin: whether the graph hands out where each patch went
 
@@ -137,7 +142,7 @@ def _check_encoder(encoder: Encoder, name: str, reducer: Reducer) -> None:
             f"{name} reads attention between tokens, and a token of {encoder.family} is {encoder.unit} patches; use "
             f"{', '.join(able)}"
         )
-    if encoder.detects and reducer.merges:
+    if encoder.kind == "detections" and reducer.merges:
         raise MethodError(
             f"{encoder.family} detects worse on merged tokens than on fewer of them; use --method bavit or received"
         )

@@ -68,6 +68,12 @@ class Steps:
         batch, count, width = patches.shape
         return patches.reshape(batch, count // self._unit, self._unit * width)
 
+    def mean(self, hidden: Tensor) -> Tensor:
+        """[B, S, C] -> [B, C], of all patches: each row as often as it stands for patches."""
+        tower = self._encoder.tower
+        rows = hidden[:, tower.prefix : hidden.shape[1] - tower.suffix]
+        return torch.einsum("bn,bnc->bc", self._size, rows) / self._size.sum(dim=1)[:, None]
+
     def as_last(self, hidden: Tensor) -> Tensor:
         """Hidden states of an earlier layer, with the rows of the last one."""
         for mix in self._mixes:

@@ -50,6 +50,10 @@ class Request:
     """where, as text: layers:tokens of each step"""
     encoder_cost: float | None = None
     """or the share of the unpruned encoder's multiply-adds that steps are chosen for"""
+    correction: Path | None = None
+    """what `edgeprune calibrate` wrote for the same method, steps and tower"""
+    adapted: Path | None = None
+    """the tower's weights that `edgeprune adapt` wrote, or their folder"""
     outputs: tuple[str, ...] = ()
     """which of OPTIONAL the graph hands out as well"""
     model: str | None = None
@@ -65,6 +69,8 @@ class Request:
     video: bool = False
     size: str | None = None
     """height x width of images in pixels, as text, for an encoder that can be brought to another size"""
+    head: bool = False
+    """whether the checkpoint's classifier is exported: logits in place of tokens"""
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None

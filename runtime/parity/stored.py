@@ -4,7 +4,8 @@
 leading batch dimension B:
 
     scene00/pixel_values  [B, 3, H, W] float32, or uint8 [B, H, W, 3]
-    scene00/tokens        [B, K, D] float32; of a detector logits and pred_boxes, [B, T, D] float32
+    scene00/tokens        [B, K, D] float32; of a detector logits and pred_boxes, [B, T, D] float32;
+                          of a classifier logits, [B, classes] float32
     scene00/indices       [B, K] int32
     scene00/scores        [B, N] float32
 

@@ -81,7 +81,7 @@ class Verdict:
     error_relative: float
     """the same over the largest of these quantities"""
     token_error: float
-    """the largest ||a - b|| / ||b|| of tokens that are of the same patches; of a detector, of its rows"""
+    """the largest ||a - b|| / ||b|| of tokens that are of the same patches; of a head, of its rows"""
     tokens: int
     """how many were compared"""
     reasons: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ def compare(
     """Judge one run, image by image.
 
     reference, got: outputs by name: indices [B, K] int32, scores [B, N] float32, picks [B, K] and origin [B, N] where
-        the graph has them, tokens [B, K, D] or a detector's rows, extras [B, K, D], or positions [3, K]
+        the graph has them, tokens [B, K, D] or a head's rows, extras [B, K, D], or positions [3, K]
     dtype: what the device computes in, float32 or float16: the bounds go with it
     rule: as the manifest has it, {"name": ..., parameters}
     quantities: what the rule replays, by name, [B, ...]
@@ -211,7 +211,7 @@ def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np
     if undecided:
         return np.zeros(0), {}
     if "tokens" not in reference:
-        errors = {name: relative(reference[name], got[name]) for name in extras}
+        errors = {name: np.atleast_1d(relative(reference[name], got[name])) for name in extras}
         return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
     _, at, where = np.intersect1d(reference["indices"], got["indices"], return_indices=True)
     if "origin" in reference and not any(

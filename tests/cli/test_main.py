@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -142,7 +144,13 @@ def test_a_wrong_request_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--keep", 145), ("--keep", 4, "--target", "x"), ("--keep", 4, "--model", "no/where")], ids=str
+    "arguments",
+    [
+        ("--keep", 145),
+        ("--keep", 4, "--target", "x"),
+        pytest.param(("--keep", 4, "--model", "no/where"), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_fresh_process_says_no_more_than_that_line(
     desk: Path, tmp_path: Path, arguments: tuple[object, ...], said: Said, process: Process
@@ -179,9 +187,13 @@ def test_debug_shows_the_traceback(module: Process) -> None:
 
 
 def help_of(*verb: str) -> str:
-    command = [sys.executable, "-B", "-m", "edgeprune", *verb, "--help"]
-    environment = os.environ | {"COLUMNS": "80"}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    from edgeprune.cli import cli
+
+    text = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(text):
+        patched.setenv("COLUMNS", "80")
+        cli.main([*verb, "--help"], prog_name="edgeprune", standalone_mode=False)
+    return text.getvalue()
 
 
 def all_help() -> str:

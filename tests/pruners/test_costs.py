@@ -70,7 +70,7 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
     assert said
     method: Any
     if name == "bavit":
-        method = bavit.Method(KEEP, Scorer(FRONT).eval())
+        method = bavit.Method(KEEP, Scorer(FRONT).eval(), side=1)
     else:
         method = pruners.get(name)(PATCHES if name == "none" else KEEP)  # type: ignore[call-arg]  # a Protocol has none
     if name == "zoo":  # as `prepared` makes it of a projector of these sizes
