@@ -85,6 +85,14 @@ def with_inside(
     Raises RequestError when the steps do not fit, MethodError when the method reads a layer in front of the last one.
     """
     check_steps(steps, encoder, method.keep)
+    rows = encoder.patches
+    for step in steps:
+        if rows - step.keep > reducer.most * rows:
+            raise RequestError(
+                f"{name} merges up to {reducer.most:.0%} of the rows at a step, {rows} to "
+                f"{rows - int(reducer.most * rows)} or more, got {step.keep} behind layer {step.layer}; take more steps"
+            )
+        rows = step.keep
     last = steps[-1].layer
     for layer in method.layers(encoder.layer):
         if layer < last:

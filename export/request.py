@@ -130,9 +130,14 @@ def _name(model: str | None) -> str:
 
 def _check_method(request: Request) -> None:
     entries = {entry.name: entry for entry in catalog.methods()}
+    reducers = {entry.name: entry for entry in catalog.reducers()}
+    if (name := request.method.replace("-", "_")) in reducers and name not in entries:
+        raise MethodError(
+            f"{request.method} shortens the encoder itself; a method behind it chooses what leaves: --method fastervlm "
+            f"--inside {name}, with --encoder-cost or --schedule"
+        )
     if request.method not in entries:
         raise MethodError(unknown_name("method", request.method, entries))
-    reducers = {entry.name: entry for entry in catalog.reducers()}
     if request.inside is not None and request.inside not in reducers:
         raise MethodError(unknown_name("reducer", request.inside, reducers))
     own, others = split_options(request)

@@ -92,6 +92,18 @@ WRONG: dict[tuple[object, ...], str] = {
     EXPORT: r"--keep must say how many of the 144 patches to keep \(1\.\.144\); it is missing",
     ("export", "--keep", 4): r"Missing option '--method' \(see edgeprune export --help\)",
     ("export", "--method", "fastervml", "--keep", 4): r"no method 'fastervml'; .* Did you mean 'fastervlm'\?",
+    ("export", "--method", "zero-tprune", "--keep", 4): (
+        "zero-tprune shortens the encoder itself; a method behind it chooses what leaves: .* --inside zero_tprune"
+    ),
+    (*EXPORT, "--keep", 4, "--inside", "cells", "--schedule", "official"): (
+        "--schedule official needs a reducer whose paper has a fixed one, .*; got cells and 5; give layers:tokens"
+    ),
+    (*EXPORT, "--keep", 4, "--inside", "cells", "--schedule", "2:80", "--option", "score=colum"): (
+        r"no score 'colum'; have auto, cls, .* Did you mean 'column'"
+    ),
+    (*EXPORT, "--keep", 4, "--inside", "tome", "--schedule", "2:60"): (
+        "tome merges up to 50% of the rows at a step, 144 to 72 or more, got 60 behind layer 2; take more steps"
+    ),
     ("export", "--method", "none", "--keep", 4): r"none keeps all 144 patches, got keep 4; leave --keep out",
     (*EXPORT, "--keep", 4, "--target", "jetson-orion"): r"no target 'jetson-orion'; .* Did you mean 'jetson-orin'\?",
     (*EXPORT, "--keep", 4, "--target", "my.toml"): r"my\.toml cannot be read: No such file",

@@ -97,9 +97,9 @@ def test_flowcut_leaves_out_a_layer_in_front_of_another_step() -> None:
 @pytest.mark.parametrize("has_cls", [True, False])
 def test_auto_is_the_cls_row_where_there_is_one(has_cls: bool) -> None:
     rows = rows_at(Step(2, 11), PATCHES, 3, has_cls=has_cls)
-    wanted = np.stack([by_hand("cls" if has_cls else "column", rows, image, int(has_cls)) for image in range(3)])
+    wanted = np.stack([by_hand("cls" if has_cls else "keys", rows, image, int(has_cls)) for image in range(3)])
     made = Reducer().prepared(has_cls, 4)
-    assert made.options()["score"] == ("cls" if has_cls else "column")
+    assert made.options()["score"] == ("cls" if has_cls else "keys")
     for reducer in (Reducer(), made):
         np.testing.assert_allclose(reducer.select(rows.step, rows.taps, {}).scores.numpy(), wanted, **CLOSE)
         np.testing.assert_allclose(reducer.official(rows.step, rows.eager, {}).scores.numpy(), wanted, **CLOSE)
