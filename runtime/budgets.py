@@ -27,6 +27,8 @@ class Budgets:
     """why they do not, or cannot be cut here; empty where they can"""
     greedy: bool = False
     """whether the scores are gains of picks, and -inf elsewhere"""
+    stepped: bool = False
+    """whether steps inside the encoder leave patches without a score, which is then -inf"""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Budgets:
@@ -37,7 +39,7 @@ class Budgets:
             return cls(f"this bundle of {method} has no picks, the order in which it chose; {again}")
         if manifest.pooled:
             return cls(f"the {manifest.tiles} tiles of this bundle share one budget; {again}")
-        return cls("", greedy=manifest.rule.get("name") == "greedy")
+        return cls("", greedy=manifest.rule.get("name") == "greedy", stepped=bool(manifest.inside))
 
     def check(self, what: str) -> None:
         """Raises RequestError where the kept sets do not nest; `what` needs it."""
