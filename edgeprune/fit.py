@@ -85,10 +85,11 @@ def build_method(
 def _check_place(method: type[Method], name: str, encoder: Encoder) -> None:
     """Raises MethodError when the encoder cannot go on with the tokens that the method keeps."""
     inside = method.traits.inside
-    if encoder.detects and not method.traits.detects:
-        able = [one for one in pruners.names() if pruners.get(one).traits.detects]
+    if encoder.headed and not method.traits.under_head:
+        able = [one for one in pruners.names() if pruners.get(one).traits.under_head]
         raise MethodError(
-            f"{name} drops tokens behind the encoder, and {encoder.family} detects inside it; use {', '.join(able)}"
+            f"{name} drops tokens behind the encoder, too late for the head of {encoder.family}, which gives "
+            f"{encoder.kind}; use {', '.join(able)}"
         )
     if inside and not _any_length(encoder):
         raise MethodError(

@@ -49,12 +49,16 @@ def build_reducer(
     Raises MethodError when there is no such reducer or option, or encoder or method cannot go with steps inside.
     """
     reducer = inside.get(name)
-    _check_encoder(encoder, name, reducer)
     able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
     if not method.traits.behind_steps:
         why = "drops tokens inside the encoder itself" if method.traits.inside else "needs every patch in its place"
         raise MethodError(
             f"{method_name} {why}, and --inside {name} merges or drops some on the way; use {', '.join(able)}"
+        )
+    if encoder.headed and not method.traits.keeps_all:
+        raise MethodError(
+            f"the head of {encoder.family} reads what the steps leave, and no tokens are handed out for {method_name} "
+            "to choose; use --method none, whose --keep is what the last step leaves"
         )
     if pooled > 1:
         apart = [one for one in able if not pruners.get(one).traits.pools_tiles]
@@ -67,19 +71,28 @@ def build_reducer(
     built: Reducer = make(
         **{option: catalog.option_value(name, option, text, kinds) for option, text in (options or {}).items()}
     )
-    return built
+    _check_encoder(encoder, name, built)
+    return built.prepared(encoder.tower.has_cls, encoder.layer)
 
 
 def with_inside(
     encoder: Encoder, name: str, reducer: Reducer, steps: Sequence[Step], method: Method, origin: bool = False
 ) -> Encoder:
-    """The encoder with the reducer's steps in it.
+    """The encoder with the reducer's steps in it. A method that keeps all must be made for what the last one leaves.
 
     origin: whether the graph hands out where each patch went
 
     Raises RequestError when the steps do not fit, MethodError when the method reads a layer in front of the last one.
     """
     check_steps(steps, encoder, method.keep)
+    rows = encoder.patches
+    for step in steps:
+        if rows - step.keep > reducer.most * rows:
+            raise RequestError(
+                f"{name} merges up to {reducer.most:.0%} of the rows at a step, {rows} to "
+                f"{rows - int(reducer.most * rows)} or more, got {step.keep} behind layer {step.layer}; take more steps"
+            )
+        rows = step.keep
     last = steps[-1].layer
     for layer in method.layers(encoder.layer):
         if layer < last:
@@ -116,19 +129,25 @@ def _contiguous(encoder: Encoder) -> bool:
     return groups is None or bool((groups.flatten() == torch.arange(groups.numel())).all())
 
 
-def _check_encoder(encoder: Encoder, name: str, reducer: type[inside.Reducer]) -> None:
+def _check_encoder(encoder: Encoder, name: str, reducer: Reducer) -> None:
     tower = encoder.tower
     windowed = any(len(getattr(module, WINDOWS, [1])) > 1 for module in tower.attention)
     if windowed or not tower.blocks or not _contiguous(encoder) or encoder.pooling is not None:
         raise MethodError(
             f"--inside needs layers that take any number of tokens; those of {encoder.family} do not; leave it out"
         )
-    if encoder.detects and reducer.merges:
+    if encoder.unit > 1 and reducer.by_patch:
+        able = [one for one in inside.names() if not inside.get(one).by_patch]
+        raise MethodError(
+            f"{name} reads attention between tokens, and a token of {encoder.family} is {encoder.unit} patches; use "
+            f"{', '.join(able)}"
+        )
+    if encoder.kind == "detections" and reducer.merges:
         raise MethodError(
             f"{encoder.family} detects worse on merged tokens than on fewer of them; use --method bavit or received"
         )
     if reducer.needs_cls and not tower.has_cls:
-        able = [one for one in inside.names() if not inside.get(one).needs_cls]
+        able = [one for one in inside.names() if not inside.get(one)().needs_cls]
         raise MethodError(
             f"{name} reads the [CLS] row of the attention; {encoder.family} has no [CLS] token. Use {', '.join(able)}"
         )

@@ -68,6 +68,12 @@ class Steps:
         batch, count, width = patches.shape
         return patches.reshape(batch, count // self._unit, self._unit * width)
 
+    def mean(self, hidden: Tensor) -> Tensor:
+        """[B, S, C] -> [B, C], of all patches: each row as often as it stands for patches."""
+        tower = self._encoder.tower
+        rows = hidden[:, tower.prefix : hidden.shape[1] - tower.suffix]
+        return torch.einsum("bn,bnc->bc", self._size, rows) / self._size.sum(dim=1)[:, None]
+
     def as_last(self, hidden: Tensor) -> Tensor:
         """Hidden states of an earlier layer, with the rows of the last one."""
         for mix in self._mixes:
@@ -80,16 +86,16 @@ class Steps:
         tower = self._encoder.tower
         rows = features.shape[1]
         modules = tower.attention[:layer]
-        last = self._seen.attention[modules[-1]]
+        seen = [self._seen.attention[module] for module in modules]
         return Eager(
             [self._columns(self._seen.maps[module], rows, 3) for module in modules],
             features,
             projected,
             self._encoder.grid,
             tower.prefix,
-            self._columns(last.key, rows, 2),
+            self._columns(seen[-1].key, rows, 2),
             projector,
-            values=torch.empty(0) if last.value is None else self._columns(last.value, rows, 2),
+            values=[self._columns(one.value, rows, 2) for one in seen if one.value is not None],
             names=self.names,
             size=self._size[:, : features.shape[1]],
             hidden=self._hidden,
@@ -180,5 +186,6 @@ def _mix(reduction: Reduction, trail: Tensor, size: Tensor) -> tuple[Tensor, Ten
     places = reduction.rows.shape[1] + reduction.hidden
     shares = torch.stack([(trail == at) * size for at in range(places)], dim=1)
     total = shares.sum(dim=2)
-    mix = shares / total[:, :, None] if reduction.weights is None else reduction.weights
+    means = torch.where(total[:, :, None] > 0, shares / total[:, :, None], 0.0)  # 0 of a hidden row of nothing
+    mix = means if reduction.weights is None else reduction.weights
     return mix, total if reduction.size is None else reduction.size

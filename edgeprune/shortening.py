@@ -31,6 +31,8 @@ __all__ = ["Choose", "Rows", "dropping", "shortening", "trail_of"]
 
 Choose = Callable[[Step, Tensor, "Rows"], Reduction]
 """(step, [B, n, C] the rows of patches there, what became of them so far) -> what becomes of them now"""
+UNSEEN = -1000.0
+"""added to the logits of a hidden row that stands for no patch"""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Rows:
         count = (hidden.shape[1] - self.tower.prefix - self.tower.suffix) // self.unit
         shorter = reduced(self.tower, hidden, reduction, self.size, self.unit)
         into = trail_of(reduction, count)
-        if reduction.into is not None or self.size is not None:
+        if reduction.into is not None or reduction.size is not None or self.size is not None:
             self.size = _size(reduction, count, self.size, into)
         earlier = self.names
         self.names = reduction.rows if earlier is None else earlier.gather(1, reduction.rows)
@@ -94,6 +96,8 @@ class Rows:
         ends = (self.size.new_zeros(self.size.shape[0], count) for count in (self.tower.prefix, self.tower.suffix))
         front, back = ends
         logs = self.size.log()
+        if self.hidden:  # one may stand for nothing: no logarithm of it, and exp(UNSEEN) is 0 in every precision
+            logs = torch.where(self.size > 0.5, self.size.clamp_min(1).log(), UNSEEN)
         if self.unit > 1:
             logs = logs.repeat_interleave(self.unit, dim=1)
         logs = torch.cat([part for part in (front, logs, back) if part.shape[1]], dim=1)
@@ -107,7 +111,7 @@ class Rows:
             entering = reduction.scores.shape[1] if reduction.into is None else reduction.into.shape[1]
             if count == entering:
                 hidden = reduced(self.tower, hidden, reduction, size, self.unit)
-            if reduction.into is not None or size is not None:
+            if reduction.into is not None or reduction.size is not None or size is not None:
                 size = _size(reduction, entering, size, trail_of(reduction, entering))
         return hidden
 
@@ -158,7 +162,8 @@ def _weights(reduction: Reduction, size: Tensor | None) -> Tensor:
     weights = _members(reduction).float()
     if size is not None:
         weights = weights * size.unsqueeze(1)
-    return weights / weights.sum(dim=-1, keepdim=True)
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / (total.clamp_min(1) if reduction.hidden else total)  # a hidden row of nothing is 0
 
 
 def _size(reduction: Reduction, count: int, size: Tensor | None, into: Tensor) -> Tensor:

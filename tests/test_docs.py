@@ -97,7 +97,7 @@ def has(place: Any, name: str) -> bool:
 
 
 def test_every_block_is_of_a_language_that_tests_know(page: str) -> None:
-    assert set(languages(TEXTS[page])) <= {"c", "cmake", "cpp", "sh", "python", "text", "yaml"}
+    assert set(languages(TEXTS[page])) <= {"c", "cmake", "cpp", "js", "sh", "python", "text", "yaml"}
 
 
 def test_there_are_commands_to_check() -> None:

@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -90,9 +90,9 @@ class Eager:
     projector: nn.Module = field(default_factory=nn.Identity)
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, 3, H, W]; and, for a method that drops tokens inside the encoder, features are the patches there"""
-    values: Tensor = field(default_factory=lambda: torch.empty(0))
-    """[B, H, prefix + n, d] of that layer; at a step inside the encoder, and behind one, n rows stand for the N tokens,
-    and rows that are attended to only have neither columns nor keys"""
+    values: Sequence[Tensor] = ()
+    """[B, H, prefix + n, d] per layer; at a step inside the encoder, and behind one, n rows stand for the N tokens, and
+    rows that are attended to only have neither columns, keys nor values"""
     names: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, n] int64, the places of the grid that these rows go under"""
     size: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -174,14 +174,32 @@ class Method:
         return 0
 
 
-def depth_of(method: Method, layers: int, detects: bool) -> int | None:
-    """How many layers of the encoder see every token; None: all, tokens are dropped behind it.
+class Placed(Protocol):
+    """What the place of a method hangs on, of an encoder."""
 
-    layers: in front of the features
-    detects: whether the encoder is a detector, in which every method has to drop inside
-    """
-    inside = method.steps(layers)
-    return inside[0] if inside else 0 if detects else None
+    @property
+    def layer(self) -> int:
+        """Layers in front of the features."""
+        ...
+
+    @property
+    def headed(self) -> bool:
+        """Whether a head reads the last of them, so that every method has to drop inside."""
+        ...
+
+    @property
+    def inside(self) -> object | None:
+        """The steps that shorten the sequence on the way; the method chooses behind them then."""
+        ...
+
+
+def depth_of(method: Method, encoder: Placed) -> int | None:
+    """How many layers of the encoder see every token in front of where the method drops some; None: it chooses behind
+    all of them."""
+    if encoder.inside is not None:
+        return None
+    steps = method.steps(encoder.layer)
+    return steps[0] if steps else 0 if encoder.headed else None
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class TestDroppingInside:
         given: dict[str, Any] = {"keep": 0.6, "uint8": True, "options": {"spread": "true"}}
         done = export_bundle(self.request(yolos_folder, tmp_path / "out", scorer, **given))
         assert done.manifest.keep == 28  # 28.8 of 48, and blocks of four
-        assert done.manifest.detects
+        assert done.manifest.kind == "detections"
         assert done.manifest.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
         assert done.manifest.outputs["logits"].shape == (1, 5, 4)
         assert done.manifest.outputs["pred_boxes"].shape == (1, 5, 4)

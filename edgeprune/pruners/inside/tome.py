@@ -5,6 +5,8 @@
     the r rows a of the highest c join their b:  x_b <- (s_b x_b + sum s_a x_a) / (s_b + sum s_a), sizes s likewise
     later logits += log s
 
+--schedule official: as many rows behind every layer.
+
 score[a] = 1 - c[a], score[b] = 4: what is not merged, and what others join, goes on.
 
 Paper   https://arxiv.org/abs/2210.09461 (section 3); written from its formula
@@ -34,6 +36,7 @@ class Reducer(inside.Reducer):
     depths: ClassVar[tuple[float, ...]] = (0.17, 0.33, 0.5, 0.67, 0.83)
     even: ClassVar[bool] = True
     most: ClassVar[float] = 0.5
+    every: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = (
         "rows merge behind a whole layer; the paper merges between its attention and its MLP",
         "rows stay in raster order of the patch that others joined; the paper puts those that joined nothing first",
@@ -85,9 +88,7 @@ class Reducer(inside.Reducer):
         target[:, ::2] = torch.where(place[:, ::2] < 0, 2 * nearest + 1, target[:, ::2])
         scores = torch.full((batch, count), TAKES)
         scores[:, ::2] = 1 - highest
-        return Reduction(
-            rows, scores, into=place.gather(1, target), quantities={"similarity": torch.bmm(unit, unit.mT)}
-        )
+        return Reduction(rows, scores, into=place.gather(1, target), quantities={"alike": alike})
 
 
 def _merged(count: int, step: Step) -> int:

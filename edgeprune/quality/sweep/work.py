@@ -99,8 +99,9 @@ def export(place: Place, graph: Graph, into: Path) -> dict[str, Any]:
             raise
         except EdgepruneError as error:
             return {"refused": str(error)}
-        if manifest.detects:
-            return {"refused": f"{manifest.model.family} detects and gives no tokens; `edgeprune bavit eval` judges it"}
+        if manifest.kind != "tokens":
+            judge = "; `edgeprune bavit eval` judges it" if manifest.kind == "detections" else ""
+            return {"refused": f"{manifest.model.family} gives {manifest.kind} and no tokens{judge}"}
         cuts = not Budgets.of(manifest).refused and not graph.variant.inside  # whose steps go with the budget
         return {
             "refused": "",
