@@ -77,7 +77,10 @@ def test_every_link_leads_somewhere(page: str) -> None:
             assert not anchor or anchor in anchors(found.read_text(encoding="utf-8")), link
 
 
-PARITY = ("runtime.parity.verdict", "runtime.parity.verify", "runtime.parity.decisions", "runtime.parity.greedy")
+PARITY = (
+    "pruners.inside",
+    *(f"runtime.parity.{name}" for name in ("verdict", "verify", "decisions", "greedy", "inside")),
+)
 
 
 def test_what_the_page_of_parity_names_is_in_the_code() -> None:

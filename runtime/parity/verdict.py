@@ -225,7 +225,9 @@ def _rows(
     if "tokens" not in reference:
         errors = {name: relative(reference[name], got[name]) for name in extras}
         return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
-    kept = [places(one, steps)[one["indices"]] if steps else one["indices"] for one in (reference, got)]
+    kept = [
+        places(one, steps)[one["indices"].astype(np.int64)] if steps else one["indices"] for one in (reference, got)
+    ]
     _, at, where = np.intersect1d(*kept, return_indices=True)
     if "origin" in reference and not steps:  # a token of the same members, which joined it in the same way
         same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)
