@@ -2,8 +2,9 @@
 
 A method's class has `traits`, a call of `edgeprune.traits.Traits` with literals, and its file's head says what it does
 and which paper it is from. An encoder declares MODEL_TYPES, OPTIONS and HAS, literals, the last for each kind of tower.
-What a method needs and an encoder does not have is why it is refused there. One that has detection tokens detects
-inside, and refuses what drops tokens behind it. The code that refuses is `edgeprune.fit`, and tests hold both together.
+What a method needs and an encoder does not have is why it is refused there. One that is read by a head, a detector's or
+a classifier's, refuses what drops tokens behind it. The code that refuses is `edgeprune.fit`, and tests hold both
+together.
 """
 
 from __future__ import annotations
@@ -110,6 +111,11 @@ class Family:
     def title(self) -> str:
         return f"{self.name} with {self.tower}" if self.tower else self.name
 
+    @property
+    def heads(self) -> tuple[bool, ...]:
+        """Without its classifier, and with it where it has one."""
+        return (False, True) if "head" in self.options else (False,)
+
 
 def methods() -> list[Entry]:
     """Every file in edgeprune/pruners, by name."""
@@ -137,9 +143,12 @@ def families() -> list[Family]:
     ]
 
 
-def refusal(method: Entry, family: Family) -> str:
-    """Why the method is refused on the family; empty when it works."""
-    if DETECTS in family.has and not method.traits.detects:
+def refusal(method: Entry, family: Family, head: bool = False) -> str:
+    """Why the method is refused on the family; empty when it works.
+
+    head: with its classifier
+    """
+    if (head or DETECTS in family.has) and not method.traits.under_head:
         return "tokens dropped behind the encoder"
     missing = [one for one in FEATURES if one in method.traits.needs and one not in family.has]
     return f"no {missing[0]}" if missing else ""
@@ -215,7 +224,7 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
 
 def _yes_or_no(text: str) -> bool:
     """Raises ValueError."""
-    return bool(["false", "true"].index(text))
+    return bool(["false", "true"].index(text.lower()))
 
 
 _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {

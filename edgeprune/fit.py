@@ -62,15 +62,14 @@ def build_method(
         raise MethodError(
             f"{name} reads the weights of a two-layer projector; that of {encoder.family} has {has}. Use divprune"
         )
+    typed = _typed(method, name, options or {})
     if scorer is None:
         make: Any = method
-        built: Method = make(keep, **_typed(method, name, options or {}))
-    elif options:
-        raise MethodError(f"{name} has no options, got {', '.join(options)}; they are the scorer's")
+        built: Method = make(keep, **typed)
     else:
         tower, (mean, std) = encoder.tower, pixels
         host = Host(encoder.grid, tower.patch_embedding.kernel_size[0], tower.width, encoder.layer, mean, std)
-        built = method.fitted(keep, scorer, host)
+        built = method.fitted(keep, scorer, host, **typed)
     built = built.prepared(encoder.projector)
     windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
     for layer in built.layers(encoder.layer):
@@ -86,10 +85,11 @@ def build_method(
 def _check_place(method: type[Method], name: str, encoder: Encoder) -> None:
     """Raises MethodError when the encoder cannot go on with the tokens that the method keeps."""
     inside = method.traits.inside
-    if encoder.detects and not method.traits.detects:
-        able = [one for one in pruners.names() if pruners.get(one).traits.detects]
+    if encoder.headed and not method.traits.under_head:
+        able = [one for one in pruners.names() if pruners.get(one).traits.under_head]
         raise MethodError(
-            f"{name} drops tokens behind the encoder, and {encoder.family} detects inside it; use {', '.join(able)}"
+            f"{name} drops tokens behind the encoder, too late for the head of {encoder.family}, which gives "
+            f"{encoder.kind}; use {', '.join(able)}"
         )
     if inside and not _any_length(encoder):
         raise MethodError(
@@ -110,7 +110,7 @@ def _offered(method: type[Method], encoder: Encoder) -> bool:
 
 
 def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[str, Any]:
-    """Options in the types of the method's fields: the type of the field's default, int where that is None."""
-    fields = [field for field in dataclasses.fields(method) if field.name != "keep"]  # type: ignore[arg-type]
+    """Options in the types of the method's fields with a default: the type of that, int where it is None."""
+    fields = [field for field in dataclasses.fields(method) if field.default is not dataclasses.MISSING]  # type: ignore[arg-type]
     kinds = {field.name: "int" if field.default is None else type(field.default).__name__ for field in fields}
     return {option: catalog.option_value(name, option, text, kinds) for option, text in options.items()}

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from edgeprune import catalog, pruners
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
@@ -33,18 +35,36 @@ def parse_steps(text: str) -> tuple[Step, ...]:
 
 
 def build_reducer(
-    encoder: Encoder, name: str, method: Method, method_name: str, options: Mapping[str, str] | None = None
+    encoder: Encoder,
+    name: str,
+    method: Method,
+    method_name: str,
+    options: Mapping[str, str] | None = None,
+    pooled: int = 1,
 ) -> Reducer:
     """The reducer with its options, as text, checked against the encoder and the method behind it.
+
+    pooled: how many tiles are one pool of candidates for the method
 
     Raises MethodError when there is no such reducer or option, or encoder or method cannot go with steps inside.
     """
     reducer = inside.get(name)
+    able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
     if not method.traits.behind_steps:
-        able = [one for one in pruners.names() if pruners.get(one).traits.behind_steps]
         why = "drops tokens inside the encoder itself" if method.traits.inside else "needs every patch in its place"
         raise MethodError(
             f"{method_name} {why}, and --inside {name} merges or drops some on the way; use {', '.join(able)}"
+        )
+    if encoder.headed and not method.traits.keeps_all:
+        raise MethodError(
+            f"the head of {encoder.family} reads what the steps leave, and no tokens are handed out for {method_name} "
+            "to choose; use --method none, whose --keep is what the last step leaves"
+        )
+    if pooled > 1:
+        apart = [one for one in able if not pruners.get(one).traits.pools_tiles]
+        raise MethodError(
+            f"{method_name} chooses of all tiles of an image together, and --inside shortens each by itself; use "
+            f"{', '.join(apart)}"
         )
     kinds = next(one.options for one in catalog.reducers() if one.name == name)
     make: Any = reducer
@@ -58,13 +78,21 @@ def build_reducer(
 def with_inside(
     encoder: Encoder, name: str, reducer: Reducer, steps: Sequence[Step], method: Method, origin: bool = False
 ) -> Encoder:
-    """The encoder with the reducer's steps in it.
+    """The encoder with the reducer's steps in it. A method that keeps all must be made for what the last one leaves.
 
     origin: whether the graph hands out where each patch went
 
     Raises RequestError when the steps do not fit, MethodError when the method reads a layer in front of the last one.
     """
     check_steps(steps, encoder, method.keep)
+    rows = encoder.patches
+    for step in steps:
+        if rows - step.keep > reducer.most * rows:
+            raise RequestError(
+                f"{name} merges up to {reducer.most:.0%} of the rows at a step, {rows} to "
+                f"{rows - int(reducer.most * rows)} or more, got {step.keep} behind layer {step.layer}; take more steps"
+            )
+        rows = step.keep
     last = steps[-1].layer
     for layer in method.layers(encoder.layer):
         if layer < last:
@@ -95,15 +123,26 @@ def check_steps(steps: Sequence[Step], encoder: Encoder, keep: int) -> None:
         raise RequestError(f"--schedule must leave at least the {keep} tokens that --keep asks for, got {rows}")
 
 
+def _contiguous(encoder: Encoder) -> bool:
+    """Whether the patches of each token stand side by side in the tower, tokens in raster order."""
+    groups = encoder.groups
+    return groups is None or bool((groups.flatten() == torch.arange(groups.numel())).all())
+
+
 def _check_encoder(encoder: Encoder, name: str, reducer: Reducer) -> None:
     tower = encoder.tower
     windowed = any(len(getattr(module, WINDOWS, [1])) > 1 for module in tower.attention)
-    if windowed or tower.embeddings is None or encoder.groups is not None or encoder.pooling is not None:
+    if windowed or not tower.blocks or not _contiguous(encoder) or encoder.pooling is not None:
         raise MethodError(
-            f"--inside needs layers that take any number of patches, each of them a token; those of {encoder.family} "
-            "do not; leave it out"
+            f"--inside needs layers that take any number of tokens; those of {encoder.family} do not; leave it out"
         )
-    if encoder.detects and reducer.merges:
+    if encoder.unit > 1 and reducer.by_patch:
+        able = [one for one in inside.names() if not inside.get(one).by_patch]
+        raise MethodError(
+            f"{name} reads attention between tokens, and a token of {encoder.family} is {encoder.unit} patches; use "
+            f"{', '.join(able)}"
+        )
+    if encoder.kind == "detections" and reducer.merges:
         raise MethodError(
             f"{encoder.family} detects worse on merged tokens than on fewer of them; use --method bavit or received"
         )

@@ -51,7 +51,7 @@ class OfficialEncoder(nn.Module):
         """
         if self._encoder.inside is not None:
             return self._stepped(self.pixels(pixel_values), forced)
-        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.detects)) is not None:
+        if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
@@ -94,12 +94,20 @@ class OfficialEncoder(nn.Module):
             out = self.encoder(pixels, output_hidden_states=True)
         hidden = encoder.hidden(out, steps.as_last)
         features = steps.rows(hidden)
-        projected = encoder.project(features)
+        projected = features if encoder.head is not None else encoder.project(features)
         chosen = self._method.official(steps.eager(encoder.layer, features, projected, self.projector))
-        tokens = rows_of(projected, chosen.indices)
-        outputs = [tokens, *steps.named(chosen, self._method.traits.emits)]
+        if encoder.head is not None:
+            read = [hidden[:, at] for at in encoder.head.rows]
+            read += [steps.mean(hidden)] if encoder.head.mean else []
+            outputs = list(self.projector(torch.stack(read, dim=1)))
+        else:
+            outputs = [rows_of(projected, chosen.indices)]
+        outputs += steps.named(chosen, self._method.traits.emits)
         if encoder.positions is not None:
             outputs.append(encoder.positions[:, steps.names.gather(1, chosen.indices)[0]])
+        for layer, projector in encoder.extras.values():
+            earlier = projector(steps.rows(steps.as_last(out.hidden_states[layer])))
+            outputs.append(rows_of(earlier, chosen.indices))
         outputs += [value for trail, scores in steps.taken.values() for value in (trail.to(torch.int32), scores)]
         assert encoder.inside is not None
         if encoder.inside.origin:
@@ -123,7 +131,7 @@ class OfficialEncoder(nn.Module):
         return (*found, chosen.indices.to(torch.int32), chosen.scores, *emitted), chosen
 
     def _masked(self, pixels: Tensor, depth: int, indices: Tensor, end: int) -> tuple[Tensor, ...]:
-        """Tokens at the indices, or what a detector finds, when the layers from `depth` on see no other patches."""
+        """Tokens at the indices, or what the head says, when the layers from `depth` on see no other patches."""
         encoder, tower = self._encoder, self._encoder.tower
         seen = torch.ones(len(pixels), end + tower.suffix, dtype=torch.bool)
         seen[:, tower.prefix : end] = False
@@ -132,9 +140,10 @@ class OfficialEncoder(nn.Module):
         with recording(self.encoder, (), written_out=True, visible=visible):
             out = self.encoder(pixels, output_hidden_states=True)
         hidden = encoder.hidden(out)
-        if encoder.detects:
-            logits, boxes = self.projector(hidden[:, end:])
-            return logits, boxes
+        if encoder.head is not None:
+            read = [hidden[:, at] for at in encoder.head.rows]
+            read += [rows_of(hidden, indices + tower.prefix).mean(dim=1)] if encoder.head.mean else []
+            return tuple(self.projector(torch.stack(read, dim=1)))
         return (rows_of(self.projector(hidden), indices + tower.prefix),)
 
     def _columns(self, x: Tensor, dim: int) -> Tensor:

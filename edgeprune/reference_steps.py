@@ -39,6 +39,7 @@ class Steps:
         """[B, n] int64"""
         self.taken: dict[int, Taken] = {}
         self.quantities: dict[str, Tensor] = {}
+        self._unit = encoder.unit
         self._size = torch.empty(0)
         self._hidden = 0
         self._mixes: list[Tensor] = []
@@ -51,6 +52,9 @@ class Steps:
             self._handles.append(
                 block.register_forward_pre_hook(lambda _, given, step=step: (self._short(step, given[0]), *given[1:]))
             )
+        if self._encoder.tower.rotary:
+            for block in self._encoder.tower.blocks:
+                self._handles.append(block.register_forward_pre_hook(self._turn, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,9 +62,17 @@ class Steps:
             handle.remove()
 
     def rows(self, hidden: Tensor) -> Tensor:
-        """[B, S, C] -> [B, n, C], what a method may choose of."""
+        """[B, S, C] -> [B, n, unit * C], what a method may choose of."""
         tower = self._encoder.tower
-        return hidden[:, tower.prefix : hidden.shape[1] - tower.suffix - self._hidden]
+        patches = hidden[:, tower.prefix : hidden.shape[1] - tower.suffix - self._hidden * self._unit]
+        batch, count, width = patches.shape
+        return patches.reshape(batch, count // self._unit, self._unit * width)
+
+    def mean(self, hidden: Tensor) -> Tensor:
+        """[B, S, C] -> [B, C], of all patches: each row as often as it stands for patches."""
+        tower = self._encoder.tower
+        rows = hidden[:, tower.prefix : hidden.shape[1] - tower.suffix]
+        return torch.einsum("bn,bnc->bc", self._size, rows) / self._size.sum(dim=1)[:, None]
 
     def as_last(self, hidden: Tensor) -> Tensor:
         """Hidden states of an earlier layer, with the rows of the last one."""
@@ -72,18 +84,18 @@ class Steps:
     def eager(self, layer: int, features: Tensor, projected: Tensor, projector: nn.Module) -> Eager:
         """What an official form reads behind so many layers; of maps in front of the last step, rows that are gone."""
         tower = self._encoder.tower
-        end = tower.prefix + features.shape[1]
+        rows = features.shape[1]
         modules = tower.attention[:layer]
         seen = [self._seen.attention[module] for module in modules]
         return Eager(
-            [self._seen.maps[module][..., :end] for module in modules],
+            [self._columns(self._seen.maps[module], rows, 3) for module in modules],
             features,
             projected,
             self._encoder.grid,
             tower.prefix,
-            seen[-1].key[:, :, :end],
+            self._columns(seen[-1].key, rows, 2),
             projector,
-            values=[one.value[:, :, :end] for one in seen if one.value is not None],
+            values=[self._columns(one.value, rows, 2) for one in seen if one.value is not None],
             names=self.names,
             size=self._size[:, : features.shape[1]],
             hidden=self._hidden,
@@ -124,8 +136,10 @@ class Steps:
         self._size, self._hidden = size, reduction.hidden
         ends = torch.ones(len(hidden), tower.prefix + tower.suffix)
         if self._inside.reducer.bias:
-            weight = torch.cat((ends[:, : tower.prefix], size, ends[:, tower.prefix :]), dim=1)
+            every = size.repeat_interleave(self._unit, dim=1)
+            weight = torch.cat((ends[:, : tower.prefix], every, ends[:, tower.prefix :]), dim=1)
             self._seen.bias = weight.log()[:, None, None]
+        mix = torch.stack([torch.kron(one, torch.eye(self._unit)) for one in mix])
         front, back = tower.prefix, tower.prefix + mix.shape[1]
         whole = torch.zeros(len(mix), back + tower.suffix, hidden.shape[1])
         whole[:, :front, :front] = torch.eye(tower.prefix)
@@ -133,6 +147,25 @@ class Steps:
         whole[:, back:, front + mix.shape[2] :] = torch.eye(tower.suffix)
         self._mixes.append(whole)
         return torch.bmm(whole, hidden)
+
+    def _columns(self, x: Tensor, rows: int, dim: int) -> Tensor:
+        """Special tokens in front and rows, the mean of their patches each, along a dimension; the rest is left out."""
+        last, prefix = x.movedim(dim, -1), self._encoder.tower.prefix
+        patches = last[..., prefix : prefix + rows * self._unit].unflatten(-1, (rows, self._unit))  # type: ignore[no-untyped-call]
+        return torch.cat((last[..., :prefix], patches.mean(dim=-1)), dim=-1).movedim(-1, dim)
+
+    def _turn(self, _: Any, given: Any, named: dict[str, Any]) -> tuple[Any, Any]:
+        """Rotary positions of the rows that there are; none for those that are attended to only."""
+        if not self.taken:
+            return given, named
+        turned = []
+        for table, still in zip(named["position_embeddings"], (1.0, 0.0), strict=True):
+            units = table.unflatten(0, (-1, self._unit))
+            images = [units[names].flatten(0, 1) for names in self.names]
+            rest = torch.full((self._hidden * self._unit, table.shape[1]), still)
+            turned.append(torch.stack([torch.cat((image, rest)) for image in images])[:, None])
+        single = len(self.names) == 1
+        return given, {**named, "position_embeddings": tuple(one[0, 0] if single else one for one in turned)}
 
 
 def _went_on(trail: Tensor, scores: Tensor, keep: int) -> Tensor:

@@ -65,6 +65,11 @@ class Reduces(Protocol):
         ...
 
     @property
+    def reads_maps(self) -> bool:
+        """Whether it reads whole attention maps, so that every query is needed."""
+        ...
+
+    @property
     def hidden(self) -> int:
         """Rows that it leaves behind those that may leave the encoder."""
         ...

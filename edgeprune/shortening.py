@@ -7,6 +7,8 @@
     h = layers[step.layer:](h)                   and what is added between them, for the same rows
                                                  attention logits + log(size), where rows stand for several patches
 
+A row is a patch, or the `unit` patches side by side that are merged to one token behind the tower. Rotary positions are
+those of the patches that rows go under; rows that are attended to only are not turned.
 Nothing of the model is replaced or rewritten: hooks on its modules, while the block runs.
 """
 
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from edgeprune.encoders import Tower
 from edgeprune.encoders._attention import Recorded
-from edgeprune.pruners._select import take
+from edgeprune.pruners._select import lower_take, take
 from edgeprune.schedule import Reduction, Step
 
 __all__ = ["Choose", "Rows", "dropping", "shortening", "trail_of"]
@@ -39,6 +41,8 @@ class Rows:
 
     tower: Tower
     bias: bool = False
+    unit: int = 1
+    """patches of a row, one after the other in the tower's order"""
     taken: list[tuple[Step, Reduction]] = field(default_factory=list)
     names: Tensor | None = None
     """[B, n] int64, ascending: the patch that each row goes under; None: every one is there"""
@@ -50,13 +54,30 @@ class Rows:
     carried: Mapping[str, Tensor] = field(default_factory=dict)
 
     def patches(self, hidden: Tensor) -> Tensor:
-        """[B, S, C] -> [B, n, C], without special tokens and hidden rows."""
-        return hidden[:, self.tower.prefix : hidden.shape[1] - self.tower.suffix - self.hidden]
+        """[B, S, C] -> [B, n * unit, C], without special tokens and hidden rows."""
+        return hidden[:, self.tower.prefix : hidden.shape[1] - self.tower.suffix - self.hidden * self.unit]
+
+    def rows(self, hidden: Tensor) -> Tensor:
+        """[B, S, C] -> [B, n, unit * C], the same, row by row."""
+        return _side_by_side(self.patches(hidden), self.unit)
+
+    def turned(self, table: Tensor, still: float) -> Tensor:
+        """A table of rotary positions [P, d] for the rows that there are: [n * unit, d], or [B, 1, n * unit, d].
+
+        still: of a row that is not turned
+        """
+        assert self.names is not None
+        patches = _patches_of(self.names, self.unit)
+        some = lower_take(table, patches, 0)
+        if self.hidden:
+            rest = table.new_full((1, self.hidden * self.unit, table.shape[1]), still)
+            some = torch.cat((some, rest.expand(some.shape[0], -1, -1)), dim=1)
+        return some[0] if isinstance(some.shape[0], int) and some.shape[0] == 1 else some.unsqueeze(1)
 
     def shortened(self, hidden: Tensor, step: Step, reduction: Reduction) -> Tensor:
         """[B, S, C] behind the step, which is remembered."""
-        count = hidden.shape[1] - self.tower.prefix - self.tower.suffix
-        shorter = reduced(self.tower, hidden, reduction, self.size)
+        count = (hidden.shape[1] - self.tower.prefix - self.tower.suffix) // self.unit
+        shorter = reduced(self.tower, hidden, reduction, self.size, self.unit)
         into = trail_of(reduction, count)
         if reduction.into is not None or reduction.size is not None or self.size is not None:
             self.size = _size(reduction, count, self.size, into)
@@ -77,6 +98,8 @@ class Rows:
         logs = self.size.log()
         if self.hidden:  # one may stand for nothing: no logarithm of it, and exp(UNSEEN) is 0 in every precision
             logs = torch.where(self.size > 0.5, self.size.clamp_min(1).log(), UNSEEN)
+        if self.unit > 1:
+            logs = logs.repeat_interleave(self.unit, dim=1)
         logs = torch.cat([part for part in (front, logs, back) if part.shape[1]], dim=1)
         return logs.to(like.dtype)[:, None, None]
 
@@ -84,27 +107,39 @@ class Rows:
         """Hidden states of an earlier layer for the rows that there are at the end: [B, S, C] -> [B, S', C]"""
         size: Tensor | None = None
         for _, reduction in self.taken:
-            count = hidden.shape[1] - self.tower.prefix - self.tower.suffix
+            count = (hidden.shape[1] - self.tower.prefix - self.tower.suffix) // self.unit
             entering = reduction.scores.shape[1] if reduction.into is None else reduction.into.shape[1]
             if count == entering:
-                hidden = reduced(self.tower, hidden, reduction, size)
+                hidden = reduced(self.tower, hidden, reduction, size, self.unit)
             if reduction.into is not None or reduction.size is not None or size is not None:
                 size = _size(reduction, entering, size, trail_of(reduction, entering))
         return hidden
 
 
-def reduced(tower: Tower, hidden: Tensor, reduction: Reduction, size: Tensor | None) -> Tensor:
+def reduced(tower: Tower, hidden: Tensor, reduction: Reduction, size: Tensor | None, unit: int = 1) -> Tensor:
     """[B, S, C] -> the same behind a step; size: [B, n + h] of the rows in front of it, None for one patch each."""
-    rows = hidden[:, tower.prefix : hidden.shape[1] - tower.suffix]
+    patches = hidden[:, tower.prefix : hidden.shape[1] - tower.suffix]
     if reduction.into is None and reduction.weights is None:
-        if reduction.rows.shape[1] == rows.shape[1]:
+        if reduction.rows.shape[1] * unit == patches.shape[1]:
             return hidden  # ascending, distinct and all of them: nothing to take
-        some = take(rows, reduction.rows)
+        some = take(patches, _patches_of(reduction.rows, unit))  # one by one, so that it moves up through the layer
     else:
-        some = (_weights(reduction, size).to(rows.dtype)) @ rows
+        some = _weights(reduction, size).to(patches.dtype) @ _side_by_side(patches, unit)
+        some = some.reshape(some.shape[0], some.shape[1] * unit, patches.shape[2]) if unit > 1 else some
     ends = (hidden[:, : tower.prefix], hidden[:, hidden.shape[1] - tower.suffix :])
     front, back = (end.expand(some.shape[0], -1, -1) for end in ends)
     return torch.cat([part for part in (front, some, back) if part.shape[1]], dim=1)
+
+
+def _side_by_side(patches: Tensor, unit: int) -> Tensor:
+    """[B, n * unit, C] -> [B, n, unit * C]"""
+    batch, count, width = patches.shape
+    return patches if unit == 1 else patches.reshape(batch, count // unit, unit * width)
+
+
+def _patches_of(rows: Tensor, unit: int) -> Tensor:
+    """[B, K] -> [B, K * unit], the patches of each row."""
+    return rows if unit == 1 else (rows.unsqueeze(-1) * unit + torch.arange(unit)).flatten(1)
 
 
 def trail_of(reduction: Reduction, count: int) -> Tensor:
@@ -149,18 +184,19 @@ def _followed(origin: Tensor, into: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def shortening(
-    tower: Tower, steps: Sequence[Step], choose: Choose, seen: Recorded, bias: bool = False
+    tower: Tower, steps: Sequence[Step], choose: Choose, seen: Recorded, bias: bool = False, unit: int = 1
 ) -> Iterator[Rows]:
     """Inside the block the tower goes on behind each step with what `choose` makes of its rows.
 
     steps: of rising layers; layer 0 stands in front of the first, in the output of the embeddings
     seen: what is recorded of its attention, which later layers get the sizes by
     bias: whether they attend to a row in proportion to its size
+    unit: patches of a row
     """
-    rows = Rows(tower, bias)
+    rows = Rows(tower, bias, unit)
 
     def short(step: Step, hidden: Tensor) -> Tensor:
-        shorter = rows.shortened(hidden, step, choose(step, rows.patches(hidden), rows))
+        shorter = rows.shortened(hidden, step, choose(step, rows.rows(hidden), rows))
         seen.bias = rows.mask(shorter)
         return shorter
 
@@ -179,6 +215,8 @@ def shortening(
 
                 assert tower.embeddings is not None
                 stack.enter_context(_hooked(tower.embeddings.register_forward_hook(embedded)))
+        for block in tower.blocks[steps[0].layer :] if steps and tower.rotary else ():
+            stack.enter_context(_hooked(block.register_forward_pre_hook(_turning(rows), with_kwargs=True)))
         if steps and tower.between is not None:
 
             def between(module: Any, given: Any, tables: Tensor) -> _Between:
@@ -186,6 +224,16 @@ def shortening(
 
             stack.enter_context(_hooked(tower.between.register_forward_hook(between)))
         yield rows
+
+
+def _turning(rows: Rows) -> Callable[..., tuple[Any, Any]]:
+    """Gives a block the rotary positions of the rows that there are."""
+
+    def turning(module: Any, given: Any, named: dict[str, Any]) -> tuple[Any, Any]:
+        cos, sin = named["position_embeddings"]
+        return given, {**named, "position_embeddings": (rows.turned(cos, 1), rows.turned(sin, 0))}
+
+    return turning
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ A step inside the encoder (`edgeprune.schedule`) shortens the sequence on the wa
 
 A method that drops tokens inside the encoder is such a step itself, and what it keeps is what leaves.
 
-A detector has logits and pred_boxes instead of tokens: its projector is its heads, on its detection tokens.
+A detector has logits and pred_boxes instead of tokens, a classifier logits: their projector is their head, on the rows
+that it reads.
 It is written the plain way, projecting everything and selecting last; `edgeprune.export.hoist` moves the selection up.
 """
 
@@ -19,7 +20,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeprune.encoders import Encoder
+from edgeprune.bundle import KINDS
+from edgeprune.encoders import Encoder, Head
 from edgeprune.encoders._attention import Recorded, recording
 from edgeprune.pruners import Method, Selection, depth_of
 from edgeprune.pruners._select import lower_take, take
@@ -33,8 +35,8 @@ __all__ = ["PrunedEncoder", "outputs"]
 def outputs(encoder: Encoder, method: Method) -> tuple[str, ...]:
     """The names of what a pruned encoder returns, in order."""
     chosen = ("indices", "scores", *method.traits.emits)
-    if encoder.detects:
-        return ("logits", "pred_boxes", *chosen)
+    if encoder.head is not None:
+        return (*KINDS[encoder.head.kind], *chosen, *_of_steps(encoder))
     places = ["positions"] if encoder.positions is not None else []
     return ("tokens", *chosen, *places, *encoder.extras, *_of_steps(encoder))
 
@@ -56,7 +58,8 @@ class PrunedEncoder(nn.Module):
     Patches that no row goes under have the score -inf.
 
     A method that makes one pool of all tiles returns one image of B * N candidates: [1, K, D], [1, K], [1, B * N].
-    A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens.
+    A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens, a classifier logits
+    [B, classes].
     pixels: what happens to the input first; RawPixels for a graph that takes images as they are
     """
 
@@ -72,12 +75,13 @@ class PrunedEncoder(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         pixels = self.pixels(pixel_values)
-        if (depth := depth_of(self._method, self._encoder.layer, self._encoder.detects)) is not None:
+        if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(pixels, depth)
         encoder, inside = self._encoder, self._encoder.inside
         steps = () if inside is None else inside.steps
         read = {*self._method.layers(encoder.layer), *(() if inside is None else inside.layers)}
         layers = {layer: encoder.tower.attention[layer] for layer in sorted(read)}
+        bias = inside is not None and inside.reducer.bias
         with recording(self.encoder, layers.values()) as seen:
 
             def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
@@ -85,17 +89,20 @@ class PrunedEncoder(nn.Module):
                 reduction: Reduction = self.reduction(step, _attention(seen, layers), patches, rows)
                 return reduction
 
-            with shortening(encoder.tower, steps, reduce, seen, inside is not None and inside.reducer.bias) as rows:
+            with shortening(encoder.tower, steps, reduce, seen, bias, encoder.unit) as rows:
                 out = self.encoder(pixels, output_hidden_states=True)
         hidden = encoder.hidden(out, rows.fit)
         patches = rows.patches(hidden)
-        features = encoder.arrange(patches)
-        projected = encoder.project(features)
+        features = encoder.arrange(patches) if inside is None else rows.rows(hidden)
+        projected = features if encoder.head is not None else encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
         if self._method.traits.pools_tiles and encoder.tiled:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
         chosen: Selection = self.selection(_attention(seen, layers), features, projected, rows=rows)
+        if encoder.head is not None:
+            read = self.projector(self._read(hidden, encoder.head, rows.size))
+            return (*read, *_handed(encoder, self._method, chosen, rows), *_handed_of_steps(encoder, chosen, rows))
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is not None:
@@ -112,7 +119,8 @@ class PrunedEncoder(nn.Module):
             places = chosen.indices[0] if rows.names is None else rows.names[0].gather(0, chosen.indices[0])
             handed.append(lower_take(encoder.positions.T.contiguous(), places, 0).T.contiguous())
         for (layer, _), projector in zip(encoder.extras.values(), self.extras, strict=True):
-            handed.append(projector(self._grouped(out.hidden_states[layer][:, encoder.tower.prefix :], chosen.indices)))
+            earlier = rows.patches(rows.fit(out.hidden_states[layer]))
+            handed.append(projector(self._grouped(earlier, chosen.indices)))
         return (*handed, *_handed_of_steps(encoder, chosen, rows))
 
     def _inside(self, pixels: Tensor, depth: int) -> tuple[Tensor, ...]:
@@ -133,16 +141,36 @@ class PrunedEncoder(nn.Module):
         emitted = chosen.emitted(method.traits.emits)
         rest = chosen.indices.to(torch.int32), chosen.scores, *emitted
         end = hidden.shape[1] - tower.suffix
-        if encoder.detects:  # taken, so that it moves up through the last layer; a slice alone would not
-            detecting = torch.arange(end, hidden.shape[1]).expand(hidden.shape[0], -1)
-            return (*self.projector(take(hidden, detecting)), *rest)
+        if encoder.head is not None:
+            return (*self.projector(self._read(hidden, encoder.head)), *rest)
         return (self.projector(hidden[:, tower.prefix : end]), *rest)
+
+    def _read(self, hidden: Tensor, head: Head, size: Tensor | None = None) -> Tensor:
+        """What a head reads of the last layer: [B, S, C] -> [B, R, C]
+
+        size: [B, n + h], how many patches each row stands for, in their mean; None for one each
+        """
+        tokens, tower = hidden.shape[1], self._encoder.tower
+        rows = [at % tokens for at in head.rows]
+        rows += range(tower.prefix, tokens - tower.suffix) if head.mean else []
+        # Taken, so that it moves up through the last layer; a slice alone would not.
+        read = hidden if len(rows) == tokens else take(hidden, torch.tensor(rows).expand(hidden.shape[0], -1))
+        if not head.mean:
+            return read
+        special, patches = read[:, : len(head.rows)], read[:, len(head.rows) :]
+        if size is None:
+            mean = patches.mean(dim=1, keepdim=True)
+        else:
+            mean = (size / size.sum(dim=1, keepdim=True)).to(read.dtype).unsqueeze(1) @ patches
+        return torch.cat((special, mean), dim=1)
 
     def _grouped(self, patches: Tensor, indices: Tensor) -> Tensor:
         """`arrange` for the kept tokens alone: [B, P, C], [B, K] -> [B, K, g * C]; their patches are taken one by one,
         so that the selection can move up through the layers."""
         if (groups := self._encoder.groups) is None:
             return take(patches, indices)
+        if self._encoder.inside is not None:  # in the tower's order of what is left
+            groups = torch.arange(groups.shape[1] * self._encoder.candidates).reshape(-1, groups.shape[1])
         rows = lower_take(groups, indices, 0)
         return take(patches, rows.flatten(1)).reshape(*rows.shape[:2], -1)
 
@@ -153,7 +181,8 @@ class _Selector(nn.Module):
     def __init__(self, encoder: Encoder, method: Method) -> None:
         super().__init__()
         self._method, self._projector = method, [encoder.projector]  # in a list: its weights belong to the projector
-        self._shape = encoder.grid, encoder.tower.prefix, encoder.layer, encoder.areas
+        self._shape = encoder.grid, encoder.tower.prefix, encoder.layer
+        self._areas = encoder.areas if encoder.inside is None else _areas(encoder.candidates, encoder.unit)
         self._suffix = encoder.tower.suffix
         self.scorer = method.scorer
 
@@ -165,8 +194,9 @@ class _Selector(nn.Module):
         pixels: Tensor | None = None,
         rows: Rows | None = None,
     ) -> Selection:
-        suffix = self._suffix + (0 if rows is None else rows.hidden)
-        taps = Taps(attention, features, projected, *self._shape, self._projector[0], suffix, pixels, *_of(rows))
+        suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
+        place = *self._shape, self._areas, self._projector[0], suffix, pixels
+        taps = Taps(attention, features, projected, *place, *_of(rows))
         return self._method.select(taps)
 
 
@@ -179,10 +209,15 @@ class _Reducer(nn.Module):
         self._reducer, self._grid, self._tower = encoder.inside.reducer, encoder.grid, encoder.tower
 
     def forward(self, step: Step, attention: dict[int, Attention], patches: Tensor, rows: Rows) -> Reduction:
-        suffix = self._tower.suffix + rows.hidden
-        place = self._grid, self._tower.prefix, step.layer
-        taps = Taps(attention, patches, patches, *place, None, nn.Identity(), suffix, None, *_of(rows))
+        suffix = self._tower.suffix + rows.hidden * rows.unit
+        place = self._grid, self._tower.prefix, step.layer, _areas(patches.shape[1], rows.unit)
+        taps = Taps(attention, patches, patches, *place, nn.Identity(), suffix, None, *_of(rows))
         return self._reducer.select(step, taps, rows.carried)
+
+
+def _areas(rows: int, unit: int) -> Tensor | None:
+    """[n, n * unit] float32: the share of each patch in its row, where a row has several."""
+    return None if unit == 1 else torch.eye(rows).repeat_interleave(unit, dim=1) / unit
 
 
 def _attention(seen: Recorded, layers: dict[int, nn.Module]) -> dict[int, Attention]:

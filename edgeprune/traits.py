@@ -69,8 +69,9 @@ class Traits:
 
     @property
     def behind_steps(self) -> bool:
-        """Whether it can choose of the rows that steps inside the encoder left."""
-        return bool(self.reads) and not (self.whole_grid or self.inside) and self.emits == ("picks",)
+        """Whether it can choose of the rows that steps inside the encoder left, or takes all of them."""
+        chooses = bool(self.reads) and not self.whole_grid and not self.inside and self.emits == ("picks",)
+        return chooses or self.keeps_all
 
     @property
     def needs_cls(self) -> bool:
@@ -87,8 +88,8 @@ class Traits:
         return _PROJECTED in self.reads
 
     @property
-    def detects(self) -> bool:
-        """Whether it can drop tokens in a detector: inside, or anywhere since it reads nothing."""
+    def under_head(self) -> bool:
+        """Whether it can drop tokens where a head reads the encoder: inside, or anywhere since it reads nothing."""
         return self.inside or not self.reads
 
     @property

@@ -4,8 +4,8 @@ unpruned   the same layers and projector, fused attention, all N tokens
 official   the official code exported as it is written: eager attention, everything projected, selection last (not
            where it is made of what ONNX does not have, or steps inside the encoder shorten the sequence)
 pool       features averaged over K cells, then projected: the plain way to K tokens
-           (for a detector, and for what drops tokens inside the encoder, neither of these two: the paper's own count
-           of tokens is not static, and detection tokens cannot be averaged)
+           (in front of a head, and for what drops tokens inside the encoder, neither of these two: the paper's own
+           count of tokens is not static, and averaging behind the encoder changes nothing that a head reads)
 matmul     one large matrix product: the most multiply-adds per second that this machine and backend reach
 """
 
@@ -38,7 +38,7 @@ def baselines(
 
     pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
     """
-    within = encoder.inside is not None or depth_of(method, encoder.layer, encoder.detects) is not None
+    within = encoder.inside is not None or depth_of(method, encoder) is not None
     whole, every = unpruned(encoder)
     graphs = {}
     if not within and method.traits.official_in_onnx:
@@ -49,7 +49,7 @@ def baselines(
 
     if not method.traits.keeps_all:
         graphs["unpruned"] = pruned(every)
-        if not whole.detects and not method.traits.inside and not isinstance(method, pool.Method):
+        if not whole.headed and not method.traits.inside and not isinstance(method, pool.Method):
             graphs["pool"] = pruned(pool.Method(max(1, method.keep // pooled)))
     return graphs
 

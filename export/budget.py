@@ -44,9 +44,9 @@ def of_a_tile(keep: int | None, tiles: int, encoder: Encoder) -> int | None:
 
 
 def warnings(manifest: Manifest, method: Method) -> tuple[str, ...]:
-    """Whether an image is seen in less detail than its model sees it; and of tokens that are dropped inside the
-    encoder, whether it pays, and whether enough are kept."""
-    found, cost = [], manifest.cost
+    """What the method warns of; whether an image is seen in less detail than its model sees it; and of tokens that are
+    dropped inside the encoder, whether it pays, and whether enough are kept."""
+    found, cost = [*method.warnings(manifest.model.layer)], manifest.cost
     if manifest.preprocessing.get("tiles", {}).get("count") == 1:
         found.append(
             "an image is encoded once, whole; the model's image processor cuts it into tiles as well: give --tiles"

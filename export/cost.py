@@ -7,7 +7,7 @@
 Steps inside the encoder leave fewer rows to the layers behind them, hidden ones among them, and have a cost of their
 own; what is only dropped moves up through the layer in front, as the last layer does.
 Where the method drops tokens inside, the layers behind that place have K in place of N, and the scorer's own are
-added; the last layer of a detector has the queries of its T detection tokens alone.
+added; the last layer in front of a head has the queries of the rows that it reads alone.
 A layer that attends in windows has the sum of their squares in place of S*S, and is not pruned; a method that reads
 whole maps has S*S*C for each. C encoder width, r its MLP ratio, S tokens with the special ones, K kept, q query rows
 the score needs beside them.
@@ -30,9 +30,12 @@ __all__ = ["by_layer", "formula", "graph_cost"]
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
-    if (depth := depth_of(method, encoder.layer, encoder.detects)) is not None:
+    if (depth := depth_of(method, encoder)) is not None:
         return _inside(encoder, method, depth)
-    tower, rows = encoder.tower, encoder.candidates if method.traits.projects_all else method.keep
+    whole = method.traits.projects_all or method.traits.keeps_all
+    tower, rows = encoder.tower, encoder.candidates if whole else method.keep
+    if encoder.head is not None:
+        rows = len(encoder.head.rows) + encoder.head.mean
     if encoder.pooling is not None:
         rows = prod(tower.grid)
     extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
@@ -70,7 +73,8 @@ def _tokens(encoder: Encoder) -> list[int]:
     special, rows = tower.prefix + tower.suffix, [prod(tower.grid)] * encoder.layer
     for step in steps:
         assert encoder.inside is not None
-        rows[step.layer :] = [step.keep + encoder.inside.reducer.hidden] * (encoder.layer - step.layer)
+        left = (step.keep + encoder.inside.reducer.hidden) * encoder.unit
+        rows[step.layer :] = [left] * (encoder.layer - step.layer)
     return [count + special for count in rows]
 
 
@@ -85,8 +89,9 @@ def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int
         at, count = step.layer - 1, counts[step.layer - 1]
         if not inside.reducer.merges:  # known before its queries, so that these and what follows are for few rows
             kept = counts[step.layer]
-            found[at] = 3 * count * width * width + kept * (width * width + mlp) + 2 * kept * count * width
-        rows = count - tower.prefix - tower.suffix
+            asked = count if inside.reducer.reads_maps else kept
+            found[at] = (2 * count + asked + kept) * width * width + kept * mlp + 2 * kept * count * width
+        rows = (count - tower.prefix - tower.suffix) // encoder.unit
         found[at] += inside.reducer.multiply_adds(step, rows, width, tower.heads)
     return found
 
@@ -97,9 +102,10 @@ def _inside(encoder: Encoder, method: Method, depth: int) -> int:
     tokens = [(encoder.patches if layer < depth else method.keep) + special for layer in range(encoder.layer)]
     layers = [each * (4 * width * width + mlp) + 2 * each * each * width for each in tokens]
     rows = method.keep
-    if encoder.detects:
-        rows, last = tower.suffix, tokens[-1]
-        layers[-1] = 2 * last * width * width + rows * (2 * width * width + mlp) + 2 * rows * last * width
+    if encoder.head is not None:
+        read, last = len(encoder.head.rows) + (method.keep if encoder.head.mean else 0), tokens[-1]
+        layers[-1] = 2 * last * width * width + read * (2 * width * width + mlp) + 2 * read * last * width
+        rows = read if encoder.kind == "detections" else 1  # a classifier reads its rows side by side
     maps = 0
     for layer in method.layers(encoder.layer):
         maps += tokens[layer] ** 2 * width

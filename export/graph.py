@@ -237,15 +237,21 @@ def _check(model: ir.Model, opset: int, dynamic_batch: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print to stdout and warn of packages nobody asked for; errors still come as exceptions."""
+    """The exporters print to stdout and warn of packages nobody asked for; errors still come as exceptions.
+
+    Where in the code a node was made, which torch asks Python for at each of them, is left out: no graph keeps it.
+    """
     loggers = {name: logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")}
     levels = {name: logger.level for name, logger in loggers.items()}
     for logger in loggers.values():
         logger.setLevel(logging.ERROR)
+    traced = getattr(torch.fx.config, "do_not_emit_stack_traces", None)
     try:
+        torch.fx.config.do_not_emit_stack_traces = True
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch.fx.config.do_not_emit_stack_traces = bool(traced)
         for name, level in levels.items():
             loggers[name].setLevel(level)

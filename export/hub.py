@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["card", "check", "push"]
 
+TASKS = {"tokens": "image-feature-extraction", "detections": "object-detection", "logits": "image-classification"}
+"""what a bundle gives -> the hub's name for what it is for"""
 _PAGE = """\
 ---
 {header}
@@ -43,7 +45,7 @@ def card(manifest: Manifest, page: str, id: str) -> str:
     model, local = manifest.model, manifest.model.revision == "local"
     header = ModelCardData(
         library_name="edgeprune",
-        pipeline_tag="object-detection" if manifest.detects else "image-feature-extraction",
+        pipeline_tag=TASKS[manifest.kind],
         base_model=None if local else model.id,
         tags=["edgeprune", "onnx", "token-pruning", manifest.method, manifest.target],
     )

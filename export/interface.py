@@ -61,7 +61,8 @@ def _resized(steps: Preprocessing) -> list[str]:
 
 def outputs(manifest: Manifest) -> list[str]:
     """A line for each output that a program may need, in the order of the graph."""
-    said = {**_kept(manifest), **(_detected(manifest) if manifest.detects else _tokens(manifest))}
+    own = {"tokens": _tokens, "detections": _detected, "logits": _classified}[manifest.kind]
+    said = {**_kept(manifest), **own(manifest)}
     return [f"`{name}`: {said[name]}" for name in manifest.outputs if name in said]
 
 
@@ -99,6 +100,12 @@ def _detected(manifest: Manifest) -> dict[str, str]:
     return {
         "logits": f"of each box, of its {len(manifest.labels)} classes and, last, of no object; softmax gives scores.",
         "pred_boxes": "each box as centre x, centre y, width, height, in shares of the image.",
+    }
+
+
+def _classified(manifest: Manifest) -> dict[str, str]:
+    return {
+        "logits": f"of the {len(manifest.labels)} classes of `labels` in `manifest.json`; softmax gives probabilities."
     }
 
 

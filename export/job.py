@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import edgeprune
-from edgeprune import bundle, encoders, pruners, targets
+from edgeprune import bundle, catalog, pruners, targets
 from edgeprune.bundle import Manifest
-from edgeprune.checkpoint import open_checkpoint
+from edgeprune.checkpoint import Checkpoint, architecture, open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.errors import BundleError, ParityError, RequestError
+from edgeprune.errors import BundleError, ParityError
 from edgeprune.export import budget
 from edgeprune.export.baselines import baselines, matmul, unpruned
 from edgeprune.export.cost import formula, graph_cost
@@ -27,19 +27,15 @@ from edgeprune.export.downgrade import TRACED_OPSET, downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import lint, parse, refuse
 from edgeprune.export.manifest import manifest_of, rule_of, write_manifest, write_texts
+from edgeprune.export.opening import opened
 from edgeprune.export.precision import RawPixels, in_precision
-from edgeprune.export.processor import read_processor
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
-from edgeprune.export.request import TRAINED, Request, carried, check_flags, output_of, pair, split_options
-from edgeprune.export.steps import chosen_steps
+from edgeprune.export.request import Request, carried, check_flags, output_of
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
-from edgeprune.fit import build_method
-from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
 from edgeprune.probes import probes
 from edgeprune.pruners import Method
 from edgeprune.pruners._loop import written_as
-from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
@@ -55,8 +51,6 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
-TENSOR_CORES = 8
-"""float16 elements that a side of a product should be a multiple of, on any GPU that has them"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 
@@ -79,7 +73,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     graph and the reference disagree. A failure leaves no bundle, and an existing one as it was.
     """
     target = targets.load(request.target)
-    method_type = pruners.get(request.method)
+    pruners.get(request.method)  # before anything is read
     check_flags(request, target)
     wheel = carried(request)
     if request.output is not None:
@@ -89,40 +83,10 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     checkpoint = open_checkpoint(request.model, request.revision)
     output = output_of(request, checkpoint.id, target)
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
-    encoder = encoders.load(
-        checkpoint,
-        request.layer,
-        grid=pair("--grid", request.grid, "rows x columns of patches, such as 32x32"),
-        video=request.video,
-        size=pair("--size", request.size, "height x width in pixels, such as 512x864"),
-    )
-    _check_batch(request, encoder)
-    pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
-    every = encoder.patches * (request.tiles if encoder.tiled else 1)
-    scorer = _scorer(request.scorer, method_type)
-    total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
-    keep = total if pooled > 1 else budget.of_a_tile(total, request.tiles, encoder)
-    tiles = request.tiles if encoder.tiled else None
-    preprocessing = read_processor(
-        checkpoint.processor,
-        encoder.tower.image_size,
-        tiles,
-        model_type=checkpoint.config["model_type"],
-        resized=request.size is not None,
-    )
-    own, reducers = split_options(request)
-    method = build_method(
-        method_type,
-        request.method,
-        encoder,
-        keep,
-        own,
-        pooled,
-        scorer,
-        (preprocessing.mean, preprocessing.std),
-    )
-    if request.inside is not None:
-        encoder = _shortened(encoder, method, request, reducers, target)
+    found = opened(request, target, checkpoint)
+    encoder, method, preprocessing, pooled = found.encoder, found.method, found.preprocessing, found.pooled
+    learned = found.learned
+    del found
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
@@ -172,6 +136,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             graphs,
             cost,
             rule,
+            learned,
         )
         manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration)
         large = weights_nbytes(graph) > INLINE_NBYTES
@@ -187,41 +152,21 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         failed = [report for report in reports if not report.passed]
         if failed:
             raise ParityError(f"the exported graph differs from the reference: {failed[0].worst.reasons[0]}")
-    warnings = (*budget.warnings(manifest, method), *range_warnings(largest, precision, wide, target))
+    warnings = (
+        *_left_out(checkpoint, manifest),
+        *budget.warnings(manifest, method),
+        *range_warnings(largest, precision, wide, target),
+    )
     return Exported(output, manifest, reports, warnings)
 
 
-def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
-    """What was given, or what `edgeprune bavit train` left here."""
-    if given is None and method.traits.needs_scorer and TRAINED.is_dir():
-        given = TRAINED
-    return None if given is None else load_scorer(given)
-
-
-def _shortened(
-    encoder: Encoder, method: Method, request: Request, options: Mapping[str, str], target: Target
-) -> Encoder:
-    """The encoder with the steps that were asked for, or chosen; options: of the reducer."""
-    assert request.inside is not None
-    reducer = build_reducer(encoder, request.inside, method, request.method, options)
-    if request.schedule is not None:
-        steps = parse_steps(request.schedule)
-    else:
-        assert request.encoder_cost is not None
-        multiple = 1 if target.engine.kind == "onnxruntime" else TENSOR_CORES
-        steps = chosen_steps(encoder, reducer, request.inside, method, request.encoder_cost, multiple)
-    return with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
-
-
-def _check_batch(request: Request, encoder: Encoder) -> None:
-    if not encoder.tower.batched and (request.tiles > 1 or request.dynamic_batch):
-        given = "--dynamic-batch" if request.dynamic_batch else f"--tiles {request.tiles}"
-        raise RequestError(f"{encoder.family} takes one image at a time, got {given}; leave it out")
-    if encoder.tiled and request.dynamic_batch:
-        raise RequestError(
-            f"the tiles of {encoder.family} share the budget of their image: --tiles must fix their number; "
-            "leave out --dynamic-batch"
-        )
+def _left_out(checkpoint: Checkpoint, manifest: Manifest) -> tuple[str, ...]:
+    """That a classifier was exported without what it classifies with, as its user may not have meant."""
+    family = next(one for one in catalog.families() if one.name == manifest.model.family)
+    name = architecture(checkpoint.config)
+    if manifest.kind != "tokens" or "head" not in family.options or "ForImageClassification" not in name:
+        return ()
+    return (f"the bundle gives tokens, and {checkpoint.id} is a {name}: --head gives its logits instead",)
 
 
 def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:

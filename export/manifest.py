@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -42,6 +43,7 @@ def manifest_of(
     graphs: Mapping[str, ir.Model],
     cost: Mapping[str, int],
     rule: Mapping[str, Any],
+    learned: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
     """The manifest of an export, without its files.
 
@@ -50,6 +52,7 @@ def manifest_of(
     precision: what the weights are
     graphs: by name, as `save_graphs` takes them
     rule: of parity, as `rule_of` gives it
+    learned: for its steps, and from what
     """
     return Manifest(
         method=name,
@@ -58,7 +61,7 @@ def manifest_of(
         grid=encoder.grid,
         tiles=tiles,
         layout=encoder.layout,
-        labels=encoder.labels or (),
+        labels=encoder.labels,
         model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
         precision=precision,
         graphs={
@@ -71,7 +74,8 @@ def manifest_of(
         deviations=(*pruners.deviations(method, tiled=encoder.tiled and tiles > 1), *_of_reducer(encoder)),
         steps=steps_of(method, encoder),
         inside=_inside(encoder),
-        nested=method.traits.nested and depth_of(method, encoder.layer, encoder.detects) is None,
+        learned=dict(learned),
+        nested=method.traits.nested and depth_of(method, encoder) is None,
         rule=rule,
         versions={
             "edgeprune": edgeprune.__version__,
@@ -85,7 +89,7 @@ def steps_of(method: Method, encoder: Encoder) -> tuple[tuple[int, int], ...]:
     """(layers, tokens left behind them) of each place inside the encoder; a method has no other one in a detector."""
     if encoder.inside is not None:
         return tuple((step.layer, step.keep) for step in encoder.inside.steps)
-    depth = depth_of(method, encoder.layer, encoder.detects)
+    depth = depth_of(method, encoder)
     return () if depth is None else ((depth, method.keep),)
 
 

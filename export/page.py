@@ -150,6 +150,16 @@ print(detector)
 for scores, labels, boxes in detector("photo.jpg", threshold=0.5):  # boxes: x0, y0, x1, y1 in pixels of the photo
     print([detector.labels[label] for label in labels], boxes)\
 """
+_CLASSIFIES = """\
+from edgeprune.runtime import load
+
+classifier = load(".")
+print(classifier)
+for label, probability in classifier("photo.jpg").top(5):
+    print(label, probability)\
+"""
+_PYTHON_OF = {"tokens": _ENCODES, "detections": _DETECTS, "logits": _CLASSIFIES}
+_DOES = {"tokens": "emits", "detections": "detects with", "logits": "classifies with"}
 _POLYGRAPHY = """
 ### Polygraphy
 
@@ -188,7 +198,7 @@ def readme(manifest: Manifest, target: Target, wheel: Wheel | None = None, weigh
             _CLOCKS if target.jetson else "",
             _engine(manifest, target, weights_nbytes),
             _verify(target),
-            _PYTHON.format(python=_DETECTS if manifest.detects else _ENCODES),
+            _PYTHON.format(python=_PYTHON_OF[manifest.kind]),
             page_c(target, wheel),
             _POLYGRAPHY.format(polygraphy=recipe.polygraphy_command(target, manifest.encoder.file)),
         ]
@@ -203,7 +213,7 @@ def _head(manifest: Manifest, target: Target) -> str:
         method=manifest.method,
         budget=manifest.budget,
         file=manifest.encoder.file,
-        does=f"{'detects with' if manifest.detects else 'emits'} {manifest.budget}",
+        does=f"{_DOES[manifest.kind]} {manifest.budget}",
         batch=" except the batch" if manifest.dynamic_batch else "",
         version=manifest.versions["edgeprune"],
         target=target.name,

@@ -43,10 +43,10 @@ from edgeprune.trace import PrunedEncoder, outputs
 
 __all__ = ["TELLING", "Reference", "candidates"]
 
-MOST, LEAST = 32, 6
+MOST, LEAST = 32, 4
 """scenes that are drawn to choose from"""
-WORK = 10**12
-"""multiply-adds that may be spent on them, beyond LEAST: some 10 s on two CPU cores"""
+WORK = 7 * 10**11
+"""multiply-adds that may be spent on them, beyond LEAST: some 7 s on two CPU cores"""
 TELLING = 3
 """how many of them become probes"""
 HALF = 2.0**-11
@@ -73,7 +73,7 @@ class Reference:
         self._traced = PrunedEncoder(encoder, method).eval()
         self._names, self._preprocessing, self._batch, self._rule = outputs(encoder, method), preprocessing, batch, rule
         self._together = batch if encoder.tiled and method.traits.pools_tiles else 1
-        self._whole = bool(method.steps(encoder.layer)) or encoder.detects
+        self._whole = bool(method.steps(encoder.layer)) or encoder.headed
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()
         self._known: dict[str, tuple[Arrays, Arrays]] = {}
@@ -163,7 +163,7 @@ def candidates(multiply_adds: int) -> int:
     """How many scenes are drawn to choose from, where the reference takes so many multiply-adds for each.
 
     >>> candidates(180 * 10**6), candidates(178 * 10**9), candidates(10**12)
-    (32, 6, 6)
+    (32, 4, 4)
     """
     return min(MOST, max(LEAST, WORK // multiply_adds))
 
@@ -195,10 +195,10 @@ def _steady(wanted: Arrays, rounded: Arrays, rule: Mapping[str, Any], quantities
     to half of the tolerance, and each decision whose margin is below that is as likely to turn as it is short of it."""
     short, images = 0.0, len(wanted["indices"])
     for at in range(images if rule.get("steps") else 0):
-        sides = [
+        reference, got, own = (
             {name: value[at] for name, value in one.items() if len(value) == images}
             for one in (wanted, rounded, quantities)
-        ]
-        chain = stepped(Case(*sides, rule, BOUNDS["float16"], 2 * HALF, HALF)).chain
+        )
+        chain = stepped(Case(reference, got, own, rule, BOUNDS["float16"], 2 * HALF, HALF)).chain
         short += float((0.5 - chain.margin[chain.tolerance > 0] / chain.tolerance[chain.tolerance > 0]).clip(0).sum())
     return math.exp(-short)

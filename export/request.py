@@ -50,6 +50,10 @@ class Request:
     """where, as text: layers:tokens of each step"""
     encoder_cost: float | None = None
     """or the share of the unpruned encoder's multiply-adds that steps are chosen for"""
+    correction: Path | None = None
+    """what `edgeprune calibrate` wrote for the same method, steps and tower"""
+    adapted: Path | None = None
+    """the tower's weights that `edgeprune adapt` wrote, or their folder"""
     outputs: tuple[str, ...] = ()
     """which of OPTIONAL the graph hands out as well"""
     model: str | None = None
@@ -65,6 +69,8 @@ class Request:
     video: bool = False
     size: str | None = None
     """height x width of images in pixels, as text, for an encoder that can be brought to another size"""
+    head: bool = False
+    """whether the checkpoint's classifier is exported: logits in place of tokens"""
     dynamic_batch: bool = False
     uint8: bool = False
     probes: Path | None = None
@@ -124,9 +130,14 @@ def _name(model: str | None) -> str:
 
 def _check_method(request: Request) -> None:
     entries = {entry.name: entry for entry in catalog.methods()}
+    reducers = {entry.name: entry for entry in catalog.reducers()}
+    if (name := request.method.replace("-", "_")) in reducers and name not in entries:
+        raise MethodError(
+            f"{request.method} shortens the encoder itself; a method behind it chooses what leaves: --method fastervlm "
+            f"--inside {name}, with --encoder-cost or --schedule"
+        )
     if request.method not in entries:
         raise MethodError(unknown_name("method", request.method, entries))
-    reducers = {entry.name: entry for entry in catalog.reducers()}
     if request.inside is not None and request.inside not in reducers:
         raise MethodError(unknown_name("reducer", request.inside, reducers))
     own, others = split_options(request)

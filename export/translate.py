@@ -5,6 +5,8 @@
 - It parses the source of each for a name that it does not use.
 - It traces a program again to decompose it, twice. Here our decompositions join its table, and where the shapes are
   static, what they and the table name is written out where it stands (`lower`).
+- It asks for that table, and for what each operator of ONNX takes, anew. Here both are kept for as long as they hold.
+- It runs every node once more to see which numbers of two kinds meet. Here only those that a rule names are run.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from edgeprune.export.lower import lower
@@ -42,7 +45,7 @@ def translate(program: ExportedProgram, decompositions: Decompositions, **option
 
     program.run_decompositions = run_with_ours
     try:
-        with _registry_kept() as known:
+        with _registry_kept() as known, _table_kept(), _signatures_kept(), _values_kept():
             exported = torch.onnx.export(program, dynamo=True, **options)
     finally:
         del program.run_decompositions
@@ -104,3 +107,74 @@ def _sources_unread() -> Iterator[None]:
         yield
     finally:
         traced.function_ir = restored
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, other: Any) -> Iterator[None]:
+    """An attribute of a class or module, as it was afterwards."""
+    restored = vars(owner)[name]
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, restored)
+
+
+_tables: dict[Any, dict[Any, Any]] = {}
+_signatures: dict[Any, Any] = {}
+
+
+def _table_kept() -> contextlib.AbstractContextManager[None]:
+    """What torch takes apart is listed from 2,000 operators, each looked at; it changes where a library adds some."""
+    try:
+        from torch.onnx._internal.exporter import _decomp
+
+        build: Any = _decomp.create_onnx_friendly_decomposition_table
+        composite = torch._C._dispatch_get_registrations_for_dispatch_key
+    except (ImportError, AttributeError):
+        return contextlib.nullcontext()
+
+    def table(translated: Any) -> dict[Any, Any]:
+        there = frozenset(composite("CompositeImplicitAutograd"))
+        key = frozenset(translated), there, len(torch._decomp.decomposition_table)
+        if key not in _tables:
+            _tables[key] = build(translated)
+        return {**_tables[key]}
+
+    return _replaced(_decomp, "create_onnx_friendly_decomposition_table", table)
+
+
+def _signatures_kept() -> contextlib.AbstractContextManager[None]:
+    """onnx_ir reads a schema's 20 to 60 types for each node that is made of it."""
+    signature: Any = getattr(ir.schemas, "OpSignature", None)
+    if "from_op_schema" not in getattr(signature, "__dict__", {}):
+        return contextlib.nullcontext()
+    read = signature.from_op_schema
+
+    def kept(schema: Any) -> Any:
+        key = schema.domain, schema.name, schema.since_version
+        if key not in _signatures:
+            _signatures[key] = read(schema)
+        return _signatures[key]
+
+    return _replaced(signature, "from_op_schema", staticmethod(kept))
+
+
+def _values_kept() -> contextlib.AbstractContextManager[None]:
+    """A promotion keeps the dtype that a node gives, so that what no rule names gives what it was recorded to give."""
+    try:
+        from torch.onnx._internal.fx.passes.type_promotion import _TypePromotionInterpreter, get_type_promotion_rule
+
+        interpreter: Any = _TypePromotionInterpreter
+        run = vars(interpreter)["run_node"]
+    except (ImportError, KeyError):
+        return contextlib.nullcontext()
+
+    def run_node(self: Any, node: fx.Node) -> Any:
+        value = node.meta.get("val")
+        recorded = node.op == "call_function" and isinstance(value, Tensor)
+        if recorded and get_type_promotion_rule(node, self.type_promotion_table) is None:
+            return value
+        return run(self, node)
+
+    return _replaced(interpreter, "run_node", run_node)

@@ -27,7 +27,9 @@ __all__ = ["Wheel", "wheel"]
 
 LINKED = ("export", "runtime", "targets")
 """folders that a checkout has beside the package, and an installation in it"""
-SUFFIXES = tuple(".c .cmake .cpp .h .hpp .in .jinja .map .md .py .sh .toml .txt .typed".split())  # noqa: SIM905
+SUFFIXES = tuple(
+    ".c .cmake .cpp .css .h .hpp .html .in .jinja .map .md .mjs .py .sh .toml .txt .typed".split()  # noqa: SIM905
+)
 LEFT_OUT = {"models", "__pycache__"}
 WHEEL = f"Wheel-Version: 1.0\nGenerator: edgeprune {edgeprune.__version__}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 INFO = f"edgeprune-{edgeprune.__version__}.dist-info"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError
+from edgeprune.runtime.classifier import Classifier
 from edgeprune.runtime.detector import Detector
 from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.runner import Runner
@@ -18,7 +19,7 @@ __all__ = ["KINDS", "load", "open_bundle"]
 
 Kind = TypeVar("Kind", bound=Runner)
 
-KINDS: tuple[type[Runner], ...] = (TokenEncoder, Detector)
+KINDS: tuple[type[Runner], ...] = (TokenEncoder, Detector, Classifier)
 """A bundle is of the first kind whose outputs it has. Another kind is a file of its own, and a line here."""
 
 
@@ -53,7 +54,8 @@ def load(
     kind: what it must be; a type checker knows then what comes out
     keep: tokens per image, at most the K of the bundle, whose kept sets must nest; None for K
 
-    Returns a `TokenEncoder`, or for the bundle of a detector a `Detector`; both are a `Runner`.
+    Returns a `TokenEncoder`, for the bundle of a detector a `Detector`, of a classifier a `Classifier`; each is a
+    `Runner`.
 
     Raises BundleError when it is no bundle, a damaged one or of another kind, RequestError when the device cannot be
     used, MissingPackageError without onnxruntime where it is needed.

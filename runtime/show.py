@@ -1,6 +1,7 @@
 """A picture of what a bundle keeps: the image as the encoder sees it, and the same with the dropped patches dimmed.
 
-A detector draws its boxes on the second one, each with its class and score.
+A detector draws its boxes on the second one, each with its class and score; of a classifier the caption says the
+likeliest class.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edgeprune import bundle as bundles
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
+from edgeprune.runtime.classes import Classes
 from edgeprune.runtime.detections import THRESHOLD, Detections, decode
 from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing, as_rgb
@@ -61,7 +63,8 @@ def draw(
 
     A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
     which is the whole image. `info["view"]` of the picture says that the encoder sees the image squeezed, or cut at its
-    sides; it is empty where it is neither.
+    sides; it is empty where it is neither. `info["classes"]` has the likeliest classes of a classifier and their
+    probabilities; of any other bundle it is empty.
 
     Raises ImageError when the image cannot be read, RequestError when `output` is not a PNG or cannot be written (it is
     then as it was), or there are no such sets, and what `load` raises.
@@ -84,12 +87,14 @@ def draw(
     kept = tensors["indices"][0]
     kept = kept[kept < manifest.patches]
     share, boxes = _share(len(kept), manifest.patches), None
-    if manifest.detects:
+    classes = Classes(tensors["logits"][0], manifest.labels).top() if manifest.kind == "logits" else []
+    share += "".join(f", says {label} ({probability:.0%})" for label, probability in classes[:1])
+    if manifest.kind == "detections":
         boxes = decode(tensors["logits"][:1], tensors["pred_boxes"][:1], [(1, 1)], threshold)[0]
         share += _found(len(boxes.scores), threshold)
     share += f"; {view}" if view else ""
     picture = _picture(pixels, kept, runner.grid, (manifest.method, share), boxes, manifest.labels)
-    picture.info["view"] = view
+    picture.info |= {"view": view, "classes": classes}
     if output is not None:
         save(output, lambda file: picture.save(file, format="PNG"))
     return picture

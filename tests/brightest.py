@@ -21,6 +21,8 @@ GRID, PATCH, KEEP, WIDTH = (4, 6), 8, 5, 7
 SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 WEIGHT = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
+LABELS = ("tench", "grey whale", "Ä", "fox", "cat", "dog", "hen")
+"""of a bundle that classifies, WIDTH of them"""
 PREPROCESSING = {
     "size": list(SIZE),
     "resize": {"height": SIZE[0], "width": SIZE[1]},
@@ -57,10 +59,13 @@ def expected(values: NDArray[Any]) -> Expected:
     return Expected(np.take_along_axis(patches, indices[..., None], 1) @ WEIGHT, indices, scores)
 
 
-def graph(batch: int | str, dtype: str, shift: int, picks: bool | str = False, prior: bool = False) -> onnx.ModelProto:
+def graph(
+    batch: int | str, dtype: str, shift: int, picks: bool | str = False, prior: bool = False, classes: bool = False
+) -> onnx.ModelProto:
     """dtype: of the input, float32, float16 or uint8; shift: added to every index (a wrong graph)
 
     picks: hand them out, too, "reversed" backwards; prior: take another input [B, N], which is added to the scores
+    classes: give logits [B, WIDTH] in place of tokens, their mean
     """
     floats = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
     kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
@@ -115,6 +120,11 @@ def graph(batch: int | str, dtype: str, shift: int, picks: bool | str = False, p
         nodes.append(helper.make_node("Gather", ["best", "turned"], ["chosen"], axis=1))
         nodes.append(helper.make_node("Cast", ["chosen"], ["picks"], to=TensorProto.INT32))
         outputs.append(helper.make_tensor_value_info("picks", TensorProto.INT32, [batch, KEEP]))
+    if classes:
+        constants["rows_of"] = np.array([1])
+        nodes.append(helper.make_node("ReduceMean", ["projected", "rows_of"], ["said"], keepdims=0))
+        nodes.append(helper.make_node("Cast", ["said"], ["logits"], to=floats))
+        outputs[2] = helper.make_tensor_value_info("logits", floats, [batch, WIDTH])
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(helper.make_graph(nodes, "encoder", inputs, outputs, initializers), opset_imports=opset)
@@ -131,10 +141,11 @@ def write_bundle(
     probes: int = 2,
     picks: bool | str = False,
     prior: bool = False,
+    classes: bool = False,
     **changes: Any,
 ) -> Path:
     folder.mkdir()
-    onnx.save(graph(batch, dtype, shift, picks, prior), folder / "encoder.onnx")
+    onnx.save(graph(batch, dtype, shift, picks, prior, classes), folder / "encoder.onnx")
     tiles = batch if isinstance(batch, int) else 1
     tensors: dict[str, NDArray[Any]] = {}
     for probe in range(probes):
@@ -142,6 +153,8 @@ def write_bundle(
         tensors[f"scene{probe:02}/pixel_values"] = images if dtype == "uint8" else normalised(images)
         for name, value in expected(normalised(images))._asdict().items():
             tensors[f"scene{probe:02}/{name}"] = np.ascontiguousarray(value)
+        if classes:
+            tensors[f"scene{probe:02}/logits"] = tensors.pop(f"scene{probe:02}/tokens").mean(axis=1)
         scores = tensors[f"scene{probe:02}/scores"]
         if picks:
             best = np.argsort(-scores, axis=1, kind="stable")[:, :KEEP]
@@ -156,6 +169,10 @@ def write_bundle(
         "indices": TensorSpec((batch, KEEP), "int32"),
         "scores": TensorSpec((batch, GRID[0] * GRID[1]), "float32"),
     }
+    if classes:
+        outputs = {"logits": TensorSpec((batch, WIDTH), floats), **outputs}
+        del outputs["tokens"]
+        changes = {"labels": LABELS, **changes}
     if picks:
         outputs["picks"] = TensorSpec((batch, KEEP), "int32")
     if prior:

@@ -20,6 +20,7 @@ from tests.brightest import Expected, MakeBundle, expected, normalised, write_bu
 
 if TYPE_CHECKING:
     from edgeprune.export import Exported
+    from edgeprune.export.assemble import Assembly
 
 try:
     import torch
@@ -92,6 +93,37 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exp
                 done = export_bundle(Request(method, target, output=shared / name / "bundle", **fields))
                 kept.write_bytes(pickle.dumps(done))
         found: Exported = pickle.loads(kept.read_bytes())
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def assembled_once(
+    exported_once: Callable[..., Exported], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Assembly]:
+    """(keep=64, engine="genai", precision="float32") -> the embedded model, assembled of such an export of fastervlm.
+
+    Not to be changed; keep=144 keeps every token. Made once for all workers, as `exported_once` makes its own.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def find(keep: int = 64, engine: str = "genai", precision: str = "float32") -> Assembly:
+        from filelock import FileLock
+
+        from edgeprune.export.assemble import Request, assemble
+
+        pytest.importorskip("onnxruntime_genai")
+        name = f"assembled-{keep}-{engine}-{precision}"
+        kept = shared / f"{name}.pickle"
+        method = {} if keep == 64 else {"baselines": False}
+        bundle = exported_once("none" if keep == 144 else "fastervlm", "cpu", keep=keep, **method).folder
+        with FileLock(shared / f"{name}.lock"):
+            if not kept.exists():
+                request = Request(bundle, engine=engine, decoder_precision=precision, output=shared / name / "model")
+                kept.write_bytes(pickle.dumps(assemble(request)))
+        found: Assembly = pickle.loads(kept.read_bytes())
         return found
 
     return find
@@ -222,7 +254,8 @@ def _spread(model: torch.nn.Module) -> None:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
-    """make_bundle(batch=1, dtype="float32", shift=0, probes=2, picks=False, prior=False, **fields) -> its folder."""
+    """make_bundle(batch=1, dtype="float32", shift=0, probes=2, picks=False, prior=False, classes=False, **fields) ->
+    its folder."""
     made: list[Path] = []
 
     def make(**options: Any) -> Path:

@@ -14,6 +14,7 @@ import pytest
 
 from edgeprune import catalog, encoders, pruners
 from edgeprune.catalog import Entry, Family, families, methods, refusal
+from edgeprune.errors import MethodError
 from edgeprune.runtime.parity.verdict import RULES
 from edgeprune.traits import FEATURES, READS, Traits
 
@@ -39,11 +40,19 @@ def test_every_method_says_in_one_sentence_what_it_does(one: Entry) -> None:
 def test_what_is_read_of_a_method_is_what_its_class_says(one: Entry) -> None:
     method = pruners.get(one.name)
     assert one.traits == replace(method.traits, deviations=(), on_tiles=())
+    every = dataclasses.fields(method)  # type: ignore[arg-type]
+    fields = {spec.name: spec.default for spec in every if spec.default is not dataclasses.MISSING}
+    assert {name: ast.literal_eval(text) for name, text in one.defaults.items()} == fields
     if not one.traits.needs_scorer:
-        fields = {spec.name: spec.default for spec in dataclasses.fields(method) if spec.name != "keep"}  # type: ignore[arg-type]
-        assert {name: ast.literal_eval(text) for name, text in one.defaults.items()} == fields
         rule = method(64).rule(144)  # type: ignore[call-arg]
         assert (one.rule, one.objective) == (rule["name"], rule.get("objective", ""))
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "false", "False"])
+def test_an_option_that_is_true_or_false_is_written_so(text: str) -> None:
+    assert catalog.option_value("shiny", "bright", text, {"bright": "bool"}) is (text.lower() == "true")
+    with pytest.raises(MethodError, match="option bright of shiny must be true or false, got '1'"):
+        catalog.option_value("shiny", "bright", "1", {"bright": "bool"})
 
 
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)

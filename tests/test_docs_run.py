@@ -25,7 +25,9 @@ BUNDLE = "my-bundle"
 C_LIBRARY = "needs the C library, which tests/cpp builds and runs"
 RULES = {
     r"lmms-eval ": "needs sixty packages and a data set",
-    r"(pip|make) ": "changes the reader's environment",
+    r"(pip|npm|make) ": "changes the reader's environment",
+    r"edgeprune assemble .*--node-modules |node ": "needs transformers.js",
+    r"python -m http\.server ": "serves until it is stopped",
     r"(optimum-cli|python -m edgeprune\.integrations\.optimum)\b": "registers a command in optimum",
     r"model_signing ": "asks who signs",
     r"edgeprune bavit ": "trains for minutes",
@@ -46,6 +48,14 @@ NOT_RUN = {
     "README.md": {
         "pip install '.[export]'": "changes the reader's environment",
         JETSON: "reads from the Hugging Face hub",
+    },
+    "docs/browser.md": {
+        "npm install --ignore-scripts @huggingface/transformers@4": "changes the reader's environment",
+        "edgeprune assemble web-bundle --engine transformersjs --node-modules node_modules --output page": (
+            "needs transformers.js"
+        ),
+        "python -m http.server --directory page": "needs page, which was not made",
+        "node ask.mjs": "needs transformers.js",
     },
     "docs/ci.md": {
         "pip install model-signing": "changes the reader's environment",
@@ -88,6 +98,9 @@ NOT_RUN = {
         "edgeprune export --method hiprune --keep 64 --grid 32x32 --model Qwen/Qwen2.5-VL-3B-Instruct": (
             "reads from the Hugging Face hub"
         ),
+        "edgeprune export --method received --option layer=4 --keep 0.6 --head --model "
+        "facebook/deit-base-distilled-patch16-224 --output deit-bundle": "reads from the Hugging Face hub",
+        "from edgeprune.runtime import load": "needs deit-bundle, which was not made",
         "pip install '.[export,hub]'": "changes the reader's environment",
         "edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf --push-to-hub me/llava-64": (
             "reads from the Hugging Face hub"
@@ -114,6 +127,7 @@ NOT_RUN = {
         "edgeprune build rtx-bundle --audit": "compiles with TensorRT-RTX",
         "edgeprune bench rtx-bundle --device tensorrt": "needs a GPU",
     },
+    "docs/whole-model.md": {"pip install 'edgeprune[assemble]'": "changes the reader's environment"},
     "CONTRIBUTING.md": {
         line: "changes the reader's environment"
         for line in ("make test", "make test-all", "make lint types", "make lowest", "make cpp", "make docs")

@@ -1,6 +1,6 @@
 """Who may import whom (read off the sources, functions included): rooms stand on floors, and arrows go down.
 
-    7  cli                                       8  integrations.optimum, a second face of it
+    7  cli  ->  export.assemble                  8  integrations.optimum, a second face of cli
     6  export  <-  quality  <-  train            integrations (what others call)
     5  trace  ->  fit, shortening      reference (never what selects: it is independent of the trace)
     4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
@@ -33,8 +33,9 @@ FLOORS = {
     **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
     **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
+    **dict.fromkeys(("correction", "adapted", "frozen"), 5),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
-    **dict.fromkeys(("cli", "__main__"), 7),
+    **dict.fromkeys(("cli", "export.assemble", "__main__"), 7),
     "integrations.optimum": 8,
 }
 """part of the package -> its floor; it may import what stands below"""
@@ -46,6 +47,9 @@ BESIDE = {
     "integrations": ("export",),
     "trace": ("fit", "shortening"),
     "reference": ("reference_steps",),
+    "adapted": ("correction",),
+    "frozen": ("reference_steps",),
+    "cli": ("export.assemble",),
     "__main__": ("cli",),
 }
 """and these on its own floor"""
@@ -63,7 +67,7 @@ DEVICE = ("bundle", "catalog", "doctor", "errors", "estimate", "probes", "runtim
 WITHOUT_TORCH = ("__main__", "cli", *DEVICE)
 HEAVY = ("torch", "transformers")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
-BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+BACKENDS = ("onnxruntime", "onnxruntime_genai", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)

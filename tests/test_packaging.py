@@ -87,7 +87,7 @@ def installed_files() -> set[str]:
     files = {path.relative_to(ROOT).as_posix() for path in own if path.is_file() and path.suffix != ".pyc"}
     patterns = {
         "export": ["**/*.py"],
-        "runtime": ["**/*.py", *(f"cpp/**/{name}" for name in SOURCES)],
+        "runtime": ["**/*.py", *(f"cpp/**/{name}" for name in SOURCES), "web/*"],
         "targets": ["**/*.py", "*.toml"],
     }
     for folder, globs in patterns.items():

@@ -54,7 +54,7 @@ def test_a_target_file_says_where_its_values_come_from(name: str) -> None:
 def test_the_names_are_those_of_the_files() -> None:
     assert targets.names() == sorted(path.stem for path in FOLDER.glob("*.toml"))
     assert set(targets.names()) >= {
-        *("cpu", "ort-cuda"),
+        *("cpu", "ort-cuda", "web"),
         *("rtx-desktop", "rtx-turing", "dgx-spark", "datacenter"),
         *("jetson-orin", "jetson-orin-jp51", "jetson-orin-jp60", "jetson-orin-jp72", "jetson-thor"),
     }

@@ -49,6 +49,7 @@ SURPRISES: list[tuple[str, str, object, str]] = [
     ("datacenter", "engine.version", ">=10.1,<12", "the flags of 10 are taken by 11"),
     ("datacenter", "gpu.tflops_fp16", 121.0, "242 are with sparsity"),
     ("ort-cuda", "onnx.greedy", "unrolled", "ONNX Runtime cannot capture a loop as a CUDA graph"),
+    ("web", "onnx.float", "float32", "transformers.js copies the tokens of an image as float32"),
     ("cpu", "onnx.greedy", "looped", "what is taken unless something speaks against it"),
 ]
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgeprune.bundle.schema import Fields, Graph, TensorSpec
+from edgeprune.bundle.schema import KINDS, Fields, Graph, TensorSpec
 
 __all__ = ["check"]
 
@@ -62,11 +62,11 @@ def _graphs(manifest: Fields) -> Rules:
 
 
 def _encoder(manifest: Fields) -> Rules:
-    """The tensors that every encoder or detector has, beside keep, grid and tiles."""
+    """The tensors that every encoder of its kind has, beside keep, grid and tiles."""
     encoder, keep = manifest.encoder, manifest.keep
     both = encoder.inputs.keys() & encoder.outputs.keys()
     yield not both, "an input and an output must not share a name", sorted(both)
-    names = ("indices", "scores", *(("logits", "pred_boxes") if manifest.detects else ("tokens",)))
+    names = ("indices", "scores", *KINDS[manifest.kind])
     for name in names:
         yield name in encoder.outputs, f"the outputs of encoder must have {name}", list(encoder.outputs)
     yield bool(encoder.inputs), "encoder must have an input", list(encoder.inputs)
@@ -87,6 +87,9 @@ def _encoder(manifest: Fields) -> Rules:
         begins = spec.shape[: len(shape)] == shape and len(spec.shape) == len(shape) + (name == "tokens")
         wanted = (*shape, "a width") if name == "tokens" else shape
         yield begins, f"{name} must be {_shown(wanted)}", _shown(spec.shape)
+    if manifest.kind == "logits":
+        classes, given = (batch, len(manifest.labels)), encoder.outputs["logits"].shape
+        yield given == classes, f"logits must be {_shown(classes)}, one for each of labels", _shown(given)
     for name, dtype in {"indices": "int32", "picks": "int32", "scores": "float32", "origin": "int32"}.items():
         if name in encoder.outputs:
             yield encoder.outputs[name].dtype == dtype, f"{name} must be {dtype}", encoder.outputs[name].dtype

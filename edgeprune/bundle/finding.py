@@ -2,6 +2,7 @@
 
     out                                  its folder
     out/encoder.onnx                     a file in it
+    model                                a folder that was assembled of one, which lies in it as encoder/
     owner/name, owner/name@revision      a repository of Hugging Face that lies in the cache, as `hf download` leaves it
 
 What is there on the disk comes first. Nothing is fetched: a device runs what somebody put on it.
@@ -9,6 +10,7 @@ What is there on the disk comes first. Nothing is fetched: a device runs what so
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -16,8 +18,12 @@ from pathlib import Path
 from edgeprune.bundle.manifest import MANIFEST
 from edgeprune.errors import BundleError
 
-__all__ = ["HUB_ID", "find"]
+__all__ = ["HUB_ID", "assembled", "find"]
 
+ENCODER = "encoder"
+"""folder of the bundle in an assembled model"""
+LONGEST = 1 << 20
+"""bytes; far more than the manifest of one has"""
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 """owner/name, as a regular expression"""
 
@@ -30,10 +36,22 @@ def find(name: str | os.PathLike[str]) -> Path:
     given, path = os.fspath(name), Path(name)
     if os.path.isfile(path) and os.path.isfile(path.parent / MANIFEST):
         return path.parent
+    if os.path.isfile(path / ENCODER / MANIFEST) and os.path.isfile(path / MANIFEST) and assembled(path):
+        return path / ENCODER
     match = re.fullmatch(rf"({HUB_ID})(?:@([\w./-]+))?", given)
     if match is None or os.path.lexists(path) or os.path.isdir(path.parent):  # in a folder that is there: a typo
         return path
     return _cached(given, match[1], match[2])
+
+
+def assembled(folder: Path) -> bool:
+    """Whether an assembled model lies there, damaged or not (`edgeprune.runtime.generate`)."""
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            given = json.loads(file.read(LONGEST))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(given, dict) and given.get("kind") == "model"
 
 
 def _cached(given: str, id: str, revision: str | None) -> Path:

@@ -29,7 +29,7 @@ from edgeprune.bundle import agreement, older
 from edgeprune.bundle.schema import SCHEMA_VERSION, Fields
 from edgeprune.errors import BundleError
 
-__all__ = ["MANIFEST", "Manifest", "digest", "json_text"]
+__all__ = ["MANIFEST", "Manifest", "digest", "json_text", "parsed"]
 
 MANIFEST = "manifest.json"
 DEEPEST = 256
@@ -51,21 +51,8 @@ class Manifest(Fields):
     def from_json(cls, text: str) -> Manifest:
         """Raises BundleError when the text is not a manifest of a version that this reader knows, when it has changed
         since it was written, or when it contradicts itself."""
-        try:
-            given = json.loads(
-                text,
-                parse_constant=_not_finite,
-                parse_float=_finite,
-                parse_int=_whole,
-                object_pairs_hook=_each_name_once,
-            )
-            version = given["schema_version"]
-            json.dumps(given, ensure_ascii=False).encode()  # fails for half of a surrogate pair
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise BundleError(
-                f"{MANIFEST} must be a JSON object with a schema_version, finite numbers, whole characters and each "
-                "name once; it is not: copy the bundle again"
-            ) from None
+        given = parsed(text)
+        version = given["schema_version"]
         major = version.split(".")[0] if isinstance(version, str) else ""
         if major not in ("1", SCHEMA_VERSION.split(".")[0]):
             raise BundleError(
@@ -83,6 +70,26 @@ class Manifest(Fields):
         except ValueError as error:
             raise BundleError(f"{MANIFEST}: {error}; export the bundle again") from None
         return manifest
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """A manifest's JSON, of whatever kind. Raises BundleError when it is none that any reader reads alike."""
+    try:
+        given: dict[str, Any] = json.loads(
+            text,
+            parse_constant=_not_finite,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_each_name_once,
+        )
+        given["schema_version"]
+        json.dumps(given, ensure_ascii=False).encode()  # fails for half of a surrogate pair
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BundleError(
+            f"{MANIFEST} must be a JSON object with a schema_version, finite numbers, whole characters and each "
+            "name once; it is not: copy the bundle again"
+        ) from None
+    return given
 
 
 def digest(given: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from edgeprune.bundle.onnx_data import external_files
 from edgeprune.bundle.schema import File
 from edgeprune.errors import BundleError
 
-__all__ = ["Bundle", "describe_files", "hash_file", "load", "read_manifest"]
+__all__ = ["Bundle", "check_file", "describe_files", "hash_file", "load", "read_manifest"]
 
 MANIFEST_NBYTES = 16 << 20
 """far more than one has"""
@@ -61,7 +61,7 @@ def load(folder: str | Path) -> Bundle:
     try:
         manifest = Manifest.from_json(text)
         for name, expected in manifest.files.items():
-            _check_file(folder, name, expected)
+            check_file(folder, name, expected)
         for name, graph in manifest.graphs.items():
             if graph.file not in manifest.files:
                 raise BundleError(f"{MANIFEST} lists no {graph.file}, the graph {name}; export the bundle again")
@@ -106,7 +106,8 @@ class _Unreadable(ValueError):
     """What is wrong with a manifest before it is JSON."""
 
 
-def _check_file(folder: Path, name: str, expected: File) -> None:
+def check_file(folder: Path, name: str, expected: File) -> None:
+    """Raises BundleError when a file that a manifest lists is not there, has changed, or lies elsewhere."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or "\\" in name or ":" in name:
         raise BundleError(f"{MANIFEST} names {name!r}, which leaves the bundle; do not use it")

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ENCODER", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec"]
+__all__ = ["ENCODER", "KINDS", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec"]
 
 SCHEMA_VERSION = "2.0"
 ENCODER = "encoder"
 """name of the pruned graph"""
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "tokens": ("tokens",),
+    "detections": ("logits", "pred_boxes"),
+    "logits": ("logits",),
+}
+"""what an encoder gives -> the outputs that it does so with, in order; it is of the first kind whose outputs it has"""
 BASELINE = "baseline."
 """how the names of the graphs begin that it is measured against"""
 
@@ -102,6 +108,8 @@ class Fields:
     """(layers, tokens left behind them) of each place where tokens go"""
     inside: Mapping[str, Any] = field(default_factory=dict)
     """what shortens the sequence on the way: `reducer` and its `options`; empty where nothing does but the method"""
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    """what was learned for such steps, `adapted` or `correction`, and from what; empty where nothing was"""
     nested: bool = False
     """whether the first k of `picks` are what a budget of k would keep"""
     rule: Mapping[str, Any] = field(default_factory=dict)
@@ -109,7 +117,7 @@ class Fields:
     layout: str = ""
     """how a language model is to be given the tokens, where there is more to say than their order"""
     labels: tuple[str, ...] = ()
-    """the classes of a detector, in the order of its logits, whose last one is "no object" """
+    """the classes of a head, in the order of its logits; a detector's have one more, the last, for "no object" """
     float32_nodes: tuple[str, ...] = ()
     """of the encoder, in its order: what a builder that chooses float16 by itself has to leave in float32"""
     calibration: Mapping[str, Any] = field(default_factory=dict)
@@ -152,9 +160,9 @@ class Fields:
         return "tiles" in self.preprocessing and self.tiles > 1
 
     @property
-    def detects(self) -> bool:
-        """Whether it gives logits and pred_boxes instead of tokens."""
-        return "pred_boxes" in self.outputs
+    def kind(self) -> str:
+        """What it gives, of KINDS; tokens where it gives nothing of them."""
+        return next((kind for kind, names in KINDS.items() if set(names) <= set(self.outputs)), "tokens")
 
     @property
     def pooled(self) -> bool:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from edgeprune.checkpoint import _layout
-from edgeprune.checkpoint._config import described
+from edgeprune.checkpoint._config import architecture, described
 from edgeprune.checkpoint._files import (
     AS_SAVED,
     DEFAULT_MODEL,
@@ -41,6 +41,7 @@ __all__ = [
     "SINGLE",
     "Checkpoint",
     "Files",
+    "architecture",
     "beside",
     "find",
     "is_original_llava",

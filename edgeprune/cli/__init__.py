@@ -33,6 +33,8 @@ VERBS = (
     "verify",
     "diff",
     "bench",
+    "assemble",
+    "ask",
     "sweep",
     "show",
     "report",
@@ -42,12 +44,17 @@ VERBS = (
     "doctor",
     "runtime-source",
     "convert",
+    "calibrate",
+    "adapt",
     "bavit",
 )
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    gc.set_threshold(
+        50_000, 20, 50
+    )  # most of what there is are modules, and no garbage: a tenth of their imports' time
     atexit.register(gc.freeze)  # at its end Python would look for garbage in all of torch, for a second
     debug = "--debug" in sys.argv[1:]
     _leave_when_asked_to()

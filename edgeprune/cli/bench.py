@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgeprune.bundle import finding
 from edgeprune.cli import options
 from edgeprune.cli.console import display, print_json, progress
 
@@ -13,7 +14,7 @@ __all__ = ["command"]
 
 
 @click.command("bench")
-@options.bundle
+@click.argument("bundle", type=options.BundleOrModel())
 @click.option("--device", type=options.devices, default="cpu", show_default=True, help="Where to run it.")
 @options.first
 @options.threads
@@ -43,7 +44,20 @@ def command(
     edgeprune bench my-bundle
     edgeprune bench my-bundle --device tensorrt
     edgeprune bench my-bundle --against unpruned --threads 2 --json
+
+    Of a folder of `edgeprune assemble` the whole answer is measured: time to the first token and tokens per second,
+    pruned and unpruned in turns, encoder and prefill apart, beside what multiply-adds promise.
+
+    \b
+    edgeprune bench model
     """
+    if finding.assembled(bundle):
+        if keep is not None or against or wide or language_model:
+            raise click.UsageError(
+                "--keep, --against, --wide and --language-model are of a bundle alone; leave them out"
+            )
+        _whole(bundle, device, threads, rounds, as_json)
+        return
     from edgeprune.bundle import load
     from edgeprune.runtime.ledger.bench import bench
 
@@ -59,3 +73,21 @@ def command(
 
     display(ledger_table(ledger, wide), *([] if bound is None else [bound_table(bound)]), wide=wide)
     click.echo(ledger_line(ledger))
+
+
+def _whole(folder: Path, device: str, threads: int | None, rounds: int | None, as_json: bool) -> None:
+    from edgeprune.cli.tables.whole import whole_line, whole_table
+    from edgeprune.estimate.bound import bound
+    from edgeprune.estimate.language_model import read_language_model
+    from edgeprune.runtime.generate import load_folder
+    from edgeprune.runtime.generate.bench import bench_whole
+
+    with progress() as show:
+        ledger = bench_whole(folder, device, threads, rounds, show=show)
+    model, manifest = read_language_model(folder / "config.json"), load_folder(folder).bundle.manifest
+    promised = bound(manifest, model, None, ledger.text_tokens)
+    if as_json:
+        print_json({**ledger.to_json(), "estimate": promised.to_json()})
+        return
+    display(whole_table(ledger, promised))
+    click.echo(whole_line(ledger))

@@ -40,14 +40,10 @@ __all__ = ["command"]
     "--option", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=completion.settings,
     help="Option of the method (repeat for several).",
 )  # fmt: skip
-@click.option("--inside", metavar="REDUCER", help="Shorten the sequence inside the encoder: tome, cells, drop, ...")
+@options.inside
 @click.option(
-    "--schedule", metavar="LAYERS:TOKENS,...", help="With --inside: the steps; 8:288 leaves 288 tokens behind 8 layers."
+    "--correction", type=options.PATH, metavar="FILE", help="With steps inside: what `edgeprune calibrate` wrote."
 )
-@click.option(
-    "--encoder-cost", type=float, metavar="SHARE",
-    help="With --inside: choose the steps for this share of the unpruned multiply-adds.",
-)  # fmt: skip
 @click.option("--outputs", multiple=True, metavar="NAME", help="With --inside: origin, which token each patch went to.")
 @click.option(
     "--target", default="cpu", show_default=True, shell_complete=completion.targets,
@@ -69,6 +65,7 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
 @click.option("--size", metavar="HxW", help="Pixels of an image, for all but tiles and --grid; default the model's.")
+@click.option("--head", is_flag=True, help="Logits of the checkpoint's own image classifier in place of tokens.")
 @click.option("--video", is_flag=True, help="Frames instead of images, where the model treats them differently.")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of images per run open (cpu, ort-cuda).")
 @click.option(
@@ -106,9 +103,7 @@ def command(
     """
     from edgeprune.export.request import Request, check
 
-    if wrong := [setting for setting in settings if "=" not in setting]:
-        raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
-    own = dict(setting.split("=", 1) for setting in settings)
+    own = options.named(settings)
     found = given["keep"] == "auto"
     given |= {"keep": None, "output": given["output"] or _output(given)} if found else {}
     if not found and (floor, ceiling_ms, calibrate) != (None, None, None):

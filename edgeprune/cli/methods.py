@@ -31,9 +31,11 @@ def command(matrix: bool, wide: bool, as_json: bool) -> None:
                     "encoder": family.name,
                     "tower": family.tower,
                     "method": entry.name,
-                    "refused": catalog.refusal(entry, family),
+                    "refused": catalog.refusal(entry, family, head),
+                    **({"head": True} if head else {}),
                 }
                 for family in encoders
+                for head in family.heads
                 for entry in entries
             ]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgeprune.bundle import Manifest
     from edgeprune.estimate.bound import Bound
     from edgeprune.estimate.language_model import LanguageModel
+    from edgeprune.export.request import Request
 
     ParamType = click.ParamType[Any]
 else:
@@ -25,14 +26,19 @@ __all__ = [
     "Bundle",
     "Image",
     "Keep",
+    "assembled",
     "bound_of",
     "bundle",
     "devices",
     "first",
     "image_range",
+    "inside",
     "language_model",
+    "named",
     "pair",
     "read_language_model",
+    "shortened",
+    "shortened_request",
     "target",
     "threads",
     "verb",
@@ -55,6 +61,16 @@ class Bundle(ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return completion.folders(incomplete)
+
+
+class BundleOrModel(Bundle):
+    """The folder of a bundle, or of an assembled model as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from edgeprune.bundle import finding
+
+        path = Path(value)
+        return path if finding.assembled(path) else super().convert(value, param, ctx)
 
 
 class Image(ParamType):
@@ -102,6 +118,76 @@ language_model = click.option(
 )  # fmt: skip
 
 
+_INSIDE = (
+    click.option("--inside", metavar="REDUCER", help="Shorten the sequence inside the encoder: tome, cells, drop, ..."),
+    click.option(
+        "--schedule", metavar="LAYERS:TOKENS,...",
+        help="With --inside: the steps; 8:288 leaves 288 tokens behind 8 layers.",
+    ),
+    click.option(
+        "--encoder-cost", type=float, metavar="SHARE",
+        help="With --inside: choose the steps for this share of the unpruned multiply-adds.",
+    ),
+    click.option(
+        "--adapted", type=PATH, metavar="DIR", help="The tower's weights that `edgeprune adapt` wrote for such steps."
+    ),
+)  # fmt: skip
+_SHORTENED = (
+    click.option("--method", required=True, shell_complete=completion.methods, help="Pruning method behind the steps."),
+    click.option("--keep", type=Keep(), help="Tokens kept of an image, or their share."),
+    click.option(
+        "--option", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=completion.settings,
+        help="Option of method or reducer (repeat for several).",
+    ),
+    *_INSIDE,
+    click.option(
+        "--target", default="cpu", show_default=True, shell_complete=completion.targets,
+        help="That the steps are rounded for.",
+    ),
+    click.option(
+        "--model", shell_complete=completion.models,
+        help="Hugging Face id or local folder; default the tiny LLaVA that comes along.",
+    ),
+    click.option("--revision", help="Commit or branch of a Hugging Face id."),
+    click.option("--layer", type=int, help="Feature layer, an index into hidden_states; default the model's."),
+    click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL)."),
+    click.option("--size", metavar="HxW", help="Pixels of an image; default the model's."),
+)  # fmt: skip
+
+
+def inside(function: Verb) -> Verb:
+    """The options of steps inside the encoder."""
+    return _all(_INSIDE, function)
+
+
+def shortened(function: Verb) -> Verb:
+    """Those that name an encoder with steps inside, where nothing is exported."""
+    return _all(_SHORTENED, function)
+
+
+def _all(several: Sequence[Callable[[Verb], Verb]], function: Verb) -> Verb:
+    for one in reversed(several):
+        function = one(function)
+    return function
+
+
+def shortened_request(given: dict[str, Any]) -> Request:
+    """Of what `shortened` gave."""
+    from edgeprune.export.request import Request
+
+    own = named(given.pop("settings"))
+    if given["keep"] == "auto":
+        raise click.UsageError("--keep must be a number of tokens, or their share, got auto")
+    return Request(options=own, **given)
+
+
+def named(settings: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, each."""
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise click.UsageError(f"--option must be NAME=VALUE, got {wrong[0]}")
+    return dict(setting.split("=", 1) for setting in settings)
+
+
 image_range = click.option(
     "--image-range", type=float, nargs=2, metavar="LO HI",
     help="Values that become black and white in images of 16 bits or floats.",
@@ -113,6 +199,17 @@ def verb(function: Verb) -> Verb:
     debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
     function = debug(function)
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(function)
+
+
+def assembled(bundle: Path, option: str) -> Path:
+    """The folder of an assembled model, of its bundle in it. Raises UsageError for a bundle that stands alone."""
+    from edgeprune.bundle import finding
+
+    if not finding.assembled(bundle.parent):
+        raise click.UsageError(
+            f"{option} goes with a folder that `edgeprune assemble` wrote, {bundle} is a bundle alone"
+        )
+    return bundle.parent
 
 
 def pair(option: str, given: str | None) -> tuple[int, int] | None:

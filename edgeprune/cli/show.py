@@ -62,12 +62,16 @@ def command(
             show(at, len(places), place.name)
             shown = image if image is None or image_range is None else as_rgb(image, True, image_range)
             picture = draw(runner, shown, place, threshold, keep, device)
-            drawn.append({"picture": str(place), "size": list(picture.size), "view": picture.info["view"]})
+            classes = [{"label": label, "probability": share} for label, share in picture.info["classes"]]
+            said = {"classes": classes} if classes else {}
+            drawn.append({"picture": str(place), "size": list(picture.size), "view": picture.info["view"], **said})
     if as_json:
         print_json(drawn if len(images) > 1 else drawn[0])
         return
     for one in drawn:
         click.echo(f"wrote {one['picture']}{'; the encoder sees it ' + one['view'] if one['view'] else ''}")
+        for found in one.get("classes", []):
+            click.echo(f"  {found['probability']:6.1%}  {found['label']}")
 
 
 def _places(images: tuple[Path, ...], output: Path | None) -> dict[Path, Path | None]:

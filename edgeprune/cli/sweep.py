@@ -29,6 +29,8 @@ T = TypeVar("T")
     "--methods", metavar="NAME,...",
     help="Methods, with options as in hiprune:alpha=0.2; default all. random, uniform and pool are always there.",
 )  # fmt: skip
+@click.option("--inside", metavar="REDUCER,...", help="Try each method with these inside the encoder as well.")
+@click.option("--encoder-cost", metavar="SHARE,...", help="With --inside: of the unpruned multiply-adds, as 0.6,0.5.")
 @click.option("--keep", metavar="K,...", help="Tokens kept, or their shares (0.5); default 64,32,16,8.")
 @click.option("--precision", metavar="FLOAT,...", default="float32", show_default=True, help="float32, float16.")
 @click.option("--layer", metavar="L,...", help="Feature layers, indices into hidden_states; default the model's.")
@@ -59,6 +61,8 @@ def command(
     as_json: bool,
     wide: bool,
     methods: str | None,
+    inside: str | None,
+    encoder_cost: str | None,
     keep: str | None,
     precision: str,
     layer: str | None,
@@ -82,6 +86,8 @@ def command(
     request = Request(
         output=output or Path(f"{'tiny' if model is None else Path(model).name}-sweep"),
         methods=_listed("--methods", methods, str),
+        inside=_listed("--inside", inside, str),
+        encoder_costs=_listed("--encoder-cost", encoder_cost, float),
         keep=_listed("--keep", keep, lambda text: float(text) if "." in text else int(text)),
         precisions=_listed("--precision", precision, str),
         layers=_listed("--layer", layer, int) or (None,),

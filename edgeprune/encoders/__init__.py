@@ -2,10 +2,10 @@
 
 A family's file declares `MODEL_TYPES` and `load(checkpoint, layer) -> Encoder`. A family that can be the vision tower
 of another also declares `tower(checkpoint, config, *prefixes, size=None) -> Tower`; one whose load takes `grid`,
-`video` or `size` names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two more are
-read by others: `HAS`, by the catalog, which imports nothing, so that it is a literal; and `PROCESSORS`, the classes of
-image processors that come with the family. Nothing else has to change for a new one. What families share is in
-`_load`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`.
+`video`, `size` or `head` names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two
+more are read by others: `HAS`, by the catalog, which imports nothing, so that it is a literal; and `PROCESSORS`, the
+classes of image processors that come with the family. Nothing else has to change for a new one. What families share is
+in `_load`, `_heads`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`.
 
     HAS = {"": ("[CLS]", "variable sequence length")}       kind of tower, where there are several -> traits.FEATURES
     PROCESSORS = {"ViT": Processor(VIT)}                class of transformers, without ImageProcessor
@@ -30,8 +30,9 @@ from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
 from edgeprune.schedule import Inside
+from edgeprune.traits import DETECTS
 
-__all__ = ["Encoder", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
+__all__ = ["Encoder", "Head", "Processor", "Tower", "families", "family_of", "feature_depth", "load", "processors"]
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,12 @@ class Tower:
     embeddings: nn.Module | None = None
     """the module that gives [B, prefix + N + suffix, C] in front of the layers, if these take any number of tokens"""
     blocks: Sequence[nn.Module] = ()
-    """these layers, each called with the hidden states first"""
+    """the layers, each called with the hidden states first, where these may get fewer on the way"""
     between: nn.Module | None = None
     """the module that gives what is added behind each layer but the last, [L - 1, 1, S, C], where there is such"""
+
+    rotary: bool = False
+    """whether its blocks are called with position_embeddings=(cos, sin) of the patches, [P, d] each"""
 
     @property
     def heads(self) -> int:
@@ -73,15 +77,32 @@ class Tower:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What a tower ends in where it gives no tokens: the checkpoint's own head, which is the encoder's `projector`.
+
+    It reads few rows of the tower's last layer, so that nothing is gained by dropping tokens behind that.
+    """
+
+    kind: str
+    """of `edgeprune.bundle.KINDS`, which names what the projector returns, a tuple: [B, R, C] -> [B, ...] each"""
+    rows: tuple[int, ...]
+    """the special tokens that it reads, counted from the first token, or (below 0) from the end"""
+    labels: tuple[str, ...]
+    """its classes, in the order of its logits"""
+    mean: bool = False
+    """whether the mean of the patches stands behind these rows, of those that are kept"""
+
+
+@dataclass(frozen=True)
 class Encoder:
-    """A vision encoder as it is deployed: tower up to the feature layer, then the projector."""
+    """A vision encoder as it is deployed: tower up to the feature layer, then the projector or the head."""
 
     family: str
     tower: Tower
     layer: int
     """number of layers in front of the features: the index into hidden_states, of several the deepest"""
     projector: nn.Module
-    """[B, N, C] -> [B, N, D], row by row"""
+    """[B, N, C] -> [B, N, D], row by row; or of a head"""
     normed: bool = False
     """whether the features are last_hidden_state, behind the final norm, instead of hidden_states[layer]"""
     groups: Tensor | None = None
@@ -99,15 +120,25 @@ class Encoder:
     """further outputs by name: those hidden_states, kept and grouped like the features, behind this projector"""
     beside: tuple[int, ...] = ()
     """indices into hidden_states of several layers whose features, side by side, are C wide; none where it is one"""
+    head: Head | None = None
+    """what reads it, where it gives something else than tokens"""
     inside: Inside | None = None
     """how the sequence shortens on the way, where it does"""
-    labels: tuple[str, ...] | None = None
-    """classes of a detector, whose projector is its heads: the last `suffix` tokens -> logits, pred_boxes"""
 
     @property
-    def detects(self) -> bool:
-        """Whether it is a detector."""
-        return self.labels is not None
+    def kind(self) -> str:
+        """What it gives, of `edgeprune.bundle.KINDS`."""
+        return "tokens" if self.head is None else self.head.kind
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of its head, if it has one."""
+        return () if self.head is None else self.head.labels
+
+    @property
+    def headed(self) -> bool:
+        """Whether a head reads its last layer, so that every method has to drop inside."""
+        return self.head is not None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -123,6 +154,11 @@ class Encoder:
     def patches(self) -> int:
         """N, the tokens without pruning."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def unit(self) -> int:
+        """Patches of a token, side by side in front of the projector."""
+        return 1 if self.groups is None else self.groups.shape[1]
 
     @property
     def candidates(self) -> int:
@@ -177,6 +213,7 @@ def load(
     grid: tuple[int, int] | None = None,
     video: bool = False,
     size: tuple[int, int] | None = None,
+    head: bool = False,
 ) -> Encoder:
     """The encoder of a checkpoint in float32.
 
@@ -184,25 +221,30 @@ def load(
     grid: rows and columns of patches, of a family that takes any image size
     video: the way of a family that treats frames of a video differently
     size: height and width of images, of a family whose positions can be brought to another size
+    head: with its classifier, of a family that has such: `logits` in place of tokens
 
     Raises ModelError when no family knows the checkpoint, when config.json and tensors do not fit each other, or when a
-    tensor of the encoder would be left out; RequestError when the family takes no grid or size, or makes no difference
-    between images and frames.
+    tensor of the encoder would be left out, or it has no classifier; RequestError when the family takes no grid, size
+    or head, or makes no difference between images and frames.
     """
     family = family_of(checkpoint.config, checkpoint.id)
     name, options = family.__name__.rpartition(".")[2], getattr(family, "OPTIONS", ())
     if layer is not None:
         catalog.check_layer(layer, checkpoint.config, checkpoint.id)
+    detects = any(DETECTS in has for has in family.HAS.values())
     given: dict[str, Any] = {"grid": grid} if grid else {}
-    given |= ({"video": True} if video else {}) | ({"size": size} if size else {})
+    given |= ({"video": True} if video else {}) | ({"size": size} if size else {}) | ({"head": True} if head else {})
     refusals = {
         "grid": "its image size is fixed" if "size" not in options else "give --size, in pixels",
         "video": "it treats frames as it does images",
         "size": "its image size is fixed" if "grid" not in options else "give --grid, in patches",
+        "head": "no classifier of it is read" if not detects else "its heads are exported as they are",
     }
     for option, why in refusals.items():
         if option in given and option not in options:
             raise RequestError(f"{name} takes no --{option}: {why}; leave it out")
+    if head and layer is not None:
+        raise RequestError(f"the classifier of --head reads the last layer: --layer must be left out, got {layer}")
     with building(checkpoint.id):
         encoder: Encoder = family.load(checkpoint, layer, **given)
     return encoder

@@ -192,8 +192,10 @@ def merged(
 
 def _described(tower: GridTower, mlp: nn.Module, image_size: Sequence[int]) -> Tower:
     attention = [block.attn for block in tower.blocks]
-    found = tower_around(tower, attention, mlp, tower.patch_embedding, image_size, prefix=0, has_cls=False)
-    return replace(found, batched=False)  # positions are of one image
+    found = tower_around(
+        tower, attention, mlp, tower.patch_embedding, image_size, prefix=0, has_cls=False, blocks=tower.blocks
+    )
+    return replace(found, batched=False, rotary=True)  # positions are of one image
 
 
 def _without_time(own: nn.Conv3d) -> nn.Conv2d:

@@ -1,7 +1,8 @@
 """CLIP's vision tower: [CLS] first, learned positions, pre-norm layers (CLIPVisionModel, CLIPModel).
 
 A bare CLIP has no projector: its tokens are the hidden states of the last layer, as last_hidden_state gives them
-(without post_layernorm, which CLIP applies to [CLS] only).
+(without post_layernorm, which CLIP applies to [CLS] only). The classifier of --head (CLIPForImageClassification) reads
+their mean, of those that are kept.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._heads import with_classifier
 from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
 from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import CLIP, Processor
 
 MODEL_TYPES = ("clip", "clip_vision_model")
-OPTIONS = ("size",)
+OPTIONS = ("size", "head")
 HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {
     "CLIP": Processor(
@@ -24,9 +26,11 @@ PROCESSORS = {
 }
 
 
-def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None, head: bool = False) -> Encoder:
     config = checkpoint.config.get("vision_config", checkpoint.config)
     own = tower(checkpoint, config, "vision_model.", "clip.vision_model.", "", size=size)
+    if head:
+        return with_classifier("clip", checkpoint, own, (), mean=True)
     return without_projector("clip", own, layer)
 
 

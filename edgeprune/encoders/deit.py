@@ -1,7 +1,8 @@
 """DeiT: a ViT with two special tokens, [CLS] and the distillation token (DeiTModel and its classifiers).
 
-Its tokens are the patches of last_hidden_state, which is behind the final layernorm. Pooler and classifiers are neither
-read nor exported. Checkpoints trained without distillation are of model_type vit.
+Its tokens are the patches of last_hidden_state, which is behind the final layernorm. The pooler is neither read nor
+exported. With --head the classifiers are: on [CLS], or the mean of it and the one on the distillation token
+(DeiTForImageClassificationWithTeacher). Checkpoints trained without distillation are of model_type vit.
 
 Source  facebookresearch/deit models.py (DistilledVisionTransformer), transformers DeiTModel
 """
@@ -12,13 +13,15 @@ from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._heads import with_classifier
 from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
 from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("deit",)
-OPTIONS = ("size",)
+OPTIONS = ("size", "head")
 HAS = {"": ("[CLS]", "variable sequence length")}
+TEACHER = ("cls_classifier", "distillation_classifier")
 PROCESSORS = {
     "DeiT": Processor(
         VIT
@@ -29,7 +32,7 @@ PROCESSORS = {
 }
 
 
-def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None, head: bool = False) -> Encoder:
     from transformers import DeiTConfig, DeiTModel
 
     config = settings(DeiTConfig, checkpoint.config)
@@ -48,4 +51,8 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
         embeddings=embeddings,
         blocks=layers,
     )
-    return without_projector("deit", tower, layer)
+    if not head:
+        return without_projector("deit", tower, layer)
+    if f"{TEACHER[1]}.weight" in checkpoint.shards:
+        return with_classifier("deit", checkpoint, tower, (0, 1), names=TEACHER)
+    return with_classifier("deit", checkpoint, tower, (0,))

@@ -1,7 +1,8 @@
 """DINOv2: [CLS], optional registers, then patches; layer scale, plain or SwiGLU MLP
 (Dinov2Model, Dinov2WithRegistersModel).
 
-Its tokens are the patches of last_hidden_state, which is behind the final layernorm. The positions are trained at one
+Its tokens are the patches of last_hidden_state, which is behind the final layernorm. The classifier of --head reads
+[CLS] and, beside it, the mean of the patches: of those that are kept. The positions are trained at one
 size (518 pixels) and resampled to the image's: here once, with the family's own code, to the size that the image
 processor gives (224 on the hub) or that is asked for, square or not, so that the graph holds them as a constant.
 
@@ -15,18 +16,19 @@ from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._heads import with_classifier
 from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
 from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import CLIP, Processor
 from edgeprune.encoders._settings import input_size
 
 MODEL_TYPES = ("dinov2", "dinov2_with_registers")
-OPTIONS = ("size",)
+OPTIONS = ("size", "head")
 HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {"Bit": Processor(CLIP, models=("dinov2", "dinov2_with_registers"))}
 
 
-def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None, head: bool = False) -> Encoder:
     import transformers
 
     stem = "Dinov2WithRegisters" if checkpoint.config["model_type"] == "dinov2_with_registers" else "Dinov2"
@@ -46,4 +48,6 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
         embeddings=embeddings,
         blocks=layers,
     )
+    if head:
+        return with_classifier("dinov2", checkpoint, tower, (0,), mean=True)
     return without_projector("dinov2", tower, layer)

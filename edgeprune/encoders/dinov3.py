@@ -10,6 +10,7 @@ Source  facebookresearch/dinov3 dinov3/models/vision_transformer.py (x_norm_patc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
@@ -51,5 +52,6 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
         module.embeddings.patch_embeddings,
         whole_patches(size, config.patch_size) if size else input_size(checkpoint, config.image_size),
         prefix=1 + config.num_register_tokens,
+        blocks=layers,
     )
-    return without_projector("dinov3", tower, layer)
+    return without_projector("dinov3", replace(tower, rotary=True), layer)

@@ -50,9 +50,10 @@ def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None
     attention = [block.self_attn for block in tower.layers]
     size = rows * config.patch_size, columns * config.patch_size
     mlp = own.encoder.layers[0].mlp
-    return without_projector(
-        "siglip2", tower_around(tower, attention, mlp, tower.patch_embedding, size, prefix=0, has_cls=False), layer
+    around = tower_around(
+        tower, attention, mlp, tower.patch_embedding, size, prefix=0, has_cls=False, blocks=tower.layers
     )
+    return without_projector("siglip2", around, layer)
 
 
 class _Tower(nn.Module):

@@ -1,7 +1,7 @@
 """ViT: [CLS] first, learned positions, pre-norm layers (ViTModel, ViTForImageClassification).
 
-Its tokens are the patches of last_hidden_state, which is behind the final layernorm. Pooler and classifier are neither
-read nor exported.
+Its tokens are the patches of last_hidden_state, which is behind the final layernorm. The pooler is neither read nor
+exported; the classifier is with --head, which reads [CLS].
 
 Source  google-research/vision_transformer vit_jax/models_vit.py, transformers ViTModel
 """
@@ -12,17 +12,18 @@ from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._heads import with_classifier
 from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
 from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import VIT, Processor
 
 MODEL_TYPES = ("vit",)
-OPTIONS = ("size",)
+OPTIONS = ("size", "head")
 HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {"ViT": Processor(VIT, models=("vit",))}
 
 
-def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None) -> Encoder:
+def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None, head: bool = False) -> Encoder:
     from transformers import ViTConfig, ViTModel
 
     config = settings(ViTConfig, checkpoint.config)
@@ -41,4 +42,4 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
         embeddings=embeddings,
         blocks=layers,
     )
-    return without_projector("vit", tower, layer)
+    return with_classifier("vit", checkpoint, tower, (0,)) if head else without_projector("vit", tower, layer)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders import Encoder, Head, Tower
 from edgeprune.encoders._building import building
 from edgeprune.encoders._load import pretrained, settings, tower_around
 from edgeprune.encoders._positions import whole_patches
@@ -94,7 +94,9 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
             encoder.interpolation = _Baked(encoder.interpolation(size))
     embeddings.position_embeddings = None  # their table has them now, and weights are counted
     heads = Heads(whole.class_labels_classifier, whole.bbox_predictor).eval()
-    return Encoder("yolos", tower_of(whole, size), len(encoder.layer), heads, normed=True, labels=labels(whole))
+    tower = tower_of(whole, size)
+    head = Head("detections", tuple(range(-tower.suffix, 0)), labels(whole))
+    return Encoder("yolos", tower, len(encoder.layer), heads, normed=True, head=head)
 
 
 def detector(checkpoint: Checkpoint, size: tuple[int, int] | None = None) -> tuple[Any, tuple[int, int]]:

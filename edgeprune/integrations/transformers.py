@@ -25,6 +25,9 @@ from edgeprune.runtime.images.tiles import packed
 
 __all__ = ["generation_inputs"]
 
+TOGETHER = ("internvl", "video_llava")
+"""models that take the tokens of all images as one tensor, not as a list"""
+
 
 def generation_inputs(
     model: Any, encoder: TokenEncoder, images: ImageLike | list[ImageLike], input_ids: Tensor
@@ -56,7 +59,7 @@ def generation_inputs(
     if "positions" in encoded[0]:
         places = [found["positions"] for found in encoded]
         inputs["position_ids"] = _positions(text, places, max(encoder.grid)).to(input_ids.device)
-    return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model.device, model.dtype)}}
+    return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model)}}
 
 
 def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]:
@@ -68,13 +71,16 @@ def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]
     return found | {"tokens": packed(found["tokens"], found["indices"], encoder.grid, shape, tiles.squeezed)}
 
 
-def _encoder_outputs(encoded: list[dict[str, Tensor]], device: Any, dtype: Any) -> Any:
+def _encoder_outputs(encoded: list[dict[str, Tensor]], model: Any) -> Any:
     """As get_image_features of the model returns them: the tokens of each image, and what goes into deeper layers."""
+    device, dtype = model.device, model.dtype
     from transformers.modeling_outputs import BaseModelOutputWithPooling
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
     tokens: Any = [found["tokens"].to(device, dtype) for found in encoded]
     deeper: Any = [name for name in encoded[0] if name.startswith("deepstack_")]
+    if model.config.model_type in TOGETHER:
+        tokens = torch.cat(tokens)
     if not deeper:
         return BaseModelOutputWithPooling(pooler_output=tokens)
     deeper = [[found[name][0].to(device, dtype) for found in encoded] for name in deeper]

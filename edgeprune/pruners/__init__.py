@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,8 @@ class Host:
 
 
 class Method:
-    """What a method is derived from: a frozen dataclass with the field `keep`; its further fields are its options."""
+    """What a method is derived from: a frozen dataclass with the field `keep`; its fields with a default are its
+    options, those without one are what it is fitted with."""
 
     keep: int
     traits: ClassVar[Traits] = Traits()
@@ -123,8 +124,9 @@ class Method:
     """the trained module of a method that has one"""
 
     @classmethod
-    def fitted(cls, keep: int, scorer: Any, host: Host) -> Method:
-        """A method with trained weights, for an encoder. Raises MethodError when they are for another one."""
+    def fitted(cls, keep: int, scorer: Any, host: Host, **options: Any) -> Method:
+        """A method with trained weights and its options, for an encoder. Raises MethodError when they are for another
+        one."""
         raise MethodError(f"{cls.__module__.rpartition('.')[2]} has no trained weights")
 
     def prepared(self, projector: nn.Module) -> Method:
@@ -163,19 +165,41 @@ class Method:
         """Where it departs from its source as it is built, beside `traits.deviations`."""
         return ()
 
+    def warnings(self, depth: int) -> tuple[str, ...]:
+        """What the user should know of its options on an encoder of so many layers, each in one line."""
+        return ()
+
     def multiply_adds(self, patches: int) -> int:
         """Of its own weights, for one image of N patches."""
         return 0
 
 
-def depth_of(method: Method, layers: int, detects: bool) -> int | None:
-    """How many layers of the encoder see every token; None: all, tokens are dropped behind it.
+class Placed(Protocol):
+    """What the place of a method hangs on, of an encoder."""
 
-    layers: in front of the features
-    detects: whether the encoder is a detector, in which every method has to drop inside
-    """
-    inside = method.steps(layers)
-    return inside[0] if inside else 0 if detects else None
+    @property
+    def layer(self) -> int:
+        """Layers in front of the features."""
+        ...
+
+    @property
+    def headed(self) -> bool:
+        """Whether a head reads the last of them, so that every method has to drop inside."""
+        ...
+
+    @property
+    def inside(self) -> object | None:
+        """The steps that shorten the sequence on the way; the method chooses behind them then."""
+        ...
+
+
+def depth_of(method: Method, encoder: Placed) -> int | None:
+    """How many layers of the encoder see every token in front of where the method drops some; None: it chooses behind
+    all of them."""
+    if encoder.inside is not None:
+        return None
+    steps = method.steps(encoder.layer)
+    return steps[0] if steps else 0 if encoder.headed else None
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:

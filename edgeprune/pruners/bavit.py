@@ -7,7 +7,16 @@
     trunk    a norm and a linear head on the encoder's own hidden states behind its first layers. Not of the paper
 
 The layers behind the place of dropping run on the kept patches alone. The paper drops every patch that is called
-background, a count that depends on the image; the budget here is static.
+background, a count that depends on the image; the budget here is static. By score it fills up with the background that
+looks most like foreground, the rims of what is kept anyway. With option `spread` it fills up evenly over the grid:
+
+    score[j] = relu(z[j]) - d[j] * clamp(-z[j] / 2, 0, 1)         z: the difference above; d in (0, 1]
+
+Foreground comes first, as before, then background by its place; a patch in doubt (-2 < z < 0) comes before its place.
+d is an ordered dither: the ranks of frac(row / g^2 + column / g) over N, with g = 1.3247..., g^3 = g + 1. Cut anywhere,
+the sequence leaves no hole and no cluster, on a grid of any size, from nothing but its size; ordered matrices (Bayer)
+want powers of two, void-and-cluster and farthest points a search. Ranks are distinct: two patches of certain background
+never tie but lie 1 / N or more apart, and no rounding of z moves them.
 
 Paper   https://arxiv.org/abs/2410.09324
 Patent  US 2026/0087793 A1, a published application
@@ -17,7 +26,7 @@ Source  no code or weights are public; written from the paper. --scorer takes wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -30,13 +39,20 @@ from edgeprune.pruners._scorer import BACKGROUND, FOREGROUND, Scorer
 from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
+PLASTIC = 1.324717957244746
+"""g, the root of g^3 = g + 1: what the golden ratio is in one dimension, it is in two"""
+CERTAIN = 2.0
+"""-z from which a patch is background without a doubt"""
+
 
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
-    scorer: Scorer
-    side: int = 1
+    scorer: Scorer = field()  # without the default that it has in the base
+    side: int
     """m: the encoder's patches along a side of the scorer's"""
+    spread: bool = False
+    """whether background fills up the budget evenly over the grid, instead of by its score"""
     traits: ClassVar[Traits] = Traits(
         reads=("image or early hidden states",),
         multiply_adds="2679 M",  # a `front` of 2 layers, 384 wide
@@ -49,7 +65,7 @@ class Method(pruners.Method):
     )
 
     @classmethod
-    def fitted(cls, keep: int, scorer: Scorer, host: pruners.Host) -> Method:
+    def fitted(cls, keep: int, scorer: Scorer, host: pruners.Host, **options: Any) -> Method:
         """The method for an encoder. Raises MethodError when the scorer was trained for another one, RequestError when
         the budget or the grid does not divide into its blocks."""
         config = scorer.config
@@ -59,7 +75,7 @@ class Method(pruners.Method):
                     f"the scorer reads hidden states of width {config.width} behind layer {config.layers}, this "
                     f"encoder has width {host.width} and {host.layers} layers; train one on it: --kind trunk --model"
                 )
-            return cls(keep, scorer.fitted(host.grid, host.mean, host.std))
+            return cls(keep, scorer.fitted(host.grid, host.mean, host.std), 1, **options)
         wanted = config.patch_size / host.patch_size
         side = round(wanted)
         if side != wanted or (side == 1) != (config.kind == "front"):
@@ -77,7 +93,7 @@ class Method(pruners.Method):
         if keep % side**2:
             near = " or ".join(str(one) for one in (keep - keep % side**2, keep - keep % side**2 + side**2) if one)
             raise RequestError(f"keep must be a multiple of the {side**2} patches of a block, got {keep}; {near} would")
-        return cls(keep, scorer.fitted((rows // side, columns // side), host.mean, host.std), side)
+        return cls(keep, scorer.fitted((rows // side, columns // side), host.mean, host.std), side, **options)
 
     def steps(self, depth: int) -> tuple[int, ...]:
         return (self.scorer.config.layers if self.scorer.config.kind == "trunk" else 0,)
@@ -89,11 +105,13 @@ class Method(pruners.Method):
             "trunk": "the encoder's own first layers say what is background; the paper has a ViT in front of it",
         }
         kind = self.scorer.config.kind
-        return (other[kind],) if kind in other else ()
+        evenly = "what foreground leaves of the budget goes to background evenly over the grid; the paper drops it all"
+        return (*((other[kind],) if kind in other else ()), *((evenly,) if self.spread else ()))
 
     def options(self) -> dict[str, Any]:
         config = self.scorer.config
-        return {"scorer": config.kind, "layers": config.layers, "width": config.width, "sha256": self.scorer.digest}
+        own = {"scorer": config.kind, "layers": config.layers, "width": config.width, "sha256": self.scorer.digest}
+        return {**own, "spread": self.spread}
 
     def multiply_adds(self, patches: int) -> int:
         """Of the scorer, for one image of N patches."""
@@ -107,6 +125,9 @@ class Method(pruners.Method):
     def select(self, taps: Taps) -> Selection:
         logits: Tensor = self.scorer(taps.features if self.scorer.config.kind == "trunk" else taps.pixels)
         scores = logits[..., FOREGROUND] - logits[..., BACKGROUND]
+        if self.spread:
+            dither = _dither(taps.grid[0] // self.side, taps.grid[1] // self.side)
+            scores = scores.relu() - dither * (scores / -CERTAIN).clamp(0, 1)
         if self.side == 1:
             indices, picks = ranked_top(scores, self.keep)
             return Selection(indices, scores, picks=picks)
@@ -121,6 +142,8 @@ class Method(pruners.Method):
         background, foreground = self.scorer(given).unbind(dim=-1)
         score, side = foreground - background, self.side
         coarse = [size // side for size in eager.grid]
+        if self.spread:
+            score = _evenly(score, coarse[1])
         kept = torch.zeros_like(score).scatter(1, score.topk(self.keep // side**2, dim=1).indices, 1.0)
         maps = torch.stack((score, kept), dim=1).unflatten(2, coarse)  # type: ignore[no-untyped-call]
         score, kept = torch.nn.functional.interpolate(maps, scale_factor=side, mode="nearest").flatten(2).unbind(dim=1)
@@ -139,3 +162,22 @@ def _members(grid: tuple[int, int], side: int) -> Tensor:
     rows, columns = grid
     place = torch.arange(math.prod(grid)).reshape(rows // side, side, columns // side, side)
     return place.permute(0, 2, 1, 3).reshape(-1, side**2)
+
+
+def _dither(rows: int, columns: int) -> Tensor:
+    """[rows * columns] float32, the ranks of the head's sequence over their number: distinct, in (0, 1].
+
+    >>> _dither(2, 3).mul(6).int().tolist()
+    [1, 5, 3, 4, 2, 6]
+    """
+    along, down = torch.arange(columns, dtype=torch.float64), torch.arange(rows, dtype=torch.float64)
+    phase = (down[:, None] / PLASTIC**2 + along / PLASTIC).frac().flatten()
+    return (phase.argsort().argsort() + 1).float() / (rows * columns)
+
+
+def _evenly(logit: Tensor, columns: int) -> Tensor:
+    """The score of the head, [B, n] both, of a grid with so many columns: foreground as it is, the rest by its turn."""
+    count = logit.shape[1]
+    turn = sorted(range(count), key=lambda at: math.modf(at // columns / PLASTIC**2 + at % columns / PLASTIC)[0])
+    late = torch.tensor([turn.index(at) + 1 for at in range(count)]) / count
+    return torch.where(logit > 0, logit, torch.where(logit < -CERTAIN, -late, late * logit / CERTAIN))

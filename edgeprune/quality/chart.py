@@ -9,12 +9,19 @@ from rich import box
 from rich.table import Table
 
 from edgeprune.errors import MissingPackageError
-from edgeprune.quality.evaluate import DENSE, VARIANTS, Evaluation
+from edgeprune.quality.evaluate import DENSE, Evaluation
 
 __all__ = ["plot", "table"]
 
-LINES = {"classifier": "o-", "oracle": "^--", "random": "s:"}
-NAMES = {"classifier": "classifier", "oracle": "oracle boxes", "random": "random"}
+LINES = {"classifier": "o-", "spread": "D-", "oracle": "^--", "oracle, spread": "v--", "random": "s:"}
+OTHER = "x-."
+NAMES = {
+    "classifier": "classifier",
+    "spread": "classifier, spread",
+    "oracle": "oracle boxes",
+    "oracle, spread": "oracle boxes, spread",
+    "random": "random",
+}
 
 
 def table(judged: Evaluation) -> Table:
@@ -32,11 +39,11 @@ def table(judged: Evaluation) -> Table:
     for share in judged.shares:
         table.add_column(f"{share:.0%}\n{keeps[share]}", justify="right", no_wrap=True)
     for model in judged.models:
-        for at, variant in enumerate(VARIANTS):
+        for at, variant in enumerate(judged.variants):
             dense = "" if at else f"{judged.row(model, DENSE).mAP:.1f}"
             values = [f"{judged.row(model, variant, share).mAP:.1f}" for share in judged.shares]
-            last = at == len(VARIANTS) - 1
-            table.add_row("" if at else model, NAMES[variant], dense, *values, end_section=last)
+            last = variant == judged.variants[-1]
+            table.add_row("" if at else model, NAMES.get(variant, variant), dense, *values, end_section=last)
     for name, value in _speeds(judged).items():
         table.add_row("exported graph" if name == "images/s" else "", name, *value)
     return table
@@ -57,12 +64,13 @@ def _speeds(judged: Evaluation) -> dict[str, list[str]]:
 
 
 def _captions(judged: Evaluation) -> list[str]:
-    """What the classifier loses against the dense detector as it is, at each share."""
+    """What the classifier loses against the dense detector as it is, at each share, by both rules."""
     dense = judged.row(judged.models[0], DENSE).mAP
     lines = []
     for model in judged.models:
-        lost = [f"{dense - judged.row(model, 'classifier', share).mAP:+.1f}" for share in judged.shares]
-        lines.append(f"{model}: classifier loses {', '.join(lost)} against {dense:.1f}")
+        for rule in ("classifier", "spread"):
+            lost = [f"{dense - judged.row(model, rule, share).mAP:+.1f}" for share in judged.shares]
+            lines.append(f"{model}: {NAMES[rule]} loses {', '.join(lost)} against {dense:.1f}")
     if judged.speed:
         threads = judged.about.get("threads")
         lines.append(
@@ -85,17 +93,18 @@ def plot(judged: Evaluation, path: Path) -> None:
     axes = figure.subplots()
     for at, model in enumerate(judged.models):
         dense = judged.row(model, DENSE).mAP
-        for variant in VARIANTS:
+        for variant in judged.variants:
             values = [judged.row(model, variant, share).mAP for share in judged.shares]
             shares = [100.0, *(100 * share for share in judged.shares)]
-            axes.plot(shares, [dense, *values], LINES[variant], color=f"C{at}", markersize=4, linewidth=1.4)
+            axes.plot(shares, [dense, *values], LINES.get(variant, OTHER), color=f"C{at}", markersize=4, linewidth=1.4)
     dense, lowest = judged.row(judged.models[0], DENSE).mAP, 100 * min(judged.shares)
     axes.axhline(dense, color="0.4", linewidth=0.8, zorder=0)
     above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "fontsize": 8, "color": "0.4"}
     axes.annotate(f"dense, {judged.models[0]}", (lowest, dense), **above)
     models = [Line2D([], [], color=f"C{at}", linewidth=3, label=model) for at, model in enumerate(judged.models)]
     grey: dict[str, Any] = {"color": "0.3", "markersize": 4}
-    rules = [Line2D([], [], **grey, marker=LINES[v][0], ls=LINES[v][1:], label=NAMES[v]) for v in VARIANTS]
+    drawn = {variant: LINES.get(variant, OTHER) for variant in judged.variants}
+    rules = [Line2D([], [], **grey, marker=how[0], ls=how[1:], label=NAMES.get(v, v)) for v, how in drawn.items()]
     axes.legend(handles=models + rules, loc="lower right", ncols=2)
     axes.set(xlabel="patches kept, %", ylabel="mAP, %", ylim=(0, None))
     axes.set_title(f"mAP over the patches kept, {judged.images:,} images", fontsize=11)

@@ -1,9 +1,12 @@
 """What dropping patches costs a detector, and what it gains: mAP over the shares kept, throughput and memory.
 
-    classifier    the patches that the scorer ranks highest, as in the exported graph
-    oracle        the patches under true boxes first, the scorer's order among these and behind them: a perfect label
-    random        a fresh draw for every image
-    dense         every patch
+    classifier       the patches that the scorer ranks highest, as in the exported graph
+    spread           the same with the method's option `spread`: what foreground leaves goes evenly over the grid
+    oracle           the patches under true boxes first, the scorer's order among these and behind them: a perfect label
+    oracle, spread   the same, evenly over the grid behind them
+    random           a fresh draw for every image
+    received L       what most attention goes to in layer L, dropped behind it: the untrained method `received`
+    dense            every patch
 
 of the detector as it is, of its sparse fine-tuning, and of the control that was fine-tuned as long on all patches.
 Every figure of one evaluation is of the same images.
@@ -37,7 +40,8 @@ __all__ = ["DENSE", "SHARES", "VARIANTS", "Evaluation", "Row", "evaluate", "orac
 
 SHARES = (0.75, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
-VARIANTS = ("classifier", "oracle", "random")
+VARIANTS = ("classifier", "spread", "oracle", "oracle, spread", "random")
+RECEIVED = "received"
 BATCH_PATCHES = 10_000
 """of the images that run together"""
 
@@ -75,6 +79,10 @@ class Evaluation:
         return list(dict.fromkeys(row.model for row in self.rows))
 
     @property
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(row.variant for row in self.rows if row.variant != DENSE))
+
+    @property
     def shares(self) -> list[float]:
         return list(dict.fromkeys(row.share for row in self.rows if row.variant != DENSE))
 
@@ -102,6 +110,7 @@ def evaluate(
     truth: Truth | None = None,
     *,
     shares: Sequence[float] = SHARES,
+    received: Sequence[int] = (),
     seed: int = 0,
     show: Show = lambda *_: None,
 ) -> tuple[Row, ...]:
@@ -109,9 +118,11 @@ def evaluate(
 
     detectors: by what they are called; of one size
     truth: of the samples, where more is known than their boxes
+    received: behind which layers the untrained method is judged, too
     seed: of the random patches, which are the same for every detector
 
-    Raises RequestError for shares outside (0, 1], detectors of two sizes, and classes that no detector knows.
+    Raises RequestError for shares outside (0, 1], detectors of two sizes, and classes that no detector knows;
+    MethodError for a layer that is not there.
     """
     if wrong := [share for share in shares if not 0 < share <= 1]:
         raise RequestError(f"--shares must be in (0, 1], got {wrong[0]:g}; 0.5 keeps half of the patches")
@@ -119,7 +130,8 @@ def evaluate(
         sizes = ", ".join(f"{name} {one.size[0]}x{one.size[1]}" for name, one in detectors.items())
         raise RequestError(f"the detectors must have one size of image, got {sizes}; give --size")
     cases = [_Case(name, DENSE, 1.0) for name in detectors]
-    cases += [_Case(name, rule, share) for name in detectors for rule in VARIANTS for share in shares]
+    rules = (*VARIANTS, *(f"{RECEIVED} {layer}" for layer in received))
+    cases += [_Case(name, rule, share) for name in detectors for rule in rules for share in shares]
     plain: list[Sample] = []
     generator = torch.Generator().manual_seed(seed)
     for images in _batches(samples, next(iter(detectors.values()))):
@@ -167,14 +179,18 @@ def _run(
     for case in cases:
         detector = detectors[case.model]
         keep = detector.keep_of(case.share)
+        if case.variant.startswith(RECEIVED):
+            out = detector.received(pixels, keep, int(case.variant.removeprefix(RECEIVED)))
+            case.boxes.extend(boxes_of(out, [one.size for one in images]))
+            continue
 
         def choose(
             patches: Tensor, detector: SparseDetector = detector, rule: str = case.variant, keep: int = keep
         ) -> Tensor:
             if rule == "random":
                 return top_in_order(drawn, keep)
-            selection = detector.select(pixels, patches, keep)
-            if rule == "classifier":
+            selection = detector.select(pixels, patches, keep, spread=rule.endswith("spread"))
+            if not rule.startswith("oracle"):
                 return selection.indices
             return top_in_order(oracle_scores(selection.scores, covered), keep)
 

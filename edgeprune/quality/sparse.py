@@ -18,9 +18,10 @@ from torch import Tensor
 
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.encoders import Tower, yolos
+from edgeprune.encoders._attention import recording
 from edgeprune.errors import ModelError
 from edgeprune.export.processor import read_processor
-from edgeprune.pruners import Host, Selection
+from edgeprune.pruners import Host, Selection, received
 from edgeprune.pruners._scorer import Scorer
 from edgeprune.pruners.bavit import Method
 from edgeprune.quality.trunk import default_detector
@@ -68,9 +69,12 @@ class SparseDetector:
         block = self.method.side**2
         return min(self.patches, max(block, round(share * self.patches / block) * block))
 
-    def select(self, pixels: Tensor, patches: Tensor, keep: int) -> Selection:
-        """By the scorer, without a gradient. pixels: [B, 3, H, W]; patches: [B, N, C] at the place of dropping."""
-        tower, method = self.tower, dataclasses.replace(self.method, keep=keep)
+    def select(self, pixels: Tensor, patches: Tensor, keep: int, spread: bool = False) -> Selection:
+        """By the scorer, without a gradient. pixels: [B, 3, H, W]; patches: [B, N, C] at the place of dropping.
+
+        spread: as the option of the method
+        """
+        tower, method = self.tower, dataclasses.replace(self.method, keep=keep, spread=spread)
         place = tower.grid, tower.prefix, len(tower.blocks)
         with torch.no_grad():
             return method.select(Taps({}, patches, patches, *place, suffix=tower.suffix, pixels=pixels))
@@ -84,6 +88,21 @@ class SparseDetector:
             return self.model(pixels)
         with dropping(self.tower, self.depth, choose):
             return self.model(pixels)
+
+    def received(self, pixels: Tensor, keep: int, layer: int) -> Any:
+        """The same on what the untrained method `received` keeps behind so many layers. Raises MethodError where there
+        are not as many."""
+        tower, method = self.tower, received.Method(keep, layer)
+        read = {at: tower.attention[at] for at in method.layers(len(tower.blocks))}
+        with recording(tower.module, read.values()) as seen:
+
+            def choose(patches: Tensor) -> Tensor:
+                attention = {at: seen.attention[module] for at, module in read.items()}
+                place = tower.grid, tower.prefix, len(tower.blocks)
+                return method.select(Taps(attention, patches, patches, *place, suffix=tower.suffix)).indices
+
+            with dropping(tower, layer, choose):
+                return self.model(pixels)
 
     @property
     def depth(self) -> int:

@@ -15,7 +15,7 @@ from edgeprune.bundle import TensorSpec
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime.backends import Closed, check_names
 
-__all__ = ["DEVICES", "Session", "available_devices", "open_session"]
+__all__ = ["DEVICES", "Session", "available_devices", "in_one_line", "open_session"]
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device -> the execution provider that must be the one in use."""
@@ -50,7 +50,7 @@ class Session:
 
         Raises BundleError when the graph fails on the way.
         """
-        with _in_one_line(self.source):
+        with in_one_line(self.source):
             return dict(zip(self._names, self.raw.run(self._names, feeds), strict=True))
 
     def run_on_device(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Session:
             binding.bind_cpu_input(name, values)
         for name in self._names:
             binding.bind_output(name, self.device)
-        with _in_one_line(self.source):
+        with in_one_line(self.source):
             self.raw.run_with_iobinding(binding)
         binding.synchronize_outputs()
         values = binding.get_outputs()
@@ -133,7 +133,7 @@ def open_session(
         options.profile_file_prefix = os.fspath(profile)
     if threads is not None:
         options.intra_op_num_threads = threads
-    with _in_one_line(Path(path).name):
+    with in_one_line(Path(path).name):
         raw = onnxruntime.InferenceSession(os.fspath(path), options, providers=_providers(onnxruntime, device))
     if raw.get_providers()[0] != DEVICES[device]:
         raise RequestError(
@@ -151,7 +151,7 @@ def _onnxruntime() -> Any:
 
 
 @contextlib.contextmanager
-def _in_one_line(source: str) -> Iterator[None]:
+def in_one_line(source: str) -> Iterator[None]:
     try:
         yield
     except RequestError:  # of what was closed

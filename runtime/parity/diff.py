@@ -5,7 +5,7 @@ another preprocessing shows; else both are given the stored ones, which they mus
 judges a bundle, this says by how much two differ.
 
 set change    share of the larger kept set that the other one does not keep: 0 where both keep the same patches
-token error   the largest ||new - old|| / ||old|| of the tokens of the same patches; of a detector, of its rows
+token error   the largest ||new - old|| / ||old|| of the tokens of the same patches; of a head, of its rows
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Diff", "ProbeDiff", "diff"]
 APART = ("cost", "deviations", "engines", "files", "graphs", "schema_version", "versions")
 """fields of a manifest that are compared in a way of their own, or not at all"""
 ROWS = ("logits", "pred_boxes")
-"""outputs of a detector, which have no patch"""
+"""outputs of a head, which have no patch"""
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -166,7 +166,7 @@ def _unlike(old: Manifest, new: Manifest) -> str:
         ("grids of patches", *("x".join(map(str, both.grid)) for both in (old, new))),
         ("images per run", *(both.inputs[PIXELS].shape[0] for both in (old, new))),
         ("inputs", *(", ".join(both.inputs) for both in (old, new))),
-        ("kinds", *("a detector" if both.detects else "tokens" for both in (old, new))),
+        ("kinds", old.kind, new.kind),
     ):
         if one != other:
             return f"they have different {what} ({one}, and {other})"
@@ -216,7 +216,8 @@ def _compare(old: Outputs, new: Outputs) -> ProbeDiff:
         if "tokens" in old and old["tokens"].shape[-1] == new["tokens"].shape[-1]:
             errors.append(relative(old["tokens"][at][here], new["tokens"][at][there]))
     if "tokens" not in old:
-        errors = [relative(old[name], new[name]).ravel() for name in ROWS if old[name].shape == new[name].shape]
+        rows = [name for name in ROWS if name in old and name in new and old[name].shape == new[name].shape]
+        errors = [relative(old[name], new[name]).ravel() for name in rows]
     every = np.concatenate(errors) if errors else np.zeros(0)
     return ProbeDiff(old["indices"].size, new["indices"].size, common, float(every.max()) if len(every) else None)
 

@@ -4,7 +4,8 @@
 leading batch dimension B:
 
     scene00/pixel_values  [B, 3, H, W] float32, or uint8 [B, H, W, 3]
-    scene00/tokens        [B, K, D] float32; of a detector logits and pred_boxes, [B, T, D] float32
+    scene00/tokens        [B, K, D] float32; of a detector logits and pred_boxes, [B, T, D] float32;
+                          of a classifier logits, [B, classes] float32
     scene00/indices       [B, K] int32
     scene00/scores        [B, N] float32
 
@@ -135,7 +136,9 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
             )
 
         rule = bundle.manifest.rule
-        for what, one, known in (("its manifest", rule, RULES), *(("a step", step, STEPS) for step in _steps(rule))):
+        every: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [("its manifest", rule, RULES)]
+        every += [("a step", step, STEPS) for step in _steps(rule)]
+        for what, one, known in every:
             if one and one.get("name") not in [*known]:  # a list: what is no text may not be hashed either
                 raise BundleError(
                     f"{bundle.folder}: the rule of {what} must be one of {', '.join(known)}, got "

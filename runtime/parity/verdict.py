@@ -88,7 +88,7 @@ class Verdict:
     error_relative: float
     """the same over the largest of these quantities"""
     token_error: float
-    """the largest ||a - b|| / ||b|| of tokens that are of the same patches; of a detector, of its rows"""
+    """the largest ||a - b|| / ||b|| of tokens that are of the same patches; of a head, of its rows"""
     tokens: int
     """how many were compared"""
     reasons: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def compare(
     """Judge one run, image by image.
 
     reference, got: outputs by name: indices [B, K] int32, scores [B, N] float32, picks [B, K] and origin [B, N] where
-        the graph has them, tokens [B, K, D] or a detector's rows, extras [B, K, D], or positions [3, K]
+        the graph has them, tokens [B, K, D] or a head's rows, extras [B, K, D], or positions [3, K]
     dtype: what the device computes in, float32 or float16: the bounds go with it
     rule: as the manifest has it, {"name": ..., parameters}
     quantities: what the rule replays, by name, [B, ...]
@@ -223,12 +223,12 @@ def _rows(
     if undecided:
         return np.zeros(0), {}
     if "tokens" not in reference:
-        errors = {name: relative(reference[name], got[name]) for name in extras}
+        errors = {name: np.atleast_1d(relative(reference[name], got[name])) for name in extras}
         return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
-    kept = [
-        places(one, steps)[one["indices"].astype(np.int64)] if steps else one["indices"] for one in (reference, got)
-    ]
-    _, at, where = np.intersect1d(*kept, return_indices=True)
+    ours, theirs = (one["indices"].astype(np.int64) for one in (reference, got))
+    if steps:
+        ours, theirs = places(reference, steps)[ours], places(got, steps)[theirs]
+    _, at, where = np.intersect1d(ours, theirs, return_indices=True)
     if "origin" in reference and not steps:  # a token of the same members, which joined it in the same way
         same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)
         alike = [
@@ -321,10 +321,9 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
         found.append("picks must hold the kept patches, each once")
     kept, gains = _kept(got), rule["name"] == "greedy"
     for at in range(len(indices) if rule.get("steps") else 0):
-        if wrong := astray(
-            {name: _image(value, at, len(indices)) for name, value in got.items()}, rule["steps"], gains
-        ):
-            return [f"image {at}: {one}" if len(indices) > 1 else one for one in wrong]
+        own = {name: _image(value, at, len(indices)) for name, value in got.items()}
+        if lost := astray(own, rule["steps"], gains):
+            return [f"image {at}: {one}" if len(indices) > 1 else one for one in lost]
     if gains:
         wrong = int((np.isfinite(scores) != kept).sum() + ((scores != -np.inf) & ~np.isfinite(scores) & ~kept).sum())
         if wrong:

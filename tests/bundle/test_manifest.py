@@ -156,6 +156,17 @@ def outputs(**changes: Any) -> Change:
     return change
 
 
+def classifies(labels: list[str], *shape: int) -> Change:
+    """It gives logits of that shape behind the batch, in place of tokens."""
+
+    def change(given: dict[str, Any]) -> None:
+        tensors = encoder(given)["outputs"]
+        tensors["logits"] = {**tensors.pop("tokens"), "shape": ["batch", *shape]}
+        given["labels"] = labels
+
+    return change
+
+
 def stepped(change: Change = lambda given: None) -> Change:
     """A manifest with two steps inside the encoder, the first of which leaves two hidden rows, changed."""
 
@@ -211,6 +222,9 @@ DISAGREE: dict[str, Change] = {
     "preprocessing must give images of [32, 48], as encoder takes them, got [48, 32]": lambda given: given[
         "preprocessing"
     ].update(size=[48, 32]),
+    "the outputs of encoder must have tokens": lambda given: encoder(given)["outputs"].pop("tokens"),
+    "logits must be [batch, 0], one for each of labels, got '[batch, 7]'": classifies([], 7),
+    "logits must be [batch, 2], one for each of labels, got '[batch, 2, 7]'": classifies(["cat", "dog"], 2, 7),
     "inside must name its reducer": stepped(lambda given: given["inside"].pop("reducer")),
     "inside must name its reducer; export": stepped(lambda given: given.pop("inside")),
     "rule.steps must say layer and keep of every step, as steps does": stepped(

@@ -168,9 +168,10 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "falls_at"),
-    [pytest.param(1000, "reference.safetensors", marks=pytest.mark.slow), (1_500_000, "encoder.onnx")],
+    [(1000, "reference.safetensors"), (1_500_000, "encoder.onnx")],
 )
 def test_without_space_an_export_says_so_and_leaves_nothing(
     tmp_path: Path, limit: int, falls_at: str, contents: Contents

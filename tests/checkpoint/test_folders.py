@@ -70,6 +70,7 @@ def test_shards_of_the_language_model_are_never_opened(
     assert torch.equal(tokens(folder), whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_shaped_like_llava_7b_without_its_language_model_loads(
     llava_7b_folder: Callable[[Path], Path], tmp_path: Path
 ) -> None:

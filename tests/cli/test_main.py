@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -90,6 +92,18 @@ WRONG: dict[tuple[object, ...], str] = {
     EXPORT: r"--keep must say how many of the 144 patches to keep \(1\.\.144\); it is missing",
     ("export", "--keep", 4): r"Missing option '--method' \(see edgeprune export --help\)",
     ("export", "--method", "fastervml", "--keep", 4): r"no method 'fastervml'; .* Did you mean 'fastervlm'\?",
+    ("export", "--method", "zero-tprune", "--keep", 4): (
+        "zero-tprune shortens the encoder itself; a method behind it chooses what leaves: .* --inside zero_tprune"
+    ),
+    (*EXPORT, "--keep", 4, "--inside", "cells", "--schedule", "official"): (
+        "--schedule official needs a reducer whose paper has a fixed one, .*; got cells and 5; give layers:tokens"
+    ),
+    (*EXPORT, "--keep", 4, "--inside", "cells", "--schedule", "2:80", "--option", "score=colum"): (
+        r"no score 'colum'; have auto, cls, .* Did you mean 'column'"
+    ),
+    (*EXPORT, "--keep", 4, "--inside", "tome", "--schedule", "2:60"): (
+        "tome merges up to 50% of the rows at a step, 144 to 72 or more, got 60 behind layer 2; take more steps"
+    ),
     ("export", "--method", "none", "--keep", 4): r"none keeps all 144 patches, got keep 4; leave --keep out",
     (*EXPORT, "--keep", 4, "--target", "jetson-orion"): r"no target 'jetson-orion'; .* Did you mean 'jetson-orin'\?",
     (*EXPORT, "--keep", 4, "--target", "my.toml"): r"my\.toml cannot be read: No such file",
@@ -130,7 +144,13 @@ def test_a_wrong_request_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--keep", 145), ("--keep", 4, "--target", "x"), ("--keep", 4, "--model", "no/where")], ids=str
+    "arguments",
+    [
+        ("--keep", 145),
+        ("--keep", 4, "--target", "x"),
+        pytest.param(("--keep", 4, "--model", "no/where"), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_fresh_process_says_no_more_than_that_line(
     desk: Path, tmp_path: Path, arguments: tuple[object, ...], said: Said, process: Process
@@ -167,9 +187,13 @@ def test_debug_shows_the_traceback(module: Process) -> None:
 
 
 def help_of(*verb: str) -> str:
-    command = [sys.executable, "-B", "-m", "edgeprune", *verb, "--help"]
-    environment = os.environ | {"COLUMNS": "80"}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    from edgeprune.cli import cli
+
+    text = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(text):
+        patched.setenv("COLUMNS", "80")
+        cli.main([*verb, "--help"], prog_name="edgeprune", standalone_mode=False)
+    return text.getvalue()
 
 
 def all_help() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from edgeprune.runtime import load
 
 EXPORT = ("export", "--method", "fastervlm")
 SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
@@ -37,6 +40,16 @@ def test_show_says_when_the_encoder_sees_an_image_squeezed_or_cut(
     done = run("show", exported[0], "wide.png")
     assert re.fullmatch(r"wrote kept\.png; the encoder sees it (squeezed|cut) from 96x48 to 96x96\n", done.out)
     assert run("show", exported[0], "wide.png", "--json").out.count('"view": "') == 1
+
+
+def test_of_a_classifier_the_likeliest_classes_are_said(run: Run, desk: Path, make_bundle: Callable[..., Path]) -> None:
+    folder = make_bundle(classes=True)
+    (found,) = load(folder)(SCENE)
+    lines = [f"  {share:6.1%}  {label}\n" for label, share in found.top(5)]
+    squeezed = "the encoder sees it squeezed from 96x96 to 48x32"
+    assert run("show", folder, SCENE) == (0, f"wrote kept.png; {squeezed}\n{''.join(lines)}", "")
+    told = json.loads(run("show", folder, SCENE, "--json").out)["classes"]
+    assert told == [{"label": label, "probability": share} for label, share in found.top(5)]
 
 
 def test_several_images_are_drawn_into_a_folder(run: Run, desk: Path, exported: tuple[Path, Done], said: Said) -> None:

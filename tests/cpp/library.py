@@ -67,6 +67,10 @@ class Detection(ctypes.Structure):
     )
 
 
+class Class(ctypes.Structure):
+    _fields_ = (("probability", ctypes.c_float), ("label", ctypes.c_int32))
+
+
 class Failure(Exception):
     """A function returned another status than OK; its text is that of edgeprune_error."""
 
@@ -117,6 +121,7 @@ class Library:
             "run_cuda": (handle, *several, handle),
             "preprocess": (handle, handle, size, size, size, handle, size),
             "detect": (handle, handle, size, handle, size, size, size, ctypes.c_float, handle, size, handle),
+            "classify": (handle, handle, size, handle, size),
             "tile_order": (handle, handle, size, size, size, handle, size),
         }.items():
             getattr(self.raw, f"edgeprune_{name}").argtypes = arguments
@@ -181,6 +186,12 @@ class Handle:
         """Raises Failure."""
         given, wanted = buffers(feeds), buffers(outputs)
         self.check(self.raw.edgeprune_run(self.handle, given, len(given), wanted, len(wanted)))
+
+    def classify(self, logits: NDArray[Any], capacity: int) -> list[tuple[float, int]]:
+        """logits: of one image -> (probability, label) as they were written. Raises Failure."""
+        found = (Class * capacity)(*[Class(-1.0, -1)] * capacity)
+        self.check(self.raw.edgeprune_classify(self.handle, logits.ctypes.data, logits.nbytes, found, capacity))
+        return [(one.probability, one.label) for one in found]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """All outputs, in memory that is new. Raises Failure."""

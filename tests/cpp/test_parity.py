@@ -171,7 +171,8 @@ def test_gains_of_many_patches_are_the_same_to_the_last_bit(cpp: Path, tmp_path:
 
 
 def test_rows_of_other_kinds_are_the_same(cpp: Path, tmp_path: Path) -> None:
-    """Positions, which are the same of all images, further features, a detector's rows, rows that are all zeros."""
+    """Positions, which are the same of all images, further features, a detector's rows, a classifier's logits, rows
+    that are all zeros."""
     reference, got = lines(2, 40, 9, 24)
     positions = np.sort(drawn().integers(0, 40, (3, 9)), axis=1)
     deep = drawn().standard_normal((2, 9, 3, 5)).astype(np.float32)
@@ -180,6 +181,7 @@ def test_rows_of_other_kinds_are_the_same(cpp: Path, tmp_path: Path) -> None:
     rows = {name: reference[name] for name in ("indices", "scores")}
     detector = {**rows, "logits": reference["tokens"], "pred_boxes": reference["tokens"][..., :4]}
     found = {**rows, "logits": got["tokens"], "pred_boxes": 1.5 * got["tokens"][..., :4]}
+    classifiers = {**rows, "logits": reference["tokens"][:, 0]}, {**rows, "logits": got["tokens"][:, 0]}
     zeros = {**reference, "tokens": np.zeros_like(reference["tokens"])}
     swapped = {**reference, "indices": np.sort(np.argsort(reference["scores"])[:, :9], axis=1).astype(np.int32)}
     swapped["scores"] = -reference["scores"]
@@ -188,6 +190,10 @@ def test_rows_of_other_kinds_are_the_same(cpp: Path, tmp_path: Path) -> None:
         "extras moved": Case({**reference, **extras}, {**got, **moved}, "float32", TOPK, {}),
         "of three images": Case(*(lines(3, 40, 9, 4)), "float32", TOPK, {}),
         "detector": Case(detector, found, "float32", TOPK, {}),
+        "classifier": Case(*classifiers, "float32", TOPK, {}),
+        "classifier, the logits of another": Case(
+            classifiers[0], {**rows, "logits": got["tokens"][:, 1]}, "float32", TOPK, {}
+        ),
         "zeros": Case(zeros, got, "float32", TOPK, {}),
         "zeros twice": Case(zeros, zeros, "float32", TOPK, {}),
         "another set": Case(reference, swapped, "float32", TOPK, {}, False),

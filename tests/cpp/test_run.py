@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgeprune.runtime import load
-from tests.brightest import KEEP, MakeBundle, write_bundle
-from tests.cpp.library import CPU, DTYPES, Library, seal
+from edgeprune.runtime import Classes, load
+from tests.brightest import KEEP, LABELS, WIDTH, MakeBundle, write_bundle
+from tests.cpp.library import CPU, DTYPES, Failure, Library, seal
 
 SIMPLE: dict[str, dict[str, Any]] = {
     "one image": {},
@@ -23,15 +24,18 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "uint8": {"dtype": "uint8"},
     "picks": {"picks": True},
     "another input": {"prior": True},
+    "classes": {"classes": True},
+    "classes of any batch in float16": {"classes": True, "batch": "images", "dtype": "float16"},
 }
 SLOW = ("embedded in float16", "embedded, raw pixels, any batch")
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
-    "embedded": ("", {"method": "fastervlm", "keep": 36}),
+    "embedded": ("", {"method": "fastervlm", "keep": 64}),
     "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
     "embedded, raw pixels, any batch": ("", {"method": "fastervlm", "keep": 16, "uint8": True, "dynamic_batch": True}),
     "tiles": ("llava next", {"method": "fastervlm", "keep": 9, "tiles": 3}),
     "positions and DeepStack": ("qwen3 vl", {"method": "divprune", "keep": 6, "grid": "12x12"}),
     "detector": ("yolos", {"method": "none"}),
+    "classifier": ("vit classifier", {"method": "uniform", "keep": 12, "head": True, "dynamic_batch": True}),
 }
 
 
@@ -77,20 +81,26 @@ def test_a_small_graph_gives_the_same_bits(name: str, library: Library, tmp_path
 
 
 @pytest.fixture(scope="module")
-def exported(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def exported(
+    model_folder: Callable[..., Path], exported_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """(name) -> that export; not to be changed."""
     from edgeprune.export import Request, export_bundle
-    from tests.encoders.conftest import ALL
+    from tests.encoders.kinds import declared
 
     made: dict[str, Path] = {}
 
     def find(name: str) -> Path:
+        if name == "embedded":  # other tests want it, too
+            fields = dict(EXPORTED[name][1])
+            shared: Path = exported_once(fields.pop("method"), "cpu", **fields).folder
+            return shared
         if name not in made:
             kind, fields = EXPORTED[name]
             folder = tmp_path_factory.mktemp("exported")
             given = dict(fields)
             if kind:
-                one = ALL[kind]
+                one = declared()[kind]
                 given["model"] = str(model_folder(folder / "model", one.architecture, one.processor, **one.config))
             request = Request(given.pop("method"), "cpu", output=folder / "bundle", baselines=False, **given)
             made[name] = export_bundle(request).folder
@@ -160,3 +170,38 @@ def test_new_contents_at_the_same_address_are_read(library: Library, make_bundle
             tokens.append(outputs["tokens"].copy())
         assert not np.array_equal(tokens[0], tokens[1])
         assert np.array_equal(tokens[0], tokens[2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_classes_are_those_of_python(dtype: str, library: Library, make_bundle: MakeBundle) -> None:
+    random = np.random.default_rng(0)
+    with library.open(make_bundle(classes=True, dtype=dtype), threads=1) as c:
+        assert (c.info().detects, c.info().labels) == (0, WIDTH)
+        for logits in (6 * random.standard_normal((20, WIDTH))).astype(dtype):
+            wanted = Classes(logits, LABELS)
+            for capacity in (0, 1, 5, WIDTH):
+                found = c.classify(logits, capacity)
+                assert [LABELS[label] for _, label in found] == [label for label, _ in wanted.top(capacity)]
+                np.testing.assert_allclose(
+                    [share for share, _ in found], [share for _, share in wanted.top(capacity)], rtol=1e-6
+                )
+        alike = np.zeros(WIDTH, dtype)
+        assert [label for _, label in c.classify(alike, WIDTH)] == [*range(WIDTH)]  # the first one comes first
+        assert c.classify(alike, WIDTH + 2)[WIDTH:] == [(-1.0, -1)] * 2  # there are no more
+
+
+def test_classes_of_what_is_none_or_does_not_fit_are_refused(library: Library, make_bundle: MakeBundle) -> None:
+    logits = np.zeros(WIDTH, np.float32)
+    at, size, count = logits.ctypes.data, logits.nbytes, ctypes.c_size_t()
+    tokens, classes = (library.open(make_bundle(classes=one), threads=1) for one in (False, True))
+    with tokens, pytest.raises(Failure, match="classes need a bundle of a classifier, this one gives tokens, indices"):
+        tokens.classify(logits, 1)
+    with classes:
+        with pytest.raises(Failure, match="logits must have 28 bytes, got 24"):
+            classes.classify(logits[1:], 1)
+        with pytest.raises(Failure, match="detections need a bundle of a detector, this one gives logits, indices"):
+            classes.check(
+                classes.raw.edgeprune_detect(
+                    classes.handle, at, size, at, size, 1, 1, 0.5, None, 0, ctypes.byref(count)
+                )
+            )

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from edgeprune.runtime import load
+from tests.brightest import LABELS
 from tests.cpp.conftest import ROOT
 
 MakeBundle = Callable[..., Path]
@@ -106,6 +107,20 @@ def test_a_detector_prints_what_it_found(cpp: Path, tmp_path: Path) -> None:
     refused = run(cpp, bundle, scene, "--output", tmp_path / "tokens.npy")
     assert refused.returncode == 2
     assert b"the bundle gives no tokens for a .npy; name a .safetensors" in refused.stderr
+
+
+def test_a_classifier_prints_what_it_sees(cpp: Path, photo: Path, make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(classes=True)
+    done = run(cpp, bundle, photo, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["classes"]
+    (expected,) = load(bundle, device="cpu")(photo)
+    assert [one["label"] for one in told] == [label for label, _ in expected.top()]
+    np.testing.assert_allclose([one["probability"] for one in told], [share for _, share in expected.top()], atol=1e-5)
+    lines = run(cpp, bundle, photo).stdout.decode().splitlines()
+    assert [line for line in lines if line.partition(" ")[2] in LABELS] == [
+        f"{share:.3f} {label}" for label, share in expected.top()
+    ]
 
 
 @pytest.mark.parametrize(

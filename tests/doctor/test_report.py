@@ -41,7 +41,7 @@ def remedies(report: Report) -> dict[str, str]:
 def test_a_workstation_exports_for_all_and_runs_on_its_cpu() -> None:
     found = report_of(replace(BARE, modules={"onnxruntime": CPU}), EXPORT, EVERY)
     assert found.able("export") == targets.names()
-    assert found.able("run") == ["cpu"]
+    assert found.able("run") == ["cpu", "web"]
     assert found.able("build") == []
     assert found.can
 
@@ -65,7 +65,7 @@ def test_a_board_without_the_python_package_builds_by_trtexec_and_cannot_run() -
 
 def test_an_rtx_card_runs_its_plans_and_onnx_runtime_with_cuda() -> None:
     found = report_of(RTX, EXPORT, EVERY)
-    assert found.able("run") == ["cpu", "ort-cuda", "rtx-desktop"]
+    assert found.able("run") == ["cpu", "ort-cuda", "rtx-desktop", "web"]
     assert {"rtx-desktop", "rtx-turing"} <= {*found.able("build")}
     assert "the GPU must have SM 75, RTX 4090 has 89" in remedies(found)
 

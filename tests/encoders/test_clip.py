@@ -13,7 +13,9 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import ModelError
 from edgeprune.pruners import none
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import CROPPED, Kind, processor
 
+KIND = Kind("CLIPVisionModel", processor("CLIP", **CROPPED), family="clip", exported="none fastervlm divprune")
 MakeFolder = Callable[..., Path]
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 

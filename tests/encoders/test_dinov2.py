@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,16 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError
+from tests.encoders.kinds import Kind, processor
 
+BIT = processor("Bit", size={"shortest_edge": 56}, crop_size={"height": 48, "width": 48})
+SIZE: dict[str, Any] = {"image_size": 64}
+"""trained at another size than it is used at"""
+KINDS = {
+    "dinov2": Kind("Dinov2Model", BIT, config=SIZE),
+    "dinov2 giant": Kind("Dinov2ForImageClassification", BIT, "dinov2", 1, {**SIZE, "use_swiglu_ffn": True}),
+    "dinov2 registers": Kind("Dinov2WithRegistersModel", BIT, "", 5, SIZE, family="dinov2", exported="scope vispruner"),
+}
 Made = Callable[[str], tuple[Path, Encoder]]
 
 

@@ -16,7 +16,33 @@ from edgeprune.errors import ModelError
 from edgeprune.pruners import fastervlm, none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import SQUARE, Kind, processor
 
+PROCESSOR = processor(
+    "DINOv3ViT",
+    **SQUARE,
+    do_resize=True,
+    resample=2,
+    do_center_crop=None,
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=[0.485, 0.456, 0.406],
+    image_std=[0.229, 0.224, 0.225],
+)
+SIZE: dict[str, Any] = {"image_size": 64}
+"""trained at another size than it is used at"""
+KINDS = {
+    "dinov3": Kind(
+        "DINOv3ViTModel",
+        PROCESSOR,
+        "",
+        5,
+        {**SIZE, "num_register_tokens": 4},
+        family="dinov3",
+        exported="todre visionzip",
+    ),
+    "dinov3 gated": Kind("DINOv3ViTModel", PROCESSOR, "", 4, {**SIZE, "num_register_tokens": 3, "use_gated_mlp": True}),
+}
 PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
 

@@ -24,7 +24,19 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.runtime.images.tiles import packed
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import LANGUAGE, SIZES, SQUARE, Kind, processor
 
+KIND = Kind(
+    "InternVLForConditionalGeneration",
+    processor("GotOcr2", **SQUARE, crop_to_patches=False),
+    config={
+        "vision_config": {**SIZES, "num_hidden_layers": 2, "image_size": 48, "patch_size": 4},
+        "text_config": {"model_type": "qwen2", **LANGUAGE},
+        "image_token_id": 3,
+    },
+    family="internvl",
+    exported="fastervlm",
+)
 Made = Callable[[str], tuple[Path, Encoder]]
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 3e-4}

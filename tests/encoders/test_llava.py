@@ -16,7 +16,32 @@ from edgeprune.errors import ModelError
 from edgeprune.pruners import none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import CROPPED, LLAVA_CLIP, LLAVA_SIGLIP, SQUARE, Kind, processor
 
+KINDS = {
+    "llava clip": Kind(
+        "LlavaForConditionalGeneration",
+        processor("CLIP", **CROPPED),
+        config=LLAVA_CLIP,
+        family="llava",
+        tower="a CLIP tower",
+        exported="zoo received",
+    ),
+    "llava clip layers": Kind(
+        "LlavaForConditionalGeneration",
+        processor("CLIP", **CROPPED),
+        config={**LLAVA_CLIP, "vision_feature_layer": [-1, 0, -2], "vision_feature_select_strategy": "default"},
+    ),
+    "llava siglip": Kind(
+        "LlavaForConditionalGeneration",
+        processor("Siglip", **SQUARE),
+        prefix=0,
+        config=LLAVA_SIGLIP,
+        family="llava",
+        tower="a SigLIP tower",
+        exported="lrcp aim",
+    ),
+}
 MakeFolder = Callable[..., Path]
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 

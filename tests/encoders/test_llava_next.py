@@ -25,7 +25,34 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.runtime.images.tiles import packed
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import CROPPED, LLAVA_CLIP, LLAVA_SIGLIP, TILES, Kind, processor
 
+TILING = processor("LlavaNext", **CROPPED, **TILES)
+KINDS = {
+    "llava next": Kind(
+        "LlavaNextForConditionalGeneration",
+        TILING,
+        config={**LLAVA_CLIP, **TILES},
+        family="llava_next",
+        tower="a CLIP tower",
+        exported="divprune bavit",
+    ),
+    "llava next siglip": Kind(
+        "LlavaNextForConditionalGeneration",
+        TILING,
+        prefix=0,
+        config={**LLAVA_SIGLIP, **TILES},
+        family="llava_next",
+        tower="a SigLIP tower",
+        exported="idpruner",
+    ),
+    "llava next granite": Kind(
+        "LlavaNextForConditionalGeneration",
+        TILING,
+        prefix=0,
+        config={**LLAVA_SIGLIP, **TILES, "vision_feature_layer": [-3, 1, -1]},
+    ),
+}
 SIDE, PATCHES, WIDTH = 48, 36, 48
 CONFIG: dict[str, Any] = {
     "vision_config": {

@@ -22,11 +22,27 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.runtime.images.tiles import packed
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import LANGUAGE, LLAVA_SIGLIP, SIZES, SQUARE, Kind, processor
 
+KINDS = {
+    "llava onevision": Kind(
+        "LlavaOnevisionForConditionalGeneration",
+        processor("LlavaOnevision", **SQUARE, do_pad=True, image_grid_pinpoints=[[48, 48]]),
+        prefix=0,
+        config={
+            **LLAVA_SIGLIP,
+            "text_config": {"model_type": "qwen2", **LANGUAGE},
+            "image_grid_pinpoints": [[48, 48]],
+            "image_token_index": 3,
+            "video_token_index": 4,
+        },
+        family="llava_onevision",
+        exported="pool dart aim",
+    ),
+}
 SIDE, GRID, PATCHES, WIDTH = 56, 7, 49, 48
 POOLED = 16
 """4 x 4 of 7 x 7: an odd side, so that pooling is not the mean of four patches"""
-SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 CONFIG: dict[str, Any] = {
     "vision_config": {
         **SIZES,

@@ -25,28 +25,9 @@ from tests.encoders.kinds import declared
 
 Made = Callable[[str], tuple[Path, Encoder]]
 
-CHECKPOINTS = {
-    **{(kind.family, kind.tower): name for name, kind in declared().items()},
-    ("clip", ""): "clip",
-    ("deit", ""): "deit",
-    ("dinov2", ""): "dinov2 registers",
-    ("dinov3", ""): "dinov3",
-    ("internvl", ""): "internvl",
-    ("llava", "a CLIP tower"): "llava clip",
-    ("llava", "a SigLIP tower"): "llava siglip",
-    ("llava_next", "a CLIP tower"): "llava next",
-    ("llava_next", "a SigLIP tower"): "llava next siglip",
-    ("llava_onevision", ""): "llava onevision",
-    ("qwen2_5_vl", ""): "qwen2.5 vl",
-    ("qwen2_vl", ""): "qwen2 vl",
-    ("qwen3_vl", ""): "qwen3 vl",
-    ("siglip", ""): "siglip vision",
-    ("siglip2", ""): "siglip2",
-    ("video_llava", ""): "video llava",
-    ("vit", ""): "vit",
-    ("yolos", ""): "yolos",
-}
-"""(family, tower) -> the tiny checkpoint that stands for it, first those that the families' own tests declare"""
+STANDING = {name: kind for name, kind in declared().items() if kind.family}
+CHECKPOINTS = {(kind.family, kind.tower): name for name, kind in STANDING.items()}
+"""(family, tower) -> the tiny checkpoint that stands for it, as the families' own tests declare it"""
 OPTIONS = {"hiprune": {"alpha": "0.5"}, "received": {"layer": "1"}}
 """so that a budget as small has anchors, and a tower as small a layer behind it"""
 REFUSALS = {
@@ -57,27 +38,7 @@ REFUSALS = {
 }
 """the matrix's words -> the code's"""
 KEEP = 12
-EXPORTED = {
-    **{name: kind.exported for name, kind in declared().items()},
-    "clip": "none fastervlm divprune",
-    "deit": "holov",
-    "dinov2 registers": "scope vispruner",
-    "dinov3": "todre visionzip",
-    "internvl": "fastervlm",
-    "llava clip": "zoo received",
-    "llava siglip": "lrcp aim",
-    "llava next": "divprune bavit",
-    "llava next siglip": "idpruner",
-    "llava onevision": "pool dart aim",
-    "qwen2.5 vl": "hiprune pool",
-    "qwen2 vl": "random divprune",
-    "qwen3 vl": "hiprune aim",
-    "siglip vision": "uniform",
-    "siglip2": "hiprune",
-    "video llava": "todre",
-    "vit": "idpruner",
-    "yolos": "none bavit received",
-}
+EXPORTED = {name: kind.exported for name, kind in STANDING.items()}
 """the checkpoint -> the methods that are always exported on it, all others in `slow`: each method, each encoder, and
 what went wrong before: tiles in one pool, attention in windows, grouped patches, positions, extras, drops inside,
 merges, tokens that are averages, and detectors"""

@@ -30,9 +30,43 @@ from edgeprune.pruners._select import top_in_order
 from edgeprune.reference import OfficialEncoder
 from edgeprune.taps import Taps
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.encoders.kinds import LANGUAGE, Kind, processor
 
+PROCESSOR = processor(
+    "Qwen2VL",
+    min_pixels=3136,
+    max_pixels=12845056,
+    patch_size=4,
+    temporal_patch_size=2,
+    merge_size=2,
+    image_mean=[0.48145466, 0.4578275, 0.40821073],
+    image_std=[0.26862954, 0.26130258, 0.27577711],
+)
+"""as the hub has it: no size, it goes by the image"""
+TOWER: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
+WIDTHS: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 48}
+
+
+def declare(stem: str, family: str, exported: str, **vision: Any) -> Kind:
+    """12x12 patches, 6x6 tokens"""
+    tokens = {name: at for at, name in enumerate(("image_token_id", "video_token_id", "vision_start_token_id"), 3)}
+    text = {**LANGUAGE, "head_dim": 24, "bos_token_id": None, "eos_token_id": None}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4]}
+    config = {"vision_config": {**TOWER, **vision}, "text_config": text, **tokens}
+    architecture = f"{stem}ForConditionalGeneration"
+    return Kind(architecture, PROCESSOR, prefix=0, config=config, grid=(12, 12), family=family, exported=exported)
+
+
+WINDOWED: dict[str, Any] = {"window_size": 24, "fullatt_block_indexes": [1]}
+"""windows of 3x3 tokens"""
+DEEP: dict[str, Any] = {"num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1]}
+KINDS = {
+    "qwen2 vl": declare("Qwen2VL", "qwen2_vl", "random divprune", embed_dim=32, hidden_size=48, mlp_ratio=2),
+    "qwen2.5 vl": declare("Qwen2_5_VL", "qwen2_5_vl", "hiprune pool", **WIDTHS, intermediate_size=48, **WINDOWED),
+    "qwen3 vl": declare("Qwen3VL", "qwen3_vl", "hiprune aim", **WIDTHS, intermediate_size=64, **DEEP),
+}
 Made = Callable[[str], tuple[Path, Encoder]]
-QWEN = ("qwen2 vl", "qwen2.5 vl", "qwen3 vl")
+QWEN = tuple(KINDS)
 UNEVEN = (6, 10)
 """3x5 tokens: windows of 3x3 and of 3x2"""
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 3e-4}

@@ -21,7 +21,17 @@ from edgeprune.export.processor import read_processor
 from edgeprune.pruners import none, uniform
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import Kind, processor
 
+KIND = Kind(
+    "Siglip2VisionModel",
+    processor("Siglip2", patch_size=8),
+    prefix=0,
+    config={"num_patches": 25},
+    grid=(6, 6),
+    family="siglip2",
+    exported="hiprune",
+)
 Made = Callable[[str], tuple[Path, Encoder]]
 GRID = (4, 7)
 """neither square nor the size of the learned positions, 5x5"""

@@ -20,9 +20,18 @@ from edgeprune.pruners import Method, divprune, fastervlm, none, pool, random, u
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import CROPPED, LLAVA_CLIP, SIZES, Kind, processor
 
+KINDS = {
+    "video llava": Kind(
+        "VideoLlavaForConditionalGeneration",
+        processor("VideoLlava", **CROPPED),
+        config={**LLAVA_CLIP, "video_token_index": 4},
+        family="video_llava",
+        exported="todre",
+    ),
+}
 SIDE, PATCHES, WIDTH = 48, 36, 48
-SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 CONFIG: dict[str, Any] = {
     "vision_config": {
         **SIZES,

@@ -21,7 +21,15 @@ from edgeprune.pruners import none, random
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.trace import PrunedEncoder
+from tests.encoders.kinds import SQUARE, Kind, processor
 
+KIND = Kind(
+    "YolosForObjectDetection",
+    processor("Yolos", **SQUARE, do_pad=False),
+    config={"num_hidden_layers": 3, "image_size": [48, 48], "num_detection_tokens": 5, "num_labels": 3},
+    family="yolos",
+    exported="none bavit received",
+)
 Made = Callable[[str], tuple[Path, Encoder]]
 ModelFolder = Callable[..., Path]
 SIZE = (48, 64)

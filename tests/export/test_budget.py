@@ -25,13 +25,15 @@ class TestDroppingInside:
         self, yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path
     ) -> None:
         scorer = make_scorer("coarse")
-        done = export_bundle(self.request(yolos_folder, tmp_path / "out", scorer, keep=0.6, uint8=True))
+        given: dict[str, Any] = {"keep": 0.6, "uint8": True, "options": {"spread": "true"}}
+        done = export_bundle(self.request(yolos_folder, tmp_path / "out", scorer, **given))
         assert done.manifest.keep == 28  # 28.8 of 48, and blocks of four
-        assert done.manifest.detects
+        assert done.manifest.kind == "detections"
         assert done.manifest.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
         assert done.manifest.outputs["logits"].shape == (1, 5, 4)
         assert done.manifest.outputs["pred_boxes"].shape == (1, 5, 4)
-        assert done.manifest.options["scorer"] == "coarse"
+        assert (done.manifest.options["scorer"], done.manifest.options["spread"]) == ("coarse", True)
+        assert any("evenly over the grid" in one for one in done.manifest.deviations)
         assert done.warnings == ()
 
     def test_a_budget_that_saves_nothing_is_warned_of(
@@ -44,6 +46,15 @@ class TestDroppingInside:
         assert f"at most {bound:.2f} times as fast as without pruning; keep less than 47 of 48" in warning
         files = sorted(path.name for path in done.folder.glob("*.onnx"))
         assert files == ["baseline.matmul.onnx", "baseline.unpruned.onnx", "encoder.onnx"]
+
+    @pytest.mark.parametrize(("options", "behind", "warned"), [({"layer": "1"}, 1, 1), ({}, 3, 0)])
+    def test_an_early_layer_of_received_is_warned_of(
+        self, yolos_folder: Path, tmp_path: Path, options: dict[str, str], behind: int, warned: int
+    ) -> None:
+        given: dict[str, Any] = {"keep": 12, "options": options, "baselines": False}
+        done = export_bundle(Request("received", "cpu", model=str(yolos_folder), output=tmp_path / "out", **given))
+        assert done.manifest.steps == ((behind, 12),)
+        assert len([one for one in done.warnings if one.startswith("received reads layer 1 of 4")]) == warned
 
     def test_a_budget_below_the_foreground_of_one_image_in_ten_is_warned_of(
         self, yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path

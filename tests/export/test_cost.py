@@ -12,7 +12,7 @@ from onnx import parser, shape_inference
 
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
-from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders import Encoder, Head, Tower
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
@@ -161,7 +161,8 @@ def yolos_small() -> Encoder:
         patches = torch.nn.Conv2d(3, 384, 16, 16)
     layers = [torch.nn.Identity()] * 12
     tower = Tower(torch.nn.Identity(), layers, patches, (512, 864), (32, 54), 1, True, 384, 1536, suffix=100)
-    return Encoder("yolos", tower, 12, heads, normed=True, labels=("thing",) * 91)
+    head = Head("detections", tuple(range(-100, 0)), ("thing",) * 91)
+    return Encoder("yolos", tower, 12, heads, normed=True, head=head)
 
 
 def scorer_of(kind: str) -> Scorer:
@@ -232,6 +233,6 @@ def test_so_does_the_graph_of_an_encoder_that_drops_tokens_in_front(
     tiny_llava: Callable[..., Encoder], traced: Traced, make_scorer: Callable[..., Path]
 ) -> None:
     encoder = tiny_llava()
-    method = bavit.Method(6, load_scorer(make_scorer(grid=encoder.grid)))
+    method = bavit.Method(6, load_scorer(make_scorer(grid=encoder.grid)), side=1)
     patch_embedding = encoder.patches * encoder.tower.patch_embedding.weight.numel()
     assert graph_cost(traced("bavit").graph) == formula(encoder, method) + patch_embedding

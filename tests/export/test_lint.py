@@ -27,6 +27,7 @@ from edgeprune.trace import PrunedEncoder
 MakeFolder = Callable[..., Path]
 
 CPU = targets.load("cpu")
+WEB = targets.load("web")
 ORIN = targets.load("jetson-orin")
 JP60 = targets.load("jetson-orin-jp60")
 JP51 = targets.load("jetson-orin-jp51")
@@ -71,6 +72,7 @@ LOOP = """(float[1, 8] x) => (float[1, 8] y) <int64 count = {3}, bool go = {1}>
   { off = Identity (on) next = Det (seen) }> }"""
 
 CASES: list[tuple[str, Target, str]] = [
+    ("(float[1, 8] x) => (int64[2, n] y) { y = NonZero (x) }", WEB, "NonZero, which the target forbids"),
     (
         "(float[1, 8] x) => (float[1, 8] y) { y = LayerNormalization (x, x) }",
         JP51,

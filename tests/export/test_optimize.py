@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxscript.rewriter
 import pytest
 from onnxscript.optimizer import optimize_ir
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 from edgeprune.export.optimize import RULES, _rules_narrowed, optimize
 
@@ -44,13 +45,24 @@ def test_a_graph_is_what_the_optimizer_makes_of_it(name: str) -> None:
 
 
 def test_the_rules_are_there_again_also_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = getattr(onnxscript.rewriter, RULES)
+    before, infer = getattr(onnxscript.rewriter, RULES), FoldConstantsPass._do_inference
     optimize(model_of(GRAPHS["nothing"]))
-    assert getattr(onnxscript.rewriter, RULES) is before
+    assert (getattr(onnxscript.rewriter, RULES), FoldConstantsPass._do_inference) == (before, infer)
     monkeypatch.setattr("onnxscript.optimizer.optimize_ir", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         optimize(model_of(GRAPHS["nothing"]))
-    assert getattr(onnxscript.rewriter, RULES) is before
+    assert (getattr(onnxscript.rewriter, RULES), FoldConstantsPass._do_inference) == (before, infer)
+
+
+def test_shapes_that_are_not_known_are_inferred() -> None:
+    text = "(float[2, 8] x) => (float[2, 8] y) { a = Relu (x) b = Exp (a) y = Neg (b) }"
+    ours, theirs = (
+        ir.from_proto(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> small {text}')) for _ in "ab"
+    )
+    optimize(ours)
+    optimize_ir(theirs)
+    assert ir.to_proto(ours) == ir.to_proto(theirs)
+    assert [value.shape for node in ours.graph for value in node.outputs] == [ir.Shape([2, 8])] * 3
 
 
 def test_a_release_that_keeps_its_patterns_elsewhere_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

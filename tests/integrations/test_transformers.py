@@ -94,6 +94,14 @@ KINDS = {
         {"image_processor_type": "LlavaOnevision", **SQUARE, **TALL},
         {"tiles": 3},
     ),
+    "internvl": Kind(
+        "InternVL",
+        "divprune",
+        {**VISION, "patch_size": 4},
+        "qwen2",
+        {"image_token_id": IMAGE},
+        {"image_processor_type": "GotOcr2", **SQUARE, "crop_to_patches": False},
+    ),
     "qwen2.5 vl": Kind(
         "Qwen2_5_VL",
         "divprune",

@@ -71,8 +71,8 @@ def best(scores: Array, keep: int) -> NDArray[np.int64]:
     return np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :keep], axis=1)
 
 
-def built(encoder: Encoder, scorer: Scorer, keep: int = KEEP) -> Method:
-    found = build_method(bavit.Method, "bavit", encoder, keep, scorer=scorer)
+def built(encoder: Encoder, scorer: Scorer, keep: int = KEEP, **options: str) -> Method:
+    found = build_method(bavit.Method, "bavit", encoder, keep, options, scorer=scorer)
     assert isinstance(found, Method)
     return found
 
@@ -181,8 +181,9 @@ def test_keeping_every_patch_equals_the_unpruned_model_bit_for_bit(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("keep", [4, 20, 44, 48])
-def test_both_forms_agree(detector: Encoder, make_scorer: MakeScorer, kind: str, keep: int) -> None:
-    method = built(detector, make_scorer(kind), keep)
+@pytest.mark.parametrize("spread", ["false", "true"])
+def test_both_forms_agree(detector: Encoder, make_scorer: MakeScorer, kind: str, keep: int, spread: str) -> None:
+    method = built(detector, make_scorer(kind), keep, spread=spread)
     found = run(detector, method)
     with torch.inference_mode():
         expected, _ = OfficialEncoder(detector, method).eval().choose(PIXELS)
@@ -247,9 +248,17 @@ def test_it_must_have_a_scorer_and_others_must_have_none(detector: Encoder, make
         build_method(none.Method, "none", detector, None, scorer=make_scorer())
 
 
-def test_it_has_no_options(detector: Encoder, make_scorer: MakeScorer) -> None:
-    with pytest.raises(MethodError, match="bavit has no options, got layer; they are the scorer's"):
-        build_method(bavit.Method, "bavit", detector, KEEP, {"layer": "2"}, scorer=make_scorer())
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"layer": "2"}, "no option of bavit 'layer'; have spread"),
+        ({"side": "2"}, "no option of bavit 'side'"),  # the scorer's
+        ({"spread": "evenly"}, "option spread of bavit must be true or false, got 'evenly'"),
+    ],
+)
+def test_it_has_one_option(detector: Encoder, make_scorer: MakeScorer, option: dict[str, str], said: str) -> None:
+    with pytest.raises(MethodError, match=said):
+        built(detector, make_scorer(), **option)  # type: ignore[arg-type]
 
 
 def test_what_stands_in_the_manifest_says_which_scorer_it_is(detector: Encoder, make_scorer: MakeScorer) -> None:
@@ -257,6 +266,8 @@ def test_what_stands_in_the_manifest_says_which_scorer_it_is(detector: Encoder, 
     options = built(detector, scorer).options()
     assert (options["scorer"], options["layers"], options["width"]) == ("front", 2, 16)
     assert options["sha256"] == scorer.digest
+    assert options["spread"] is False
+    assert built(detector, scorer, spread="true").options() == {**options, "spread": True}
 
 
 def test_pixels_of_another_normalisation_are_scored_as_the_same_image(

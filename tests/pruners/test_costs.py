@@ -1,20 +1,30 @@
-"""What a method's traits say of its cost, held against the graph: its selection alone, sized as CLIP ViT-L/14."""
+"""What a method's traits say of its cost, held against the graph: its selection alone, sized as CLIP ViT-L/14.
+
+And what the formula says of an encoder that is shortened inside, patch embedding aside.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeprune import pruners
-from edgeprune.export.cost import graph_cost
+from edgeprune import encoders, pruners
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.encoders import Encoder
+from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
-from edgeprune.pruners import Method, bavit, zoo
+from edgeprune.pruners import Method, bavit, fastervlm, inside, zoo
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
+from edgeprune.schedule import Inside, Step
 from edgeprune.taps import Attention, Taps
+from edgeprune.trace import PrunedEncoder, outputs
 
 HEADS, WIDTH, GRID, FEATURES, PROJECTED = 16, 64, (24, 24), 1024, 4096
 PATCHES, DEPTH, KEEP, PATCH = 576, 23, 64, 14
@@ -60,7 +70,7 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
     assert said
     method: Any
     if name == "bavit":
-        method = bavit.Method(KEEP, Scorer(FRONT).eval())
+        method = bavit.Method(KEEP, Scorer(FRONT).eval(), side=1)
     else:
         method = pruners.get(name)(PATCHES if name == "none" else KEEP)  # type: ignore[call-arg]  # a Protocol has none
     if name == "zoo":  # as `prepared` makes it of a projector of these sizes
@@ -70,3 +80,42 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
     if name == "bavit":
         assert counted == method.multiply_adds(PATCHES)
     assert f"{counted / 1e6:.{len(said[2] or '')}f}" == said[1]
+
+
+SHORTENED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in inside.names()] + [
+    (name, {"score": score}) for name in ("drop", "cells", "nearest") for score in ("column", "keys", "flowcut")
+]
+OFTEN: list[tuple[str, dict[str, str]]] = [("cells", {}), ("drop", {"score": "column"})]
+
+
+def shortened(encoder: Encoder, name: str, options: dict[str, str], steps: tuple[Step, ...], keep: int) -> float:
+    """What the graph costs over what the formula says."""
+    make: Any = inside.get(name)
+    reducer = make(**options).prepared(True, encoder.layer)
+    within, method = replace(encoder, inside=Inside(name, reducer, steps)), fastervlm.Method(keep)
+    pixels, tower = torch.zeros(1, 3, *encoder.tower.image_size), encoder.tower
+    module = PrunedEncoder(within, method).eval()
+    graph = to_onnx(module, pixels, outputs(within, method), opset=18, ir_version=10).graph
+    embedding = tower.grid[0] * tower.grid[1] * tower.patch_embedding.weight.numel()
+    return (graph_cost(graph) - embedding) / formula(within, method)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(*one, marks=() if one in OFTEN else pytest.mark.slow, id="-".join([one[0], *one[1].values()]))
+        for one in SHORTENED
+    ],
+)
+def test_the_formula_says_what_a_shortened_encoder_costs(name: str, options: dict[str, str]) -> None:
+    encoder = encoders.load(open_checkpoint(None))
+    assert shortened(encoder, name, options, (Step(2, 80), Step(3, 48)), 32) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", inside.names())
+def test_it_does_so_of_clip_large(name: str, clip_folder: Callable[..., Path], tmp_path: Path) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "patch_size": 14}
+    folder = clip_folder(tmp_path, num_hidden_layers=4, image_size=336, **sizes)
+    encoder = encoders.load(open_checkpoint(str(folder)))
+    assert shortened(encoder, name, {}, (Step(1, 288), Step(2, 144)), 64) == pytest.approx(1, abs=0.01)

@@ -1,4 +1,4 @@
-"""Received: attention that patches receive in an early layer, and everything behind it runs on the kept ones."""
+"""Received: attention that patches receive in a layer on the way; everything behind it runs on the kept ones."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def formula() -> np.ndarray[Any, Any]:
 
 def select(method: Method) -> Selection:
     features = torch.zeros(3, PATCHES, HEADS * WIDTH)
-    attention = {method.layer - 1: Attention(*parts(), WIDTH**-0.5)}
+    attention = {method.layers(4)[0]: Attention(*parts(), WIDTH**-0.5)}
     return method.select(Taps(attention, features, features, GRID, PREFIX, 4, suffix=SUFFIX))
 
 
 def official(method: Method) -> Selection:
     query, key = parts()
-    maps = [torch.full((3, HEADS, TOKENS, TOKENS), torch.nan)] * 4
-    maps[method.layer - 1] = (query @ key.mT / 2).softmax(-1)
+    maps = [torch.full((3, HEADS, TOKENS, TOKENS), torch.nan)] * method.steps(4)[0]
+    maps[-1] = (query @ key.mT / 2).softmax(-1)
     features = torch.zeros(3, PATCHES, HEADS * WIDTH)
     return method.official(Eager(maps, features, features, GRID, PREFIX))
 
 
-@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
 @pytest.mark.parametrize("keep", [1, 3, 6])
 def test_it_keeps_what_receives_most_in_its_layer(layer: int, keep: int) -> None:
     wanted = formula()
@@ -72,7 +72,21 @@ def test_special_tokens_ask_but_are_not_scored() -> None:
     assert not np.allclose(scores.numpy(), of_patches[:, PREFIX : PREFIX + PATCHES], rtol=1e-2)
 
 
-@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("depth", "layer"), [(2, 1), (3, 2), (4, 3), (5, 4), (6, 4), (12, 8), (23, 16), (24, 16), (26, 18)]
+)
+def test_it_drops_two_thirds_of_the_way_up_and_warns_in_front_of_that(depth: int, layer: int) -> None:
+    assert Method(4).steps(depth) == (layer,)
+    assert Method(4).layers(depth) == (layer - 1,)
+    assert Method(4, depth - 1).steps(depth) == (depth - 1,)
+    assert Method(4).warnings(depth) == Method(4, layer).warnings(depth) == Method(4, depth - 1).warnings(depth) == ()
+    for early in range(1, layer):
+        (warning,) = Method(4, early).warnings(depth)
+        assert warning.startswith(f"received reads layer {early} of {depth}, where attention can go to what matters")
+        assert warning.endswith(f"leave option layer out: {layer}")
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
 def test_the_pruned_model_equals_the_dense_one_that_does_not_see_the_dropped_patches(
     detector: Encoder, layer: int
 ) -> None:
@@ -93,7 +107,7 @@ def test_keeping_every_patch_equals_the_unpruned_model_bit_for_bit(detector: Enc
     assert torch.equal(everything[1], unpruned[1])
 
 
-@pytest.mark.parametrize("layer", ["0", "4", "-1", "40"])
+@pytest.mark.parametrize("layer", ["4", "-1", "40"])
 def test_a_layer_without_one_behind_it_is_refused(detector: Encoder, layer: str) -> None:
     with pytest.raises(MethodError, match=rf"option layer of received must be in 1\.\.3, got {layer}"):
         build_method(Method, "received", detector, 20, {"layer": layer})

@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeprune.errors import BundleError, ImageError, RequestError
-from edgeprune.runtime import Detector, Runner, TokenEncoder, load
+from edgeprune.runtime import Classifier, Detector, Runner, TokenEncoder, load
 from edgeprune.runtime.ledger.bench import bench
 from edgeprune.runtime.parity.verify import verify
+from tests.brightest import LABELS, expected
 
 MakeBundle = Callable[..., Path]
 PIXELS = np.random.default_rng(0).standard_normal((1, 3, 32, 48)).astype(np.float32)
@@ -23,6 +24,31 @@ def test_a_bundle_is_opened_as_what_it_gives(make_bundle: MakeBundle) -> None:
     runner = load(make_bundle())
     assert type(runner) is TokenEncoder
     assert isinstance(runner, Runner)
+
+
+def test_a_classifier_says_its_classes_in_the_order_of_their_probabilities(make_bundle: MakeBundle) -> None:
+    logits = expected(np.concatenate([PIXELS, -PIXELS])).tokens.mean(axis=1)
+    powers = np.exp(logits.astype(np.float64))
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    for dtype, near in (("float32", 1e-5), ("float16", 2e-3)):
+        classifier = load(make_bundle(classes=True, batch=2, dtype=dtype))
+        assert type(classifier) is Classifier
+        assert classifier.labels == LABELS
+        found = classifier(np.concatenate([PIXELS, -PIXELS]))
+        for one, wanted, share in zip(found, logits, shares, strict=True):
+            assert one.logits.dtype == dtype
+            np.testing.assert_allclose(one.logits, wanted, atol=near)
+            np.testing.assert_allclose(one.probabilities, share, atol=near)
+            order = np.argsort(-one.probabilities, kind="stable")[:5]
+            assert one.top() == [(LABELS[at], one.probabilities[at]) for at in order]
+            assert one.top(1) == one.top()[:1]
+
+
+def test_classes_of_a_wrong_graph_fail_and_those_of_the_right_one_pass(make_bundle: MakeBundle) -> None:
+    (right,), (wrong,) = (verify(make_bundle(classes=True, shift=shift), "cpu") for shift in (0, 1))
+    assert right.passed
+    assert right.worst.tokens == 2  # a row of logits for each probe of one image
+    assert not wrong.passed
 
 
 def test_a_bundle_of_another_kind_than_asked_for_is_refused(make_bundle: MakeBundle) -> None:

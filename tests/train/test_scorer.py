@@ -125,7 +125,11 @@ def test_the_same_seed_gives_the_same_scorer_and_another_one_another(whole: Path
     assert not same(tensors(whole), tensors(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 7, 8], ids=lambda step: f"after step {step} of 8")
+@pytest.mark.parametrize(
+    "step",
+    [1, pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow), 8],
+    ids=lambda step: f"after step {step} of 8",
+)
 def test_an_interrupted_training_goes_on_bit_for_bit(whole: Path, tmp_path: Path, step: int) -> None:
     with pytest.raises(Interrupted, match=rf"after step {step} of 8 for .*; nothing is lost: .* --resume") as caught:
         small(tmp_path / "scorer", show=interrupt_at(step))

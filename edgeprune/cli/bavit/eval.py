@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 RESULT, PLOT = "eval.json", "eval.png"
+Number = TypeVar("Number", int, float)
 AS_IT_IS, FINE_TUNED, CONTROL = "as it is", "fine-tuned", "control"
 
 
@@ -41,6 +42,7 @@ AS_IT_IS, FINE_TUNED, CONTROL = "as it is", "fine-tuned", "control"
 @click.option("--limit", type=click.IntRange(min=1), help="Judge on so many images; default 600 scenes, else all.")
 @detector.size_option
 @click.option("--shares", metavar="S,S,...", help="Shares of the patches to keep; default 0.75,0.6,0.5,0.4,0.3.")
+@click.option("--received", metavar="L,L,...", help="Judge the untrained method received behind these layers, too.")
 @click.option("--speed/--no-speed", default=True, show_default=True, help="Measure the exported graphs, too.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default about 20 s in all.")
 @click.option(
@@ -52,7 +54,8 @@ AS_IT_IS, FINE_TUNED, CONTROL = "as it is", "fine-tuned", "control"
 def command(as_json: bool, output: Path, seed: int, force: bool, speed: bool, **options: Any) -> None:
     """Judge a detector over the patches kept: mAP, throughput and memory, as one table and one plot.
 
-    By the classifier, by true boxes as an oracle, at random, and on all patches; fine-tuned or not, and the control.
+    By the classifier, as in the paper and spread over the grid, by true boxes as an oracle, at random, and on all
+    patches; fine-tuned or not, and the control.
 
     \b
     edgeprune bavit eval
@@ -86,14 +89,15 @@ def _evaluation(options: dict[str, Any], seed: int, speed: bool) -> Evaluation:
 
     detectors = _detectors(options)
     first, threads = detectors[AS_IT_IS], options["threads"]
-    shares = _shares(options["shares"]) or SHARES
+    shares = _numbers("--shares", options["shares"], float, "0.75,0.5") or SHARES
+    layers = _numbers("--received", options["received"], int, "2,4")
     samples, truth, source = read_judged(options, seed, first.size, options["whole"], options["limit"])
     _warn_of_training_images(detectors, source)
     threads_before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or threads_before)
         with progress() as show:
-            rows = evaluate(detectors, samples, truth, shares=shares, seed=seed, show=show)
+            rows = evaluate(detectors, samples, truth, shares=shares, received=layers, seed=seed, show=show)
             rounds = options["rounds"]
             costs = measure_speed(first, shares, threads=threads, rounds=rounds, show=show) if speed else ()
     finally:
@@ -143,13 +147,12 @@ def _warn_of_training_images(detectors: dict[str, SparseDetector], source: str) 
             warn(f"{name}: {folder} was trained on {trained_on}, and is judged on them; give another --seed")
 
 
-def _shares(given: str | None) -> tuple[float, ...] | None:
-    if given is None:
-        return None
+def _numbers(option: str, given: str | None, kind: type[Number], such: str) -> tuple[Number, ...]:
+    """Those of a list, each once; none where it is not given."""
     try:
-        return tuple(dict.fromkeys(float(one) for one in given.split(",")))
+        return tuple(dict.fromkeys(kind(one) for one in given.split(","))) if given is not None else ()
     except ValueError:
-        raise click.UsageError(f"--shares must be numbers with commas between them, as 0.75,0.5, got {given}") from None
+        raise click.UsageError(f"{option} must be numbers with commas between them, as {such}, got {given}") from None
 
 
 def _versions() -> dict[str, str]:

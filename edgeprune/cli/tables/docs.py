@@ -54,10 +54,13 @@ def traits() -> str:
 
 def _traits(one: Entry) -> list[str]:
     """Cells: options with their defaults, then what it can."""
-    options = _names(f"{name}={value.strip(chr(39))}" for name, value in one.defaults.items())
+    options = _names(
+        f"{name}={value.lower() if one.options[name] == 'bool' else value.strip(chr(39))}"
+        for name, value in one.defaults.items()
+    )
     able = (one.traits.nested, one.traits.pools_tiles, "origin" in one.traits.emits, one.traits.inside)
     rule = " ".join((f"`{one.rule}`", one.objective)).strip()
-    return ["" if one.traits.needs_scorer else options, *("yes" if yes else "" for yes in able), rule]
+    return [options, *("yes" if yes else "" for yes in able), rule]
 
 
 def matrix() -> str:

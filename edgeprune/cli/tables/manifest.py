@@ -60,7 +60,7 @@ def _saved(manifest: Manifest) -> str:
     encoder = (
         f"{1 - share:.1%} of the encoder" if share < NOTHING_SAVED else f"nothing in the encoder ({share:.1%} of it)"
     )
-    return encoder if manifest.detects else f"{encoder}; behind it, {manifest.budget} are left to read"
+    return encoder if manifest.kind != "tokens" else f"{encoder}; behind it, {manifest.budget} are left to read"
 
 
 def _calibrated(manifest: Manifest) -> str:

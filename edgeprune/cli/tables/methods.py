@@ -45,11 +45,11 @@ def matrix_table(entries: Sequence[Entry], encoders: Sequence[Family]) -> Table:
 def fits(entries: Sequence[Entry], encoders: Iterable[Family]) -> list[tuple[str, str, str]]:
     """(encoders, the methods that work on them, those that are refused and why); equal answers together."""
     rows: dict[tuple[str, str], list[str]] = {}
-    for family in encoders:
+    for family, head in ((one, head) for one in encoders for head in one.heads):
         reasons: dict[str, list[str]] = {}
         for entry in entries:
-            reasons.setdefault(refusal(entry, family), []).append(entry.name)
+            reasons.setdefault(refusal(entry, family, head), []).append(entry.name)
         works = ", ".join(reasons.pop("", []))
         refused = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
-        rows.setdefault((works, refused), []).append(family.title)
+        rows.setdefault((works, refused), []).append(family.title + " --head" * head)
     return [(", ".join(names), *answer) for answer, names in rows.items()]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from edgeprune.errors import MethodError, unknown_name
+from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import Eager
 from edgeprune.schedule import Reduction, Step
 from edgeprune.taps import Taps
@@ -30,6 +30,8 @@ class Reducer:
     """whether later layers attend to a row in proportion to its size"""
     merges: ClassVar[bool] = True
     """whether rows become one; else they are dropped"""
+    by_patch: ClassVar[bool] = False
+    """whether each token must be one patch"""
     hidden: ClassVar[int] = 0
     """rows that it leaves behind those that may leave the encoder"""
     depths: ClassVar[tuple[float, ...]] = (0.4, 0.7)
@@ -38,8 +40,15 @@ class Reducer:
     """whether the same number of rows goes at each of them, instead of the same share"""
     most: ClassVar[float] = 1.0
     """the share of the rows that one step can be rid of"""
+    every: ClassVar[int] = 0
+    """its paper's own schedule, a step behind every so many layers; 0: it has none, or one that is trained"""
     deviations: ClassVar[tuple[str, ...]] = ()
     """where the static form departs from its source"""
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether it reads whole attention maps, so that every query of the layer in front of a step is needed."""
+        return False
 
     @property
     def needs_cls(self) -> bool:
@@ -49,6 +58,25 @@ class Reducer:
     def prepared(self, has_cls: bool, depth: int) -> Reducer:
         """The reducer with what hangs on the encoder: whether it has [CLS], its layers in front of the features."""
         return self
+
+    def own_steps(self, depth: int, patches: int, keep: int) -> tuple[Step, ...]:
+        """The schedule of its paper from all patches down to `keep`, behind all of the `depth` layers but the last.
+
+        Raises RequestError where it has none.
+        """
+        if not self.every or depth <= self.every:
+            raise RequestError(
+                f"--schedule official needs a reducer whose paper has a fixed one, and {self.every + 1} layers or "
+                f"more; got {type(self).__module__.rpartition('.')[2]} and {depth}; give layers:tokens"
+            )
+        layers, steps, rows = range(self.every, depth, self.every), [], patches
+        for at, layer in enumerate(layers, 1):
+            share = at / len(layers)
+            left = patches + (keep - patches) * share if self.even else patches * (keep / patches) ** share
+            if round(left) < rows:
+                rows = round(left)
+                steps.append(Step(layer, rows))
+        return tuple(steps)
 
     def layers(self, step: Step) -> tuple[int, ...]:
         """Layers whose attention it reads at a step, from 0; all of them in front of it and behind the step before."""

@@ -10,7 +10,8 @@ __all__ = ["own_or", "place_of", "unit"]
 
 def unit(x: Tensor) -> Tensor:
     """Rows of length 1: [B, n, d] float32 -> the same."""
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+    found: Tensor = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+    return found
 
 
 def place_of(target: Tensor, rows: Tensor) -> Tensor:

@@ -6,7 +6,10 @@
     flowcut  of the two layers in front of the step: s = (a / sum a + v / sum v) * ||mean over heads of v_j||_1,
              a the score `cls`, v[j] = mean over heads of softmax(v_cls . v_j); cum = cum / 2 + s / 2, and s at first,
              carried from step to step
-    auto     cls where there is a [CLS] token, else column
+    auto     cls where there is a [CLS] token, else keys
+
+On the embedded model, cells behind the second of five layers, 32 of 144 tokens, 400 held-out scenes, points against
+the same tokens chosen behind the encoder: cls +.2, keys -1.6, column -36: early column means point away from objects.
 
 Paper   of flowcut https://arxiv.org/abs/2505.19536; of keys https://arxiv.org/abs/2406.11430
 Source  of flowcut TungChintao/FlowCut@a2ecd24 flowcut/utils_flowcut.py
@@ -43,13 +46,17 @@ class Ranked(inside.Reducer):
             raise MethodError(unknown_name("score", self.score, SCORES))
 
     @property
+    def reads_maps(self) -> bool:
+        return self.score == "column"
+
+    @property
     def needs_cls(self) -> bool:
         return self.score in ("cls", "flowcut")
 
     def prepared(self, has_cls: bool, depth: int) -> Reducer:
         made: Any = self
         if self.score == "auto":
-            made = dataclasses.replace(made, score="cls" if has_cls else "column")
+            made = dataclasses.replace(made, score="cls" if has_cls else "keys")
         return made  # type: ignore[no-any-return]
 
     def layers(self, step: Step) -> tuple[int, ...]:
@@ -58,7 +65,7 @@ class Ranked(inside.Reducer):
     @property
     def shares(self) -> bool:
         """Whether the scores are means of a softmax."""
-        return self.score in ("auto", "cls", "column")
+        return self.score in ("cls", "column")
 
     def ranking(self, rows: int, width: int) -> int:
         """Multiply-adds of the score."""
@@ -67,9 +74,9 @@ class Ranked(inside.Reducer):
 
 def ranked(score: str, step: Step, taps: Taps, carried: Carried) -> tuple[Tensor, dict[str, Tensor]]:
     """The static form: [B, n] float32, and what it carries to the next step."""
-    if score == "column" or (score == "auto" and not taps.prefix):
+    if score == "column":
         return taps.column_mean(), {}
-    if score == "keys":
+    if score == "keys" or (score == "auto" and not taps.prefix):
         return -torch.linalg.vector_norm(taps.keys(), dim=-1), {}
     if score != "flowcut":
         return taps.cls_attention().mean(dim=1), {}
@@ -96,7 +103,7 @@ def _flow(taps: Taps, layer: int) -> Tensor:
 def officially_ranked(score: str, step: Step, eager: Eager, carried: Carried) -> tuple[Tensor, dict[str, Tensor]]:
     """The same as the sources have it, of whole maps."""
     first, last = eager.prefix, eager.attentions[-1]
-    name = score if score != "auto" else "cls" if first else "column"
+    name = score if score != "auto" else "cls" if first else "keys"
     if name == "column":
         return (last.sum(dim=2) / last.shape[2]).mean(dim=1)[:, first:], {}
     if name == "keys":

@@ -4,7 +4,7 @@
 
 Its trained thresholds, which let every image keep as many as it needs, have no static form: the count of a step is
 fixed, and the score decides which. The whole attention map is recomputed at each step.
-Official schedule: four steps, behind a quarter of the layers each; how many go on there is what was trained.
+How many go on at each stage is what the paper trains: give it as --schedule.
 
 Paper   https://arxiv.org/abs/2209.13802
 Source  Cydia2018/AS-ViT@e57f445 vit.py
@@ -29,6 +29,7 @@ from edgeprune.taps import Taps
 class Reducer(inside.Reducer):
     bias: bool = False
     merges: ClassVar[bool] = False
+    by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "a fixed count goes on at each step; the official code compares the score with a trained threshold",
         "no weights of it are read: those of the encoder are as they are, not trained for it",
@@ -37,6 +38,10 @@ class Reducer(inside.Reducer):
 
     @property
     def needs_cls(self) -> bool:
+        return True
+
+    @property
+    def reads_maps(self) -> bool:
         return True
 
     def rule(self, step: Step) -> dict[str, Any]:

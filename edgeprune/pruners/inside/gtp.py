@@ -4,7 +4,7 @@
     x_i <- x_i + alpha sum over dropped j of W[i, j] x_j        W = D^-1/2 G D^-1/2, G: the 8 neighbours on the grid
     s_i <- s_i + alpha sum over dropped j of W[i, j] s_j        D: how many these are; later logits += log s
 
-Official schedule: as many rows behind every layer. The whole attention map is recomputed at each step.
+--schedule official: as many rows behind every layer. The whole attention map is recomputed at each step.
 
 Paper   https://arxiv.org/abs/2311.03035
 Source  Ackesnal/GTP-ViT@97a1178 models_v3.py (MixedAttnMax, Spatial, GraphProp, token scale)
@@ -29,6 +29,10 @@ from edgeprune.taps import Taps
 class Reducer(inside.Reducer):
     alpha: float = 0.1
     bias: bool = True
+    by_patch: ClassVar[bool] = True
+    depths: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
+    even: ClassVar[bool] = True
+    every: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = (
         "rows are dropped behind a whole layer; the official code drops them between its attention and its MLP",
         "the graph is that of the grid; the official code can add the most similar tokens",
@@ -36,6 +40,10 @@ class Reducer(inside.Reducer):
         "rows stay in raster order; the official code sorts them by rank",
         "scores are float32 in every precision",
     )
+
+    @property
+    def reads_maps(self) -> bool:
+        return True
 
     def rule(self, step: Step) -> dict[str, Any]:
         return {"name": "topk"}

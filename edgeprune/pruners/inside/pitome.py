@@ -5,6 +5,8 @@
     the 2r rows of the highest E, by falling E: every first of two joins the most similar of the seconds, the r that
     are left: x_b <- (s_b x_b + sum s_a x_a) / (s_b + sum s_a), sizes s likewise; later logits += log s
 
+--schedule official: the same share of the rows behind every layer.
+
 score[i] = -E[i], and 4 - E[i] of a row that others may join: it goes on, whatever joins it.
 
 Paper   https://arxiv.org/abs/2405.16148 (section 3.2); written from its formula
@@ -37,6 +39,9 @@ class Reducer(inside.Reducer):
     """L; 0: the layers in front of the features"""
     alpha: float = 1.0
     bias: bool = True
+    depths: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
+    most: ClassVar[float] = 0.5
+    every: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = (
         "rows merge behind a whole layer; the paper merges between its attention and its MLP",
         "rows stay in raster order of the patch that others joined",
@@ -90,11 +95,9 @@ class Reducer(inside.Reducer):
                 a, b = falling[~stays[falling]], falling[stays[falling]][:joins]
             target = torch.arange(count)
             target[a] = b[similarity[image][a][:, b].argmax(dim=1)] if joins else a
-            kept = target.unique()
             taken = torch.tensor([at for at in range(count) if at not in a.tolist()])
             place = torch.full((count,), -1)
             place[taken] = torch.arange(len(taken))
-            assert set(kept.tolist()) <= set(taken.tolist())
             chosen.append(taken)
             places.append(place[target])
             scores.append((-energy[image]).index_add(0, b, torch.full((len(b),), TAKES)))

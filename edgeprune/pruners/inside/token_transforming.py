@@ -6,7 +6,7 @@
 Many to many: x' = W x with a full matrix, of which dropping and merging are special ones. The paper's text says that
 much, and that rows of high attention are what is transformed to; its code is not public. The softmax over cosines, and
 that sizes weigh and add up, are ours. Which score is the option `score` (`_scores`).
-Official schedule: one share of the rows behind several layers, for DeiT-S 40 % of the multiply-adds in all.
+The paper's schedule is not public: give one as --schedule, or --encoder-cost.
 
 Paper   https://arxiv.org/abs/2506.05709; no code was read
 """

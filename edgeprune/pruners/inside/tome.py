@@ -5,6 +5,8 @@
     the r rows a of the highest c join their b:  x_b <- (s_b x_b + sum s_a x_a) / (s_b + sum s_a), sizes s likewise
     later logits += log s
 
+--schedule official: as many rows behind every layer.
+
 score[a] = 1 - c[a], score[b] = 4: what is not merged, and what others join, goes on.
 
 Paper   https://arxiv.org/abs/2210.09461 (section 3); written from its formula
@@ -31,6 +33,10 @@ TAKES = 4.0
 @dataclass(frozen=True)
 class Reducer(inside.Reducer):
     bias: bool = True
+    depths: ClassVar[tuple[float, ...]] = (0.17, 0.33, 0.5, 0.67, 0.83)
+    even: ClassVar[bool] = True
+    most: ClassVar[float] = 0.5
+    every: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = (
         "rows merge behind a whole layer; the paper merges between its attention and its MLP",
         "rows stay in raster order of the patch that others joined; the paper puts those that joined nothing first",

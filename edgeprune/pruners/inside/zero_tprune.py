@@ -6,7 +6,7 @@
 
 Rounds fall with the depth: 30 in the first third of the layers, 5 in the second, 1 in the last. The whole map is
 recomputed at each step; a round is a product with a vector.
-Official schedule: a few steps of fixed counts, searched for each model.
+The paper's counts are searched for each model: give them as --schedule.
 
 Paper   https://arxiv.org/abs/2305.17328 (sections 3.2 and 3.3); no code was read
 """
@@ -36,6 +36,7 @@ class Reducer(inside.Reducer):
     """layers that depth is a share of; 0: those in front of the features"""
     bias: bool = False
     merges: ClassVar[bool] = False
+    by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "its first half alone: of similar rows none is dropped for being similar (tome and nearest merge them)",
         "every head counts; the paper leaves out those of too small or too large a variance",
@@ -54,6 +55,10 @@ class Reducer(inside.Reducer):
         if self.rounds:
             return self.rounds
         return (30, 5, 1)[min(2, 3 * (step.layer - 1) // max(self.depth, step.layer))]
+
+    @property
+    def reads_maps(self) -> bool:
+        return True
 
     def rule(self, step: Step) -> dict[str, Any]:
         return {"name": "topk"}

@@ -167,8 +167,9 @@ class _Search:
             options=self.request.options if own else {}, scorer=self.request.scorer if own else None,
         )  # fmt: skip
         manifest = export_bundle(request).manifest
-        if manifest.detects:
-            raise RequestError(f"--keep auto judges tokens, {manifest.model.family} gives boxes; use `bavit eval`")
+        if manifest.kind != "tokens":
+            instead = "use `bavit eval`" if manifest.kind == "detections" else "give --keep a number, or a share"
+            raise RequestError(f"--keep auto judges tokens, {manifest.model.family} gives {manifest.kind}; {instead}")
         self.exports += own
         return manifest
 

@@ -36,6 +36,10 @@ class Request:
     output: Path
     methods: tuple[str, ...] = ()
     """each with its options, as `variants` reads them; none: all"""
+    inside: tuple[str, ...] = ()
+    """reducers that each method is tried with, inside the encoder"""
+    encoder_costs: tuple[float, ...] = ()
+    """shares of the unpruned multiply-adds that their steps are chosen for"""
     keep: tuple[int | float, ...] = ()
     """tokens, or floats in (0, 1]: their share of all; none: those of KEEP that are less than all"""
     precisions: tuple[str, ...] = ("float32",)
@@ -73,7 +77,12 @@ class Request:
 
 def checked(request: Request) -> tuple[Variant, ...]:
     """The methods of it. Raises RequestError (and its kinds) for what cannot be."""
-    found = variants(request.methods)
+    if bool(request.inside) != bool(request.encoder_costs):
+        raise RequestError("--inside and --encoder-cost go together, as --inside tome,cells --encoder-cost 0.6,0.5")
+    for cost in request.encoder_costs:
+        if not 0 < cost < 1:
+            raise RequestError(f"--encoder-cost must be shares of the unpruned multiply-adds in (0, 1), got {cost:g}")
+    found = variants(request.methods, request.inside, request.encoder_costs)
     for keep in request.keep:
         if isinstance(keep, float) and not 0 < keep <= 1:
             raise RequestError(f"--keep as a share must be in (0, 1], got {keep:g}; give tokens without a point, as 64")

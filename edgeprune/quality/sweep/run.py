@@ -111,8 +111,7 @@ class _State:
         return {
             "model": self.digest,
             "grid": self.place.grid,
-            "method": graph.variant.method,
-            "options": dict(graph.variant.options),
+            **graph.variant.request(),
             "keep": graph.keep,
             "precision": graph.precision,
             "layer": graph.layer,
@@ -200,7 +199,7 @@ def _graphs(state: _State, chosen: Sequence[Variant]) -> None:
         for variant in chosen:
             if variant != UNPRUNED:
                 for keep in wanted:
-                    most = wanted[0] if variant.method in nested else keep
+                    most = wanted[0] if variant.method in nested and not variant.inside else keep
                     state.serving[variant, keep, setting] = Graph(variant, most, *setting)
     state.export([graph for graph in state.serving.values() if graph not in state.records])
     apart = {}  # a pool of tiles cannot be cut

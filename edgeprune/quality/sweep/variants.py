@@ -2,13 +2,16 @@
 
 fastervlm                       as it comes
 hiprune:alpha=0.2               with an option; one that is the default is as if it were not given
+fastervlm+tome@0.5              with steps inside the encoder: reducer, and share of the unpruned multiply-adds
+fastervlm+cells@0.5:bias=false  with an option of the reducer
 random:seed=0, 1, 2; uniform; pool; none        always: what a method has to beat, and what it is measured from
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from edgeprune import catalog
 from edgeprune.errors import MethodError, unknown_name
@@ -22,12 +25,22 @@ class Variant:
 
     method: str
     options: tuple[tuple[str, str], ...] = ()
-    """those that are not the default, by name, as text"""
+    """those that are not the default, by name, as text; of the reducer as well"""
+    inside: str = ""
+    """the reducer, if there is one"""
+    cost: float = 1.0
+    """of the encoder with its steps, of the unpruned one's"""
 
     @property
     def name(self) -> str:
         """As it is written on the command line."""
-        return ":".join([self.method, *(f"{option}={value}" for option, value in self.options)])
+        method = f"{self.method}+{self.inside}@{self.cost:g}" if self.inside else self.method
+        return ":".join([method, *(f"{option}={value}" for option, value in self.options)])
+
+    def request(self) -> dict[str, Any]:
+        """What `edgeprune export` is asked for."""
+        inside = {"inside": self.inside, "encoder_cost": self.cost} if self.inside else {}
+        return {"method": self.method, "options": dict(self.options), **inside}
 
 
 UNPRUNED = Variant("none")
@@ -35,8 +48,13 @@ RANDOM = tuple(Variant("random", (("seed", str(seed)),) if seed else ()) for see
 CONTROLS = (*RANDOM, Variant("uniform"), Variant("pool"))
 
 
-def variants(given: Sequence[str] = ()) -> tuple[Variant, ...]:
+def variants(given: Sequence[str] = (), inside: Sequence[str] = (), costs: Sequence[float] = ()) -> tuple[Variant, ...]:
     """What was asked for, then what always stands beside it; without any, every method. `none` comes first.
+
+    inside, costs: reducers and shares of the unpruned multiply-adds that each of the methods is tried with as well
+
+    >>> [one.name for one in variants(["fastervlm"], ["tome"], [0.6, 0.5])][1:4]
+    ['fastervlm', 'fastervlm+tome@0.6', 'fastervlm+tome@0.5']
 
     >>> [one.name for one in variants(["hiprune:alpha=0.2", "divprune"])][:4]
     ['none', 'hiprune:alpha=0.2', 'divprune', 'random']
@@ -44,22 +62,49 @@ def variants(given: Sequence[str] = ()) -> tuple[Variant, ...]:
     Raises MethodError for a name or an option that does not exist.
     """
     entries = {entry.name: entry for entry in catalog.methods()}
-    asked = [_read(text, entries) for text in given] or [
+    reducers = {entry.name: entry for entry in catalog.reducers()}
+    asked = [_read(text, entries, reducers) for text in given] or [
         Variant(name) for name in entries if Variant(name) not in (UNPRUNED, *CONTROLS)
+    ]
+    for reducer in inside:
+        if reducer not in reducers:
+            raise MethodError(unknown_name("reducer", reducer, reducers))
+    asked = [
+        each
+        for one in asked
+        for each in (one, *(replace(one, inside=name, cost=cost) for name in inside for cost in costs))
     ]
     return tuple(dict.fromkeys((UNPRUNED, *asked, *CONTROLS)))
 
 
-def _read(text: str, entries: dict[str, catalog.Entry]) -> Variant:
-    name, *settings = text.split(":")
+def _read(text: str, entries: dict[str, catalog.Entry], reducers: dict[str, catalog.ReducerEntry]) -> Variant:
+    whole, *settings = text.split(":")
+    name, plus, inside = whole.partition("+")
+    reducer, at, cost = inside.partition("@")
     if name not in entries:
         raise MethodError(unknown_name("method", name, entries))
+    if plus and (reducer not in reducers or not at):
+        if at:
+            raise MethodError(unknown_name("reducer", reducer, reducers))
+        raise MethodError(f"steps inside the encoder are written REDUCER@COST, as {name}+tome@0.5, got {whole!r}")
     options: dict[str, str] = {}
     for setting in settings:
         option, equals, value = setting.partition("=")
         if not equals:
             raise MethodError(f"an option in --methods must be NAME=VALUE behind a colon, got {setting!r} in {text!r}")
-        typed = catalog.option_value(name, option, value, entries[name].options)
-        if repr(typed) != entries[name].defaults[option]:
-            options[option] = str(typed)
-    return Variant(name, tuple(sorted(options.items())))
+        entry: catalog.Entry | catalog.ReducerEntry = entries[name]
+        if plus and option not in entry.options:
+            entry = reducers[reducer]
+        typed = catalog.option_value(entry.name, option, value, entry.options)
+        if repr(typed) != entry.defaults[option]:
+            options[option] = str(typed).lower() if isinstance(typed, bool) else str(typed)
+    return Variant(name, tuple(sorted(options.items())), reducer, _cost(cost, whole) if plus else 1.0)
+
+
+def _cost(text: str, whole: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise MethodError(
+            f"the cost of steps inside must be a share, as in tome@0.5, got {text!r} in {whole!r}"
+        ) from None

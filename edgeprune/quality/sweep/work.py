@@ -80,10 +80,9 @@ def export(place: Place, graph: Graph, into: Path) -> dict[str, Any]:
     from edgeprune.export.job import export_bundle
 
     request = Request(
-        method=graph.variant.method,
+        **graph.variant.request(),
         target="cpu",
         keep=graph.keep or None,
-        options=dict(graph.variant.options),
         model=place.model,
         revision=place.revision,
         output=into,
@@ -100,9 +99,10 @@ def export(place: Place, graph: Graph, into: Path) -> dict[str, Any]:
             raise
         except EdgepruneError as error:
             return {"refused": str(error)}
-        if manifest.detects:
-            return {"refused": f"{manifest.model.family} detects and gives no tokens; `edgeprune bavit eval` judges it"}
-        cuts = not Budgets.of(manifest).refused
+        if manifest.kind != "tokens":
+            judge = "; `edgeprune bavit eval` judges it" if manifest.kind == "detections" else ""
+            return {"refused": f"{manifest.model.family} gives {manifest.kind} and no tokens{judge}"}
+        cuts = not Budgets.of(manifest).refused and not graph.variant.inside  # whose steps go with the budget
         return {
             "refused": "",
             "patches": manifest.patches,

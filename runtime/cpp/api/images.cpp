@@ -1,8 +1,10 @@
-// edgeprune_preprocess, edgeprune_detect and edgeprune_tile_order: the border in front of images/.
+// edgeprune_preprocess, edgeprune_detect, edgeprune_classify and edgeprune_tile_order: the border in front of images/.
 
 #include <cstdint>
 
 #include "api/handle.hpp"
+#include "backends/tensors.hpp"
+#include "images/classes.hpp"
 #include "images/detections.hpp"
 #include "images/tiles.hpp"
 
@@ -21,11 +23,14 @@ void need_nbytes(std::size_t nbytes, std::size_t wanted, const char *name) {
     if (nbytes != wanted) throw wrong_request(name, " must have ", wanted, " bytes, got ", nbytes);
 }
 
-// One image's part of an output.
-View of_one_image(const edgeprune_bundle &bundle, const char *name, const void *data, std::size_t nbytes) {
+// One image's part of an output of a bundle of that kind.
+View of_one_image(const edgeprune_bundle &bundle, Gives wanted, const char *name, const void *data, std::size_t nbytes) {
     const Spec *spec = find(bundle.backend->outputs(), name);
-    if (!spec || spec->shape.size() < 2)
-        throw wrong_request("detections need a bundle of a detector, this one gives no ", name);
+    if (bundle.files.manifest.gives() != wanted || !spec || spec->shape.size() < 2) {
+        const bool detects = wanted == Gives::DETECTIONS;
+        throw wrong_request(detects ? "detections need a bundle of a detector" : "classes need a bundle of a classifier",
+                            ", this one gives ", names_of(bundle.backend->outputs()));
+    }
     need_aligned(data, name, spec->dtype);
     const View view{spec->dtype, {spec->shape.begin() + 1, spec->shape.end()}, data};
     need_nbytes(nbytes, view.count() * size_of(spec->dtype), name);
@@ -52,9 +57,17 @@ edgeprune_status edgeprune_detect(const edgeprune_bundle *bundle, const void *lo
     return with(bundle, [&](const edgeprune_bundle &open) {
         need(count, "count");
         if (capacity) need(detections, "detections");
-        const View classes = of_one_image(open, "logits", logits, logits_nbytes);
-        const View corners = of_one_image(open, "pred_boxes", boxes, boxes_nbytes);
+        const View classes = of_one_image(open, Gives::DETECTIONS, "logits", logits, logits_nbytes);
+        const View corners = of_one_image(open, Gives::DETECTIONS, "pred_boxes", boxes, boxes_nbytes);
         *count = detect(classes, corners, width, height, threshold, detections, capacity);
+    });
+}
+
+edgeprune_status edgeprune_classify(const edgeprune_bundle *bundle, const void *logits, size_t logits_nbytes,
+                                    edgeprune_class *classes, size_t capacity) {
+    return with(bundle, [&](const edgeprune_bundle &open) {
+        if (capacity) need(classes, "classes");
+        classify(of_one_image(open, Gives::LOGITS, "logits", logits, logits_nbytes), classes, capacity);
     });
 }
 

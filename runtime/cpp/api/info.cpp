@@ -41,7 +41,7 @@ edgeprune_info described(const edgeprune_bundle &bundle) {
     info.grid_rows = manifest.rows;
     info.grid_columns = manifest.columns;
     info.nested = manifest.nested;
-    info.detects = manifest.detects();
+    info.detects = manifest.gives() == Gives::DETECTIONS;
     info.inputs = backend.inputs().size();
     info.outputs = backend.outputs().size();
     info.labels = manifest.labels.size();

@@ -12,7 +12,8 @@ constexpr const char *PIXELS = "pixel_values";
 
 std::vector<std::string> wanted_names(const Manifest &manifest, const Graph &graph) {
     std::vector<std::string> names = {"tokens", "indices", "scores"};
-    if (manifest.detects()) names = {"logits", "pred_boxes"};
+    if (manifest.gives() == Gives::DETECTIONS) names = {"logits", "pred_boxes"};
+    if (manifest.gives() == Gives::LOGITS) names = {"logits"};
     for (const Spec &spec : graph.outputs)
         if (std::find(names.begin(), names.end(), spec.name) == names.end()) names.push_back(spec.name);
     return names;

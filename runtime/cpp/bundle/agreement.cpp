@@ -190,7 +190,7 @@ void check_lead(const Asked &asked, const char *name, const Array &lead) {
     must(begins, std::string(name) + " must be " + bracketed(wanted), repr(bracketed(shape)));
 }
 
-// The tensors that every encoder or detector has, beside keep, grid and tiles.
+// The tensors that every encoder of its kind has, beside keep, grid and tiles.
 void check_encoder(const Asked &asked) {
     const Value &inputs = field(asked.encoder(), "inputs"), &outputs = field(asked.encoder(), "outputs");
     std::set<std::string> shared;
@@ -204,7 +204,9 @@ void check_encoder(const Asked &asked) {
     for (const std::string &name : shared) both.push_back({name});
     must(both.empty(), "an input and an output must not share a name", Value{both});
     std::vector<const char *> names{"indices", "scores", "tokens"};
-    if (asked.output("pred_boxes")) names = {"indices", "scores", "logits", "pred_boxes"};
+    const bool headed = !asked.output("tokens") && asked.output("logits");  // as Manifest::gives has it
+    const bool classifies = headed && !asked.output("pred_boxes");
+    if (headed) names = {"indices", "scores", "logits"};
     for (const char *name : names)
         must(asked.output(name), std::string("the outputs of encoder must have ") + name, names_of(members(&outputs)));
     must(!members(&inputs).empty(), "encoder must have an input", "[]");
@@ -228,6 +230,13 @@ void check_encoder(const Asked &asked) {
     check_lead(asked, "indices", {batch, keep});
     check_lead(asked, "picks", {batch, keep});
     check_lead(asked, "scores", {batch, {every}});
+    if (classifies) {
+        const Value *labels = asked.fields.find("labels");
+        const Array &shape = asked.shape(*asked.output("logits"));
+        const Array wanted{batch, {static_cast<std::int64_t>(labels ? items(*labels).size() : 0)}};
+        must(is_same(shape, wanted), "logits must be " + bracketed(wanted) + ", one for each of labels",
+             repr(bracketed(shape)));
+    }
     if (asked.inside()) check_lead(asked, "origin", {batch, {every}});
     for (const auto &[name, dtype] :
          {std::pair("indices", "int32"), {"picks", "int32"}, {"scores", "float32"}, {"origin", "int32"}})

@@ -165,7 +165,11 @@ bool Manifest::pooled() const {
     return tiled() && tokens && !tokens->shape.empty() && tokens->shape[0] == 1;
 }
 
-bool Manifest::detects() const { return find(encoder().outputs, "pred_boxes") != nullptr; }
+Gives Manifest::gives() const {
+    const auto has = [&](const char *name) { return find(encoder().outputs, name) != nullptr; };
+    if (has("tokens") || !has("logits")) return Gives::TOKENS;
+    return has("pred_boxes") ? Gives::DETECTIONS : Gives::LOGITS;
+}
 
 Manifest Manifest::read(const std::string &given) {
     try {

@@ -34,6 +34,9 @@ struct Engine {
     std::vector<std::string> flags;
 };
 
+// What a bundle gives instead of each other: tokens, or what a detector or a classifier says.
+enum class Gives { TOKENS, DETECTIONS, LOGITS };
+
 // How an image becomes an input: the fields of runtime/images/preprocess.py, by name. Read by images/preprocessing.
 struct Manifest {
     std::string schema, method, model, precision, target;
@@ -50,7 +53,7 @@ struct Manifest {
     int patches() const { return rows * columns; }
     bool tiled() const;
     bool pooled() const;
-    bool detects() const;
+    Gives gives() const;
 
     // Throws bad_bundle when the text is no manifest that this library knows, has changed, or contradicts itself.
     static Manifest read(const std::string &text);

@@ -103,11 +103,12 @@ typedef struct edgeprune_info {
     int32_t grid_rows, grid_columns; /* patches of an image or tile; N is their product */
     int32_t keep;                /* tokens per image or tile, K */
     int32_t nested;              /* 1 where the first k of `picks` are what a budget of k would keep */
-    int32_t detects;             /* 1 where it gives logits and pred_boxes instead of tokens */
+    int32_t detects;             /* 1 where it gives logits and pred_boxes instead of tokens; a classifier gives
+                                    logits alone, so that it has labels and does not detect */
     int32_t height, width;       /* of an image as the graph takes it, pixels */
     size_t image_nbytes;         /* of one image in pixel_values; of all tiles of it where it is cut up */
     size_t inputs, outputs;      /* how many tensors go in and come out */
-    size_t labels;               /* classes of a detector */
+    size_t labels;               /* classes of a detector or a classifier */
 } edgeprune_info;
 #define EDGEPRUNE_INFO {sizeof(edgeprune_info), NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
@@ -135,6 +136,12 @@ typedef struct edgeprune_detection {
     int32_t label;                     /* for edgeprune_label */
     float left, top, right, bottom;
 } edgeprune_detection;
+
+/* One class of a classifier. */
+typedef struct edgeprune_class {
+    float probability;                 /* in 0..1; of all classes together 1 */
+    int32_t label;                     /* for edgeprune_label */
+} edgeprune_class;
 
 /* MAJOR.MINOR.PATCH of the library; static. */
 EDGEPRUNE_API const char *edgeprune_version(void);
@@ -169,7 +176,7 @@ EDGEPRUNE_API edgeprune_status edgeprune_get_output(const edgeprune_bundle *bund
 EDGEPRUNE_API edgeprune_status edgeprune_find(const edgeprune_bundle *bundle, const char *name,
                                               edgeprune_tensor *tensor);
 
-/* The name of a class of a detector; NULL beyond the last one. */
+/* The name of a class of a detector or a classifier; NULL beyond the last one. */
 EDGEPRUNE_API const char *edgeprune_label(const edgeprune_bundle *bundle, size_t at);
 
 /*
@@ -214,6 +221,13 @@ EDGEPRUNE_API edgeprune_status edgeprune_detect(const edgeprune_bundle *bundle, 
                                                 size_t logits_nbytes, const void *boxes, size_t boxes_nbytes,
                                                 size_t width, size_t height, float threshold,
                                                 edgeprune_detection *detections, size_t capacity, size_t *count);
+
+/*
+ * What a classifier's output says of one image: softmax in float32, the likeliest class first. logits: one image's part
+ * of `logits`. classes: `capacity` of them, of which no more are written than there are classes (`labels` of the info).
+ */
+EDGEPRUNE_API edgeprune_status edgeprune_classify(const edgeprune_bundle *bundle, const void *logits,
+                                                  size_t logits_nbytes, edgeprune_class *classes, size_t capacity);
 
 /*
  * The order in which a language model reads what is kept of an image's tiles (AnyRes): order[i] is the row, of all

@@ -95,7 +95,7 @@ class Bundle {
         return tensor;
     }
     Memory memory(const char *name, std::size_t images = 1) const { return Memory(find(name), images); }
-    // The name of a detector's class; "" beyond the last one.
+    // The name of a class of a detector or a classifier; "" beyond the last one.
     std::string label(std::size_t at) const {
         const char *label = edgeprune_label(handle_, at);
         return label == nullptr ? std::string() : std::string(label);
@@ -135,6 +135,13 @@ class Bundle {
                                    threshold, found.data(), found.size(), &count));
         } while (count > found.size());
         found.resize(count);
+        return found;
+    }
+
+    // The likeliest classes of one image, the likeliest first, from its part of a classifier's logits.
+    std::vector<edgeprune_class> classify(edgeprune_buffer logits, std::size_t count = 5) const {
+        std::vector<edgeprune_class> found(count < info().labels ? count : info().labels);
+        check(edgeprune_classify(handle_, logits.data, logits.nbytes, found.data(), found.size()));
         return found;
     }
 

@@ -102,7 +102,8 @@ Rows rows(const Tensors &reference, const Tensors &got, const Json &steps, bool 
     if (reference.find("tokens") == nullptr) {
         if (extras.empty()) throw misfit("need at least one array to concatenate");
         for (const auto &name : extras) {
-            if (reference.at(name).shape.size() != 2) throw misfit(name, " must be [B, T, D]");
+            const std::size_t rank = reference.at(name).shape.size();
+            if (rank != 1 && rank != 2) throw misfit(name, " must be [B, T, D] or [B, D]");
             const Floats errors = relative(reference.at(name), got.at(name));
             found.extras.emplace_back(name, largest(errors));
             found.errors.insert(found.errors.end(), errors.begin(), errors.end());

@@ -31,7 +31,7 @@ void fields_are_read() {
     check::same(manifest.encoder().outputs.at(2).name, "scores");
     check::holds(manifest.steps == std::vector<std::pair<int, int>>{{2, 12}, {3, 5}});
     check::same(manifest.labels.at(1), "ä😀");
-    check::holds(manifest.nested && !manifest.tiled() && !manifest.pooled() && !manifest.detects());
+    check::holds(manifest.nested && !manifest.tiled() && !manifest.pooled() && manifest.gives() == Gives::TOKENS);
     check::same(manifest.preprocessing.at("rescale").get<double>(), 1.0 / 255);
     check::same(manifest.rule.at("name").get<std::string>(), "topk");
     check::same(bundle.file("encoder.data").size(), std::size_t{64});

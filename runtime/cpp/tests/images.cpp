@@ -5,6 +5,7 @@
 
 #include "allocations.hpp"
 #include "check.hpp"
+#include "images/classes.hpp"
 #include "images/detections.hpp"
 #include "images/preprocessing.hpp"
 #include "images/resize.hpp"
@@ -114,6 +115,23 @@ void detections() {
     check::holds(found.left == 50 && found.top == 0 && found.right == 150 && found.bottom == 100);
 }
 
+void classes() {
+    const float logits[] = {0.0f, std::log(3.0f), 0.0f, std::log(5.0f)};
+    const View given{EDGEPRUNE_FLOAT32, {4}, logits};
+    edgeprune_class found[5] = {};
+    check::same(classify(given, nullptr, 0), std::size_t{4});
+    check::same(classify(given, found, 5), std::size_t{4});
+    const int labels[] = {3, 1, 0, 2};  // of two that are as likely the first one
+    const float tenths[] = {5, 3, 1, 1};
+    for (int at = 0; at < 4; ++at) {
+        check::same(int{found[at].label}, labels[at]);
+        check::holds(std::fabs(10 * found[at].probability - tenths[at]) < 1e-5f);
+    }
+    found[1].label = 77;
+    classify(given, found, 1);
+    check::holds(found[0].label == 3 && found[1].label == 77);
+}
+
 // Of every way through the resize.
 void nothing_is_allocated_for_the_same_size() {
     std::vector<std::uint8_t> image(3 * 90 * 120, 77);
@@ -142,6 +160,7 @@ int main() {
     crops();
     tiles();
     detections();
+    classes();
     nothing_is_allocated_for_the_same_size();
     return check::done();
 }

@@ -1,4 +1,5 @@
 // edgeprune-run BUNDLE IMAGE: an image's tokens, which patches they are, and how long each step took.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -169,9 +170,25 @@ std::vector<edgeprune_detection> detections(const edgeprune_bundle *bundle, cons
     return found;
 }
 
-std::string label_of(const edgeprune_bundle *bundle, const edgeprune_detection &one) {
-    const char *label = edgeprune_label(bundle, static_cast<std::size_t>(one.label));
-    return label ? label : std::to_string(one.label);
+// The likeliest five, of a classifier.
+std::vector<edgeprune_class> classes(const edgeprune_bundle *bundle, const Done &done) {
+    if (done.info.detects || !done.info.labels || done.view("tokens").data) return {};
+    const View logits = done.view("logits");
+    std::vector<edgeprune_class> found(std::min<std::size_t>(5, done.info.labels));
+    check(edgeprune_classify(bundle, logits.data, logits.count() * size_of(logits.dtype), found.data(), found.size()),
+          bundle);
+    return found;
+}
+
+// What is in the image, by whatever finds it.
+struct Seen {
+    std::vector<edgeprune_detection> objects;
+    std::vector<edgeprune_class> classes;
+};
+
+std::string label_of(const edgeprune_bundle *bundle, std::int32_t at) {
+    const char *label = edgeprune_label(bundle, static_cast<std::size_t>(at));
+    return label ? label : std::to_string(at);
 }
 
 // [rows, K] of the image's cells.
@@ -189,27 +206,28 @@ Json times_of(const Seconds &seconds) {
     return {{"median", 1e3 * percentile(seconds, 50)}, {"p95", 1e3 * percentile(seconds, 95)}};
 }
 
-void print_json(const edgeprune_bundle *bundle, const Options &options, const Done &done,
-                const std::vector<edgeprune_detection> &found) {
-    Json outputs = Json::object(), objects = Json::array();
+void print_json(const edgeprune_bundle *bundle, const Options &options, const Done &done, const Seen &found) {
+    Json outputs = Json::object(), objects = Json::array(), likely = Json::array();
     for (const Memory &one : done.outputs) {
         const View view = one.first(done.info);
         outputs[one.tensor.name] = {{"dtype", name_of(view.dtype)}, {"shape", view.shape}};
     }
-    for (const auto &one : found)
-        objects.push_back({{"label", label_of(bundle, one)}, {"score", one.score},
+    for (const auto &one : found.objects)
+        objects.push_back({{"label", label_of(bundle, one.label)}, {"score", one.score},
                            {"box", {one.left, one.top, one.right, one.bottom}}});
+    for (const auto &one : found.classes)
+        likely.push_back({{"label", label_of(bundle, one.label)}, {"probability", one.probability}});
     Json json{{"method", done.info.method}, {"model", done.info.model}, {"device", done.info.device},
               {"source", done.info.source}, {"notes", done.notes}, {"keep", done.info.keep}, {"outputs", outputs},
               {"indices", indices_of(done)}, {"runs", done.run_s.size()}, {"open_ms", 1e3 * done.open_s},
               {"preprocess_ms", times_of(done.preprocess_s)}, {"run_ms", times_of(done.run_s)}};
     if (done.info.detects) json["detections"] = objects;
+    if (!likely.empty()) json["classes"] = likely;
     if (options.has("output")) json["output"] = options.text("output");
     std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
 }
 
-void print_text(const edgeprune_bundle *bundle, const Options &options, const Done &done,
-                const std::vector<edgeprune_detection> &found) {
+void print_text(const edgeprune_bundle *bundle, const Options &options, const Done &done, const Seen &found) {
     std::printf("%s of %s, %s on %s\n", printable(done.info.method).c_str(), printable(done.info.model).c_str(),
                 printable(done.info.source).c_str(), done.info.device);
     for (const std::string &note : done.notes) std::printf("  %s\n", printable(note).c_str());
@@ -222,9 +240,11 @@ void print_text(const edgeprune_bundle *bundle, const Options &options, const Do
         for (const Json &one : row) std::printf(" %d", one.get<int>());
         std::printf("\n");
     }
-    for (const auto &one : found)
+    for (const auto &one : found.classes)
+        std::printf("%.3f %s\n", static_cast<double>(one.probability), printable(label_of(bundle, one.label)).c_str());
+    for (const auto &one : found.objects)
         std::printf("%.3f %s %.1f %.1f %.1f %.1f\n", static_cast<double>(one.score),
-                    printable(label_of(bundle, one)).c_str(), static_cast<double>(one.left), static_cast<double>(one.top),
+                    printable(label_of(bundle, one.label)).c_str(), static_cast<double>(one.left), static_cast<double>(one.top),
                     static_cast<double>(one.right), static_cast<double>(one.bottom));
     const auto ms = [](const Seconds &seconds, double percent) { return 1e3 * percentile(seconds, percent); };
     std::printf("open %.1f ms, preprocess %.2f ms (p95 %.2f), run %.2f ms (p95 %.2f), medians of %zu\n", 1e3 * done.open_s,
@@ -268,7 +288,7 @@ int body(int count, char **given) {
     Done done = run_image(bundle.get(), picture, repeat);
     done.open_s = open_s;
     done.notes = notes;
-    const auto found = detections(bundle.get(), done, picture, threshold);
+    const Seen found{detections(bundle.get(), done, picture, threshold), classes(bundle.get(), done)};
     write_output(options.text("output"), done);
     (options.has("json") ? print_json : print_text)(bundle.get(), options, done, found);
     return 0;

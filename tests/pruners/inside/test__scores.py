@@ -66,9 +66,9 @@ def test_flowcut_is_the_mean_of_the_two_layers_in_front_and_what_was_carried(cas
         layers = range(max(0, rows.step.layer - 2), rows.step.layer)
         before = torch.rand(3, rows.count, generator=torch.Generator().manual_seed(0))
         for carried in ({}, {"flow": before}):
-            wanted = []
+            wanted: list[Any] = []
             for image in range(3):
-                cumulative = carried["flow"][image].numpy() if carried else None
+                cumulative: Any = carried["flow"][image].numpy() if carried else None
                 for layer in layers:
                     own = flow(rows, layer, image)
                     cumulative = own if cumulative is None else 0.5 * cumulative + 0.5 * own
@@ -97,9 +97,9 @@ def test_flowcut_leaves_out_a_layer_in_front_of_another_step() -> None:
 @pytest.mark.parametrize("has_cls", [True, False])
 def test_auto_is_the_cls_row_where_there_is_one(has_cls: bool) -> None:
     rows = rows_at(Step(2, 11), PATCHES, 3, has_cls=has_cls)
-    wanted = np.stack([by_hand("cls" if has_cls else "column", rows, image, int(has_cls)) for image in range(3)])
+    wanted = np.stack([by_hand("cls" if has_cls else "keys", rows, image, int(has_cls)) for image in range(3)])
     made = Reducer().prepared(has_cls, 4)
-    assert made.options()["score"] == ("cls" if has_cls else "column")
+    assert made.options()["score"] == ("cls" if has_cls else "keys")
     for reducer in (Reducer(), made):
         np.testing.assert_allclose(reducer.select(rows.step, rows.taps, {}).scores.numpy(), wanted, **CLOSE)
         np.testing.assert_allclose(reducer.official(rows.step, rows.eager, {}).scores.numpy(), wanted, **CLOSE)

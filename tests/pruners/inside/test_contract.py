@@ -16,7 +16,7 @@ from edgeprune import catalog, encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder, Tower
 from edgeprune.encoders._attention import recording
-from edgeprune.errors import MethodError
+from edgeprune.errors import MethodError, RequestError
 from edgeprune.fit import build_method
 from edgeprune.pruners import fastervlm, inside
 from edgeprune.pruners.inside import Reducer, Step
@@ -172,6 +172,30 @@ def test_the_file_names_its_formula_and_its_rule_is_known(name: str) -> None:
     assert plain.startswith(name) or plain.startswith(name.replace("_", ""))
     assert built(name).rule(Step(2, 4))["name"] in STEPS
     assert bool(built(name).deviations) == ("Paper" in head)  # what is ours departs from nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("gtp", "1:23 2:15 3:8"),  # 30 to 8: 22 / 3 rows behind each of three layers
+        ("tome", "1:23 2:15 3:8"),
+        ("flowcut", "2:8"),  # behind every second layer that has another one behind it
+        ("pitome", "1:19 2:12 3:8"),  # (8 / 30) ** (1 / 3) = .644 of the rows behind each
+    ],
+)
+def test_the_schedule_of_the_paper(name: str, steps: str) -> None:
+    found = built(name).own_steps(LAYERS, 30, 8)
+    assert " ".join(f"{step.layer}:{step.keep}" for step in found) == steps
+
+
+def test_a_layer_behind_which_nothing_would_go_has_no_step() -> None:
+    assert built("gtp").own_steps(24, 12, 10) == (Step(6, 11), Step(18, 10))
+
+
+@pytest.mark.parametrize(("name", "depth"), [("cells", 24), ("zero_tprune", 24), ("tome", 1), ("flowcut", 2)])
+def test_a_schedule_that_no_paper_has_is_refused(name: str, depth: int) -> None:
+    with pytest.raises(RequestError, match=rf"--schedule official needs .* got {name} and {depth}; give layers:tokens"):
+        built(name).own_steps(depth, 30, 8)
 
 
 @pytest.mark.parametrize("one", catalog.reducers(), ids=lambda one: one.name)

@@ -113,9 +113,10 @@ def test_bytes_as_input_are_the_same_images(make_bundle: MakeBundle) -> None:
     [
         ({"batch": 2}, "they have different images per run (1, and 2)"),
         ({"prior": True}, "they have different inputs (pixel_values, and pixel_values, prior)"),
+        ({"classes": True}, "they have different kinds (tokens, and logits)"),
         ({"grid": (6, 4)}, "they have different grids of patches (4x6, and 6x4)"),
     ],
-    ids=["batch", "inputs", "grid"],
+    ids=["batch", "inputs", "kinds", "grid"],
 )
 def test_what_cannot_be_run_on_the_same_probes_is_said_and_not_crashed_upon(
     make_bundle: MakeBundle, changes: dict[str, Any], why: str
@@ -124,6 +125,15 @@ def test_what_cannot_be_run_on_the_same_probes_is_said_and_not_crashed_upon(
     assert found.not_compared == {"every probe": why}
     assert (found.set_change, found.token_error, found.probes) == (None, None, {})
     assert found.beyond(set_change=1) == ["set change must be at most 1, it is not known"]
+
+
+def test_logits_of_two_classifiers_are_compared_as_rows_are(make_bundle: MakeBundle) -> None:
+    whole = make_bundle(classes=True)
+    half = diff(whole, make_bundle(classes=True, dtype="float16"))
+    assert diff(whole, whole).token_error == 0
+    assert half.token_error is not None
+    assert 1e-6 < half.token_error < 1e-2
+    assert half.set_change == 0
 
 
 def empty(**changes: Any) -> Diff:

@@ -3,6 +3,7 @@ float16. Each must be caught, by decisions or by tokens."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -236,10 +237,7 @@ def tied(own: Any, step: Step, taps: Taps, carried: Carried, garbage: bool) -> R
 
 def test_garbage_behind_a_tie_is_caught_by_a_reference_that_does_what_the_device_did() -> None:
     device = stepping("drop")
-    honest, garbage = (
-        device.run("float16", lambda *given, garbage=garbage: tied(*given, garbage=garbage))
-        for garbage in (False, True)
-    )
+    honest, garbage = (device.run("float16", functools.partial(tied, garbage=garbage)) for garbage in (False, True))
     stored, forced = device.judge("float16", honest), device.judge("float16", honest, forced=True)
     assert stored.reasons == forced.reasons == ()
     assert stored.within == 2

@@ -150,7 +150,7 @@ LIKE = np.eye(6)
 for one, other, cosine in ((0, 2, 0.9), (3, 4, 0.8), (0, 4, 0.3), (2, 3, 0.1), (2, 4, 0.2), (1, 5, 0.5)):
     LIKE[one, other] = LIKE[other, one] = cosine
 JOIN: dict[str, Any] = {"name": "topk", "steps": [{"name": "joins", "layer": 1, "keep": 4}]}
-SIMILARITY = {"1_similarity": LIKE}
+SIMILARITY: dict[str, Any] = {"1_similarity": LIKE}
 
 
 def merged(**changes: Any) -> Arrays:
@@ -205,7 +205,7 @@ def test_a_trail_that_no_decision_explains_fails() -> None:
         "scores_2": [0.1, 4.0, 0.5, 4.0],
     }
     right["indices"], right["scores"] = [2], [NONE, NONE, 0.9, NONE, 0.5, 0.2]
-    given = {"1_quadrant": [0, 0, 0, 1, 1, 1], "2_alike": [[0.9, 0.1], [0.2, 0.5]]}
+    given: dict[str, Any] = {"1_quadrant": [0, 0, 0, 1, 1, 1], "2_alike": [[0.9, 0.1], [0.2, 0.5]]}
     assert judged(outputs(**right), outputs(**right), rule, **given).reasons == ()
     other = outputs(**{**right, "trail_2": [0, 0, 1, 2, -1, 2]})
     assert judged(outputs(**right), other, rule, **given).reasons == (

@@ -82,7 +82,9 @@ def polygraphy(folder: Path, *more: str) -> tuple[int, str]:
 # The command line.
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": "float16", "batch": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"dtype": "float16", "batch": 2}, marks=pytest.mark.slow)], ids=str
+)
 def test_a_right_graph_passes_the_command_of_the_readme(
     bundle: MakeBundle, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_changed_file_ends_the_run_in_one_line(bundle: MakeBundle) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_two_runners_are_compared_with_the_reference_one_at_a_time(bundle: MakeBundle) -> None:
     code, said = polygraphy(bundle(), "--onnxrt")
     assert code == 1

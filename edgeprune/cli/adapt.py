@@ -1,0 +1,77 @@
+"""`edgeprune adapt`: teach a tower to do without what steps inside it leave out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.cli import options
+from edgeprune.cli.console import needs, print_json, progress
+
+__all__ = ["command"]
+
+SEED = 43
+"""of drawn scenes; not the held-out one, not that of the probes, nor that of `calibrate`"""
+
+
+@click.command("adapt")
+@options.shortened
+@click.option("--images", metavar="DIR", help="Unlabelled images; default drawn scenes.")
+@click.option("--count", type=click.IntRange(min=1), default=2000, show_default=True, help="Images at most.")
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images of a step.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=3e-4, show_default=True, help="Peak.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of order and steps.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default torch's choice.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
+@click.option("--output", type=options.PATH, default=Path("adapted"), show_default=True, help="Folder to write.")
+@click.option("--resume", is_flag=True, help="Go on with the interrupted training in --output.")
+@click.option("--force", is_flag=True, help="Replace what is in --output.")
+@options.verb
+def command(
+    as_json: bool,
+    images: str | None,
+    count: int,
+    epochs: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    threads: int | None,
+    device: str,
+    output: Path,
+    resume: bool,
+    force: bool,
+    **given: Any,
+) -> None:
+    """Distil a tower on its own features, under steps that are drawn anew for every batch.
+
+    It takes images without labels. `edgeprune export --adapted DIR` takes the weights, with any schedule of the same
+    reducer.
+
+    \b
+    edgeprune adapt --method fastervlm --keep 32 --inside drop --encoder-cost 0.5
+    """
+    from edgeprune.export.request import check
+    from edgeprune.quality.sweep.items import drawn, of_folder
+
+    if resume and force:
+        raise click.UsageError("--resume and --force exclude each other; give one")
+    request = options.shortened_request(given)
+    check(request)
+    items = drawn(count, seed=SEED) if images is None else of_folder(Path(images), count)
+    with needs("export"):
+        import torch
+
+        from edgeprune.train.adapt import AdaptSettings, adapt
+    if threads:
+        torch.set_num_threads(threads)
+    settings = AdaptSettings(epochs, batch, lr, seed=seed)
+    with progress() as show:
+        made = adapt(request, items, output, settings, device=device, resume=resume, force=force, show=show)
+    if as_json:
+        print_json({"output": str(output), **made})
+        return
+    click.echo(f"loss {made['loss'][0]:.4f} -> {made['loss'][-1]:.4f} in {epochs} epochs of {len(items)} images")
+    click.echo(f"wrote {output} after {made['seconds']:,.0f} s of training")

@@ -1,0 +1,216 @@
+"""Adapt a tower to steps inside it: distilled on its own features, under steps that are drawn anew for every batch.
+
+    loss = mean over rows of |f - f*|^2 / mean |f*|^2
+    f    features of the rows that the steps left
+    f*   the whole tower's, of the same patches: of a merged row the mean of all that it stands for
+    steps: one or two, behind layers and with counts that are drawn, between a third and nine tenths of the patches
+
+The tower learns to do without what goes, whatever the schedule; no label, no language model. What stands behind the
+features and in front of the layers stays as it is, and so does whatever the whole tower gives, up to .3 to 1 point of
+accuracy on the embedded model.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune.adapted import FILE, packed
+from edgeprune.correction import digest_of
+from edgeprune.encoders import Encoder
+from edgeprune.encoders._attention import recording
+from edgeprune.errors import RequestError
+from edgeprune.export.opening import opened
+from edgeprune.export.request import Request
+from edgeprune.pruners import Method
+from edgeprune.quality.sweep.items import Item
+from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.saving import save
+from edgeprune.schedule import Inside, Step
+from edgeprune.shortening import Rows, shortening
+from edgeprune.targets import load
+from edgeprune.trace import _Reducer
+from edgeprune.train.calibrate import features
+from edgeprune.train.loop import BETAS, Loop, Show, check_device
+from edgeprune.train.resume import State, check_output, interruptible
+from edgeprune.train.schedule import drawn
+
+__all__ = ["AdaptSettings", "adapt", "drawn_steps"]
+
+LARGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    epochs: int = 10
+    batch: int = 16
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    seed: int = 0
+
+
+def adapt(
+    request: Request,
+    items: Sequence[Item],
+    output: Path,
+    settings: AdaptSettings = AdaptSettings(),
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    force: bool = False,
+    show: Show = lambda *_: None,
+) -> dict[str, Any]:
+    """Trains the tower of a request for its reducer, and writes the weights to the folder `output` -> what they were
+    made from, with the loss of each epoch.
+
+    items: unlabelled images; device: cpu or cuda
+
+    Raises RequestError where there is no reducer, for fewer images than a batch, and when `output` is taken; ModelError
+    when what is there is of other settings; Interrupted after SIGINT or SIGTERM, with everything saved; ImageError for
+    an image that cannot be read; EdgepruneError when the loss is not finite or nothing can be written.
+    """
+    check_device(device)
+    check_output(output, FILE, "adapted tower", resume, force)
+    if request.inside is None:
+        raise RequestError("a tower is adapted to steps inside it; add --inside, such as --inside drop")
+    if len(items) < settings.batch:
+        raise RequestError(f"images must be {settings.batch} or more, as many as a batch, got {len(items)}")
+    found = opened(request, load(request.target))
+    encoder, inside = found.encoder, found.encoder.inside
+    assert inside is not None
+    digest = digest_of(encoder.tower.module)
+    teacher = dataclasses.replace(copy.deepcopy(encoder), inside=None)
+    task = _Distilling(encoder, teacher, inside, found.method, items, found.preprocessing, settings, device)
+    made = {
+        "model": found.checkpoint.id,
+        "tower": digest,
+        "reducer": inside.name,
+        "options": inside.reducer.options(),
+        "layer": encoder.layer,
+        "images": len(items),
+        **dataclasses.asdict(settings),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    trained = encoder.tower.module.to(device)
+    teacher.tower.module.to(device)
+    for part in encoder.tower.blocks[: encoder.layer]:
+        part.requires_grad_(True)
+    parameters = [value for value in trained.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, settings.lr, BETAS, weight_decay=settings.weight_decay)
+    per_epoch = len(items) // settings.batch
+    loop = Loop(
+        task,
+        trained,
+        optimizer,
+        State({**made, "threads": torch.get_num_threads()}),
+        output,
+        settings.epochs,
+        per_epoch,
+        settings.lr,
+        largest_gradient=LARGEST_GRADIENT,
+    )
+    with interruptible() as asked:
+        if resume:
+            loop.restore()
+        else:
+            loop.save()
+        loop.run(asked, show)
+    trained.eval().requires_grad_(False)
+    made |= {"loss": [round(loss, 6) for loss in loop.state.losses], "seconds": round(loop.state.seconds, 1)}
+    save(output / FILE, lambda file: file.write(packed(trained.cpu(), made)))
+    return made
+
+
+class _Distilling:
+    """What is learned: batches of pixels, and the steps that each is run under."""
+
+    def __init__(
+        self,
+        student: Encoder,
+        teacher: Encoder,
+        inside: Inside,
+        method: Method,
+        items: Sequence[Item],
+        preprocessing: Preprocessing,
+        settings: AdaptSettings,
+        device: str,
+    ) -> None:
+        self._student, self._teacher, self._inside, self._method = student, teacher, inside, method
+        self._items, self._preprocessing, self._settings, self._device = items, preprocessing, settings, device
+        self._held: dict[int, Tensor] = {}
+
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, tuple[Step, ...]]]:
+        order, mirrored, rng = drawn(len(self._items), self._settings.batch, self._settings.seed, epoch)
+        encoder = self._student
+        steps = [drawn_steps(rng, encoder.layer, encoder.patches, self._inside) for _ in order]
+        for at in range(first, len(order)):
+            pixels = torch.stack([self._pixels(int(one)) for one in order[at]])
+            flipped = torch.from_numpy(mirrored[at])
+            pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
+            yield pixels.to(self._device), steps[at]
+
+    def loss(self, batch: tuple[Tensor, tuple[Step, ...]]) -> tuple[Tensor, float]:
+        pixels, steps = batch
+        with torch.no_grad():
+            wanted = features(self._teacher, pixels)
+        given, rows = self._shortened(pixels, steps)
+        assert rows.origin is not None
+        members = (rows.origin.unsqueeze(1) == torch.arange(given.shape[1], device=given.device)[:, None]).to(
+            given.dtype
+        )
+        target = (members @ wanted) / members.sum(dim=-1, keepdim=True)
+        loss = (given - target).square().mean() / wanted.square().mean()
+        return loss, float(loss.detach())
+
+    def _shortened(self, pixels: Tensor, steps: tuple[Step, ...]) -> tuple[Tensor, Rows]:
+        """[B, n, C] in front of the projector, and what became of the patches."""
+        inside = dataclasses.replace(self._inside, steps=steps)
+        encoder = dataclasses.replace(self._student, inside=inside)
+        reducer, tower = _Reducer(encoder), encoder.tower
+        layers = {layer: tower.attention[layer] for layer in sorted(inside.layers)}
+        with recording(tower.module, layers.values()) as seen:
+
+            def reduce(step: Step, patches: Tensor, rows: Rows) -> Any:
+                known = {layer: seen.attention[module] for layer, module in layers.items() if module in seen.attention}
+                return reducer(step, known, patches, rows)
+
+            with shortening(tower, steps, reduce, seen, inside.reducer.bias, encoder.unit) as rows:
+                out = tower.module(pixels, output_hidden_states=True)
+        return rows.rows(encoder.hidden(out, rows.fit)), rows
+
+    def _pixels(self, number: int) -> Tensor:
+        """[3, H, W], read once."""
+        if number not in self._held:
+            self._held[number] = torch.from_numpy(self._preprocessing(self._items[number].image()))
+        return self._held[number]
+
+
+def drawn_steps(rng: np.random.Generator, layers: int, patches: int, inside: Inside) -> tuple[Step, ...]:
+    """One or two, behind layers in the first three quarters, each leaving between a third and nine tenths of what the
+    reducer lets it.
+
+    >>> from edgeprune.pruners.inside import get
+    >>> steps = drawn_steps(np.random.default_rng(0), 23, 576, Inside("drop", get("drop")(), ()))
+    >>> all(0 < step.layer < 23 and 64 < step.keep < 576 for step in steps)
+    True
+    """
+    last = max(1, min(layers - 1, round(0.75 * layers)))
+    count = int(rng.integers(1, 1 + min(2, last)))
+    places = sorted(rng.choice(np.arange(1, last + 1), size=count, replace=False).tolist())
+    most = float(getattr(inside.reducer, "most", 1.0))
+    steps, rows = [], patches
+    for place in places:
+        share = max(1 / 3, 1 - most) + (0.9 - max(1 / 3, 1 - most)) * float(rng.random())
+        left = max(1, min(rows - 1, int(np.ceil(share * rows))))
+        steps.append(Step(int(place), left))
+        rows = left
+    return tuple(steps)

@@ -1,0 +1,95 @@
+"""Every reducer on every kind of encoder shortens the sequence as the reference does, or is refused for what it lacks.
+
+A token of several patches goes whole, rotary positions go along, and so do features of earlier layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeprune.encoders import Encoder
+from edgeprune.errors import MethodError
+from edgeprune.export import Request, export_bundle
+from edgeprune.export.manifest import rule_of
+from edgeprune.fit_inside import build_reducer, with_inside
+from edgeprune.pruners import get, inside
+from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime.parity import compare
+from edgeprune.schedule import Step
+from edgeprune.trace import PrunedEncoder, outputs
+
+Made = Callable[[str], tuple[Path, Encoder]]
+
+REFUSED = {"qwen2.5 vl": "any number of tokens", "internvl": "any number of tokens"}
+"""windows; squares of patches that do not stand side by side"""
+KEEP, LEFT = 12, 24
+
+
+def shortened(encoder: Encoder, reducer: str, keep: int = KEEP) -> tuple[Encoder, object]:
+    """With one step behind the first layer."""
+    name = "fastervlm" if encoder.tower.has_cls else "divprune"
+    method = get(name)(keep)  # type: ignore[call-arg]
+    built = build_reducer(encoder, reducer, method, name)
+    return with_inside(encoder, reducer, built, (Step(1, LEFT),), method, origin=True), method
+
+
+@pytest.mark.parametrize("reducer", inside.names())
+def test_the_sequence_shortens_as_the_reference_says_or_is_refused(made: Made, every: str, reducer: str) -> None:
+    _, encoder = made(every)
+    if every in REFUSED:
+        with pytest.raises(MethodError, match=REFUSED[every]):
+            shortened(encoder, reducer)
+        return
+    refused = [
+        encoder.unit > 1 and inside.get(reducer).by_patch,
+        not encoder.tower.has_cls and inside.get(reducer)().needs_cls,
+    ]
+    if any(refused):
+        with pytest.raises(MethodError, match=r"is 4 patches; use" if refused[0] else r"no \[CLS\] token"):
+            shortened(encoder, reducer)
+        return
+    short, method = shortened(encoder, reducer)
+    batch = 2 if encoder.tower.batched and not encoder.tiled else 1
+    pixels = torch.randn(batch, 3, *encoder.tower.image_size, generator=torch.Generator().manual_seed(0))
+    names = outputs(short, method)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        traced = PrunedEncoder(short, method).eval()(pixels)  # type: ignore[arg-type]
+        wanted, chosen = OfficialEncoder(short, method).eval().choose(pixels)  # type: ignore[arg-type]
+    got, reference = ({name: one.numpy() for name, one in zip(names, given, strict=True)} for given in (traced, wanted))
+    quantities = {name: one.numpy() for name, one in chosen.quantities.items()}
+    verdict = compare(reference, got, "float32", rule_of(method, short), quantities)  # type: ignore[arg-type]
+    assert verdict.passed, verdict.reasons
+    assert verdict.decided
+    assert verdict.tokens == batch * KEEP
+    assert reference["trail.1"].shape == (batch, encoder.patches)
+    assert np.isneginf(got["scores"]).sum() >= batch * (encoder.patches - LEFT)
+
+
+def test_tiles_that_are_one_pool_are_refused(made: Made) -> None:
+    _, encoder = made("llava next siglip")
+    with pytest.raises(MethodError, match="divprune chooses of all tiles"):
+        build_reducer(encoder, "tome", get("divprune")(KEEP), "divprune", pooled=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", ["qwen3 vl", "llava clip layers"])
+def test_it_is_exported_and_verified(made: Made, tmp_path: Path, kind: str) -> None:
+    folder, encoder = made(kind)
+    request = Request(
+        "fastervlm" if encoder.tower.has_cls else "divprune",
+        "cpu",
+        keep=KEEP,
+        inside="tome",
+        schedule=f"1:{LEFT}",
+        model=str(folder),
+        output=tmp_path / "bundle",
+        baselines=False,
+        grid=None if encoder.tower.batched else "x".join(map(str, encoder.tower.grid)),
+    )
+    manifest = export_bundle(request).manifest  # raises when the graph and the reference disagree
+    assert manifest.steps == ((1, LEFT),)
+    assert manifest.inside["reducer"] == "tome"

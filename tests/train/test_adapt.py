@@ -1,0 +1,68 @@
+"""A tower is adapted to steps inside it, can be interrupted, and goes into no other tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeprune import encoders
+from edgeprune.adapted import FILE, put_adapted
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.errors import ModelError, RequestError
+from edgeprune.export.request import Request
+from edgeprune.pruners.inside import get
+from edgeprune.quality.sweep.items import drawn
+from edgeprune.schedule import Inside
+from edgeprune.train.adapt import AdaptSettings, adapt, drawn_steps
+
+REQUEST = Request("fastervlm", "cpu", keep=32, inside="drop", schedule="2:70,4:40")
+SHORT = AdaptSettings(epochs=2, batch=8, lr=3e-4)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapted")
+    adapt(REQUEST, drawn(24, seed=5), folder, SHORT, force=True)
+    return folder
+
+
+def test_the_loss_falls_and_the_weights_go_into_the_tower_that_they_are_of(adapted: Path) -> None:
+    tower = encoders.load(open_checkpoint()).tower.module
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    made = put_adapted(tower, adapted)
+    assert made["loss"][1] < made["loss"][0]
+    changed = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert not [name for name in changed if "embed" in name]
+    with pytest.raises(ModelError, match="whose weights are other ones"):  # which it is now
+        put_adapted(tower, adapted)
+
+
+def test_what_is_no_adapted_tower_is_refused(adapted: Path, tmp_path: Path) -> None:
+    tower = encoders.load(open_checkpoint()).tower.module
+    with pytest.raises(ModelError, match="there is no"):
+        put_adapted(tower, tmp_path)
+    (tmp_path / FILE).write_bytes((adapted / FILE).read_bytes()[:100])
+    with pytest.raises(ModelError, match="must be what `edgeprune adapt` wrote"):
+        put_adapted(tower, tmp_path)
+
+
+def test_without_a_reducer_or_enough_images_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="add --inside"):
+        adapt(Request("fastervlm", "cpu", keep=32), drawn(8, seed=5), tmp_path / "a", SHORT)
+    with pytest.raises(RequestError, match="8 or more, as many as a batch, got 2"):
+        adapt(REQUEST, drawn(2, seed=5), tmp_path / "b", SHORT)
+
+
+@pytest.mark.parametrize("reducer", ["drop", "tome"])
+def test_drawn_steps_shorten_the_sequence_as_the_reducer_can(reducer: str) -> None:
+    rng, inside = np.random.default_rng(0), Inside(reducer, get(reducer)(), ())
+    for _ in range(100):
+        rows, before = 144, 0
+        for step in drawn_steps(rng, 5, 144, inside):
+            assert before < step.layer < 5
+            assert rows * (1 - inside.reducer.most) <= step.keep < rows  # type: ignore[attr-defined]
+            rows, before = step.keep, step.layer
