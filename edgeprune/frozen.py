@@ -51,7 +51,7 @@ def flowcut_steps(encoder: Encoder, pixels: Tensor, keep: int) -> tuple[Step, ..
     for layer in range(2, end + 1, 2):
         left = keep
         if layer + 2 <= end:
-            shares = [_shares(encoder, part, steps, layer) for part in pixels.split(IMAGES)]
+            shares = [_shares(encoder, part, steps, layer) for part in torch.split(pixels, IMAGES)]
             goes = torch.tensor([_cut(one, keep, end - layer) for one in torch.cat(shares)])
             left = max(keep, rows - int(goes.median()))
         if left < rows:

@@ -82,7 +82,7 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
     assert f"{counted / 1e6:.{len(said[2] or '')}f}" == said[1]
 
 
-SHORTENED = [(name, {}) for name in inside.names()] + [
+SHORTENED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in inside.names()] + [
     (name, {"score": score}) for name in ("drop", "cells", "nearest") for score in ("column", "keys", "flowcut")
 ]
 OFTEN = [("cells", {}), ("drop", {"score": "column"})]
