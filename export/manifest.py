@@ -101,7 +101,8 @@ def rule_of(method: Method, encoder: Encoder, pooled: int = 1) -> dict[str, Any]
     rule = method.rule(pooled * encoder.candidates)
     if (inside := encoder.inside) is None:
         return rule
-    steps = [{**inside.reducer.rule(step), "layer": step.layer, "keep": step.keep} for step in inside.steps]
+    hidden = {"hidden": inside.reducer.hidden} if inside.reducer.hidden else {}
+    steps = [{**inside.reducer.rule(step), "layer": step.layer, "keep": step.keep, **hidden} for step in inside.steps]
     return {**rule, "steps": steps}
 
 

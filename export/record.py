@@ -3,14 +3,20 @@
 A probe that decides is a drawn scene whose decisions have wide margins for this model and method: a mistake in any of
 them would be seen. Up to MOST are drawn, fewer for a large encoder; the reference runs on each, and the TELLING best
 are kept.
+Where steps shorten the encoder on the way, later numbers hang on earlier decisions: a device that decided one of them
+otherwise within rounding is judged by a reference that is run again and does what the device did (`forced`). On a
+device without torch everything behind such a step counts as undecided, so that those scenes tell most whose steps are
+far from any such decision (`_steady`).
 Before any weight is cast the traced module itself is held against the reference, in float32: a wrong algorithm cannot
 hide behind the rounding of a precision. A float32 graph is held against it itself, when it is verified.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,8 +33,11 @@ from edgeprune.export.ranges import watching
 from edgeprune.probes.drawn import Scenes
 from edgeprune.pruners import Method
 from edgeprune.reference import OfficialEncoder
+from edgeprune.reference_steps import Taken
 from edgeprune.runtime.images.preprocess import Preprocessing
-from edgeprune.runtime.parity import Verdict, compare
+from edgeprune.runtime.parity import BOUNDS, Verdict, compare
+from edgeprune.runtime.parity.decisions import Case
+from edgeprune.runtime.parity.inside import RANKED, followed, stepped
 from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed, replayed
 from edgeprune.trace import PrunedEncoder, outputs
 
@@ -40,6 +49,8 @@ WORK = 7 * 10**11
 """multiply-adds that may be spent on them, beyond LEAST: some 7 s on two CPU cores"""
 TELLING = 3
 """how many of them become probes"""
+HALF = 2.0**-11
+"""a rounding to float16"""
 SEED = 20
 """of the drawn scenes; a probe's name says which of them it is"""
 
@@ -66,6 +77,7 @@ class Reference:
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()
         self._known: dict[str, tuple[Arrays, Arrays]] = {}
+        self._given: dict[str, NDArray[np.float32]] = {}
 
     def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
         """Name -> drawn scene of the given (height, width), the most telling ones; none where nothing is decided."""
@@ -78,8 +90,10 @@ class Reference:
         for at, name in enumerate(drawn):
             wanted, quantities = ran[name] = self._run(np.stack([*_tiles(pixel_values, at, self._together)]))
             # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
-            verdict = compare(wanted, _rounded(wanted), "float16", self._rule, quantities)
-            shares[name] = verdict.decided / max(verdict.decisions, 1)
+            rounded = _rounded(wanted, self._rule)
+            verdict = compare(wanted, rounded, "float16", self._rule, quantities)
+            steady = _steady(wanted, rounded, self._rule, quantities)
+            shares[name] = steady * verdict.decided / max(verdict.decisions, 1)
         best = sorted(shares, key=lambda name: (-shares[name], name))[:TELLING]
         if self._batch == 1:  # of several images another one stands beside it among the probes
             self._known = {name: ran[name] for name in best}
@@ -101,6 +115,8 @@ class Reference:
             tiles = _tiles(list(images.values()), at, self._batch)
             pixel_values = np.stack([self._preprocessing(image) for image in tiles])
             wanted, quantities = self._known.get(name) or self._run(pixel_values)
+            if self._encoder.inside is not None:
+                self._given[name] = pixel_values
             if check:
                 self._check(name, pixel_values, wanted, quantities)
             given = np.stack([self._preprocessing.pixels(image) for image in tiles]) if uint8 else pixel_values
@@ -113,9 +129,20 @@ class Reference:
         save_file(tensors, folder / REFERENCE)
         return torch.from_numpy(given)
 
-    def _run(self, pixel_values: NDArray[np.float32]) -> tuple[Arrays, Arrays]:
+    def forced(self, name: str, got: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
+        """Outputs and quantities of a probe that was written, with every step inside the encoder as in `got`."""
+        return self._run(self._given[name], got)
+
+    def _run(
+        self, pixel_values: NDArray[np.float32], done: Mapping[str, NDArray[Any]] = MappingProxyType({})
+    ) -> tuple[Arrays, Arrays]:
+        """done: outputs of a device, whose steps are done here, too; empty where there is none"""
+        inside, forced = self._encoder.inside, dict[int, Taken]()
+        for step in inside.steps if inside and done else ():
+            trail, scores = (np.asarray(done[f"{name}.{step.layer}"]) for name in ("trail", "scores"))
+            forced[step.layer] = torch.from_numpy(trail.astype(np.int64)), torch.from_numpy(scores)
         with torch.inference_mode():
-            results, chosen = self._official.choose(torch.from_numpy(pixel_values))
+            results, chosen = self._official.choose(torch.from_numpy(pixel_values), forced)
         wanted = {name: value.numpy() for name, value in zip(self._names, results, strict=True)}
         return wanted, replayed({name: value.float().numpy() for name, value in chosen.quantities.items()})
 
@@ -125,6 +152,9 @@ class Reference:
             results = self._traced(torch.from_numpy(pixel_values))
         got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
         verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
+        if verdict.passed and not followed(wanted, got):
+            wanted, quantities = self._run(pixel_values, got)
+            verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
         if not verdict.passed:
             raise ParityError(f"the traced module differs from the reference on {name}: {verdict.reasons[0]}")
 
@@ -143,10 +173,32 @@ def _tiles(images: Sequence[T], at: int, count: int) -> list[T]:
     return [images[(at + offset) % len(images)] for offset in range(count)]
 
 
-def _rounded(outputs: Arrays) -> Arrays:
-    """The same with scores as far off as float16 would have them, so that the tolerance is that of a device."""
+def _rounded(outputs: Arrays, rule: Mapping[str, Any]) -> Arrays:
+    """The same with scores as far off as float16 would have them, so that the tolerance is that of a device.
+
+    What a step inside the encoder ranks by is a share of attention, or made of cosines: of the embedded model these are
+    3e-4 to 4e-4 off, whatever their size.
+    """
     scores = outputs["scores"]
-    off = np.where(np.isfinite(scores), scores * np.float32(1 + 2.0**-11), scores)
+    off = {"scores": np.where(np.isfinite(scores), scores * np.float32(1 + HALF), scores)}
+    for step in rule.get("steps", ()):
+        scores = outputs[name := f"{RANKED}{step['layer']}"]
+        moved = scores * (1 + HALF) if step.get("shares") else scores + np.where(np.abs(scores) < 2, HALF, 0)
+        off[name] = moved
     with np.errstate(over="ignore"):
         tokens = {name: value.astype(np.float16) for name, value in outputs.items() if name == "tokens"}
-    return {**outputs, "scores": off.astype(np.float32), **tokens}
+    return {**outputs, **{name: value.astype(np.float32) for name, value in off.items()}, **tokens}
+
+
+def _steady(wanted: Arrays, rounded: Arrays, rule: Mapping[str, Any], quantities: Arrays) -> float:
+    """How likely no step of a device that is off by so much decides otherwise than the reference, 0..1: errors use up
+    to half of the tolerance, and each decision whose margin is below that is as likely to turn as it is short of it."""
+    short, images = 0.0, len(wanted["indices"])
+    for at in range(images if rule.get("steps") else 0):
+        reference, got, own = (
+            {name: value[at] for name, value in one.items() if len(value) == images}
+            for one in (wanted, rounded, quantities)
+        )
+        chain = stepped(Case(reference, got, own, rule, BOUNDS["float16"], 2 * HALF, HALF)).chain
+        short += float((0.5 - chain.margin[chain.tolerance > 0] / chain.tolerance[chain.tolerance > 0]).clip(0).sum())
+    return math.exp(-short)

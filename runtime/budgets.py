@@ -15,6 +15,9 @@ from edgeprune.runtime.backends import Backend
 
 __all__ = ["Budgets", "Cut", "first_picks"]
 
+WHOLE = ("picks", "scores", "origin")
+"""outputs that are not cut as rows of tokens are"""
+
 
 @dataclass(frozen=True)
 class Budgets:
@@ -24,6 +27,8 @@ class Budgets:
     """why they do not, or cannot be cut here; empty where they can"""
     greedy: bool = False
     """whether the scores are gains of picks, and -inf elsewhere"""
+    stepped: bool = False
+    """whether steps inside the encoder leave patches without a score, which is then -inf"""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Budgets:
@@ -34,7 +39,7 @@ class Budgets:
             return cls(f"this bundle of {method} has no picks, the order in which it chose; {again}")
         if manifest.pooled:
             return cls(f"the {manifest.tiles} tiles of this bundle share one budget; {again}")
-        return cls("", greedy=manifest.rule.get("name") == "greedy")
+        return cls("", greedy=manifest.rule.get("name") == "greedy", stepped=bool(manifest.inside))
 
     def check(self, what: str) -> None:
         """Raises RequestError where the kept sets do not nest; `what` needs it."""
@@ -54,7 +59,7 @@ class Cut:
         self.raw, self.device, self.source, self.flags = whole.raw, whole.device, whole.source, whole.flags
         self.inputs, self.outputs = whole.inputs, dict(whole.outputs)
         for name, spec in whole.outputs.items():
-            if name != "scores" and (axis := _axis(spec.shape, batch, every)) is not None:
+            if name not in ("scores", "origin") and (axis := _axis(spec.shape, batch, every)) is not None:
                 shape = (*spec.shape[:axis], keep, *spec.shape[axis + 1 :])
                 self.outputs[name] = TensorSpec(shape, spec.dtype)
 
@@ -77,6 +82,8 @@ def first_picks(tensors: Mapping[str, NDArray[Any]], keep: int, greedy: bool = F
     tensors: with indices and picks [B, K]. Cut is what has K as its second dimension (or, for one image, as its last)
     greedy: whether the scores are gains; those of the picks that go become -inf
 
+    origin [B, N], if there is one, names places among the tokens: it names those that are left, -1 for the others.
+
     Raises RequestError when keep is not in 1..K, or there are no picks.
 
     >>> run = {"indices": np.array([[2, 5, 7]]), "picks": np.array([[5, 7, 2]]), "tokens": np.array([[[2], [5], [7]]])}
@@ -88,8 +95,10 @@ def first_picks(tensors: Mapping[str, NDArray[Any]], keep: int, greedy: bool = F
     every = picks.shape[1]
     _check_range(keep, every)
     stays = np.argsort(picks, axis=1) < keep  # when each was picked, in raster order
-    cut = {name: _rows(value, stays, keep) for name, value in tensors.items() if name not in ("picks", "scores")}
+    cut = {name: _rows(value, stays, keep) for name, value in tensors.items() if name not in WHOLE}
     cut["picks"] = picks[:, :keep]
+    if (origin := tensors.get("origin")) is not None:
+        cut["origin"] = _renumbered(origin, stays)
     if (scores := tensors.get("scores")) is not None:
         cut["scores"] = scores
         if greedy:
@@ -97,6 +106,15 @@ def first_picks(tensors: Mapping[str, NDArray[Any]], keep: int, greedy: bool = F
             gone = picks[:, keep:].clip(0, scores.shape[1] - 1)  # picks that are none are for parity to find
             np.put_along_axis(cut["scores"], gone.astype(np.intp), -np.inf, 1)
     return {name: cut[name] for name in tensors}
+
+
+def _renumbered(origin: NDArray[Any], stays: NDArray[np.bool_]) -> NDArray[Any]:
+    """[B, N] places among K tokens -> among those that stay; what is no place is for parity to find."""
+    every = stays.shape[1]
+    numbers = np.where(stays, np.cumsum(stays, axis=1) - 1, -1)
+    among = (origin >= 0) & (origin < every)
+    left = np.take_along_axis(numbers, np.where(among, origin, 0).astype(np.intp), axis=1)
+    return np.where(among, left, origin).astype(origin.dtype)
 
 
 def _check_range(keep: Any, every: Any) -> None:

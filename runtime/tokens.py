@@ -79,7 +79,8 @@ class Output:
     def until(self, share: float) -> list[Output]:
         """Each image with the fewest of its picks that hold this share of the total, all K where they do not reach it.
 
-        share: in (0, 1], of the sum of the scores of all N patches, of a greedy method of the gains of its K picks
+        share: in (0, 1], of the sum of the scores of all N patches (of those that have one, behind steps inside the
+            encoder), of a greedy method of the gains of its K picks
 
         As images differ in how many they need, each is an output of its own, with a leading dimension of 1. Raises
         RequestError for another share, for scores of which there are no shares (below 0), and as `cut` does.
@@ -90,6 +91,8 @@ class Output:
             raise RequestError(f"until needs kept sets that nest: {self.budgets.refused or CANNOT.refused}")
         values = np.take_along_axis(self.scores, self.picks.astype(np.intp), 1).astype(np.float64)
         all_of_them = values if self.budgets.greedy else self.scores.astype(np.float64)
+        if self.budgets.stepped:
+            all_of_them = np.where(np.isneginf(all_of_them), 0, all_of_them)
         if not (np.isfinite(all_of_them).all() and (all_of_them >= 0).all()):
             raise RequestError("until needs scores that are finite and not below 0, these are not; cut(k) needs none")
         wanted = share * all_of_them.sum(axis=1, keepdims=True)

@@ -23,7 +23,7 @@ def check(manifest: Fields) -> None:
     for path, text in _texts(dataclasses.asdict(manifest), ""):
         if not text.isprintable():
             raise ValueError(f"{path} must be text that can be printed, got {text!a:.60}")
-    for rules in (_counts, _graphs, _encoder):
+    for rules in (_counts, _graphs, _encoder, _steps):
         for holds, rule, got in rules(manifest):
             if not holds:
                 raise ValueError(rule if got is None else f"{rule}, got {got!r:.60}")
@@ -79,6 +79,8 @@ def _encoder(manifest: Fields) -> Rules:
     yield keep <= every, f"keep must be at most the {every} patches it is chosen from", keep
     yield from _pixels(manifest, encoder)
     lead = {"tokens": (batch, keep), "indices": (batch, keep), "picks": (batch, keep), "scores": (batch, every)}
+    if manifest.inside:
+        lead["origin"] = (batch, every)
     for name, shape in lead.items():
         if (spec := encoder.outputs.get(name)) is None:
             continue
@@ -88,9 +90,38 @@ def _encoder(manifest: Fields) -> Rules:
     if manifest.kind == "logits":
         classes, given = (batch, len(manifest.labels)), encoder.outputs["logits"].shape
         yield given == classes, f"logits must be {_shown(classes)}, one for each of labels", _shown(given)
-    for name, dtype in {"indices": "int32", "picks": "int32", "scores": "float32"}.items():
+    for name, dtype in {"indices": "int32", "picks": "int32", "scores": "float32", "origin": "int32"}.items():
         if name in encoder.outputs:
             yield encoder.outputs[name].dtype == dtype, f"{name} must be {dtype}", encoder.outputs[name].dtype
+
+
+def _steps(manifest: Fields) -> Rules:
+    """What shortens the sequence inside the encoder: fewer rows behind each step, and what says where they went."""
+    given = manifest.rule.get("steps")
+    if not manifest.inside and given is None:
+        return
+    yield isinstance(manifest.inside.get("reducer"), str), "inside must name its reducer", None
+    rules = [one for one in given if isinstance(one, Mapping)] if isinstance(given, (list, tuple)) else []
+    named = [(one.get("layer"), one.get("keep")) for one in rules] == list(manifest.steps)
+    yield bool(rules) and named, "rule.steps must say layer and keep of every step, as steps does", None
+    outputs = manifest.encoder.outputs
+    batch = outputs["indices"].shape[0]
+    before, rows, hidden = 0, manifest.patches, 0
+    for (layer, keep), rule in zip(manifest.steps, rules, strict=True):
+        yield layer > before, f"the layers of steps must rise, behind {before}", layer
+        yield 0 < keep < rows, f"behind layer {layer} there must be 1..{rows - 1} rows", keep
+        for name, shape, dtype in (
+            (f"trail.{layer}", (batch, rows + hidden), "int32"),
+            (f"scores.{layer}", (batch, rows), "float32"),
+        ):
+            yield name in outputs, f"the outputs of encoder must have {name}", list(outputs)
+            yield outputs[name].shape == shape, f"{name} must be {_shown(shape)}", _shown(outputs[name].shape)
+            yield outputs[name].dtype == dtype, f"{name} must be {dtype}", outputs[name].dtype
+        hidden = rule.get("hidden", 0)
+        counted = isinstance(hidden, int) and not isinstance(hidden, bool) and hidden >= 0
+        yield counted, f"the hidden rows behind layer {layer} must be a count", hidden
+        before, rows = layer, keep
+    yield manifest.keep <= rows, f"keep must be at most the {rows} rows that the last step leaves", manifest.keep
 
 
 def _pixels(manifest: Fields, encoder: Graph) -> Rules:

@@ -26,7 +26,7 @@ from edgeprune.export.manifest import rule_of
 from edgeprune.export.opening import Opened, fits_of, opened
 from edgeprune.export.request import Request
 from edgeprune.quality.sweep.items import Item
-from edgeprune.runtime.parity.inside import rows_left
+from edgeprune.runtime.parity.inside import places
 from edgeprune.targets import load
 from edgeprune.trace import PrunedEncoder, outputs
 
@@ -110,7 +110,7 @@ def _pairs(found: Opened, items: Sequence[Item], show: Show) -> Iterator[Pair]:
                 rows = seen[0][image]
                 if len(rows) != len(indices):  # all that the steps left went through the projector
                     one = {name: value[image].numpy() for name, value in handed.items()}
-                    left = rows_left(one, rule.get("steps", []))
+                    left = places(one, rule.get("steps", []))
                     rows = rows[torch.from_numpy(np.searchsorted(left, one["indices"]))]
                 yield rows.double(), every[image, indices].double()
     finally:

@@ -83,7 +83,8 @@ def ask_torch(folder: Path, files: Files, bundle: Bundle, texts: Texts, asked: S
     loaded.generation_config = plain()  # penalties of the checkpoint's own would be taken over
     (folder / QUESTIONS).mkdir()
     found = []
-    with load(bundle.folder, device="cpu", kind=TokenEncoder) as encoder:
+    with load(bundle.folder, device="cpu", kind=TokenEncoder) as opened:
+        encoder = _Once(opened)
         for one in asked:
             place_of_it = folder / QUESTIONS / one.name
             if not place_of_it.exists():
@@ -92,7 +93,22 @@ def ask_torch(folder: Path, files: Files, bundle: Bundle, texts: Texts, asked: S
     (folder / ANSWERS).write_text(json_text({"longest": LONGEST, "answers": found}), encoding="utf-8")
 
 
-def _answer(model: Any, encoder: TokenEncoder, texts: Texts, asked: Asked) -> dict[str, Any]:
+class _Once:
+    """An encoder that runs once for questions in a row about one image."""
+
+    def __init__(self, encoder: TokenEncoder) -> None:
+        self._encoder, self._image, self._found = encoder, object(), dict[str, Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def outputs(self, image: Any) -> dict[str, Any]:
+        if image is not self._image and image != self._image:
+            self._image, self._found = image, self._encoder.outputs(image)
+        return dict(self._found)
+
+
+def _answer(model: Any, encoder: Any, texts: Texts, asked: Asked) -> dict[str, Any]:
     import transformers
 
     settings: Any = transformers.GenerationConfig

@@ -18,35 +18,51 @@ from edgeprune.runtime.parity.decisions import NEAR, Case, Chain, Floats, joined
 from edgeprune.runtime.parity.joins import nearest
 from edgeprune.runtime.parity.topk import measured
 
-__all__ = ["TAKES", "energy"]
+__all__ = ["TAKES", "energy", "unspent"]
 
 TAKES = 4.0
 """above every energy, which lies in -1..1"""
+TOLD = 2.0**-21
+"""what an energy may lose to TAKES, in float32"""
 
 
 def energy(case: Case) -> Chain:
-    got, trail = case.got["scores"].astype(np.float64), case.got["trail"].astype(np.int64)
-    takes = got > TAKES / 2
-    own = _energies(got)
-    true = _energies(case.reference["scores"].astype(np.float64))
+    trail, kept = (case.got[name].astype(np.int64) for name in ("trail", "indices"))
+    own, takers = _energies(case.got["scores"]), _takers(case.got["scores"])
+    true = _energies(case.reference["scores"])
     error, _, errors = measured(own, true)
     relative = largest(errors - _jumps(case)) / max(largest(np.abs(true)), 1e-30)
-    kept = case.got["indices"].astype(np.int64)
     gone = np.setdiff1d(np.arange(len(trail)), kept)
-    if takes.sum() != len(gone):
-        return Chain(*(np.zeros(0),) * 3, error, relative, [f"the scores must mark {len(gone)} rows that take others"])
-    takers = np.flatnonzero(takes)
-    target = kept[trail[gone]]
-    if (trail[gone] < 0).any() or not np.isin(target, takers).all() or np.isin(takers, gone).any():
-        return Chain(*(np.zeros(0),) * 3, error, relative, ["a row went to one that takes none"])
     alike = case.quantities["similarity"].astype(np.float64)[np.ix_(gone, takers)]
-    merges = nearest(alike, np.searchsorted(takers, target), 2 * case.cosine_error + case.eps)
-    picked = _picked(true, _order(own, gone, takers), errors, case.eps)
+    merges = nearest(alike, np.searchsorted(takers, kept[trail[gone]]), 2 * case.cosine_error + case.eps)
+    picked = _picked(true, _order(own, gone, takers), errors, case.eps * largest(np.abs(true)))
     return joined([picked, merges], error, relative)
 
 
-def _energies(scores: Floats) -> Floats:
+def unspent(case: Case) -> list[str]:
+    """What PiToMe never does: as many rows take as join, these go to those, and their turns fall by energy."""
+    scores, kept, trail = (case.got[name] for name in ("scores", "indices", "trail"))
+    layer, own, takers = case.rule["layer"], _energies(scores), _takers(scores)
+    gone = np.setdiff1d(np.arange(len(scores)), kept)
+    if len(takers) != len(gone):
+        return [f"scores.{layer} must mark {len(gone)} rows that take others, got {len(takers)}"]
+    into = trail[gone]
+    if (into < 0).any() or not np.isin(kept[into.clip(0)], takers).all() or np.isin(takers, gone).any():
+        return [f"a row that does not go on behind layer {layer} must join one that takes others"]
+    alone = np.setdiff1d(kept, takers)
+    turns = own[_order(own, gone, takers)]
+    if (np.diff(turns) > TOLD).any() or (len(alone) and len(turns) and own[alone].max() > turns[-1] + TOLD):
+        return [f"the rows that join and take behind layer {layer} must be those of the highest energies, in turns"]
+    return []
+
+
+def _energies(scores: np.ndarray) -> Floats:
+    scores = scores.astype(np.float64)
     return np.where(scores > TAKES / 2, TAKES - scores, -scores)
+
+
+def _takers(scores: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(scores > TAKES / 2)
 
 
 def _jumps(case: Case) -> Floats:
@@ -64,9 +80,8 @@ def _order(own: Floats, gone: np.ndarray, takers: np.ndarray) -> np.ndarray:
     return order
 
 
-def _picked(true: Floats, order: np.ndarray, errors: Floats, eps: float) -> Chain:
+def _picked(true: Floats, order: np.ndarray, errors: Floats, scale: float) -> Chain:
     """Was each the highest of all that were left?"""
-    scale = eps * largest(np.abs(true))
     left, regret, tolerance, margin = true.copy(), [], [], []
     for turn, row in enumerate(order):
         left[row] = -np.inf

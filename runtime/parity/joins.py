@@ -8,26 +8,28 @@ Keys do not leave the graph: the error of a cosine is that of rows as exact as t
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import NOTHING, Case, Chain, Floats, joined
-from edgeprune.runtime.parity.topk import topk
+from edgeprune.runtime.parity.topk import lower_went_on, topk
 
-__all__ = ["joins", "nearest"]
+__all__ = ["joins", "nearest", "unjoined"]
 
 
 def joins(case: Case) -> Chain:
     chosen, trail = topk(case), case.got["trail"].astype(np.int64)
     kept = case.got["indices"].astype(np.int64)
     gone = np.setdiff1d(np.arange(len(trail)), kept)
-    if not np.array_equal(trail[kept], np.arange(len(kept))):
-        return replace(chosen, defects=[*chosen.defects, "a row that goes on must be its own"])
-    if not np.isin(trail[gone], np.arange(len(kept))).all():
-        return replace(chosen, defects=[*chosen.defects, "a row that is gone must have joined one that goes on"])
     alike = case.quantities["similarity"].astype(np.float64)[np.ix_(gone, kept)]
     return joined([chosen, nearest(alike, trail[gone], 2 * case.cosine_error + case.eps)])
+
+
+def unjoined(case: Case) -> list[str]:
+    """What a step of this kind never does: every row that does not go on joins one that does."""
+    kept, trail, layer = case.got["indices"], case.got["trail"], case.rule["layer"]
+    if trail.min() < 0 or trail.max() >= len(kept):
+        return [f"a row that does not go on behind layer {layer} must join one that does"]
+    return lower_went_on(case)
 
 
 def nearest(alike: Floats, target: np.ndarray, tolerance: float) -> Chain:

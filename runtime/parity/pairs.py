@@ -1,9 +1,11 @@
 """`pairs`: of the rows at even places those most like one at an odd place join it. One step of ToMe. numpy only.
 
-quantities   `similarity` [n, n], cosines of the rows' keys; score 1 - highest cosine of a row at an even place
+quantities   `alike` [even, odd], cosines of the rows' keys
+scores       1 - the highest cosine of a row at an even place; TAKES of one at an odd place
 decisions    a cut: the r even rows of the highest cosine merge; each of them joins the most similar odd row
 
-What merges are judged by leaves the graph as the scores: the error of a cosine is taken for the largest of theirs.
+Errors are those of cosines, whatever they are beside the largest score. What merges are judged by leaves the graph as
+the scores: the error of a cosine is taken for the largest of theirs.
 """
 
 from __future__ import annotations
@@ -11,28 +13,40 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined, largest, mask
-from edgeprune.runtime.parity.topk import measured
+from edgeprune.runtime.parity.joins import nearest
+from edgeprune.runtime.parity.topk import lower_went_on
 
-__all__ = ["pairs"]
+__all__ = ["TAKES", "pairs", "unpaired"]
+
+TAKES = 4.0
+"""score of a row that others may join, above every 1 - cosine"""
 
 
 def pairs(case: Case) -> Chain:
-    reference, trail = case.reference["scores"].astype(np.float64), case.got["trail"].astype(np.int64)
-    error, relative, errors = measured(case.got["scores"], reference)
-    stays = case.got["indices"].astype(np.int64)
-    count = len(reference)
-    even, odd = np.arange(0, count, 2), np.arange(1, count, 2)
-    if not np.isin(odd, stays).all():
-        return Chain(*(np.zeros(0),) * 3, error, relative, ["a row at an odd place must go on"])
+    reference, got = (side["scores"].astype(np.float64) for side in (case.reference, case.got))
+    errors = np.abs(got - reference)
+    error = largest(errors)
+    stays, trail = (case.got[name].astype(np.int64) for name in ("indices", "trail"))
+    even = np.arange(0, len(reference), 2)
     gone = np.setdiff1d(even, stays)
     noise = np.maximum(errors, COSINE_NOISE)
-    chosen = cut(-reference, gone, mask(count, even), noise, case.eps)
-    target = stays[trail[gone]]
-    if not np.isin(target, odd).all():
-        return Chain(*(np.zeros(0),) * 3, error, relative, ["a row went to one at an even place"])
-    alike = case.quantities["similarity"].astype(np.float64)[np.ix_(gone, odd)]
-    got = alike[np.arange(len(gone)), np.searchsorted(odd, target)]
-    highest = np.sort(alike, axis=1)
-    second = highest[:, -2] if len(odd) > 1 else np.full(len(gone), -np.inf)
-    tolerance = np.full(len(gone), 2 * max(largest(errors), COSINE_NOISE) + case.eps)
-    return joined([chosen, Chain(highest[:, -1] - got, tolerance, np.abs(got - second))], error, relative)
+    chosen = cut(-reference, gone, mask(len(reference), even), noise, case.eps)
+    alike = case.quantities["alike"].astype(np.float64)[gone // 2]
+    joins = nearest(alike, stays[trail[gone]] // 2, 2 * largest(error, COSINE_NOISE) + case.eps)
+    return joined([chosen, joins], error, error)
+
+
+def unpaired(case: Case) -> list[str]:
+    """What ToMe never does: a row at an odd place joins none, one at an even place the odd ones alone, the lowest
+    scores first."""
+    scores, stays, trail = (case.got[name] for name in ("scores", "indices", "trail"))
+    layer, odd = case.rule["layer"], np.arange(1, len(scores), 2)
+    if (scores[odd] != TAKES).any() or (scores[::2] >= TAKES).any():
+        return [f"scores.{layer} must be {TAKES:g} at odd places, and below at even ones"]
+    if not np.isin(odd, stays).all():
+        return [f"a row at an odd place must go on behind layer {layer}"]
+    gone = np.setdiff1d(np.arange(len(scores)), stays)
+    into = trail[gone]
+    if (into < 0).any() or (stays[into.clip(0)] % 2 == 0).any():
+        return [f"a row that does not go on behind layer {layer} must join one at an odd place"]
+    return lower_went_on(case)

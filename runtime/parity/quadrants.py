@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import Case, Chain
-from edgeprune.runtime.parity.topk import topk
+from edgeprune.runtime.parity.topk import lower_went_on, topk
 
-__all__ = ["quadrants"]
+__all__ = ["quadrants", "unquartered"]
 
 
 def quadrants(case: Case) -> Chain:
@@ -25,4 +25,17 @@ def quadrants(case: Case) -> Chain:
     expected[kept] = np.arange(len(kept))
     if np.array_equal(trail, expected):
         return chosen
-    return replace(chosen, defects=[*chosen.defects, "a row that is gone must be part of what remains of its quadrant"])
+    astray = f"a row that does not go on behind layer {case.rule['layer']} must be of the remains of its quadrant"
+    return replace(chosen, defects=[*chosen.defects, astray])
+
+
+def unquartered(case: Case) -> list[str]:
+    """What a step of this kind never does: a row that goes on is alone, remains stay of their quadrant."""
+    kept, trail, layer = case.got["indices"], case.got["trail"], case.rule["layer"]
+    alone = np.flatnonzero((trail >= 0) & (trail < len(kept)))
+    if not np.array_equal(alone, kept):
+        return [f"a row that goes on behind layer {layer} must be alone"]
+    before = len(case.got["scores"])
+    if trail.min() < 0 or not np.array_equal(trail[before:], len(kept) + np.arange(len(trail) - before)):
+        return [f"a row that does not go on behind layer {layer} must be of the remains of a quadrant"]
+    return lower_went_on(case)

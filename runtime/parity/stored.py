@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError
 from edgeprune.runtime.budgets import first_picks
+from edgeprune.runtime.parity.inside import STEPS
 from edgeprune.runtime.parity.verdict import RULES, Verdict, compare
 
 __all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "own_image", "packed", "replayed", "stored_probes"]
@@ -38,6 +39,7 @@ __all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "own_image", "packed", "r
 REFERENCE = "reference.safetensors"
 QUANTITY = "quantity."
 SYMMETRIC = ("similarity", "products")
+"""also of a step inside the encoder, `<layer>.similarity`"""
 IMAGES = "images"
 """of a probe that is run through the preprocessing as well"""
 
@@ -76,7 +78,7 @@ class Probe:
 
 def packed(name: str, value: NDArray[Any]) -> NDArray[Any]:
     """A quantity as it is stored: [B, N, N] -> [B, N (N + 1) / 2], others as they are; float32."""
-    if name not in SYMMETRIC:
+    if _kind(name) not in SYMMETRIC:
         return np.ascontiguousarray(value, np.float32)
     rows, columns = np.triu_indices(value.shape[-1])
     return np.ascontiguousarray(value[:, rows, columns], np.float32)
@@ -84,16 +86,22 @@ def packed(name: str, value: NDArray[Any]) -> NDArray[Any]:
 
 def unpacked(name: str, value: NDArray[Any]) -> NDArray[Any]:
     """The inverse of `packed`; a cosine of a patch with itself is 1."""
-    if name not in SYMMETRIC:
+    if _kind(name) not in SYMMETRIC:
         return value
     size = int((2 * value.shape[-1]) ** 0.5)
     full = np.zeros((len(value), size, size), value.dtype)
     rows, columns = np.triu_indices(size)
     full[:, rows, columns] = value
     full[:, columns, rows] = value
-    if name == "similarity":
+    if _kind(name) == "similarity":
         full[:, range(size), range(size)] = 1
     return full
+
+
+def _kind(name: str) -> str:
+    """Without the layer of a step."""
+    layer, _, kind = name.partition(".")
+    return kind if layer.isdecimal() else name
 
 
 def replayed(quantities: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -128,11 +136,14 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
             )
 
         rule = bundle.manifest.rule
-        if rule and rule.get("name") not in [*RULES]:  # a list: what is no text may not be hashed either
-            raise BundleError(
-                f"{bundle.folder}: the rule of its manifest must be one of {', '.join(RULES)}, got "
-                f"{rule.get('name')!r:.40}; upgrade edgeprune"
-            )
+        every: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [("its manifest", rule, RULES)]
+        every += [("a step", step, STEPS) for step in _steps(rule)]
+        for what, one, known in every:
+            if one and one.get("name") not in [*known]:  # a list: what is no text may not be hashed either
+                raise BundleError(
+                    f"{bundle.folder}: the rule of {what} must be one of {', '.join(known)}, got "
+                    f"{one.get('name')!r:.40}; upgrade edgeprune"
+                )
 
         def read(name: str) -> Probe:
             with _fitting():
@@ -155,6 +166,12 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
             )
 
         yield sorted(have), read
+
+
+def _steps(rule: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of a rule that a hand may have written, those steps that can have a name."""
+    steps = rule.get("steps")
+    return [step for step in steps if isinstance(step, Mapping)] if isinstance(steps, (list, tuple)) else []
 
 
 @contextlib.contextmanager

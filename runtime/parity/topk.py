@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeprune.runtime.parity.decisions import NOTHING, Case, Chain, cut, joined, largest, out_of_order
 
-__all__ = ["fixed", "measured", "of_shares", "topk"]
+__all__ = ["fixed", "lower_went_on", "measured", "of_shares", "topk", "undropped"]
 
 
 def topk(case: Case) -> Chain:
@@ -23,6 +23,27 @@ def topk(case: Case) -> Chain:
     chosen = np.asarray(case.got["indices"], np.int64)
     chain = cut(reference, chosen, np.ones(len(reference), bool), errors, case.eps)
     return joined([chain], error, relative, out_of_order(case))
+
+
+def undropped(case: Case) -> list[str]:
+    """What a step inside the encoder never does that drops rows: the K highest go on, each for itself, the others are
+    gone."""
+    stays, trail = case.got["indices"], case.got["trail"]
+    layer, wanted = case.rule["layer"], np.full(len(trail), -1)
+    wanted[stays] = np.arange(len(stays))
+    if not np.array_equal(trail, wanted):
+        return [f"a row that does not go on behind layer {layer} must be gone, and one that does go on alone"]
+    return lower_went_on(case)
+
+
+def lower_went_on(case: Case) -> list[str]:
+    """The defect of a step whose rows that go on are not those of the highest of its own scores."""
+    scores, stays = case.got["scores"], case.got["indices"]
+    gone = np.setdiff1d(np.arange(len(scores)), stays)
+    if len(gone) and scores[gone].max() > scores[stays].min():
+        layer = case.rule["layer"]
+        return [f"the rows that go on behind layer {layer} must be those of the highest scores; they are not"]
+    return []
 
 
 def fixed(case: Case) -> Chain:

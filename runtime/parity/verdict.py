@@ -8,14 +8,14 @@
     Bounds: 1e-4 in float32, 1e-2 in float16. `docs/parity.md` tells it with an example.
 
 Where tokens are dropped inside the encoder every output hangs on all that are kept: they are compared only where the
-kept sets are equal.
+kept sets are equal; where steps shorten the sequence on the way (`inside`), where all of them did the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 from edgeprune.runtime.parity.chunks import chunks
 from edgeprune.runtime.parity.decisions import Case, Chain, joined, largest
 from edgeprune.runtime.parity.greedy import greedy
-from edgeprune.runtime.parity.inside import rows_left, stepped
+from edgeprune.runtime.parity.inside import (
+    RANKED,
+    TRAIL,
+    astray,
+    followed,
+    of_reference,
+    places,
+    stepped,
+    undecided,
+)
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
@@ -52,8 +61,6 @@ ROUNDING = 1e-5
 """far more than a float32 score of another executor differs by, and far less than most differ from a float16 number"""
 NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order", "worth")
 """outputs that are no rows of the kept patches, of another kind than an extra"""
-OF_STEPS = ("trail.", "scores.")
-"""how the names of those begin that say what a step inside the encoder did"""
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -159,17 +166,17 @@ def _judge(
     bound, eps = BOUNDS[dtype], float(np.finfo(dtype).eps)
     same = np.array_equal(reference["indices"], got["indices"])
     steps = rule.get("steps") or []
-    trails = all(np.array_equal(reference[one], got[one]) for one in reference if one.startswith("trail."))
-    errors, others = _rows(reference, got, not trails if steps else whole and not same)
+    hanging = not followed(reference, got) if steps else whole and not same
+    errors, others = _rows(reference, got, steps, hanging)
     apart = largest(errors)
     unseen = min(apart, bound) if len(errors) else bound
-    case = Case(reference, got, quantities, rule, bound, eps, unseen)
+    case, judge = Case(reference, got, quantities, rule, bound, eps, unseen), RULES[rule["name"]]
     if steps:
         inside = stepped(case)
-        own = [] if inside.case is None else [RULES[rule["name"]](inside.case)]
-        chain = joined([inside.chain, *own])
+        own = undecided(judge(of_reference(case))) if inside.case is None else judge(inside.case)
+        chain = joined([inside.chain, own])
     else:
-        chain = RULES[rule["name"]](case)
+        chain = judge(case)
     reasons = [f"{name}{defect}" for defect in chain.defects]
     if not chain.relative <= bound:
         reasons.append(f"{name}scores differ by {chain.relative:.2g} of the reference's, {dtype} allows {bound:g}")
@@ -181,8 +188,10 @@ def _judge(
     if not apart <= bound:
         what = "tokens" if "tokens" in reference else " or ".join(others)
         reasons.append(f"{name}{what} differ by up to {apart:.2g} of their length, {dtype} allows {bound:g}")
-    if rounded := _rounded(reference, got, rule["name"] == "greedy"):
-        reasons.append(f"{name}{rounded}")
+    ranks = {"scores": rule["name"] == "greedy"}
+    ranks |= {f"{RANKED}{step['layer']}": not step.get("shares") for step in steps}
+    if any(_rounded(reference[one], got[one], small) for one, small in ranks.items()):
+        reasons.append(f"{name}every score is a float16 number, so they were rounded; they must be computed in float32")
     for extra, error in others.items():
         if not error <= bound and "tokens" in reference:
             reasons.append(f"{name}{extra} differs by up to {error:.2g} of its length, {dtype} allows {bound:g}")
@@ -202,21 +211,23 @@ def _judge(
     )
 
 
-def _rows(reference: Outputs, got: Outputs, undecided: bool) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """Errors of the tokens that are of the same patches; and the largest of each extra, by name.
+def _rows(
+    reference: Outputs, got: Outputs, steps: Sequence[Mapping[str, Any]], undecided: bool
+) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """Errors of the tokens that are of the same patches, or of the same rows behind the steps; and the largest of each
+    extra, by name.
 
     undecided: whether nothing can be said of them, because everything hangs on a set that differs
     """
-    extras = [name for name in reference if name not in NOT_ROWS and not name.startswith(OF_STEPS)]
+    extras = [name for name in reference if name not in NOT_ROWS and not name.startswith((TRAIL, RANKED))]
     if undecided:
         return np.zeros(0), {}
     if "tokens" not in reference:
         errors = {name: np.atleast_1d(relative(reference[name], got[name])) for name in extras}
         return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
-    _, at, where = np.intersect1d(reference["indices"], got["indices"], return_indices=True)
-    if "origin" in reference and not any(
-        name.startswith("trail.") for name in reference
-    ):  # a token of the same members, which joined it in the same way
+    ours, theirs = (places(one, steps)[one["indices"]] if steps else one["indices"] for one in (reference, got))
+    _, at, where = np.intersect1d(ours, theirs, return_indices=True)
+    if "origin" in reference and not steps:  # a token of the same members, which joined it in the same way
         same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)
         alike = [
             np.array_equal(members := reference["origin"] == one, got["origin"] == other) and same[members].all()
@@ -241,17 +252,17 @@ def relative(reference: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(np.where(difference == 0, 0.0, difference / length))
 
 
-def _rounded(reference: Outputs, got: Outputs, greedy: bool) -> str:
+def _rounded(reference: NDArray[Any], got: NDArray[Any], small: bool) -> bool:
     """Scores are float32 in every precision. What stands in a tier lost bits to it.
 
-    greedy: whether they are gains; 1 - cosine of a small one has few bits by itself
+    small: whether they may be differences of larger numbers; 1 - cosine of a small one has few bits by itself
     """
 
-    def numbers(outputs: Outputs) -> NDArray[Any]:
-        scores: NDArray[Any] = outputs["scores"][np.isfinite(outputs["scores"])]
+    def numbers(scores: NDArray[Any]) -> NDArray[Any]:
+        scores = scores[np.isfinite(scores)]
         sizes = np.abs(scores)
         scores, sizes = scores[sizes < 2], sizes[sizes < 2]
-        telling: NDArray[Any] = scores[sizes > 1e-2 * (1 if greedy else sizes.max(initial=0))]
+        telling: NDArray[Any] = scores[sizes > 1e-2 * (1 if small else sizes.max(initial=0))]
         return telling
 
     def through(scores: NDArray[Any], tolerance: float) -> bool:
@@ -259,9 +270,7 @@ def _rounded(reference: Outputs, got: Outputs, greedy: bool) -> str:
             away = np.abs(scores.astype(np.float16).astype(np.float32) - scores)
         return len(scores) >= TELLING and bool((away <= tolerance * np.abs(scores)).all())
 
-    if through(numbers(got), 0) and not through(numbers(reference), ROUNDING):
-        return "every score is a float16 number, so they were rounded; they must be computed in float32"
-    return ""
+    return through(numbers(got), 0) and not through(numbers(reference), ROUNDING)
 
 
 def _not_finite(reference: Outputs, quantities: Outputs, rule: Mapping[str, Any]) -> list[str]:
@@ -308,16 +317,12 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
             return [f"{name} must lie in {lowest}..{size - 1}, got {got[name].min()}..{got[name].max()}"]
     if "picks" in got and not np.array_equal(np.sort(got["picks"], axis=1), indices):
         found.append("picks must hold the kept patches, each once")
-    kept = _kept(got)
-    if rule.get("steps"):
-        for at in range(len(indices)):
-            one = {name: value[at] for name, value in got.items()}
-            ranked = np.zeros(patches, bool)
-            ranked[rows_left(one, rule["steps"])] = True
-            if not ranked[indices[at]].all() or np.isfinite(scores[at][~ranked]).any():
-                found.append("only rows that the steps left may be kept, and have scores; others do")
-                break
-    if rule["name"] == "greedy":
+    kept, gains = _kept(got), rule["name"] == "greedy"
+    for at in range(len(indices) if rule.get("steps") else 0):
+        own = {name: _image(value, at, len(indices)) for name, value in got.items()}
+        if lost := astray(own, rule["steps"], gains):
+            return [f"image {at}: {one}" if len(indices) > 1 else one for one in lost]
+    if gains:
         wrong = int((np.isfinite(scores) != kept).sum() + ((scores != -np.inf) & ~np.isfinite(scores) & ~kept).sum())
         if wrong:
             found.append(f"scores must be finite at the kept patches and -inf elsewhere; {wrong} are not")

@@ -167,6 +167,21 @@ def classifies(labels: list[str], *shape: int) -> Change:
     return change
 
 
+def stepped(change: Change = lambda given: None) -> Change:
+    """A manifest with two steps inside the encoder, the first of which leaves two hidden rows, changed."""
+
+    def changed(given: dict[str, Any]) -> None:
+        given.update(steps=[[2, 12], [3, 6]], inside={"reducer": "cells", "options": {}})
+        first = {"name": "quadrants", "layer": 2, "keep": 12, "hidden": 2}
+        given["rule"] = {"name": "topk", "steps": [first, {"name": "topk", "layer": 3, "keep": 6}]}
+        outputs(**{"trail.2": ["batch", 24], "scores.2": ["batch", 24]})(given)
+        outputs(**{"trail.3": ["batch", 14], "scores.3": ["batch", 12], "origin": ["batch", 24]})(given)
+        outputs(**{"scores.2": "float32", "scores.3": "float32"})(given)
+        change(given)
+
+    return changed
+
+
 DISAGREE: dict[str, Change] = {
     "keep must be in 1..48, got 0": lambda given: given.update(keep=0),
     "keep must be in 1..48, got 49": lambda given: given.update(keep=49),
@@ -210,6 +225,36 @@ DISAGREE: dict[str, Change] = {
     "the outputs of encoder must have tokens": lambda given: encoder(given)["outputs"].pop("tokens"),
     "logits must be [batch, 0], one for each of labels, got '[batch, 7]'": classifies([], 7),
     "logits must be [batch, 2], one for each of labels, got '[batch, 2, 7]'": classifies(["cat", "dog"], 2, 7),
+    "inside must name its reducer": stepped(lambda given: given["inside"].pop("reducer")),
+    "inside must name its reducer; export": stepped(lambda given: given.pop("inside")),
+    "rule.steps must say layer and keep of every step, as steps does": stepped(
+        lambda given: given["rule"]["steps"].pop()
+    ),
+    "rule.steps must say layer and keep of every step, as steps does; export": stepped(
+        lambda given: given["rule"].update(steps=None)
+    ),
+    "the layers of steps must rise, behind 2, got 2": stepped(
+        lambda given: (given["steps"][1].__setitem__(0, 2), given["rule"]["steps"][1].update(layer=2))
+    ),
+    "behind layer 3 there must be 1..11 rows, got 12": stepped(
+        lambda given: (given["steps"][1].__setitem__(1, 12), given["rule"]["steps"][1].update(keep=12))
+    ),
+    "the outputs of encoder must have trail.3, got": stepped(lambda given: encoder(given)["outputs"].pop("trail.3")),
+    "trail.3 must be [batch, 14], got '[batch, 12]'": stepped(outputs(**{"trail.3": ["batch", 12]})),
+    "scores.3 must be [batch, 12], got '[2, 12]'": stepped(outputs(**{"scores.3": [2, 12]})),
+    "trail.2 must be int32, got 'int64'": stepped(outputs(**{"trail.2": "int64"})),
+    "scores.2 must be float32, got 'float16'": stepped(outputs(**{"scores.2": "float16"})),
+    "origin must be [batch, 24], got '[batch, 6]'": stepped(outputs(origin=["batch", 6])),
+    "origin must be int32, got 'int64'": stepped(outputs(origin="int64")),
+    "the hidden rows behind layer 2 must be a count, got -1": stepped(
+        lambda given: given["rule"]["steps"][0].update(hidden=-1)
+    ),
+    "the hidden rows behind layer 2 must be a count, got True": stepped(
+        lambda given: given["rule"]["steps"][0].update(hidden=True)
+    ),
+    "keep must be at most the 4 rows that the last step leaves, got 5": stepped(
+        lambda given: (given["steps"][1].__setitem__(1, 4), given["rule"]["steps"][1].update(keep=4))
+    ),
     "pixel_values must have 4 dimensions": lambda given: encoder(given)["inputs"]["pixel_values"].update(shape=[2, 3]),
 }
 
@@ -218,6 +263,11 @@ DISAGREE: dict[str, Change] = {
 def test_what_contradicts_itself_is_refused(folder: Path, edit: Edit, refusal: Refusal, message: str) -> None:
     edit(folder, DISAGREE[message])
     assert message in refusal(folder)
+
+
+def test_steps_inside_that_agree_load(folder: Path, edit: Edit) -> None:
+    edit(folder, stepped())
+    assert load(folder).manifest.inside["reducer"] == "cells"
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "\x07", "\u202e", "\x9b1m"], ids=ascii)

@@ -25,8 +25,8 @@ from edgeprune.pruners import get, none
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, outputs
-from tests.encoders.conftest import BIT, SIGLIP
-from tests.encoders.kinds import CROPPED, SQUARE, processor
+from tests.encoders.kinds import CROPPED, SIGLIP, SQUARE, processor
+from tests.encoders.test_dinov2 import BIT
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 LABELS = {0: "tench", 1: "grey whale", 2: "Ä"}

@@ -85,7 +85,7 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
 SHORTENED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in inside.names()] + [
     (name, {"score": score}) for name in ("drop", "cells", "nearest") for score in ("column", "keys", "flowcut")
 ]
-OFTEN = [("cells", {}), ("drop", {"score": "column"})]
+OFTEN: list[tuple[str, dict[str, str]]] = [("cells", {}), ("drop", {"score": "column"})]
 
 
 def shortened(encoder: Encoder, name: str, options: dict[str, str], steps: tuple[Step, ...], keep: int) -> float:

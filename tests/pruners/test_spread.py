@@ -77,7 +77,8 @@ def test_scores_are_foreground_as_it_is_and_background_by_its_place(
 
     def said() -> torch.Tensor:
         with torch.inference_mode():
-            return PrunedEncoder(detector, built("false")).eval()(PIXELS)[3]
+            scores: torch.Tensor = PrunedEncoder(detector, built("false")).eval()(PIXELS)[3]
+            return scores
 
     middle, width = said().median(), said().std()
     for part in scorer.head.parameters():
@@ -87,7 +88,7 @@ def test_scores_are_foreground_as_it_is_and_background_by_its_place(
     with torch.inference_mode():
         found = PrunedEncoder(detector, spread).eval()(PIXELS)
         reference = OfficialEncoder(detector, spread).eval()(PIXELS)
-    d = dither(6, 8)
+    d: NDArray[Any] = dither(6, 8)
     if kind == "coarse":
         d = np.kron(dither(3, 4).reshape(3, 4), np.ones((2, 2))).ravel()
     assert (z > 0).any()

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import RequestError
 from edgeprune.runtime import TokenEncoder, load
-from edgeprune.runtime.budgets import first_picks
+from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.ledger.bench import bench
 from edgeprune.runtime.parity.verify import verify
 from edgeprune.runtime.show import draw
+from edgeprune.runtime.tokens import Output
 
 MakeBundle = Callable[..., Path]
 KEEP, N = 5, 24
@@ -35,6 +36,30 @@ def test_positions_of_one_image_are_cut_along_their_last_dimension() -> None:
         "positions": np.array([[0, 1, 2], [3, 4, 5]]),
     }
     assert first_picks(run, 2)["positions"].tolist() == [[0, 1], [3, 4]]
+
+
+def test_an_origin_names_the_tokens_that_are_left() -> None:
+    """Of patches 1, 4 and 5 the first two picks are 5 and 1."""
+    run = {
+        "picks": np.array([[5, 1, 4]]),
+        "indices": np.array([[1, 4, 5]]),
+        "origin": np.array([[0, 0, 1, -1, 1, 2, 9]], np.int32),
+    }
+    assert first_picks(run, 2)["origin"].tolist() == [[0, 0, -1, -1, -1, 1, 9]]
+
+
+def test_shares_are_of_the_patches_that_have_a_score_behind_steps_inside_the_encoder() -> None:
+    """.6 of 1.0 is reached by the second pick; another bundle has no reason to leave a score out."""
+    tensors = {
+        "tokens": np.zeros((1, 3, 2), np.float32),
+        "indices": np.array([[1, 4, 5]]),
+        "scores": np.array([[-np.inf, 0.4, -np.inf, 0.1, 0.3, 0.2]], np.float32),
+        "picks": np.array([[1, 4, 5]]),
+    }
+    (some,) = Output.of(dict(tensors), Budgets("", stepped=True)).until(0.6)
+    assert some.indices.tolist() == [[1, 4]]
+    with pytest.raises(RequestError, match="scores that are finite"):
+        Output.of(dict(tensors), Budgets("")).until(0.6)
 
 
 def test_picks_that_are_no_patches_are_left_for_parity_to_find() -> None:

@@ -29,6 +29,7 @@ def manifest_table(manifest: Manifest) -> Table:
                 for one in manifest.engines.values()
             ),
             **{name: f"{list(spec.shape)} {spec.dtype}" for name, spec in tensors.items()},
+            "inside": _inside(manifest),
             "formula": f"{count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
             "graph": f"{count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
             "saves": _saved(manifest),
@@ -37,6 +38,16 @@ def manifest_table(manifest: Manifest) -> Table:
             "deviations": "\n".join(manifest.deviations),
         },
     )
+
+
+def _inside(manifest: Manifest) -> str:
+    """What shortens the sequence on the way, and to how many rows."""
+    if not manifest.inside:
+        return ""
+    rows = ", ".join(f"{keep} behind layer {layer}" for layer, keep in manifest.steps)
+    given = manifest.inside.get("options")
+    options = "".join(f", {name}={value}" for name, value in given.items()) if isinstance(given, dict) else ""
+    return f"{manifest.inside['reducer']}{options}: {manifest.patches} patches become {rows}"
 
 
 def _saved(manifest: Manifest) -> str:

@@ -88,9 +88,7 @@ class Reducer(inside.Reducer):
         target[:, ::2] = torch.where(place[:, ::2] < 0, 2 * nearest + 1, target[:, ::2])
         scores = torch.full((batch, count), TAKES)
         scores[:, ::2] = 1 - highest
-        return Reduction(
-            rows, scores, into=place.gather(1, target), quantities={"similarity": torch.bmm(unit, unit.mT)}
-        )
+        return Reduction(rows, scores, into=place.gather(1, target), quantities={"alike": alike})
 
 
 def _merged(count: int, step: Step) -> int:

@@ -46,6 +46,7 @@ class Cut final : public Backend {
         const std::vector<Spec> &have = whole_->outputs();
         picks_ = place(have, "picks");
         scores_ = place(have, "scores");
+        origin_ = place(have, "origin");
         const std::int64_t batch = have[picks_].shape[0], every = have[picks_].shape[1];
         if (keep < 1 || keep > every)
             throw wrong_request("the number of tokens must be a whole one in 1..", every, ", got ", keep,
@@ -53,7 +54,7 @@ class Cut final : public Backend {
         every_ = static_cast<std::size_t>(every);
         outputs_ = have;
         for (std::size_t at = 0; at < have.size(); ++at) {
-            along_.push_back(at == scores_ ? Along::nothing : along(have[at].shape, batch, every));
+            along_.push_back(at == scores_ || at == origin_ ? Along::nothing : along(have[at].shape, batch, every));
             if (along_[at] == Along::images) outputs_[at].shape[1] = keep;
             if (along_[at] == Along::last) outputs_[at].shape.back() = keep;
         }
@@ -122,6 +123,8 @@ class Cut final : public Backend {
         const std::size_t element = size_of(outputs_[bound.at].dtype);
         if (bound.at == scores_) {
             if (greedy_) forget(static_cast<float *>(bound.data), bound.nbytes / sizeof(float) / images, images);
+        } else if (bound.at == origin_) {
+            renumber(static_cast<std::int32_t *>(bound.data), bound.nbytes / sizeof(std::int32_t) / images, images);
         } else if (bound.at == picks_) {
             for (std::size_t image = 0; image < images; ++image)
                 std::memcpy(target + image * keep_ * element, source + image * every_ * element, keep_ * element);
@@ -148,9 +151,21 @@ class Cut final : public Backend {
             }
     }
 
+    // Places among the tokens: those that are left, -1 for the others. What is no place is for parity to find.
+    void renumber(std::int32_t *origin, std::size_t patches, std::size_t images) const {
+        for (std::size_t image = 0; image < images; ++image) {
+            const std::size_t *row = rows_.data() + image * keep_, *end = row + keep_;
+            for (std::int32_t *at = origin + image * patches; at != origin + (image + 1) * patches; ++at) {
+                if (*at < 0 || *at >= static_cast<std::int32_t>(every_)) continue;
+                const std::size_t *left = std::lower_bound(row, end, static_cast<std::size_t>(*at));
+                *at = left != end && *left == static_cast<std::size_t>(*at) ? static_cast<std::int32_t>(left - row) : -1;
+            }
+        }
+    }
+
     std::unique_ptr<Backend> whole_;
     bool greedy_;
-    std::size_t keep_, every_ = 0, picks_ = NONE, scores_ = NONE;
+    std::size_t keep_, every_ = 0, picks_ = NONE, scores_ = NONE, origin_ = NONE;
     std::vector<Spec> outputs_;
     std::vector<Along> along_;  // of each output
     std::vector<std::vector<unsigned char>> memory_;

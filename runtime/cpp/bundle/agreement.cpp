@@ -110,6 +110,7 @@ struct Asked {
     const Value &encoder() const { return *field(fields, "graphs").find("encoder"); }
     const Value *output(const char *name) const { return field(encoder(), "outputs").find(name); }
     const Array &shape(const Value &tensor) const { return items(field(tensor, "shape")); }
+    bool inside() const { return !members(fields.find("inside")).empty(); }
     bool tiled() const { return field(fields, "preprocessing").find("tiles") && tiles > 1; }
     bool pooled() const {
         const Value *tokens = tiled() ? output("tokens") : nullptr;
@@ -236,9 +237,61 @@ void check_encoder(const Asked &asked) {
         must(is_same(shape, wanted), "logits must be " + bracketed(wanted) + ", one for each of labels",
              repr(bracketed(shape)));
     }
-    for (const auto &[name, dtype] : {std::pair("indices", "int32"), {"picks", "int32"}, {"scores", "float32"}})
+    if (asked.inside()) check_lead(asked, "origin", {batch, {every}});
+    for (const auto &[name, dtype] :
+         {std::pair("indices", "int32"), {"picks", "int32"}, {"scores", "float32"}, {"origin", "int32"}})
         if (const Value *spec = asked.output(name))
             must(text(field(*spec, "dtype")) == dtype, std::string(name) + " must be " + dtype, field(*spec, "dtype"));
+}
+
+// Whether a rule says of each of the steps its layer and keep.
+bool as_steps(const Array &rules, const Array &steps) {
+    if (rules.size() != steps.size()) return false;
+    for (std::size_t at = 0; at < rules.size(); ++at) {
+        const Value *layer = rules[at].find("layer"), *keep = rules[at].find("keep");
+        if (!layer || !keep || !is_same({*layer, *keep}, items(steps[at]))) return false;
+    }
+    return true;
+}
+
+// What shortens the sequence inside the encoder: fewer rows behind each step, and what says where they went.
+void check_steps(const Asked &asked) {
+    const Value *rule = asked.fields.find("rule"), *given = rule ? rule->find("steps") : nullptr;
+    if (!asked.inside() && (!given || given->null())) return;
+    const Value *reducer = asked.inside() ? asked.fields.find("inside")->find("reducer") : nullptr;
+    if (!reducer || !reducer->text()) throw Wrong("inside must name its reducer");
+    static const Array none;
+    Array rules;
+    for (const Value &one : given && given->array() ? items(*given) : none)
+        if (one.object()) rules.push_back(one);
+    const Value *steps = asked.fields.find("steps");
+    if (rules.empty() || !as_steps(rules, steps ? items(*steps) : none))
+        throw Wrong("rule.steps must say layer and keep of every step, as steps does");
+    const Value batch = asked.shape(*asked.output("indices"))[0];
+    std::int64_t before = 0, rows = asked.patches(), hidden = 0;
+    for (std::size_t at = 0; at < rules.size(); ++at) {
+        const Value &layer = items(items(*steps)[at])[0], &keep = items(items(*steps)[at])[1];
+        const std::string place = std::to_string(whole(layer));
+        must(whole(layer) > before, "the layers of steps must rise, behind " + std::to_string(before), layer);
+        must(whole(keep) > 0 && whole(keep) < rows,
+             "behind layer " + place + " there must be 1.." + std::to_string(rows - 1) + " rows", keep);
+        std::int64_t entering;
+        if (__builtin_add_overflow(rows, hidden, &entering)) entering = std::numeric_limits<std::int64_t>::max();
+        const struct { std::string name; std::int64_t size; const char *dtype; } handed[] = {
+            {"trail." + place, entering, "int32"}, {"scores." + place, rows, "float32"}};
+        for (const auto &[name, size, dtype] : handed) {
+            const Value *spec = asked.output(name.c_str());
+            must(spec, "the outputs of encoder must have " + name, names_of(members(&field(asked.encoder(), "outputs"))));
+            const Array &shape = asked.shape(*spec), wanted{batch, {size}};
+            must(is_same(shape, wanted), name + " must be " + bracketed(wanted), repr(bracketed(shape)));
+            must(text(field(*spec, "dtype")) == dtype, name + " must be " + dtype, field(*spec, "dtype"));
+        }
+        const Value *more = rules[at].find("hidden");
+        if (more) must(more->whole() && whole(*more) >= 0, "the hidden rows behind layer " + place + " must be a count", *more);
+        hidden = more ? whole(*more) : 0, before = whole(layer), rows = whole(keep);
+    }
+    must(asked.keep <= rows, "keep must be at most the " + std::to_string(rows) + " rows that the last step leaves",
+         field(asked.fields, "keep"));
 }
 
 }  // namespace
@@ -249,6 +302,7 @@ void check_agreement(const Value &fields) {
     check_counts(asked);
     check_graphs(asked);
     check_encoder(asked);
+    check_steps(asked);
 }
 
 }  // namespace edgeprune

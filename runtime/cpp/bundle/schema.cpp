@@ -51,6 +51,7 @@ constexpr Field FIELDS[] = {
     {"files", &FILES, MAY},
     {"engines", &ENGINES, MAY},
     {"steps", &STEPS, MAY},
+    {"inside", &TREE, MAY},
     {"nested", &BOOLEAN, MAY},
     {"rule", &TREE, MAY},
     {"layout", &TEXT, MAY},

@@ -1,5 +1,7 @@
 #include "parity/outputs.hpp"
 
+#include "parity/inside.hpp"
+
 #include <algorithm>
 #include <cmath>
 
@@ -77,7 +79,7 @@ std::vector<std::string> kinds(const Tensors &reference, const Tensors &got, con
             found.push_back(name + " is missing");
             continue;
         }
-        const bool exact = whole(like.dtype) || name == "scores";  // whatever the precision of the rest
+        const bool exact = whole(like.dtype) || name.substr(0, name.find('.')) == "scores";  // whatever the precision of the rest
         const std::string kind = name == "tokens" ? dtype : name_of(exact ? like.dtype : value->dtype);
         if (value->shape != like.shape || name_of(value->dtype) != kind) {
             found.push_back(line(name, " must be ", kind, " ", shown(like.shape), ", got ", name_of(value->dtype), " ",
@@ -91,15 +93,15 @@ std::vector<std::string> kinds(const Tensors &reference, const Tensors &got, con
 }
 
 // Scores large enough to tell.
-std::vector<float> telling(const Tensors &outputs, bool greedy) {
+std::vector<float> telling(const View &given, bool small) {
     std::vector<float> scores, found;
     float most = 0;
-    for (const double one : floats(outputs.at("scores"))) {
+    for (const double one : floats(given)) {
         const auto score = static_cast<float>(one);
         if (!std::isfinite(score) || std::abs(score) >= 2) continue;
         scores.push_back(score), most = std::max(most, std::abs(score));
     }
-    const float least = greedy ? 1e-2F : 1e-2F * most;
+    const float least = small ? 1e-2F : 1e-2F * most;
     std::copy_if(scores.begin(), scores.end(), std::back_inserter(found),
                  [&](float score) { return std::abs(score) > least; });
     return found;
@@ -113,12 +115,12 @@ bool through_half(const std::vector<float> &scores, float tolerance) {
 
 }  // namespace
 
-std::vector<std::string> not_finite(const Tensors &reference, const Tensors &quantities, bool greedy) {
+std::vector<std::string> not_finite(const Tensors &reference, const Tensors &quantities, bool some) {
     std::vector<std::string> found;
     for (const Tensors *side : {&reference, &quantities}) {
         for (const auto &[name, value] : *side) {
             Floats numbers = floats(value);
-            if (name == "scores" && greedy) {
+            if (name == "scores" && some) {
                 const Mask kept = kept_of(reference.at("scores"), reference.at("indices"));
                 for (std::size_t at = 0; at < numbers.size() && at < kept.size(); ++at)
                     if (numbers[at] == -INFINITE && !kept[at]) numbers[at] = 0;
@@ -132,7 +134,10 @@ std::vector<std::string> not_finite(const Tensors &reference, const Tensors &qua
 }
 
 std::vector<std::string> defects_of(const Tensors &reference, const Tensors &got, const std::string &dtype,
-                                    const std::string &rule) {
+                                    const Json &rule) {
+    const std::string name_of_rule = text(rule, "name");
+    const Json &steps = steps_of(rule);
+    const bool gains = name_of_rule == "greedy";
     std::vector<std::string> found = kinds(reference, got, dtype);
     if (!found.empty()) return found;
     const View &given = got.at("indices"), &scored = got.at("scores");
@@ -164,8 +169,18 @@ std::vector<std::string> defects_of(const Tensors &reference, const Tensors &got
             same = sorted(line_of(every, image, kept_width)) == line_of(indices, image, kept_width);
         if (!same) found.push_back("picks must hold the kept patches, each once");
     }
+    for (std::size_t image = 0; !steps.empty() && image < images; ++image) {
+        const Image one = image_of(got, image, images);
+        Defects astray_here = astray(one.tensors, steps, gains);
+        for (auto &defect : astray_here)
+            if (images > 1) defect = line("image ", image, ": ", defect);
+        if (!astray_here.empty()) return astray_here;
+    }
     const Mask kept = kept_of(scored, given);
-    if (rule == "greedy") {
+    const auto is_number = [&](double score) {
+        return std::isfinite(score) || (!steps.empty() && score == -INFINITE);
+    };
+    if (gains) {
         std::size_t wrong = 0;
         for (std::size_t at = 0; at < scores.size(); ++at) {
             const bool finite = std::isfinite(scores[at]), here = kept[at] != 0;
@@ -173,17 +188,16 @@ std::vector<std::string> defects_of(const Tensors &reference, const Tensors &got
         }
         if (wrong) found.push_back(line("scores must be finite at the kept patches and -inf elsewhere; ", wrong,
                                         " are not"));
-    } else if (const std::size_t count = not_finite(scores)) {
-        found.push_back(line("scores hold ", count, " values that are not finite"));
-    } else if (rule != "fixed" && keep < patches && !highest_kept(scores, kept, images, width)) {
+    } else if (!std::all_of(scores.begin(), scores.end(), is_number)) {
+        found.push_back(line("scores hold ", not_finite(scores), " values that are not finite"));
+    } else if (name_of_rule != "fixed" && keep < patches && !highest_kept(scores, kept, images, width)) {
         found.push_back("the kept patches must be those of the highest scores; they are not");
     }
     return found;
 }
 
-std::string rounded(const Tensors &reference, const Tensors &got, bool greedy) {
-    if (!through_half(telling(got, greedy), 0) || through_half(telling(reference, greedy), ROUNDING)) return "";
-    return "every score is a float16 number, so they were rounded; they must be computed in float32";
+bool rounded(const View &reference, const View &got, bool small) {
+    return through_half(telling(got, small), 0) && !through_half(telling(reference, small), ROUNDING);
 }
 
 }  // namespace edgeprune::parity

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 
+#include "parity/inside.hpp"
 #include "parity/outputs.hpp"
 
 namespace edgeprune::parity {
@@ -92,12 +93,12 @@ Floats relative(const View &reference, const View &got) {
     return errors;
 }
 
-Rows rows(const Tensors &reference, const Tensors &got, bool undecided) {
+Rows rows(const Tensors &reference, const Tensors &got, const Json &steps, bool undecided) {
     Rows found;
     if (undecided) return found;
     std::vector<std::string> extras;
     for (const auto &[name, value] : reference)
-        if (std::find(std::begin(NOT_ROWS), std::end(NOT_ROWS), name) == std::end(NOT_ROWS)) extras.push_back(name);
+        if (std::find(std::begin(NOT_ROWS), std::end(NOT_ROWS), name) == std::end(NOT_ROWS) && !is_of_step(name)) extras.push_back(name);
     if (reference.find("tokens") == nullptr) {
         if (extras.empty()) throw misfit("need at least one array to concatenate");
         for (const auto &name : extras) {
@@ -110,8 +111,12 @@ Rows rows(const Tensors &reference, const Tensors &got, bool undecided) {
         }
         return found;
     }
-    Pairs pairs = in_both(places(reference.at("indices")), places(got.at("indices")));
-    if (reference.find("origin") != nullptr) pairs = of_the_same_members(reference, got, pairs);
+    const auto kept = [&](const Tensors &side) {
+        const Places patches = places(side.at("indices"));
+        return steps.empty() ? patches : taken(places_behind(side, steps), patches);
+    };
+    Pairs pairs = in_both(kept(reference), kept(got));
+    if (reference.find("origin") != nullptr && steps.empty()) pairs = of_the_same_members(reference, got, pairs);
     std::vector<unsigned char> memory, more;
     for (const auto &name : extras) {
         const View one = rows_of(reference.at(name), pairs.at, memory);

@@ -1,6 +1,9 @@
 // The rules by name, each in a file of its own, as in runtime/parity/; and what they share.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "parity/decisions.hpp"
 
 namespace edgeprune::parity {
@@ -12,6 +15,24 @@ Chain greedy(const Case &one);
 Chain thin(const Case &one);
 Chain chunks(const Case &one);
 Chain match(const Case &one);
+
+// Rules of a step inside the encoder: `indices` of its case are the rows that go on, `trail` where each row went. Each
+// comes with what no step of it does, by the device's own numbers (inside.cpp).
+Chain pairs(const Case &one);
+Chain joins(const Case &one);
+Chain quadrants(const Case &one);
+Chain energy(const Case &one);
+using Defects = std::vector<std::string>;
+Defects undropped(const Case &one);  // of topk
+Defects unpaired(const Case &one);
+Defects unjoined(const Case &one);
+Defects unquartered(const Case &one);
+Defects unspent(const Case &one);
+
+// joins.cpp: did each row join the most similar? alike: cosines [A, B]; target: which of the B each one joined
+Chain nearest(const Matrix &alike, const Places &target, double tolerance);
+// topk.cpp: the defect of a step whose rows that go on are not those of the highest of its own scores
+Defects lower_went_on(const Case &one);
 
 // What the device ranked by, against the reference: the largest difference, the same over the largest reference, all.
 struct Measured {

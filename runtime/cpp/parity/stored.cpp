@@ -8,6 +8,7 @@
 
 #include "bundle/safetensors.hpp"
 #include "bundle/shown.hpp"
+#include "parity/inside.hpp"
 #include "parity/numbers.hpp"
 #include "parity/verdict.hpp"
 
@@ -19,7 +20,15 @@ constexpr char REFERENCE[] = "reference.safetensors";
 const std::string QUANTITY = "quantity.";
 const std::string IMAGES = "images";  // of a probe that is run through the preprocessing as well
 
-bool symmetric(const std::string &name) { return name == "similarity" || name == "products"; }
+// The name of a quantity without the layer of a step: "2.similarity"
+std::string kind_of(const std::string &name) {
+    const std::size_t point = name.find('.');
+    const bool step = point != std::string::npos && point > 0 &&
+                      name.find_first_not_of("0123456789") == point;
+    return step ? name.substr(point + 1) : name;
+}
+
+bool symmetric(const std::string &name) { return kind_of(name) == "similarity" || kind_of(name) == "products"; }
 
 // New memory of the same dtype.
 View made_like(const View &value, std::vector<std::int64_t> shape, std::size_t nbytes, std::vector<Memory> &memory) {
@@ -44,7 +53,7 @@ View unpacked(const std::string &name, const View &value, std::vector<Memory> &m
         for (std::size_t row = 0; row < size; ++row)
             for (std::size_t column = row; column < size; ++column, ++from)
                 to[row * size + column] = to[column * size + row] =
-                    row == column && name == "similarity" ? 1 : *from;  // a cosine of a patch with itself
+                    row == column && kind_of(name) == "similarity" ? 1 : *from;  // a cosine of a patch with itself
     return full;
 }
 
@@ -89,6 +98,26 @@ View without_gone(const View &scores, const Places &picks, std::size_t every, st
             values[image * patches + static_cast<std::size_t>(gone)] = -std::numeric_limits<float>::infinity();
         }
     return cut;
+}
+
+// Places among the tokens -> among those that stay, -1 for the others; what is no place is for parity to find.
+View renumbered(const View &origin, const Mask &stays, std::int64_t images, std::size_t every,
+                std::vector<Memory> &memory) {
+    if (origin.shape.size() != 2 || origin.shape[0] != images || origin.dtype != EDGEPRUNE_INT32)
+        throw misfit("origin must be int32 [B, N], got ", name_of(origin.dtype), " ", shown(origin.shape));
+    const Places before = places(origin);
+    const View after = made_like(origin, origin.shape, before.size() * sizeof(std::int32_t), memory);
+    const auto patches = static_cast<std::size_t>(origin.shape[1]);
+    for (std::size_t at = 0; at < before.size(); ++at) {
+        std::int64_t token = before[at];
+        if (token >= 0 && token < static_cast<std::int64_t>(every)) {
+            const auto first = stays.begin() + static_cast<std::ptrdiff_t>(at / patches * every);
+            token = first[token] ? std::count(first, first + token, 1) : -1;
+        }
+        const auto single = static_cast<std::int32_t>(token);
+        std::memcpy(memory.back().data() + at * sizeof single, &single, sizeof single);
+    }
+    return after;
 }
 
 // Those that are among the first `keep` picks, in raster order: [B, K]
@@ -178,7 +207,8 @@ void Probe::cut(int keep) {
     for (std::size_t at = 0; at < first.size(); ++at) first[at] = at % width < kept;
     Tensors left;
     for (const auto &[name, value] : outputs) {
-        if (name == "picks") left.set(name, picked(value, first, images, every, keep, memory));
+        if (name == "origin") left.set(name, renumbered(value, stays, images, width, memory));
+        else if (name == "picks") left.set(name, picked(value, first, images, every, keep, memory));
         else if (name != "scores") left.set(name, picked(value, stays, images, every, keep, memory));
         else if (said(rule, "name") && rule["name"] == "greedy")
             left.set(name, without_gone(value, chosen, width, kept, memory));
@@ -215,6 +245,12 @@ Reference::Reference(const Manifest &manifest, const std::string &folder, std::m
         names_.push_back(name);
     }
     const Json &rule = manifest_.rule;
+    if (ruled(rule) && rule.is_object() && rule.contains("name") && is_rule(rule["name"]) && rule.contains("steps") &&
+        rule["steps"].is_array())
+        for (const Json &step : rule["steps"])
+            if (ruled(step) && step.is_object() && !(step.contains("name") && is_step_rule(step["name"])))
+                throw bad_bundle(folder, ": the rule of a step must be one of ", step_rule_names(), ", got ", got(step),
+                                 "; upgrade edgeprune");
     if (ruled(rule) && !(rule.is_object() && rule.contains("name") && is_rule(rule["name"])))
         throw bad_bundle(folder, ": the rule of its manifest must be one of ", rule_names(), ", got ", got(rule),
                          "; upgrade edgeprune");

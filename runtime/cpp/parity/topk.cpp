@@ -16,6 +16,26 @@ Chain topk(const Case &one) {
     return joined({chain}, error, relative, out_of_order(one));
 }
 
+// What a step inside the encoder never does that drops rows: the K highest go on, each for itself, the others are gone.
+Defects undropped(const Case &one) {
+    const Places trail = places(one.got.at("trail")), stays = one.indices();
+    Places wanted(trail.size(), -1);
+    for (std::size_t at = 0; at < stays.size(); ++at)
+        wanted[place(stays[at], wanted.size())] = static_cast<std::int64_t>(at);
+    if (trail != wanted)
+        return {line("a row that does not go on behind layer ", whole_number(one.rule, "layer"),
+                     " must be gone, and one that does go on alone")};
+    return lower_went_on(one);
+}
+
+Defects lower_went_on(const Case &one) {
+    const Floats scores = floats(one.got.at("scores"));
+    const Places stays = one.indices(), gone = without(up_to(scores.size()), stays);
+    if (gone.empty() || !(highest(taken(scores, gone)) > lowest(taken(scores, stays)))) return {};
+    return {line("the rows that go on behind layer ", whole_number(one.rule, "layer"),
+                 " must be those of the highest scores; they are not")};
+}
+
 Chain fixed(const Case &one) {
     const Measured scores = measured(floats(one.got.at("scores")), floats(one.reference.at("scores")));
     std::vector<std::string> defects;

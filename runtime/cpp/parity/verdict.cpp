@@ -6,12 +6,13 @@
 //     4  shape        indices ascend, are those of `picks` and the K highest of the own scores; scores are float32
 //
 // Where tokens are dropped inside the encoder every output hangs on all that are kept: they are compared only where the
-// kept sets are equal.
+// kept sets are equal; where steps shorten the sequence on the way (`inside`), where all of them did the same.
 #include "parity/verdict.hpp"
 
 #include <cmath>
 #include <cstring>
 
+#include "parity/inside.hpp"
 #include "parity/outputs.hpp"
 #include "parity/rules.hpp"
 
@@ -37,40 +38,6 @@ struct Rule {
 constexpr Rule RULES[] = {{"topk", topk}, {"fixed", fixed}, {"stages", stages}, {"greedy", greedy},
                           {"thin", thin}, {"chunks", chunks}, {"match", match}};
 
-// The tensors of one image; positions are the same of all, and have their patches last.
-struct Image {
-    Tensors tensors;
-    std::vector<std::vector<unsigned char>> turned;
-};
-
-View transposed(const View &value, std::vector<unsigned char> &memory) {
-    const auto rows = static_cast<std::size_t>(value.shape[0]), columns = static_cast<std::size_t>(value.shape[1]);
-    const std::size_t nbytes = size_of(value.dtype);
-    memory.resize(rows * columns * nbytes + 1);
-    for (std::size_t row = 0; row < rows; ++row)
-        for (std::size_t column = 0; column < columns; ++column)
-            std::memcpy(memory.data() + (column * rows + row) * nbytes,
-                        value.as<unsigned char>() + (row * columns + column) * nbytes, nbytes);
-    return {value.dtype, {value.shape[1], value.shape[0]}, memory.data()};
-}
-
-Image image_of(const Tensors &tensors, std::size_t at, std::size_t images) {
-    Image image;
-    for (const auto &[name, value] : tensors) {
-        const std::size_t lines = length(value);
-        if (value.shape.size() == 2 && whole(value.dtype) && lines == 3 && images != 3) {
-            image.turned.emplace_back();
-            image.tensors.set(name, transposed(value, image.turned.back()));
-            continue;
-        }
-        const std::size_t line = place(static_cast<std::int64_t>(at), lines);
-        View one{value.dtype, {value.shape.begin() + 1, value.shape.end()}, nullptr};
-        one.data = value.as<unsigned char>() + line * one.count() * size_of(value.dtype);
-        image.tensors.set(name, one);
-    }
-    return image;
-}
-
 std::string joined(const std::vector<std::pair<std::string, double>> &extras) {
     std::string names;
     for (const auto &[name, error] : extras) names += (names.empty() ? "" : " or ") + name;
@@ -81,10 +48,12 @@ Verdict judge(const std::string &name, const Tensors &reference, const Tensors &
               const std::string &dtype, const Json &given, const Rule &rule, bool whole) {
     const auto [bound, eps] = precision_of(dtype);
     const bool same = equal(reference.at("indices"), got.at("indices"));
-    const Rows compared = rows(reference, got, whole && !same);
+    const Json &steps = steps_of(given);
+    const Rows compared = rows(reference, got, steps, steps.empty() ? whole && !same : !followed(reference, got));
     const double apart = largest(compared.errors);
     const double unseen = compared.count == 0 ? bound : bound < apart ? bound : apart;
-    const Chain chain = rule.judge({reference, got, quantities, given, bound, eps, unseen});
+    const Case one{reference, got, quantities, given, bound, eps, unseen};
+    const Chain chain = steps.empty() ? rule.judge(one) : with_steps(one, steps, rule.judge);
     const std::string allows = line(", ", dtype, " allows ", formatted("%g", bound));
     const bool tokens = reference.find("tokens") != nullptr;
     Verdict verdict;
@@ -98,8 +67,12 @@ Verdict judge(const std::string &name, const Tensors &reference, const Tensors &
     if (!(apart <= bound))
         because(line(tokens ? "tokens" : joined(compared.extras), " differ by up to ", formatted("%.2g", apart),
                      " of their length", allows));
-    if (const std::string halves = rounded(reference, got, std::strcmp(rule.name, "greedy") == 0); !halves.empty())
-        because(halves);
+    bool halves = rounded(reference.at("scores"), got.at("scores"), std::strcmp(rule.name, "greedy") == 0);
+    for (const Json &step : steps) {
+        const std::string ranked = name_of_step("scores.", step);
+        halves = halves || rounded(reference.at(ranked), got.at(ranked), !said(step, "shares"));
+    }
+    if (halves) because("every score is a float16 number, so they were rounded; they must be computed in float32");
     for (const auto &[extra, error] : compared.extras)
         if (!(error <= bound) && tokens)
             because(line(extra, " differs by up to ", formatted("%.2g", error), " of its length", allows));
@@ -174,8 +147,8 @@ Verdict compare(const Tensors &reference, const Tensors &got, const std::string 
     if (judged == nullptr) throw misfit("the rule of parity must be one of ", rule_names(), ", got ", name);
     const std::size_t images = length(reference.at("indices"));
     Verdict malformed;
-    malformed.reasons = not_finite(reference, quantities, name == "greedy");
-    if (malformed.reasons.empty()) malformed.reasons = defects_of(reference, got, dtype, name);
+    malformed.reasons = not_finite(reference, quantities, name == "greedy" || !steps_of(rule).empty());
+    if (malformed.reasons.empty()) malformed.reasons = defects_of(reference, got, dtype, rule);
     if (!malformed.reasons.empty()) {
         malformed.images = static_cast<int>(images);
         malformed.regret = malformed.error = malformed.error_relative = malformed.token_error = INFINITE;

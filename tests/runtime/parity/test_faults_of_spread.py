@@ -47,7 +47,7 @@ def scored(score: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Taps], S
 
     def select(own: Any, taps: Taps) -> Selection:
         z = replace(own, spread=False).select(taps).scores
-        scores = score(z, bavit._dither(*taps.grid).unflatten(0, taps.grid))
+        scores = score(z, bavit._dither(*taps.grid).reshape(taps.grid))
         indices, picks = ranked_top(scores, own.keep)
         return Selection(indices, scores, picks=picks)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from edgeprune.runtime.parity.decisions import Case, Chain
-from edgeprune.runtime.parity.energy import TAKES, energy
-from edgeprune.runtime.parity.joins import joins
-from edgeprune.runtime.parity.pairs import pairs
-from edgeprune.runtime.parity.quadrants import quadrants
+from edgeprune.runtime.parity.energy import TAKES, energy, unspent
+from edgeprune.runtime.parity.joins import joins, unjoined
+from edgeprune.runtime.parity.pairs import pairs, unpaired
+from edgeprune.runtime.parity.quadrants import quadrants, unquartered
+from edgeprune.runtime.parity.topk import undropped
 
 EPS = 2.0**-10
 LINE = 1 - np.abs(np.subtract.outer(np.array([0, 1, 4, 9, 10]), np.array([0, 1, 4, 9, 10]))) / 10
@@ -25,7 +26,7 @@ def case(reference: dict[str, Any], got: dict[str, Any], unseen: float = 0.0, **
         {name: np.array(value, kinds.get(name, np.int32)) for name, value in side.items()} for side in (reference, got)
     ]
     given = {name: np.array(one, np.float64) for name, one in quantities.items()}
-    return Case(sides[0], sides[1], given, {"margin": 0.45}, 1e-2, EPS, unseen)
+    return Case(sides[0], sides[1], given, {"layer": 8, "margin": 0.45}, 1e-2, EPS, unseen)
 
 
 def side(scores: Sequence[float], trail: Sequence[int], indices: Sequence[int]) -> dict[str, Any]:
@@ -54,12 +55,14 @@ def test_joins_judges_the_cut_and_then_who_joined_whom() -> None:
     assert not joins(case(KEPT, cut, similarity=LINE)).defects
 
 
-@pytest.mark.parametrize(
-    ("trail", "said"), [([-1, 0, 0, 1, 1], "must have joined one"), ([0, 1, 0, 0, 1], "must be its own")]
-)
-def test_joins_refuses_what_is_no_merge(trail: list[int], said: str) -> None:
-    (defect,) = joins(case(KEPT, side(SCORES, trail, [1, 3]), similarity=LINE)).defects
-    assert said in defect
+def test_joins_refuses_what_is_no_merge() -> None:
+    assert unjoined(case(KEPT, KEPT)) == []
+    nowhere = side(SCORES, [-1, 0, 0, 1, 1], [1, 3])
+    assert unjoined(case(KEPT, nowhere)) == ["a row that does not go on behind layer 8 must join one that does"]
+    lower = side(SCORES, [0, 0, 0, 1, 1], [1, 4])
+    assert unjoined(case(KEPT, lower)) == [
+        "the rows that go on behind layer 8 must be those of the highest scores; they are not"
+    ]
 
 
 def test_joins_has_a_cut_alone_where_nothing_is_gone() -> None:
@@ -87,7 +90,10 @@ def test_quadrants_judges_a_cut_and_takes_the_rest_for_geometry() -> None:
 )
 def test_quadrants_refuses_a_row_in_another_one(trail: list[int]) -> None:
     right = side(SCORES, [2, 0, 3, 1, 5, 2, 3, 4, 5], [1, 3])
-    assert quadrants(case(right, side(SCORES, trail, [1, 3]), quadrant=[0, 0, 1, 2, 3])).defects
+    refused = case(right, side(SCORES, trail, [1, 3]), quadrant=[0, 0, 1, 2, 3])
+    assert quadrants(refused).defects
+    assert bool(unquartered(refused)) == (trail[0] != 3)  # which of the quadrants it is, a trail alone does not say
+    assert unquartered(case(right, right)) == []
 
 
 ENERGIES = np.array([0.5, 0.9, 0.2, 0.7, 0.6])
@@ -135,21 +141,73 @@ def test_energy_forgives_what_a_cosine_at_the_margin_moves_and_no_more() -> None
     ("scores", "trail", "said"),
     [
         (told(ENERGIES, [0, 3, 2]), [0, 0, 1, 2, 2], "must mark 2 rows"),
-        (told(ENERGIES, [0, 3]), [0, 1, 1, 2, 2], "one that takes none"),  # row 1 went to row 2
-        (told(ENERGIES, [0, 3]), [0, -1, 1, 2, 2], "one that takes none"),
+        (told(ENERGIES, [0, 3]), [0, 1, 1, 2, 2], "one that takes others"),  # row 1 went to row 2
+        (told(ENERGIES, [0, 3]), [0, -1, 1, 2, 2], "one that takes others"),
+        (told([0.9, 0.5, 0.2, 0.7, 0.6], [0, 3]), [0, 0, 1, 2, 2], "in turns"),  # row 0 takes, before any joined
+        (told([0.5, 0.9, 0.6, 0.7, 0.2], [0, 3]), [0, 0, 1, 2, 2], "in turns"),  # row 2 is alone, above row 4
     ],
 )
 def test_energy_refuses_what_is_no_step(scores: list[float], trail: list[int], said: str) -> None:
-    (defect,) = energy(case(MERGED, side(scores, trail, [0, 2, 3]), similarity=LINE)).defects
+    (defect,) = unspent(case(MERGED, side(scores, trail, [0, 2, 3])))
     assert said in defect
+    assert unspent(case(MERGED, MERGED)) == []
+
+
+ALIKE = LINE[::2, 1::2]
+PAIRED = side([0.1, 4.0, 0.3, 4.0, 0.1], [0, 0, 1, 2, 2], [1, 2, 3])
+"""highest cosines of 0, 2, 4 with 1, 3: .9, .7, .9; rows 0 and 4 merge, the first into 1, the other into 3"""
 
 
 def test_pairs_judges_which_even_rows_merge_and_into_which_odd_one() -> None:
-    """Highest cosines of 0, 2, 4 with 1, 3: .9, .7, .9. Rows 0 and 4 merge, the first into 1, the other into 3."""
-    scores = [0.1, 4.0, 0.3, 4.0, 0.1]
-    right = side(scores, [0, 0, 1, 2, 2], [1, 2, 3])
-    assert counts(pairs(case(right, right, similarity=LINE))) == (4, 4, 0, 0)
-    into = side(scores, [2, 0, 1, 2, 2], [1, 2, 3])
-    assert counts(pairs(case(right, into, similarity=LINE)))[3] == 1
-    which = side(scores, [0, 0, 0, 1, 2], [1, 3, 4])  # row 2 merged in place of row 4
-    assert counts(pairs(case(right, which, similarity=LINE)))[3] == 1
+    assert counts(pairs(case(PAIRED, PAIRED, alike=ALIKE))) == (4, 4, 0, 0)
+    into = side(PAIRED["scores"], [2, 0, 1, 2, 2], [1, 2, 3])
+    chain = pairs(case(PAIRED, into, alike=ALIKE))
+    assert counts(chain)[3] == 1
+    assert chain.regret.max() == pytest.approx(0.8)  # .9 with row 1, .1 with row 3
+    which = side(PAIRED["scores"], [0, 0, 0, 1, 2], [1, 3, 4])  # row 2 merged in place of row 4
+    assert counts(pairs(case(PAIRED, which, alike=ALIKE)))[3] == 1
+
+
+def test_the_error_of_pairs_is_that_of_cosines_and_not_of_the_score_of_what_takes() -> None:
+    off = side([0.11, 4.0, 0.3, 4.0, 0.1], PAIRED["trail"], PAIRED["indices"])
+    chain = pairs(case(PAIRED, off, alike=ALIKE))
+    assert chain.relative == pytest.approx(0.01)
+
+
+def test_pairs_takes_merges_of_near_cosines_for_rounding() -> None:
+    """Rows 0 and 2 merge. By the reference row 4 is .005 more like an odd row than 2, and its score is .015 off."""
+    merged = [0, 0, 0, 1, 2], [1, 3, 4]
+    near, other = side([0.11, 4.0, 0.12, 4.0, 0.13], *merged), side([0.11, 4.0, 0.12, 4.0, 0.115], *merged)
+    assert counts(pairs(case(other, near, alike=ALIKE)))[2:] == (1, 0)
+    assert counts(pairs(case(near, near, alike=ALIKE)))[2:] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "trail", "indices", "said"),
+    [
+        ([0.1, 3.9, 0.3, 4.0, 0.1], [0, 0, 1, 2, 2], [1, 2, 3], "must be 4 at odd places"),
+        ([0.1, 4.0, 0.3, 4.0, 0.1], [0, 0, 1, 0, 2], [1, 2, 4], "at an odd place must go on"),
+        ([0.1, 4.0, 0.3, 4.0, 0.1], [1, 0, 1, 2, 2], [1, 2, 3], "must join one at an odd place"),
+        ([0.1, 4.0, 0.3, 4.0, 0.1], [-1, 0, 1, 2, 2], [1, 2, 3], "must join one at an odd place"),
+        ([0.1, 4.0, 0.3, 4.0, 0.1], [0, 0, 0, 1, 2], [1, 3, 4], "of the highest scores"),
+    ],
+)
+def test_pairs_refuses_what_tome_never_does(
+    scores: list[float], trail: list[int], indices: list[int], said: str
+) -> None:
+    (defect,) = unpaired(case(PAIRED, side(scores, trail, indices)))
+    assert said in defect
+    assert unpaired(case(PAIRED, PAIRED)) == []
+
+
+@pytest.mark.parametrize(
+    ("trail", "indices", "said"),
+    [([-1, 0, 0, 1, -1], [1, 3], "must be gone"), ([-1, 0, -1, -1, 1], [1, 4], "of the highest scores")],
+)
+def test_dropping_refuses_a_merge_and_a_cut_that_is_not_of_its_own_scores(
+    trail: list[int], indices: list[int], said: str
+) -> None:
+    right = side(SCORES, [-1, 0, -1, 1, -1], [1, 3])
+    assert undropped(case(right, right)) == []
+    (defect,) = undropped(case(right, side(SCORES, trail, indices)))
+    assert said in defect
