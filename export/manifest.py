@@ -28,7 +28,7 @@ from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.targets import Target
 
-__all__ = ["TOOLS", "manifest_of", "rule_of", "write_manifest", "write_texts"]
+__all__ = ["TOOLS", "layers_of", "manifest_of", "rule_of", "write_manifest", "write_texts"]
 
 TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "pillow")
 
@@ -75,7 +75,7 @@ def manifest_of(
         cost=cost,
         deviations=(*pruners.deviations(method, tiled=encoder.tiled and tiles > 1), *_of_reducer(encoder)),
         steps=steps_of(method, encoder),
-        layers=_layers(method, encoder),
+        layers=layers_of(method, encoder),
         inside=_inside(encoder),
         learned=dict(learned),
         nested=method.traits.nested and depth_of(method, encoder) is None,
@@ -96,7 +96,7 @@ def steps_of(method: Method, encoder: Encoder) -> tuple[tuple[int, int], ...]:
     return () if depth is None else ((depth, method.keep),)
 
 
-def _layers(method: Method, encoder: Encoder) -> tuple[tuple[int, int, int], ...]:
+def layers_of(method: Method, encoder: Encoder) -> tuple[tuple[int, int, int], ...]:
     """(tokens, multiply-adds, multiply-adds unpruned) of each layer, where tokens go inside the encoder."""
     if not steps_of(method, encoder):
         return ()
