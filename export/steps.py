@@ -22,7 +22,7 @@ from edgeprune.pruners import Method
 from edgeprune.pruners.inside import Reducer
 from edgeprune.schedule import Inside, Step
 
-__all__ = ["chosen_steps"]
+__all__ = ["chosen_steps", "own_steps"]
 
 NEARER = (1.0, 0.85, 0.7, 0.55, 0.4)
 """of the reducer's own depths"""
@@ -54,12 +54,7 @@ def chosen_steps(
 
         def steps(goes: float, layers: Sequence[int] = layers) -> tuple[Step, ...]:
             counts = _counts(reducer, encoder.patches, method.keep, len(layers), goes, multiple, special)
-            rows, found = encoder.patches, []
-            for layer, count in zip(layers, counts, strict=True):
-                if count < rows:
-                    found.append(Step(layer, count))
-                    rows = count
-            return tuple(found)
+            return _steps(layers, counts, encoder.patches)
 
         most = share(steps(1.0))
         least = min(least, most)
@@ -74,6 +69,27 @@ def chosen_steps(
         f"--encoder-cost {cost:g} cannot be met with --inside {name} and {method.keep} tokens: the least is "
         f"{math.ceil(1000 * least) / 1000:g}; give that, or another reducer, or keep less"
     )
+
+
+def own_steps(encoder: Encoder, reducer: Reducer, keep: int, multiple: int = 1) -> tuple[Step, ...]:
+    """The steps at the reducer's own depths, down to `keep` as it goes down; of one whose paper has no schedule.
+
+    multiple: of tokens that a layer should see
+    """
+    special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
+    layers = next(_depths(reducer, encoder.layer))
+    counts = _counts(reducer, encoder.patches, keep, len(layers), 1.0, multiple, special)
+    return _steps(layers, [*counts[:-1], keep], encoder.patches)
+
+
+def _steps(layers: Sequence[int], counts: Sequence[int], patches: int) -> tuple[Step, ...]:
+    """Those behind which fewer rows are left than before."""
+    rows, found = patches, []
+    for layer, count in zip(layers, counts, strict=True):
+        if count < rows:
+            found.append(Step(layer, count))
+            rows = count
+    return tuple(found)
 
 
 def _depths(reducer: Reducer, layers: int) -> Iterator[tuple[int, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -47,7 +49,11 @@ def _inside(manifest: Manifest) -> str:
     rows = ", ".join(f"{keep} behind layer {layer}" for layer, keep in manifest.steps)
     given = manifest.inside.get("options")
     options = "".join(f", {name}={value}" for name, value in given.items()) if isinstance(given, dict) else ""
-    return f"{manifest.inside['reducer']}{options}: {manifest.patches} patches become {rows}"
+    counts = manifest.learned.get("schedule")
+    taken = ""
+    if isinstance(counts, Mapping) and {"images", "data"} <= counts.keys():
+        taken = f"; counts taken of {counts['images']} images ({counts['data']})"
+    return f"{manifest.inside['reducer']}{options}: {manifest.patches} patches become {rows}{taken}"
 
 
 def _saved(manifest: Manifest) -> str:
