@@ -100,7 +100,7 @@ WRONG: dict[tuple[object, ...], str] = {
         "export",
         "--method",
         "tome",
-    ): r"--keep must say how many of the 144 patches tome leaves \(1\.\.143\); it is missing",
+    ): r"--keep must say how many of the 144 patches tome leaves \(1\.\.143\); it is",
     ("export", "--method", "tome", "--keep", 144): r"keep must be in 1\.\.143 for the steps of tome .*, got 144",
     ("export", "--method", "tome", "--keep", 9): (
         "tome merges up to 50% of the rows at a step, 43 to 22 or more, got 9 behind layer 4; take more steps, or keep"
