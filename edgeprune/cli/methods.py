@@ -40,7 +40,7 @@ def command(matrix: bool, wide: bool, as_json: bool) -> None:
             ]
         )
     elif as_json:
-        print_json([entry.to_json() for entry in (*entries, *catalog.reducers())])
+        print_json([*(entry.to_json() for entry in entries), *(entry.to_json() for entry in catalog.reducers())])
     else:
         from edgeprune.cli.tables.methods import matrix_table, methods_table, reducers_table
 

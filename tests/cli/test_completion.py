@@ -32,7 +32,8 @@ def test_verbs() -> None:
 
 
 def test_methods_with_what_they_do() -> None:
-    assert names("export", "--method", "") == [one.name for one in (*catalog.methods(), *catalog.reducers())]
+    every = [*(one.name for one in catalog.methods()), *(one.name for one in catalog.reducers())]
+    assert names("export", "--method", "") == every
     (found,) = offered("export", "--method", "faster")
     assert (found.value, found.help) == ("fastervlm", next(m.does for m in catalog.methods() if m.name == "fastervlm"))
 
