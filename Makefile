@@ -18,6 +18,9 @@ demo: $(STAMP)
 	$(BIN)/edgeprune verify demo/bundle
 	$(BIN)/edgeprune bench demo/bundle
 	$(BIN)/edgeprune show demo/bundle edgeprune/models/tiny/scenes/scene01.png --output demo/kept.png
+	$(BIN)/edgeprune assemble demo/bundle --output demo/assembled --force
+	$(BIN)/edgeprune verify demo/assembled --generate
+	$(BIN)/edgeprune ask demo/assembled edgeprune/models/tiny/scenes/scene00.png "what color is the square?"
 
 # A classifier of background, a detector fine-tuned to do without it, and what both are worth: on drawn scenes, with
 # nothing to download. Under 30 minutes on one thread.

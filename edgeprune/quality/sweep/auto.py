@@ -106,6 +106,8 @@ def check_goal(goal: Goal, request: export.Request, calibrate: str | None) -> No
         raise RequestError("--keep auto tries budgets, and --schedule names one; give --keep a number")
     if request.called and request.encoder_cost is not None:
         raise RequestError(f"--keep auto and --encoder-cost both say what {request.called} leaves; give one of them")
+    if request.called and goal.ceiling_ms is not None:
+        raise RequestError(f"--ceiling-ms needs a method that can keep all, {request.called} cannot; give --floor")
     if request.tiles > 1:
         raise RequestError(f"--keep auto tries single images, got --tiles {request.tiles}; give --keep a number")
 
@@ -194,12 +196,19 @@ class _Search:
 
     def fewest(self, every: int, floor: float, judge: _Judge, nested: bool) -> tuple[int, float, float | None]:
         """That reach the floor; all of them do."""
-        method = self.request.method
+        from edgeprune.export.request import spelled_out
+
+        method, by_itself = self.request.method, spelled_out(self.request).called is not None
 
         def share(keep: int) -> float:
             self.show(1 + len(self.tried), self.steps, f"try {keep} tokens")
             if not nested:
-                self.export(method, keep)
+                try:
+                    self.export(method, keep)
+                except RequestError:
+                    if not by_itself:
+                        raise
+                    return 0.0  # steps cannot leave so few, and fewer even less
             folder = self.scratch / f"{method}-{every if nested else keep}"
             self.tried[keep] = judge.share(folder, keep)
             return self.tried[keep][0]

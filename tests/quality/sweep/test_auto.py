@@ -97,6 +97,7 @@ def test_a_share_of_accuracy_has_an_error_clustered_by_image() -> None:
         (Goal(0.9), {"model": "some/model"}, None, "--calibrate must name a folder of images, or scenes"),
         (Goal(0.9), {}, "no-folder", "--calibrate must be a folder of images, or scenes; there is no folder no-folder"),
         (Goal(0.9), {"method": "tome", "encoder_cost": 0.6}, None, "--encoder-cost both say what tome leaves"),
+        (Goal(None, 2.0), {"method": "tome"}, None, "needs a method that can keep all, tome cannot; give --floor"),
         (Goal(0.9), {"method": "tome", "schedule": "2:80"}, None, "and --schedule names one; give --keep a number"),
         (Goal(0.9), {"tiles": 5}, None, "--keep auto tries single images, got --tiles 5"),
     ],
