@@ -145,15 +145,15 @@ def astray(outputs: Outputs, steps: Sequence[Step], gains: bool) -> list[str]:
             return [f"the rows behind layer {layer} must stay in raster order"]
         rows, hidden = keep, remains
     at, ranked = places(outputs, steps), np.isfinite(outputs["scores"])
-    named = _named(outputs, steps)
-    if not named[outputs["indices"]].all() or (ranked & ~named).any():
+    named, kept = _named(outputs, steps), outputs["indices"].astype(np.int64)
+    if not named[kept].all() or (ranked & ~named).any():
         return ["only patches that a row goes under may be kept, and have scores; others do"]
     count = np.bincount(at[ranked], minlength=rows)
     if count.max() > 1 or not (gains or count.min() == 1):
         return ["every row behind the last step must have the score of one patch"]
     if "origin" in outputs:
         token = np.full(rows + 1, -1)
-        token[at[outputs["indices"]]] = np.arange(len(outputs["indices"]))
+        token[at[kept]] = np.arange(len(kept))
         if not np.array_equal(outputs["origin"], token[np.where((at < 0) | (at >= rows), rows, at)]):
             return ["origin must be where the trails took each patch"]
     return []
@@ -223,5 +223,5 @@ def _in_rows(outputs: Outputs, steps: Sequence[Step]) -> dict[str, NDArray[Any]]
     rows["scores"][at[ranked]] = outputs["scores"][ranked]
     for name in ("indices", "picks"):
         if name in outputs:
-            rows[name] = at[outputs[name]]
+            rows[name] = at[outputs[name].astype(np.int64)]
     return rows

@@ -225,7 +225,9 @@ def _rows(
     if "tokens" not in reference:
         errors = {name: np.atleast_1d(relative(reference[name], got[name])) for name in extras}
         return np.concatenate(list(errors.values())), {name: largest(one) for name, one in errors.items()}
-    ours, theirs = (places(one, steps)[one["indices"]] if steps else one["indices"] for one in (reference, got))
+    ours, theirs = (one["indices"].astype(np.int64) for one in (reference, got))
+    if steps:
+        ours, theirs = places(reference, steps)[ours], places(got, steps)[theirs]
     _, at, where = np.intersect1d(ours, theirs, return_indices=True)
     if "origin" in reference and not steps:  # a token of the same members, which joined it in the same way
         same = reference["order"] == got["order"] if "order" in reference else np.ones(len(reference["origin"]), bool)

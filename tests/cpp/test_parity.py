@@ -16,8 +16,10 @@ import pytest
 from edgeprune import pruners
 from tests.cpp.judging import Case, differences, judged
 from tests.device import KEEP, Device, of_probes, of_scenes
+from tests.device_of_steps import stepping
 from tests.runtime.parity import test_faults as faults
 from tests.runtime.parity import test_faults_of_outputs as outputs
+from tests.runtime.parity import test_inside as steps
 
 Arrays: TypeAlias = "dict[str, np.ndarray]"
 NAMES = [name for name in pruners.names() if name not in ("bavit", "none")]
@@ -70,6 +72,30 @@ def test_a_fault_in_what_comes_out_has_the_same_reasons(cpp: Path, tmp_path: Pat
         f"{name} {fault.__name__}": case(of_scenes(), name, "float16", fault)
         for fault, names in [*outputs.OUTPUTS.items(), *((fault, faults.METHODS) for fault in faults.OUTPUTS)]
         for name in names
+    }
+    assert not any(one["passed"] for one in agree(cpp, tmp_path, cases))
+
+
+REDUCERS = ["cells", "drop", "nearest", "pitome", "tome"]
+"""one for each rule of a step"""
+
+
+def stepped(name: str, precision: str, method: str = "fastervlm") -> Case:
+    device = stepping(name, method)
+    reference, quantities = device.reference()
+    return Case(reference, device.healthy(precision), precision, device.rule, quantities, True)
+
+
+def test_every_rule_of_a_step_has_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
+    cases = {f"{name} {one}": stepped(name, one) for name in REDUCERS for one in PRECISIONS}
+    cases["drop divprune"] = stepped("drop", "float16", "divprune")
+    assert all(one["passed"] for one in agree(cpp, tmp_path, cases))
+
+
+def test_what_cannot_be_a_step_has_the_same_reasons(cpp: Path, tmp_path: Path) -> None:
+    cases = {
+        fault: Case(steps.dropped(), steps.dropped(**changes), "float32", steps.DROP, {}, True)
+        for fault, (changes, _) in steps.MALFORMED.items()
     }
     assert not any(one["passed"] for one in agree(cpp, tmp_path, cases))
 
@@ -225,6 +251,7 @@ def test_what_a_hand_put_there_is_no_crash_and_never_passes_where_python_fails(
     """Python stretches some arrays that C++ refuses; where both have a verdict, it is the same one."""
     dice = np.random.default_rng(seed)
     healthy = [case(of_scenes(), name, one) for name in NAMES for one in PRECISIONS]
+    healthy += [stepped(name, one) for name in REDUCERS for one in PRECISIONS]
     cases = [altered_case(healthy[int(dice.integers(0, len(healthy)))], dice) for _ in range(400)]
     both = 0
     for one, verdict in zip(cases, judged(cpp, tmp_path, cases), strict=True):

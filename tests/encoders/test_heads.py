@@ -49,7 +49,7 @@ class Kind:
 
 DEIT = processor("DeiT", size=56, crop_size=48)
 CLIP = {"vision_config": {**BOTH["vision_config"], "model_type": "clip_vision_model"}}
-KINDS = {
+HEADED = {
     "vit": Kind("vit", "ViTForImageClassification", processor("ViT", **SQUARE), (0,)),
     "deit": Kind("deit", "DeiTForImageClassification", DEIT, (0,)),
     "deit with teacher": Kind("deit", "DeiTForImageClassificationWithTeacher", DEIT, (0, 1)),
@@ -67,7 +67,7 @@ def folder_of(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
     def make(name: str) -> Path:
         if name not in found:
-            one, layers = KINDS[name], {} if KINDS[name].config else {"num_hidden_layers": 2}
+            one, layers = HEADED[name], {} if HEADED[name].config else {"num_hidden_layers": 2}
             shape = {**layers, **one.config, "id2label": LABELS, "num_labels": len(LABELS)}
             found[name] = model_folder(tmp_path_factory.mktemp("head"), one.architecture, one.processor, **shape)
             _noisy(found[name])
@@ -100,11 +100,11 @@ def pixels(images: int = 2) -> Tensor:
     return torch.randn(images, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", HEADED)
 def test_unpruned_logits_are_transformers_own(
     folder_of: Callable[[str], Path], encoder_of: Callable[[str], Encoder], name: str
 ) -> None:
-    encoder, kind = encoder_of(name), KINDS[name]
+    encoder, kind = encoder_of(name), HEADED[name]
     expected = theirs(folder_of(name), kind.architecture, pixels())
     assert expected.std(dim=0).max() > 0.01  # logits that are all alike would tell nothing
     with torch.inference_mode():
@@ -113,11 +113,11 @@ def test_unpruned_logits_are_transformers_own(
             torch.testing.assert_close(logits, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", HEADED)
 def test_it_says_what_it_gives_what_it_reads_and_how_its_classes_are_called(
     encoder_of: Callable[[str], Encoder], name: str
 ) -> None:
-    encoder, kind = encoder_of(name), KINDS[name]
+    encoder, kind = encoder_of(name), HEADED[name]
     assert encoder.head is not None
     assert (encoder.family, encoder.kind) == (kind.family, "logits")
     assert (encoder.head.rows, encoder.head.mean, encoder.head.labels) == (kind.rows, kind.mean, (*LABELS.values(),))
@@ -131,7 +131,7 @@ def built(encoder: Encoder, name: str, scorer: Path) -> Any:
 
 
 @pytest.mark.parametrize("method", UNDER_HEAD)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", HEADED)
 def test_methods_that_drop_inside_give_the_logits_of_the_reference(
     encoder_of: Callable[[str], Encoder], scorer_file: Path, name: str, method: str
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_method_that_drops_behind_the_encoder_is_refused_with_those_that_do_no
 
 def test_the_table_of_methods_refuses_the_same() -> None:
     headed = [one for one in families() if "head" in one.options]
-    assert {one.name for one in headed} == {kind.family for kind in KINDS.values()}
+    assert {one.name for one in headed} == {kind.family for kind in HEADED.values()}
     for family in headed:
         for method in methods():
             reason = refusal(method, family, head=True)

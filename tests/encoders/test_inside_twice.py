@@ -29,7 +29,7 @@ from edgeprune.trace import PrunedEncoder, outputs
 Made = Callable[[str], tuple[Path, Encoder]]
 
 REDUCERS = [one.name for one in catalog.reducers()]
-KINDS = ["clip", "siglip vision", "dinov2 registers"]
+ENCODERS = ["clip", "siglip vision", "dinov2 registers"]
 NO_CLS = ("siglip vision",)
 OFTEN = [("nearest", "clip"), ("cells", "dinov2 registers")]
 """exported in every run of the tests"""
@@ -84,7 +84,7 @@ def judged(encoder: Encoder, reducer: str, options: Mapping[str, str], schedule:
     return compare(wanted, got, "float32", rule_of(method, shorter, 1), quantities, True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("reducer", REDUCERS)
 def test_the_trace_does_what_the_reference_does_or_cls_is_missing(deep: Made, reducer: str, kind: str) -> None:
     _, encoder = deep(kind)

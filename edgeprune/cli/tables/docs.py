@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgeprune import catalog, targets
@@ -21,6 +21,7 @@ from edgeprune.catalog import Entry
 from edgeprune.cli.tables.methods import fits
 from edgeprune.cli.tables.targets import checked
 from edgeprune.runtime import parity
+from edgeprune.runtime.parity.inside import STEPS
 
 __all__ = ["TABLES", "current", "main"]
 
@@ -93,14 +94,28 @@ def rules() -> str:
     """What a rule decides is the first sentence of its file."""
     entries, rows = catalog.methods(), []
     for name, rule in parity.RULES.items():
-        head = " ".join((sys.modules[rule.__module__].__doc__ or "").split())
-        said = re.search(rf"`{name}`: (.+?)\. ", f"{head} ")
         users = [one.name + (f" ({one.objective})" if one.objective else "") for one in entries if one.rule == name]
-        rows.append((f"`{name}`", said[1] if said else "", ", ".join(users)))
+        rows.append((f"`{name}`", _decides(name, rule), ", ".join(users)))
     return _markdown(("rule", "decides", "methods"), rows)
 
 
-TABLES = {one.__name__: one for one in (methods, traits, matrix, encoders, devices, rules)}
+def steps() -> str:
+    """The same of the rules of steps inside the encoder, each of which a reducer names in its file."""
+    folder, rows = Path(catalog.__file__).parent / "pruners" / "inside", []
+    sources = {one.name: (folder / f"{one.name}.py").read_text(encoding="utf-8") for one in catalog.reducers()}
+    named = {name: re.findall(r'return \{"name": "(\w+)"', source) for name, source in sources.items()}
+    for name, rule in STEPS.items():
+        rows.append((f"`{name}`", _decides(name, rule.judge), ", ".join(one for one in named if name in named[one])))
+    return _markdown(("rule", "decides", "reducers"), rows)
+
+
+def _decides(name: str, rule: Callable[..., object]) -> str:
+    head = " ".join((sys.modules[rule.__module__].__doc__ or "").split())
+    said = re.search(rf"`{name}`: (.+?)\. ", f"{head} ")
+    return said[1] if said else ""
+
+
+TABLES = {one.__name__: one for one in (methods, traits, matrix, encoders, devices, rules, steps)}
 
 
 def current(page: str) -> str:

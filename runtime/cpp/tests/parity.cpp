@@ -56,6 +56,41 @@ void a_cut_regrets_what_it_left_out() {
     check::same(cut(values, {0, 1, 3}, all(5), NAN, 0).wrong(), 3);          // an error that is no number excuses none
 }
 
+// Six patches; behind one layer four of them go on, and of these two are kept. The example of docs/parity.md.
+struct Stepped {
+    std::vector<float> tokens{1, 2, 3, 4}, ranked, scores;
+    std::vector<std::int32_t> indices{1, 4}, trail;
+    Tensors tensors() const {
+        Tensors named;
+        named.set("tokens", {EDGEPRUNE_FLOAT32, {1, 2, 2}, tokens.data()});
+        named.set("indices", {EDGEPRUNE_INT32, {1, 2}, indices.data()});
+        named.set("scores", {EDGEPRUNE_FLOAT32, {1, 6}, scores.data()});
+        named.set("trail.1", {EDGEPRUNE_INT32, {1, 6}, trail.data()});
+        named.set("scores.1", {EDGEPRUNE_FLOAT32, {1, 6}, ranked.data()});
+        return named;
+    }
+};
+
+void behind_a_step_that_differs_within_rounding_nothing_is_decided() {
+    const float none = -INFINITY;
+    Stepped reference, other;
+    reference.ranked = {.1F, .6F, .5F, .24F, .4F, .24002F}, reference.trail = {-1, 0, 1, -1, 2, 3};
+    reference.scores = {none, .9F, .1F, none, .5F, .2F};
+    other.ranked = {.1F, .6F, .5F, .24002F, .4F, .24F}, other.trail = {-1, 0, 1, 2, 3, -1};
+    other.scores = {none, .8F, .1F, .3F, .6F, none}, other.tokens = {9, 9, 9, 9};
+    const Json rule{{"name", "topk"}, {"steps", Json::array({{{"name", "topk"}, {"layer", 1}, {"keep", 4}}})}};
+    const auto judged = [&](const Stepped &got) {
+        return compare(reference.tensors(), got.tensors(), "float32", rule, Tensors(), true);
+    };
+    const Verdict same = judged(reference), differs = judged(other);
+    check::holds(same.passed() && same.decisions == 6 && same.tokens == 2);
+    check::holds(differs.passed() && differs.decisions == 6 && differs.within == 1 && differs.tokens == 0);
+    check::same(differs.decided, 3);
+    other.trail = {-1, 0, 1, 2, 3, 0};
+    check::same(judged(other).reasons.front(),
+                "a row that does not go on behind layer 1 must be gone, and one that does go on alone");
+}
+
 void numbers_are_those_of_numpy() {
     check::holds(std::isnan(largest({0.5, NAN})) && std::isnan(largest({NAN, 0.5})));
     check::same(largest({-1.0}), 0.0);
@@ -74,6 +109,7 @@ void numbers_are_those_of_numpy() {
 int main() {
     a_wrong_pick_excuses_nothing_behind_it();
     a_cut_regrets_what_it_left_out();
+    behind_a_step_that_differs_within_rounding_nothing_is_decided();
     numbers_are_those_of_numpy();
     return check::done();
 }
