@@ -50,7 +50,7 @@ def test_what_is_no_adapted_tower_is_refused(adapted: Path, tmp_path: Path) -> N
     with pytest.raises(ModelError, match="must be what `edgeprune adapt` wrote"):
         put_adapted(tower, tmp_path)
     save_file({"weight": torch.zeros(1)}, tmp_path / FILE)
-    with pytest.raises(ModelError, match="is not: it has no edgeprune.adapted"):
+    with pytest.raises(ModelError, match=r"is not: it has no edgeprune\.adapted"):
         put_adapted(tower, tmp_path)
 
 

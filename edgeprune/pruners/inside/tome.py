@@ -62,7 +62,9 @@ class Reducer(inside.Reducer):
         takes = torch.full_like(best[:, : odd.shape[1]], TAKES)
         scores = _in_turns(1 - best, takes)
         alone = best.topk(even.shape[1] - merged, dim=-1, largest=False).indices  # of the even ones
-        stays = (alone.unsqueeze(-1) == torch.arange(even.shape[1])).any(dim=1)
+        stays = torch.zeros_like(best, dtype=torch.bool)
+        if alone.shape[1]:  # over no row at all, ONNX's reductions say yes
+            stays = (alone.unsqueeze(-1) == torch.arange(even.shape[1])).any(dim=1)
         joined = torch.where(stays, 2 * torch.arange(even.shape[1]), 2 * near + 1)
         own = (2 * torch.arange(odd.shape[1]) + 1).expand(odd.shape[0], -1)
         target = _in_turns(joined, own)  # [B, n], the row that each one is part of
