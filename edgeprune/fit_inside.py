@@ -29,7 +29,7 @@ def parse_steps(text: str) -> tuple[Step, ...]:
     if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
         raise RequestError(
             f"--schedule must be layers:tokens for each step, such as 8:288,16:144 (behind 8 layers 288 tokens are "
-            f"left), got {text!r}"
+            f"left), or official, got {text!r}"
         )
     return tuple(Step(*map(int, one.split(":"))) for one in text.split(","))
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune import bundle as bundles
+from edgeprune.bundle import Manifest
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.classes import Classes
@@ -93,7 +94,7 @@ def draw(
         boxes = decode(tensors["logits"][:1], tensors["pred_boxes"][:1], [(1, 1)], threshold)[0]
         share += _found(len(boxes.scores), threshold)
     share += f"; {view}" if view else ""
-    picture = _picture(pixels, kept, runner.grid, (manifest.method, share), boxes, manifest.labels)
+    picture = _picture(pixels, kept, runner.grid, (_chosen_by(manifest), share), boxes, manifest.labels)
     picture.info |= {"view": view, "classes": classes}
     if output is not None:
         save(output, lambda file: picture.save(file, format="PNG"))
@@ -122,6 +123,11 @@ def _view(steps: Preprocessing, image: ImageLike) -> str:
         return ""
     how = "cut" if "shortest_edge" in steps.resize else "squeezed"
     return f"{how} from {rgb.width}x{rgb.height} to {width}x{height}"
+
+
+def _chosen_by(manifest: Manifest) -> str:
+    """The method, and what shortened the sequence in front of it: a kept patch may stand for dimmed ones then."""
+    return f"{manifest.method} behind {manifest.inside['reducer']}" if manifest.inside else manifest.method
 
 
 def _share(kept: int, patches: int) -> str:

@@ -78,6 +78,7 @@ def test_each_layer_costs_what_its_tokens_do(encoder: Encoder) -> None:
 
 WRONG = {
     "8": "must be layers:tokens for each step",
+    "offical": "or official, got 'offical'",
     "2:70,4:90": "must shorten the sequence at every step, got 90",
     "2:144": "must shorten the sequence at every step, got 144",
     "2:20": "must leave at least the 32 tokens that --keep asks for, got 20",

@@ -84,6 +84,13 @@ def test_the_caption_says_how_many_are_kept_and_their_share() -> None:
     assert show._share(5, 24) == "keeps 5 of 24 patches (21%)"
 
 
+def test_the_caption_names_what_shortened_the_sequence(make_bundle: MakeBundle) -> None:
+    manifest = load(make_bundle()).manifest
+    assert show._chosen_by(manifest) == manifest.method
+    within = replace(manifest, inside={"reducer": "tome", "options": {}}, steps=((2, 12),))
+    assert show._chosen_by(within) == f"{manifest.method} behind tome"
+
+
 def test_on_a_dark_image_dropped_patches_are_lighter_than_kept_ones(make_bundle: MakeBundle) -> None:
     folder, night = make_bundle(), np.zeros((32, 48, 3), np.uint8)
     kept = set(load(folder)(night).indices[0].tolist())
