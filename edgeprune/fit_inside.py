@@ -136,6 +136,11 @@ def _check_encoder(encoder: Encoder, name: str, reducer: Reducer) -> None:
         raise MethodError(
             f"--inside needs layers that take any number of tokens; those of {encoder.family} do not; leave it out"
         )
+    if tower.between is not None:
+        raise MethodError(
+            f"--inside needs layers with nothing between them; this {encoder.family} adds positions of its patches in "
+            "front of each; use --method bavit or received"
+        )
     if encoder.unit > 1 and reducer.by_patch:
         able = [one for one in inside.names() if not inside.get(one).by_patch]
         raise MethodError(

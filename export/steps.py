@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
@@ -38,7 +39,10 @@ def chosen_steps(
     Raises RequestError when no steps reach it, or none are needed; the line says what can be had.
     """
     whole = formula(*unpruned(encoder))
-    bare = formula(dataclasses.replace(encoder, inside=None), method) / whole
+    alone = dataclasses.replace(encoder, inside=None)
+    # what keeps all that the last step leaves keeps every patch where there is no step
+    behind: Any = dataclasses.replace(method, keep=alone.candidates) if method.traits.keeps_all else method  # type: ignore[type-var]
+    bare = formula(alone, behind) / whole
     if bare <= cost:
         raise RequestError(
             f"--encoder-cost must be below what it costs without steps inside, {bare:.3f} of the unpruned encoder, got "
@@ -48,7 +52,7 @@ def chosen_steps(
     def share(steps: Sequence[Step]) -> float:
         return formula(dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps))), method) / whole
 
-    least = math.inf
+    least = bare
     special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
     for layers in _depths(reducer, encoder.layer):
 
@@ -61,6 +65,8 @@ def chosen_steps(
                     rows = count
             return tuple(found)
 
+        if not steps(1.0):  # every patch is to be kept
+            continue
         most = share(steps(1.0))
         least = min(least, most)
         if most > cost:

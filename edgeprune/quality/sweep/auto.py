@@ -99,6 +99,11 @@ def check_goal(goal: Goal, request: export.Request, calibrate: str | None) -> No
         raise RequestError(f"--calibrate must name a folder of images, or {SCENES}, for {request.model}; it is missing")
     if calibrate not in (None, SCENES):
         _folder_items(Path(str(calibrate)))
+    if request.inside is not None:
+        raise RequestError(
+            f"--keep auto finds the budget of a method behind the whole encoder, got --inside {request.inside}; give "
+            "--keep a number, and see what it loses with `edgeprune sweep`"
+        )
     if request.tiles > 1:
         raise RequestError(f"--keep auto tries single images, got --tiles {request.tiles}; give --keep a number")
 

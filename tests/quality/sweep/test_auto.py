@@ -97,6 +97,7 @@ def test_a_share_of_accuracy_has_an_error_clustered_by_image() -> None:
         (Goal(0.9), {"model": "some/model"}, None, "--calibrate must name a folder of images, or scenes"),
         (Goal(0.9), {}, "no-folder", "--calibrate must be a folder of images, or scenes; there is no folder no-folder"),
         (Goal(0.9), {"tiles": 5}, None, "--keep auto tries single images, got --tiles 5"),
+        (Goal(0.9), {"inside": "tome", "encoder_cost": 0.6}, None, "got --inside tome; give --keep a number"),
     ],
 )
 def test_a_wrong_goal_is_refused(goal: Goal, fields: dict[str, Any], calibrate: str | None, said: str) -> None:
