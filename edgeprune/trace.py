@@ -70,7 +70,7 @@ class PrunedEncoder(nn.Module):
         self.projector = encoder.projector
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
         self.selection = _Selector(encoder, method)
-        self.reduction = _Reducer(encoder) if encoder.inside else None
+        self.selection.reduction = None if encoder.inside is None else _Reducer(encoder)
         self._encoder, self._method = encoder, method
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
@@ -85,8 +85,8 @@ class PrunedEncoder(nn.Module):
         with recording(self.encoder, layers.values()) as seen:
 
             def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
-                assert self.reduction is not None
-                reduction: Reduction = self.reduction(step, _attention(seen, layers), patches, rows)
+                assert self.selection.reduction is not None
+                reduction: Reduction = self.selection.reduction(step, _attention(seen, layers), patches, rows)
                 return reduction
 
             with shortening(encoder.tower, steps, reduce, seen, bias, encoder.unit) as rows:
@@ -176,7 +176,9 @@ class PrunedEncoder(nn.Module):
 
 
 class _Selector(nn.Module):
-    """The method as a module, so that its nodes carry its name in the graph."""
+    """The method as a module, so that its nodes carry its name in the graph; and the reducer in front of it."""
+
+    reduction: _Reducer | None
 
     def __init__(self, encoder: Encoder, method: Method) -> None:
         super().__init__()

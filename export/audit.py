@@ -23,7 +23,7 @@ PROXY_SM = 86
 """Ampere, as the GPU of Orin is; TensorRT-RTX knows no nearer one"""
 CONTROL = {"add", "cjmp", "memset", "signal", "wait"}
 """types of what the builder lists beside its kernels: the counters and jumps of loops, and waits between streams"""
-SELECTION = "selection/"
+SELECTION = ("selection/", "selection.")
 """how `export/graph.py` names what is not of the encoder: no attention of these is expected to be fused"""
 
 

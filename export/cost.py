@@ -25,13 +25,17 @@ from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import EdgepruneError
 from edgeprune.pruners import Method, depth_of
 
-__all__ = ["by_layer", "formula", "graph_cost"]
+__all__ = ["by_layer", "formula", "graph_cost", "tokens_of"]
 
 
 def formula(encoder: Encoder, method: Method) -> int:
     """Multiply-adds of one image under the method. The patch embedding, norms and the selection itself are left out."""
-    if (depth := depth_of(method, encoder)) is not None:
-        return _inside(encoder, method, depth)
+    if depth_of(method, encoder) is not None:
+        rows = method.keep
+        if encoder.head is not None:  # a classifier reads its rows side by side
+            rows = _read(encoder, method) if encoder.kind == "detections" else 1
+        own = method.multiply_adds(encoder.patches)
+        return sum(by_layer(encoder, method)) + own + rows * _weights(encoder.projector)
     whole = method.traits.projects_all or method.traits.keeps_all
     tower, rows = encoder.tower, encoder.candidates if whole else method.keep
     if encoder.head is not None:
@@ -43,12 +47,14 @@ def formula(encoder: Encoder, method: Method) -> int:
 
 
 def by_layer(encoder: Encoder, method: Method) -> list[int]:
-    """Of each layer in front of the features, of a method that chooses behind them; a step inside the encoder and what
-    is computed for it counts for the layer in front of it."""
+    """Of each layer in front of the features; a step inside the encoder, and what is computed for it, counts for the
+    layer in front of it."""
+    if (depth := depth_of(method, encoder)) is not None:
+        return _inside(encoder, method, depth)
     tower = encoder.tower
     each = 1 if encoder.groups is None else encoder.groups.shape[1]
     width, mlp = tower.width, 2 * tower.width * tower.mlp_width
-    counts = _tokens(encoder)
+    counts = tokens_of(encoder, method)
     windows = [getattr(module, WINDOWS, [count]) for module, count in zip(tower.attention, counts, strict=False)]
     layers = [
         count * (4 * width * width + mlp) + 2 * sum(size * size for size in sizes) * width
@@ -67,7 +73,7 @@ def by_layer(encoder: Encoder, method: Method) -> list[int]:
     return layers
 
 
-def _tokens(encoder: Encoder) -> list[int]:
+def tokens_of(encoder: Encoder, method: Method) -> list[int]:
     """How many each layer sees, special tokens and hidden rows among them."""
     tower, steps = encoder.tower, () if encoder.inside is None else encoder.inside.steps
     special, rows = tower.prefix + tower.suffix, [prod(tower.grid)] * encoder.layer
@@ -75,6 +81,8 @@ def _tokens(encoder: Encoder) -> list[int]:
         assert encoder.inside is not None
         left = (step.keep + encoder.inside.reducer.hidden) * encoder.unit
         rows[step.layer :] = [left] * (encoder.layer - step.layer)
+    if (depth := depth_of(method, encoder)) is not None:
+        rows[depth:] = [method.keep] * (encoder.layer - depth)
     return [count + special for count in rows]
 
 
@@ -96,23 +104,27 @@ def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int
     return found
 
 
-def _inside(encoder: Encoder, method: Method, depth: int) -> int:
+def _inside(encoder: Encoder, method: Method, depth: int) -> list[int]:
+    """Of each layer, of a method that drops behind `depth` of them."""
     tower, width = encoder.tower, encoder.tower.width
     mlp, special = 2 * width * tower.mlp_width, tower.prefix + tower.suffix
-    tokens = [(encoder.patches if layer < depth else method.keep) + special for layer in range(encoder.layer)]
+    tokens = tokens_of(encoder, method)
     layers = [each * (4 * width * width + mlp) + 2 * each * each * width for each in tokens]
-    rows = method.keep
     if encoder.head is not None:
-        read, last = len(encoder.head.rows) + (method.keep if encoder.head.mean else 0), tokens[-1]
+        read, last = _read(encoder, method), tokens[-1]
         layers[-1] = 2 * last * width * width + read * (2 * width * width + mlp) + 2 * read * last * width
-        rows = read if encoder.kind == "detections" else 1  # a classifier reads its rows side by side
-    maps = 0
     for layer in method.layers(encoder.layer):
-        maps += tokens[layer] ** 2 * width
         if layer == depth - 1:  # its queries are known before the rest of it runs, so that this is for the kept alone
             every, kept = tokens[layer], method.keep + special
             layers[layer] = 3 * every * width * width + kept * (width * width + mlp) + 2 * kept * every * width
-    return sum(layers) + maps + method.multiply_adds(encoder.patches) + rows * _weights(encoder.projector)
+        layers[layer] += tokens[layer] ** 2 * width
+    return layers
+
+
+def _read(encoder: Encoder, method: Method) -> int:
+    """Rows that the head reads of a method that drops inside."""
+    assert encoder.head is not None
+    return len(encoder.head.rows) + (method.keep if encoder.head.mean else 0)
 
 
 def _weights(projector: nn.Module) -> int:

@@ -18,6 +18,8 @@ from edgeprune.bundle import Graph, Manifest, Model, TensorSpec
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export import hub, recipe
+from edgeprune.export.baselines import unpruned
+from edgeprune.export.cost import by_layer, tokens_of
 from edgeprune.export.page import readme
 from edgeprune.export.storage import file_of
 from edgeprune.export.wheel import Wheel
@@ -26,7 +28,7 @@ from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.targets import Target
 
-__all__ = ["TOOLS", "manifest_of", "rule_of", "write_manifest", "write_texts"]
+__all__ = ["TOOLS", "layers_of", "manifest_of", "rule_of", "write_manifest", "write_texts"]
 
 TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "pillow")
 
@@ -73,6 +75,7 @@ def manifest_of(
         cost=cost,
         deviations=(*pruners.deviations(method, tiled=encoder.tiled and tiles > 1), *_of_reducer(encoder)),
         steps=steps_of(method, encoder),
+        layers=layers_of(method, encoder),
         inside=_inside(encoder),
         learned=dict(learned),
         nested=method.traits.nested and depth_of(method, encoder) is None,
@@ -91,6 +94,14 @@ def steps_of(method: Method, encoder: Encoder) -> tuple[tuple[int, int], ...]:
         return tuple((step.layer, step.keep) for step in encoder.inside.steps)
     depth = depth_of(method, encoder)
     return () if depth is None else ((depth, method.keep),)
+
+
+def layers_of(method: Method, encoder: Encoder) -> tuple[tuple[int, int, int], ...]:
+    """(tokens, multiply-adds, multiply-adds unpruned) of each layer, where tokens go inside the encoder."""
+    if not steps_of(method, encoder):
+        return ()
+    counts = tokens_of(encoder, method), by_layer(encoder, method), by_layer(*unpruned(encoder))
+    return tuple(zip(*counts, strict=True))
 
 
 def rule_of(method: Method, encoder: Encoder, pooled: int = 1) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """A picture of what a bundle keeps: the image as the encoder sees it, and the same with the dropped patches dimmed.
 
+Where the bundle says which token each patch went to (`origin`), each token has a hue: the patch that it stands for
+strong, those that became part of it in the same hue, lighter; one that is a patch alone is left as it is.
 A detector draws its boxes on the second one, each with its class and score; of a classifier the caption says the
 likeliest class.
 """
 
 from __future__ import annotations
 
+import colorsys
 import math
 import os
 from pathlib import Path
@@ -16,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Manifest
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.classes import Classes
@@ -43,6 +45,8 @@ _BETWEEN = 0.35
 _SHADE = np.array((26, 30, 42), np.float32)
 _STRIPE = 26.0
 """what stripes over dropped patches are lighter by"""
+_TINT, _LIGHT = 0.5, 0.6
+"""how much of a patch is its token's hue, where it stands and where it only went there"""
 _COLOURS = ((255, 99, 71), (64, 180, 255), (255, 205, 60), (122, 220, 110), (222, 130, 255), (255, 150, 190))
 """of boxes, by class; bright, for dimmed patches are dark"""
 
@@ -87,14 +91,21 @@ def draw(
         pixels, tensors = steps.tiled_pixels(image)[0], _tensors(runner, image, keep)
     kept = tensors["indices"][0]
     kept = kept[kept < manifest.patches]
-    share, boxes = _share(len(kept), manifest.patches), None
+    share, boxes, went = _share(len(kept), manifest.patches), None, None
+    if (origin := tensors.get("origin")) is not None:
+        went = origin[0, : manifest.patches].copy()
+        went[kept] = np.arange(len(kept))
+        merged = int((went >= 0).sum()) - len(kept)
+        share += f", {merged} more are part of them" if merged else ""
     classes = Classes(tensors["logits"][0], manifest.labels).top() if manifest.kind == "logits" else []
     share += "".join(f", says {label} ({probability:.0%})" for label, probability in classes[:1])
     if manifest.kind == "detections":
         boxes = decode(tensors["logits"][:1], tensors["pred_boxes"][:1], [(1, 1)], threshold)[0]
         share += _found(len(boxes.scores), threshold)
     share += f"; {view}" if view else ""
-    picture = _picture(pixels, kept, runner.grid, (_chosen_by(manifest), share), boxes, manifest.labels)
+    inside = manifest.inside.get("reducer", "")
+    name = f"{manifest.method} + {inside}" if inside else manifest.method
+    picture = _picture(pixels, kept, runner.grid, (name, share), boxes, manifest.labels, went)
     picture.info |= {"view": view, "classes": classes}
     if output is not None:
         save(output, lambda file: picture.save(file, format="PNG"))
@@ -125,11 +136,6 @@ def _view(steps: Preprocessing, image: ImageLike) -> str:
     return f"{how} from {rgb.width}x{rgb.height} to {width}x{height}"
 
 
-def _chosen_by(manifest: Manifest) -> str:
-    """The method, and what shortened the sequence in front of it: a kept patch may stand for dimmed ones then."""
-    return f"{manifest.method} behind {manifest.inside['reducer']}" if manifest.inside else manifest.method
-
-
 def _share(kept: int, patches: int) -> str:
     return f"keeps {kept} of {patches} patches ({kept / patches:.0%})"
 
@@ -141,10 +147,12 @@ def _picture(
     caption: tuple[str, str],
     detections: Detections | None = None,
     labels: tuple[str, ...] = (),
+    went: NDArray[np.int32] | None = None,
 ) -> Image.Image:
     """pixels: [H, W, 3]; kept: [K] -> margin | image | gap | pruned image | margin, with the caption under them.
 
     detections: with boxes in parts of the image, to be drawn on the pruned one
+    went: [N], the token that each patch went to, -1 for none; None: nothing is said of it
     """
     factor = math.ceil(SHORT_SIDE / min(pixels.shape[:2]))
     cell = (pixels.shape[0] // grid[0] * factor, pixels.shape[1] // grid[1] * factor)
@@ -154,7 +162,10 @@ def _picture(
 
     height, width = pixels.shape[0] * factor, pixels.shape[1] * factor
     left = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-    right = Image.fromarray(_outline(_dimmed(np.asarray(left), mask, cell), mask, cell))
+    dimmed = _dimmed(np.asarray(left), mask, cell)
+    if went is not None:
+        dimmed = _tinted(dimmed, np.asarray(left), mask, went.reshape(grid), cell)
+    right = Image.fromarray(_outline(dimmed, mask, cell))
     if detections is not None:
         _draw_boxes(right, detections, labels)
 
@@ -184,6 +195,40 @@ def _dimmed(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int,
     rows, columns = mask.shape[0] * cell[0], mask.shape[1] * cell[1]
     shown[:rows, :columns] = mask.repeat(cell[0], 0).repeat(cell[1], 1)
     return np.where(shown[..., None], pixels, dark).astype(np.uint8)
+
+
+def _tinted(
+    drawn: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    went: NDArray[np.int32],
+    cell: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """Every patch that went to a token in that token's hue, with a dark line where the neighbour's is another.
+
+    drawn: [H, W, 3], what stays of the others; mask, went: [rows, columns]
+    """
+    tinted, width = drawn.astype(np.float32), max(1, min(cell) // 24)
+    grey = pixels @ np.array((0.299, 0.587, 0.114), np.float32)
+    tokens, patches = np.unique(went[went >= 0], return_counts=True)
+    several = tokens[patches > 1]  # one of a single patch is that patch, as it is
+    for row, column in np.argwhere(np.isin(went, several)).tolist():
+        token = int(went[row, column])
+        at = slice(row * cell[0], (row + 1) * cell[0]), slice(column * cell[1], (column + 1) * cell[1])
+        if mask[row, column]:
+            tinted[at] = (1 - _TINT) * pixels[at] + _TINT * _hue(token, 0.95, 0.9)
+        else:
+            tinted[at] = (1 - _LIGHT) * (0.5 * grey[at][..., None] + 0.5 * 255) + _LIGHT * _hue(token, 0.45, 1.0)
+        if row and went[row - 1, column] != token:
+            tinted[at][:width] *= 0.6
+        if column and went[row, column - 1] != token:
+            tinted[at][:, :width] *= 0.6
+    return tinted.astype(np.uint8)
+
+
+def _hue(token: int, saturation: float, value: float) -> NDArray[np.float32]:
+    """RGB, of each token another; by the golden section, so that those that follow each other lie far apart."""
+    return 255 * np.array(colorsys.hsv_to_rgb(token * 0.618034 % 1.0, saturation, value), np.float32)
 
 
 def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int, int]) -> NDArray[np.uint8]:

@@ -43,7 +43,7 @@ BESIDE = {
     "typed": ("errors",),
     "probes": ("runtime",),
     "quality": ("export",),
-    "train": ("quality",),
+    "train": ("export", "quality"),
     "integrations": ("export",),
     "trace": ("fit", "shortening"),
     "reference": ("reference_steps",),

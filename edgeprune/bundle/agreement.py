@@ -41,6 +41,14 @@ def _counts(manifest: Fields) -> Rules:
     yield manifest.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}", manifest.precision
     for step in manifest.steps:
         yield min(step) >= 0, "steps must be pairs of layers and tokens", step
+    for layer in manifest.layers:
+        yield min(layer) >= 0, "layers must be tokens and multiply-adds, none below 0", layer
+    layers = manifest.model.layer
+    yield (
+        len(manifest.layers) in (0, layers),
+        f"layers must have one entry of each of the {layers}",
+        len(manifest.layers),
+    )
     for name, count in manifest.cost.items():
         yield count >= 0, f"cost[{name!r}] must not be below 0", count
     for name, file in manifest.files.items():

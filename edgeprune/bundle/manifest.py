@@ -8,6 +8,7 @@ stands twice in an object.
     graphs       every graph by its name: `encoder`, `baseline.<name>`, each with the shapes and dtypes of its tensors
     precision    what the weights are, whatever goes in and comes out
     steps        [[layers, tokens], ...]: how many tokens are left behind how many layers, where tokens go in between
+    layers       [[tokens, multiply-adds, multiply-adds unpruned], ...] of each layer, where there are steps
     nested       whether the first k of `picks` are what --keep k would keep
     rule         how parity judges the decisions: {"name": ..., ...}
 

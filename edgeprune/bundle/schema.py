@@ -106,6 +106,8 @@ class Fields:
     """target -> what was built for it"""
     steps: tuple[tuple[int, int], ...] = ()
     """(layers, tokens left behind them) of each place where tokens go"""
+    layers: tuple[tuple[int, int, int], ...] = ()
+    """(tokens, multiply-adds, multiply-adds unpruned) of each layer, of one image; where tokens go inside"""
     inside: Mapping[str, Any] = field(default_factory=dict)
     """what shortens the sequence on the way: `reducer` and its `options`; empty where nothing does but the method"""
     learned: Mapping[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ SEED = 43
 """of drawn scenes; not the held-out one, not that of the probes, nor that of `calibrate`"""
 
 
-@click.command("adapt")
+@click.command("adapt", short_help="Adapt a tower to steps inside it.")
 @options.shortened
 @click.option("--images", metavar="DIR", help="Unlabelled images; default drawn scenes.")
 @click.option("--count", type=click.IntRange(min=1), default=2000, show_default=True, help="Images at most.")

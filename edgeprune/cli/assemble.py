@@ -14,7 +14,7 @@ from edgeprune.export.assemble.request import ENGINES, PRECISIONS, Request, chec
 __all__ = ["command"]
 
 
-@click.command("assemble")
+@click.command("assemble", short_help="Put a bundle in front of its language model.")
 @options.bundle
 @click.option(
     "--model", shell_complete=completion.models,

@@ -13,7 +13,7 @@ from edgeprune.cli.console import needs, print_json, progress, warn
 __all__ = ["command"]
 
 
-@click.command("calibrate")
+@click.command("calibrate", short_help="Fit a correction of what steps inside change.")
 @options.shortened
 @click.option("--images", metavar="DIR", help="Unlabelled images; default drawn scenes.")
 @click.option("--count", type=click.IntRange(min=1), default=200, show_default=True, help="Images at most.")

@@ -28,6 +28,7 @@ def command(bundle: Path, as_json: bool) -> None:
     if as_json:
         print_json({**dataclasses.asdict(manifest), "layout": manifest.layout or None})
         return
-    from edgeprune.cli.tables.manifest import files_table, manifest_table
+    from edgeprune.cli.tables.manifest import files_table, layers_table, manifest_table
 
-    display(manifest_table(manifest), files_table(manifest))
+    layers = [layers_table(manifest)] if manifest.layers else []
+    display(manifest_table(manifest), *layers, files_table(manifest))

@@ -52,7 +52,12 @@ class Side:
 
     @property
     def encoder_share(self) -> float:
-        return (self.encoder if self.encoder_ms is None else self.encoder_ms) / self.cost
+        return self.encoder_cost / self.cost
+
+    @property
+    def encoder_cost(self) -> float:
+        """Milliseconds, or multiply-adds where there are no times."""
+        return self.encoder if self.first_token_ms is None or self.encoder_ms is None else self.encoder_ms
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Bound:
     """what the target's file does not say; with any of it missing no time is estimated"""
     memory_gib: int | None
     """of the target, None where it has no GPU"""
+    inside: str = ""
+    """what shortens the encoder on the way, a reducer or the method itself; empty where nothing does"""
 
     @property
     def ratio(self) -> float:
@@ -82,6 +89,17 @@ class Bound:
         return self.floor.cost / self.unpruned.cost
 
     @property
+    def encoder_ratio(self) -> float:
+        """Pruned over unpruned, of the encoder alone, in time or multiply-adds."""
+        return self.pruned.encoder_cost / self.unpruned.encoder_cost
+
+    @property
+    def encoder_saves(self) -> float:
+        """The encoder's part of what is saved up to the first token; the rest is the prefill's. 0 where nothing is."""
+        saved = self.unpruned.cost - self.pruned.cost
+        return (self.unpruned.encoder_cost - self.pruned.encoder_cost) / saved if saved else 0.0
+
+    @property
     def weights_gib(self) -> float:
         """Of the language model in float16."""
         return FLOAT16_NBYTES * self.parameters / (1 << 30)
@@ -92,8 +110,12 @@ class Bound:
         return self.memory_gib is None or self.weights_gib < self.memory_gib
 
     def to_json(self) -> dict[str, Any]:
-        derived = {name: getattr(self, name) for name in ("ratio", "floor_ratio", "weights_gib", "fits")}
-        return {"label": "estimate", **asdict(self), **derived}
+        names = ("ratio", "floor_ratio", "encoder_ratio", "encoder_saves", "weights_gib", "fits")
+        given = asdict(self)
+        for name in ("unpruned", "pruned", "floor"):
+            side: Side = getattr(self, name)
+            given[name] |= {"first_token_ms": side.first_token_ms, "encoder_share": side.encoder_share}
+        return {"label": "estimate", **given, **{name: getattr(self, name) for name in names}}
 
 
 def bound(
@@ -143,6 +165,7 @@ def bound(
         floor=side(0, manifest.cost["formula"]),
         missing=missing,
         memory_gib=target.gpu.memory_gib if target and target.gpu else None,
+        inside=str(manifest.inside.get("reducer", manifest.method if manifest.steps else "")),
     )
 
 

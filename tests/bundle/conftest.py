@@ -42,6 +42,7 @@ def make(**changes: Any) -> Manifest:
         "deviations": ("scores are float32",),
         "versions": {"edgeprune": "0"},
         "steps": ((2, 12), (3, 5)),
+        "layers": ((25, 90, 90), (25, 80, 90), (13, 40, 90)),
         "nested": True,
         "rule": {"name": "topk"},
     }

@@ -225,6 +225,10 @@ DISAGREE: dict[str, Change] = {
     "the outputs of encoder must have tokens": lambda given: encoder(given)["outputs"].pop("tokens"),
     "logits must be [batch, 0], one for each of labels, got '[batch, 7]'": classifies([], 7),
     "logits must be [batch, 2], one for each of labels, got '[batch, 2, 7]'": classifies(["cat", "dog"], 2, 7),
+    "layers must be tokens and multiply-adds, none below 0, got (25, -1, 90)": lambda given: given["layers"][
+        1
+    ].__setitem__(1, -1),
+    "layers must have one entry of each of the 3, got 2": lambda given: given["layers"].pop(),
     "inside must name its reducer": stepped(lambda given: given["inside"].pop("reducer")),
     "inside must name its reducer; export": stepped(lambda given: given.pop("inside")),
     "rule.steps must say layer and keep of every step, as steps does": stepped(

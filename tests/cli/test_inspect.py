@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,20 @@ def test_what_is_saved_in_the_encoder_and_behind_it_stand_apart(
     manifest = dataclasses.replace(load(bundle).manifest, cost=cost)
     (bundle / "manifest.json").write_text(manifest.to_json())
     assert says in " ".join(run("inspect", bundle).out.split())
+
+
+def test_steps_inside_are_shown_layer_by_layer(run: Run, bundle: Path) -> None:
+    from edgeprune.bundle import load
+
+    manifest = load(bundle).manifest
+    assert "each /" not in run("inspect", bundle).out
+    layers = ((145, 40_000_000, 40_000_000), *[(65, 10_000_000, 40_000_000)] * (manifest.model.layer - 1))
+    stepped = dataclasses.replace(manifest, steps=((1, 64),), layers=layers)
+    (bundle / "manifest.json").write_text(stepped.to_json())
+    done = run("inspect", bundle)
+    assert (done.code, done.err) == (0, "")
+    rows = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert "1 145 40 M 40 M 1.000" in rows
+    assert f"2-{manifest.model.layer} 65 10 M 40 M 0.250" in rows
+    assert "Behind layer 1 go on: 64 of 144." in rows
+    assert json.loads(run("inspect", bundle, "--json").out)["layers"] == [list(layer) for layer in layers]

@@ -37,6 +37,8 @@ VERBS = (
     "verify",
     "diff",
     "bench",
+    "assemble",
+    "ask",
     "sweep",
     "show",
     "report",
@@ -46,6 +48,8 @@ VERBS = (
     "doctor",
     "runtime-source",
     "convert",
+    "calibrate",
+    "adapt",
     "bavit",
 )
 BAVIT = ("train", "finetune", "eval")

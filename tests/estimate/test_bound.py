@@ -14,6 +14,7 @@ import pytest
 
 from edgeprune import targets
 from edgeprune.bundle import File, Manifest, TensorSpec, load
+from edgeprune.cli.tables.bound import bound_table
 from edgeprune.errors import BundleError
 from edgeprune.estimate.bound import TEXT_TOKENS, bound
 from edgeprune.estimate.language_model import LanguageModel
@@ -83,6 +84,30 @@ def test_the_ratio_is_that_of_the_times_until_the_first_token(manifest: Manifest
     assert found.ratio == pytest.approx((3.56 + 66.071) / (3.894 + 83.971), abs=1e-4)
     assert found.pruned.encoder_share == pytest.approx(3.56 / (3.56 + 66.071), abs=1e-4)
     assert found.floor_ratio == pytest.approx(found.ratio), "reading the weights is what both take"
+
+
+def test_a_shortened_encoder_is_told_apart_from_the_prefill(manifest: Manifest) -> None:
+    plain = bound(manifest, VICUNA_7B, None)
+    assert plain.inside == ""
+    cost = {"formula": 100_000_000_000, "unpruned_formula": 200_000_000_000}
+    found = bound(replace(manifest, cost=cost, inside={"reducer": "tome"}, steps=((8, 64),)), VICUNA_7B, None)
+    prefill = VICUNA_7B.prefill(640) - VICUNA_7B.prefill(128)
+    assert (found.inside, found.encoder_ratio) == ("tome", 0.5)
+    assert found.encoder_saves == pytest.approx(1e11 / (1e11 + prefill))
+    said = found.to_json()
+    assert said["encoder_saves"] == found.encoder_saves
+    assert said["unpruned"]["encoder_share"] == pytest.approx(2e11 / (2e11 + VICUNA_7B.prefill(640)))
+    assert bound(replace(manifest, method="received", steps=((8, 64),)), VICUNA_7B, None).inside == "received"
+
+
+def test_what_saves_in_the_encoder_is_said_in_the_table(manifest: Manifest, target: Target) -> None:
+    cost = {"formula": 100_000_000_000, "unpruned_formula": 200_000_000_000}
+    one = replace(manifest, cost=cost, inside={"reducer": "tome"}, steps=((8, 64),))
+    found = bound(one, VICUNA_7B, target)
+    saved = 4.0 - 3.0  # ms; reading the weights takes 3.0, the products of the shortened encoder 2.0
+    assert found.encoder_saves == pytest.approx(saved / (saved + 83.971 - 66.071), abs=1e-3)
+    assert "tome shortens it to 0.750: 5% of what is saved is saved there" in str(bound_table(found).caption)
+    assert "shortens" not in str(bound_table(bound(manifest, VICUNA_7B, target)).caption)
 
 
 def test_without_figures_the_ratio_is_that_of_the_multiply_adds(manifest: Manifest) -> None:

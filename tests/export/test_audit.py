@@ -23,6 +23,8 @@ from edgeprune.export import audit as module
 from edgeprune.export.audit import FusionAudit, GraphAudit, Layer, audit, audit_bundle, read
 from edgeprune.export.graph import to_onnx
 from edgeprune.fit import build_method
+from edgeprune.fit_inside import build_reducer, with_inside
+from edgeprune.schedule import Step
 from edgeprune.trace import PrunedEncoder, outputs
 
 LAYERS = [f"encoder.encoder.layers.{at}.self_attn" for at in range(5)]
@@ -30,6 +32,9 @@ LAYERS = [f"encoder.encoder.layers.{at}.self_attn" for at in range(5)]
 MORE_KERNELS = {"fastervlm": 15, "hiprune": 20, "divprune": 30}
 """what a method may add to the unpruned graph; of divprune's 22, 16 are one loop's: the builder writes its body of 2
 kernels out eight times"""
+
+STEPS, KERNELS_OF_A_STEP = 2, 20
+"""inside the encoder, and what each may add"""
 
 LISTED = """Layers:
 Name: _gemm_mha_v2_myl0_3, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [2,4], Format/Datatype: Half }], \
@@ -116,14 +121,17 @@ def unpruned(folder: Path, compiled: Callable[[Path], GraphAudit]) -> GraphAudit
     return compiled(folder / "baseline.unpruned.onnx")
 
 
-def graph(method: str, folder: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """The graph of a method alone, without a bundle around it."""
+def graph(method: str, folder: Path, dtype: torch.dtype = torch.float16, inside: str = "") -> Path:
+    """The graph of a method alone, without a bundle around it; inside: the reducer of two steps in front of it."""
     pytest.importorskip("tensorrt_rtx")
     encoder = encoders.load(open_checkpoint())
     for part in (encoder.tower.module, encoder.projector):
         part.to(dtype)
     keep = None if method == "none" else 64
     built = build_method(pruners.get(method), method, encoder, keep)
+    if inside:
+        reducer = build_reducer(encoder, inside, built, method)
+        encoder = with_inside(encoder, inside, reducer, (Step(2, 104), Step(3, 80)), built)
     module = PrunedEncoder(encoder, built)
     example = torch.zeros(1, 3, *encoder.tower.image_size, dtype=dtype)
     ir.save(to_onnx(module, example, outputs(encoder, built), opset=18, ir_version=10), folder / f"{method}.onnx")
@@ -138,6 +146,17 @@ def test_pruning_keeps_attention_fused_and_adds_few_kernels(
     assert [layer.name for layer in pruned.layers] == [layer.name for layer in unpruned.layers] == LAYERS
     assert pruned.unfused == []
     assert len(pruned.kernels) <= len(unpruned.kernels) + MORE_KERNELS[method]
+
+
+@pytest.mark.parametrize("reducer", ["tome", pytest.param("cells", marks=pytest.mark.slow)])
+def test_steps_inside_keep_attention_fused_and_add_few_kernels_each(
+    reducer: str, folder: Path, compiled: Callable[[Path], GraphAudit], tmp_path: Path
+) -> None:
+    behind = compiled(folder / "encoder.onnx")
+    short = compiled(graph("fastervlm", tmp_path, inside=reducer))
+    assert [layer.name for layer in short.layers] == LAYERS
+    assert short.unfused == []
+    assert len(short.kernels) <= len(behind.kernels) + STEPS * KERNELS_OF_A_STEP
 
 
 def test_reading_the_attention_map_out_is_caught_and_the_layer_named(

@@ -15,6 +15,7 @@ from edgeprune.errors import MethodError, RequestError
 from edgeprune.export import Request
 from edgeprune.export.baselines import unpruned
 from edgeprune.export.cost import by_layer, formula
+from edgeprune.export.manifest import layers_of
 from edgeprune.export.request import check
 from edgeprune.export.steps import chosen_steps
 from edgeprune.fit_inside import build_reducer, check_steps, parse_steps, with_inside
@@ -150,3 +151,30 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_read(mes
     fields: dict[str, object] = ASKED[message]  # type: ignore[assignment]
     with pytest.raises(RequestError, match=message):
         check(Request("fastervlm", "cpu", keep=32, **fields))  # type: ignore[arg-type]
+
+
+def test_the_manifest_has_tokens_and_multiply_adds_of_each_layer(encoder: Encoder) -> None:
+    method = get("fastervlm")(32)  # type: ignore[call-arg]
+    built = build_reducer(encoder, "cells", method, "fastervlm")
+    short = with_inside(encoder, "cells", built, (Step(2, 64),), method)
+    layers = layers_of(method, short)
+    tower, every = encoder.tower, encoder.patches + 1
+
+    def full(rows: int) -> int:
+        return rows * tower.width * (4 * tower.width + 2 * tower.mlp_width) + 2 * rows * rows * tower.width
+
+    assert [layer[0] for layer in layers] == [every] * 2 + [1 + 64 + built.hidden] * (encoder.layer - 2)
+    assert layers[0] == (every, full(every), full(every))
+    assert layers[2] == (1 + 64 + built.hidden, full(1 + 64 + built.hidden), full(every))
+    assert layers_of(method, encoder) == ()
+
+
+def test_a_method_that_drops_inside_has_them_too(encoder: Encoder) -> None:
+    method = get("received")(32, layer=2)  # type: ignore[call-arg]
+    layers = layers_of(method, encoder)
+    assert [tokens for tokens, _, _ in layers] == [145, 145, 33, 33, 33]
+    projector = formula(*unpruned(encoder)) - sum(whole for _, _, whole in layers)
+    assert sum(own for _, own, _ in layers) + method.multiply_adds(144) + projector * 32 // 144 == formula(
+        encoder, method
+    )
+    assert all(own < whole for _, own, whole in layers[2:])

@@ -258,7 +258,7 @@ def test_it_must_have_a_scorer_and_others_must_have_none(detector: Encoder, make
 )
 def test_it_has_one_option(detector: Encoder, make_scorer: MakeScorer, option: dict[str, str], said: str) -> None:
     with pytest.raises(MethodError, match=said):
-        built(detector, make_scorer(), **option)  # type: ignore[arg-type]
+        built(detector, make_scorer(), KEEP, **option)
 
 
 def test_what_stands_in_the_manifest_says_which_scorer_it_is(detector: Encoder, make_scorer: MakeScorer) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime import load, show
 from edgeprune.runtime.detections import Detections
+from edgeprune.runtime.runner import Runner
 from edgeprune.runtime.show import draw
 
 MakeBundle = Callable[..., Path]
@@ -82,13 +84,6 @@ def test_every_kind_of_bundle_can_be_shown(make_bundle: MakeBundle, photo: NDArr
 
 def test_the_caption_says_how_many_are_kept_and_their_share() -> None:
     assert show._share(5, 24) == "keeps 5 of 24 patches (21%)"
-
-
-def test_the_caption_names_what_shortened_the_sequence(make_bundle: MakeBundle) -> None:
-    manifest = load(make_bundle()).manifest
-    assert show._chosen_by(manifest) == manifest.method
-    within = replace(manifest, inside={"reducer": "tome", "options": {}}, steps=((2, 12),))
-    assert show._chosen_by(within) == f"{manifest.method} behind tome"
 
 
 def test_on_a_dark_image_dropped_patches_are_lighter_than_kept_ones(make_bundle: MakeBundle) -> None:
@@ -227,3 +222,38 @@ def test_no_box_leaves_the_picture_as_it_is() -> None:
     nothing = Detections(np.empty(0, np.float32), np.empty(0, np.int64), np.empty((0, 4), np.float32))
     plain, without = (show._picture(white, kept, (4, 6), ("m", "k"), found) for found in (None, nothing))
     assert plain.tobytes() == without.tobytes()
+
+
+def test_patches_have_the_hue_of_the_token_that_they_went_to(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, outputs = make_bundle(), Runner.outputs
+    photo = np.full((32, 48, 3), 128, np.uint8)  # grey, so that every colour is a tint
+    kept = load(folder)(photo).indices[0].tolist()
+    gone = [patch for patch in range(24) if patch not in kept]
+    origin = np.full((1, 24), -1, np.int32)
+    origin[0, kept] = range(len(kept))
+    origin[0, gone[:2]], origin[0, gone[2]] = 0, 1  # two are part of the first token, one of the second
+
+    def merging(self: Runner, images: Any) -> dict[str, NDArray[Any]]:
+        return {**outputs(self, images), "origin": origin}
+
+    monkeypatch.setattr(Runner, "outputs", merging)
+    _, panel = panels(draw(folder, photo))
+
+    def colour(patch: int) -> tuple[float, float]:
+        """(hue, saturation)"""
+        hue, saturation, _ = colorsys.rgb_to_hsv(*cell(panel, patch).mean((0, 1)))
+        return hue, saturation
+
+    (first, strong), (second, _) = colour(kept[0]), colour(kept[1])
+    assert min(abs(first - second), 1 - abs(first - second)) > 0.2
+    for patch in gone[:2]:
+        hue, saturation = colour(patch)
+        off = abs(hue - first)
+        assert min(off, 1 - off) < 0.02
+        assert saturation < 0.75 * strong
+        assert cell(panel, patch).mean() > cell(panel, kept[0]).mean()
+    assert abs(colour(gone[2])[0] - second) < 0.02
+    assert colour(kept[2])[1] < 0.01, "a token of one patch stays as it is"
+    assert cell(panel, gone[3]).mean() < 0.7 * 128, "what went nowhere is dimmed"

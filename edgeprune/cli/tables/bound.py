@@ -19,8 +19,8 @@ def bound_table(estimate: Bound) -> Table:
     )  # fmt: skip
     sides = (estimate.unpruned, estimate.pruned)
     shown.add_row("image tokens", *(str(side.image_tokens) for side in sides), ratio(*(s.image_tokens for s in sides)))
-    for name in ("encoder", "prefill"):
-        counts = [getattr(side, name) for side in sides]
+    for name in ("encoder", "prefill", "both"):
+        counts = [side.encoder + side.prefill if name == "both" else getattr(side, name) for side in sides]
         shown.add_row(f"{name}, multiply-adds", *map(count, counts), ratio(*counts))
     cache = [side.kv_nbytes for side in sides]
     shown.add_row("KV cache, MiB", *(f"{nbytes / (1 << 20):.2f}" for nbytes in cache), ratio(*cache))
@@ -35,6 +35,7 @@ def bound_table(estimate: Bound) -> Table:
         f"At best, the first token takes {estimate.ratio:.3f} of the {what};",
         f"with no image token at all, {estimate.floor_ratio:.3f}.",
         f"The encoder is {before} of it unpruned, {after} pruned.",
+        *_shortened(estimate),
         f"The prompt has {estimate.text_tokens} text tokens.",
         f"The model has {count(estimate.parameters)} parameters, {estimate.weights_gib:.1f} GiB in float16.",
     ]
@@ -46,3 +47,15 @@ def bound_table(estimate: Bound) -> Table:
         lines.append("Times are at the target's peaks: on the device, longer.")
     shown.caption = "\n".join(lines)
     return shown
+
+
+def _shortened(estimate: Bound) -> list[str]:
+    """What shortening the encoder has to do with it, of a bundle that does."""
+    if not estimate.inside:
+        return []
+    gives = (
+        f"{estimate.encoder_saves:.0%} of what is saved is saved there, the rest in the prefill."
+        if estimate.ratio < 1 and 0 <= estimate.encoder_saves <= 1
+        else "nothing is saved there."
+    )
+    return [f"{escape(estimate.inside)} shortens it to {estimate.encoder_ratio:.3f}: {gives}"]

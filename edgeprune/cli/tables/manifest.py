@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.bundle import Manifest
-from edgeprune.cli.tables import count, facts, table
+from edgeprune.cli.tables import count, facts, ratio, table
 
-__all__ = ["files_table", "manifest_table"]
+__all__ = ["files_table", "layers_table", "manifest_table"]
 
 NOTHING_SAVED = 0.995
 """of the unpruned encoder's multiply-adds"""
@@ -78,6 +80,33 @@ def _calibrated(manifest: Manifest) -> str:
         )
     except (KeyError, TypeError, ValueError):
         return ""
+
+
+def layers_table(manifest: Manifest) -> Table:
+    """How the sequence shortens from layer to layer, and what each costs beside the unpruned encoder's; layers that are
+    alike stand in one row, as one of them costs."""
+    shown = table(
+        "Layers: multiply-adds of one image",
+        "layer", "tokens >", "each >", "unpruned >", "each /\nunpruned >",
+    )  # fmt: skip
+    steps = [layer for layer, _ in manifest.steps]
+    segment = 0
+    for (passed, layer), alike in groupby(
+        range(len(manifest.layers)), key=lambda at: (sum(step <= at for step in steps), manifest.layers[at])
+    ):
+        numbers, (tokens, own, unpruned) = [at + 1 for at in alike], layer
+        if passed > segment and numbers[0] > 1:
+            shown.add_section()
+        segment = passed
+        name = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+        shown.add_row(name, str(tokens), count(own), count(unpruned), ratio(unpruned, own))
+    own, unpruned = (sum(layer[at] for layer in manifest.layers) for at in (1, 2))
+    shown.add_section()
+    shown.add_row("all", "", count(own), count(unpruned), ratio(unpruned, own))
+    lines = [f"Behind layer {layer} go on: {rows} of {manifest.patches}." for layer, rows in manifest.steps]
+    lines.append("Tokens: [CLS] and its like, and rows that are only attended to, among them.")
+    shown.caption = "\n".join(lines)
+    return shown
 
 
 def files_table(manifest: Manifest) -> Table:

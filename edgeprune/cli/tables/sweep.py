@@ -17,13 +17,21 @@ def sweep_table(found: Sweep, wide: bool = False) -> Table:
 
     wide: every share with its standard error, for more than 80 columns
     """
-    shown = table(f"Sweep: {found.about['model']}", *headings(found))
+    columns, names = headings(found), 1
+    if "inside" in columns:  # below its method, there is no room beside it
+        columns.remove("inside")
+        names = 2
+    shown = table(f"Sweep: {found.about['model']}", *columns)
     shown.padding = (0, 0, 0, 0)
-    last = ""
+    last = [""] * names
     for line in lines(found, errors=wide):
-        if last not in ("", line[0]):
+        own = line[:names]
+        if own[0] != last[0] and any(last):
             shown.add_section()
-        shown.add_row(*(escape(cell) for cell in (line[0] if line[0] != last else "", *line[1:])))
-        last = line[0]
+        name, steps = (*own, "")[:2]
+        if steps:
+            name = f"+ {steps}" if name == last[0] else f"{name} + {steps}"
+        shown.add_row(*(escape(cell) for cell in (name if own != last else "", *line[names:])))
+        last = own
     shown.caption = escape("\n".join(captions(found)))
     return shown

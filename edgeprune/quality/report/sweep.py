@@ -12,6 +12,7 @@ from edgeprune.bundle import Manifest
 from edgeprune.quality.report.bundle import gallery_of
 from edgeprune.quality.report.charts import in_ink
 from edgeprune.quality.report.page import Chart, Fact, Page, Part, Section, Table, Words
+from edgeprune.quality.sweep.names import named
 from edgeprune.quality.sweep.plots import PLOTS, plot
 from edgeprune.quality.sweep.request import RESULT
 from edgeprune.quality.sweep.rows import ALL, Row, Sweep, read
@@ -58,7 +59,8 @@ def _curves(sweep: Sweep) -> Iterator[Part]:
         for name, (axis, _) in PLOTS.items():
             file = Path(scratch) / f"{name}.svg"
             if svg := in_ink(lambda name=name, file=file: plot(sweep, name, file), file):  # type: ignore[misc]
-                yield Chart(svg, f"Against {axis}; bars are one standard error, clustered by image.")
+                best = "" if name == "tokens" else " The line joins what nothing beats at its cost."
+                yield Chart(svg, f"Against {axis}; bars are one standard error, clustered by image.{best}")
 
 
 def _table(sweep: Sweep) -> Iterator[Part]:
@@ -80,7 +82,9 @@ def _kept(
 
 def _title(manifest: Manifest) -> str:
     options = "".join(f" {name}={value}" for name, value in manifest.options.items())
-    return f"{manifest.method}{options}, {manifest.budget}"
+    inside = f" + {manifest.inside['reducer']}" if manifest.inside else ""
+    steps = ", ".join(f"{rows} behind layer {layer}" for layer, rows in manifest.steps)
+    return f"{manifest.method}{options}{inside}, {manifest.budget}{f'; {steps}' if inside else ''}"
 
 
 def _headline(sweep: Sweep) -> Iterator[Fact]:
@@ -91,7 +95,12 @@ def _headline(sweep: Sweep) -> Iterator[Fact]:
         best = max(
             (row for row in _methods(sweep, column) if row.keep == keep), key=lambda row: row.values[column].value
         )
-        yield Fact(f"{best.values[column].value:.1%}", f"with {keep} of them, by {best.method}")
+        yield Fact(f"{best.values[column].value:.1%}", f"with {keep} of them, by {_by(best)}")
+
+
+def _by(row: Row) -> str:
+    name = named(row)
+    return f"{name.series} at {name.cost}" if name.inside else row.method
 
 
 def _methods(sweep: Sweep, column: str) -> list[Row]:

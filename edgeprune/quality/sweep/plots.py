@@ -1,4 +1,7 @@
-"""Plots of a sweep, as SVG: the share that is right against tokens, multiply-adds and time, with error bars."""
+"""Plots of a sweep, as SVG: the share that is right against tokens, multiply-adds and time, with error bars.
+
+Against multiply-adds and time the rows that nothing beats are joined. With steps inside the encoder: `panels`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import MissingPackageError
+from edgeprune.quality.sweep.frontier import frontier
+from edgeprune.quality.sweep.names import named
+from edgeprune.quality.sweep.panels import draw_panels
 from edgeprune.quality.sweep.rows import ALL, NAMES, Row, Sweep
 from edgeprune.quality.sweep.work import ORACLE
 
@@ -64,27 +70,54 @@ def plot(sweep: Sweep, name: str, path: Path) -> bool:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgeprune"}):  # text as text, same ids
         figure = Figure(figsize=(8.5, 5), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.subplots()
-        colours = iter(range(len(series)))
-        for at, (method, rows) in enumerate(series.items()):
-            before = method.startswith(BEFORE)
-            style: dict[str, Any] = {"color": "0.45", "ls": ":"} if before else {"color": f"C{next(colours) % 10}"}
-            _draw(axes, rows, column, place, method, {**style, "marker": MARKERS[at % len(MARKERS)]})
-        level = 100 * base.values[column].value
-        axes.axhline(level, color="0.4", linewidth=0.8, zorder=0)
-        axes.annotate("unpruned", (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
-        if name == "tokens":
-            ticks = sorted({row.keep for rows in series.values() for row in rows})
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+        shown = [row for rows in series.values() for row in rows]
+        if any(named(row).inside for row in shown):
+            every = draw_panels(figure, name, column, base, shown, place)
+        else:
+            every = [figure.subplots()]
+            _curves(every[0], name, column, base, series, place)
+        ticks = sorted({row.keep for row in shown})
         what = "answers that are right" if sweep.asked else f"{column} to the unpruned tokens"
-        axes.set(xlabel=label, ylabel=f"{what}, %")
-        axes.set_title(f"{what}, {sweep.about['images']:,} images, ± one standard error", fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+        for axes in every:
+            if name == "tokens":
+                axes.set_xscale("log", base=2)
+                axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3)
+        if len(every) > 1:
+            figure.supxlabel(label, fontsize=10)
+            figure.supylabel(f"{what}, %", fontsize=10)
+        else:
+            every[0].set(xlabel=label, ylabel=f"{what}, %")
+        figure.suptitle(f"{what}, {sweep.about['images']:,} images, ± one standard error", fontsize=11)
         figure.savefig(path, format="svg", metadata={"Date": None})
     return True
+
+
+def _curves(
+    axes: Any,
+    name: str,
+    column: str,
+    base: Row,
+    series: dict[str, list[Row]],
+    place: Callable[[Row], Point | None],
+) -> None:
+    """A curve for each method, and the frontier; the legend stands beside them."""
+    colours = iter(range(len(series)))
+    for at, (method, rows) in enumerate(series.items()):
+        before = method.startswith(BEFORE)
+        style: dict[str, Any] = {"color": "0.45", "ls": ":"} if before else {"color": f"C{next(colours) % 10}"}
+        _draw(axes, rows, column, place, method, {**style, "marker": MARKERS[at % len(MARKERS)]})
+    level = 100 * base.values[column].value
+    axes.axhline(level, color="0.4", linewidth=0.8, zorder=0)
+    axes.annotate("unpruned", (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    if name != "tokens":
+        able = [row for rows in series.values() for row in rows if row.method != NAMES[ORACLE] and place(row)]
+        best = frontier(able, column, lambda row: (place(row) or (0.0,))[0])
+        points = [((place(row) or (0.0,))[0], 100 * row.values[column].value) for row in best]
+        axes.plot(*zip(*points, strict=True), color=axes.title.get_color(), linewidth=2.5, alpha=0.35, zorder=0,
+                  gid="frontier", label="nothing better for less")  # fmt: skip
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
 def _series(sweep: Sweep, column: str) -> dict[str, list[Row]]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from edgeprune.quality.errors import Mean
+from edgeprune.quality.sweep.names import named
 from edgeprune.quality.sweep.rows import ALL, Row, Sweep
 
 __all__ = ["captions", "headings", "lines", "to_csv", "to_markdown"]
@@ -20,7 +21,17 @@ def headings(sweep: Sweep) -> list[str]:
     """Of `lines`, those of numbers with ` >` behind them."""
     lost = ["lost >"] if sweep.asked else []
     time = ["time >"] if _timed(sweep) else []
-    return ["method", "K >", *_extra(sweep), *(f"{column} >" for column in sweep.columns), *lost, "adds >", *time]
+    inside = ["inside"] if _shortened(sweep) else []
+    return [
+        "method",
+        *inside,
+        "K >",
+        *_extra(sweep),
+        *(f"{column} >" for column in sweep.columns),
+        *lost,
+        "adds >",
+        *time,
+    ]
 
 
 def lines(sweep: Sweep, errors: bool = True) -> list[list[str]]:
@@ -37,8 +48,9 @@ def _line(sweep: Sweep, row: Row, errors: bool) -> list[str]:
     first = row is sweep.rows[0]
     gain = row.gains.get(ALL)
     lost = "" if first or gain is None else f"{0.0 - 100 * gain.value:.1f} ±{100 * gain.error:.1f}"
+    name = named(row)
     return [
-        row.method,
+        *([name.method, name.steps] if _shortened(sweep) else [row.method]),
         str(row.keep),
         *(extra[name] for name in _extra(sweep)),
         *(share(row.values.get(column)) for column in sweep.columns),
@@ -66,6 +78,10 @@ def captions(sweep: Sweep) -> list[str]:
         found.append(f"Methods whose sets nest ran once, at {most} tokens, and were cut; their time is that graph's.")
     if doubts := [row for row in sweep.rows if row.time is not None and row.time.doubt]:
         found.append(f"No time is told for {len(doubts)} rows: {doubts[0].time.doubt}.")  # type: ignore[union-attr]
+    if _shortened(sweep):
+        found.append(
+            "Steps inside shorten the encoder on the way, to the share of its multiply-adds that stands with them."
+        )
     found += [f"{row.method}, {row.keep} tokens: refused: {row.refused}." for row in sweep.rows if row.refused]
     return found
 
@@ -114,6 +130,10 @@ def _known(error: float) -> object:
 
 def _timed(sweep: Sweep) -> bool:
     return any(row.time is not None for row in sweep.rows)
+
+
+def _shortened(sweep: Sweep) -> bool:
+    return any(named(row).inside for row in sweep.rows)
 
 
 def _extra(sweep: Sweep) -> list[str]:

@@ -131,6 +131,15 @@ void check_counts(const Asked &asked) {
         for (const Value &step : items(*steps))
             must(whole(items(step)[0]) >= 0 && whole(items(step)[1]) >= 0, "steps must be pairs of layers and tokens",
                  step, true);
+    if (const Value *layers = fields.find("layers")) {
+        for (const Value &layer : items(*layers))
+            for (const Value &count : items(layer))
+                must(whole(count) >= 0, "layers must be tokens and multiply-adds, none below 0", layer, true);
+        const std::int64_t count = static_cast<std::int64_t>(items(*layers).size());
+        const std::int64_t wanted = whole(field(field(fields, "model"), "layer"));
+        must(count == 0 || count == wanted,
+             "layers must have one entry of each of the " + std::to_string(wanted), Value{count});
+    }
     for (const auto &[name, count] : members(fields.find("cost")))
         must(whole(count) >= 0, "cost[" + repr(name) + "] must not be below 0", count);
     for (const auto &[name, file] : members(fields.find("files"))) {

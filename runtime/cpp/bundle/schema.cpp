@@ -32,7 +32,7 @@ constexpr Field ENGINE_FIELDS[] = {
 };
 constexpr Kind ENGINE = table(ENGINE_FIELDS), ENGINES = map_of(ENGINE);
 
-constexpr Kind STEPS = array_of(PAIR);
+constexpr Kind STEPS = array_of(PAIR), COUNTED = array_of(INTEGER, 3), LAYERS = array_of(COUNTED);
 constexpr bool MAY = false;
 constexpr Field FIELDS[] = {
     {"method", &TEXT},
@@ -51,6 +51,7 @@ constexpr Field FIELDS[] = {
     {"files", &FILES, MAY},
     {"engines", &ENGINES, MAY},
     {"steps", &STEPS, MAY},
+    {"layers", &LAYERS, MAY},
     {"inside", &TREE, MAY},
     {"nested", &BOOLEAN, MAY},
     {"rule", &TREE, MAY},

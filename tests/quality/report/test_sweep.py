@@ -77,3 +77,16 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(RequestError, match="must be what `edgeprune sweep` wrote"):
         describe_sweep(tmp_path)
+
+
+def test_steps_inside_are_named_where_they_are_best(folder: Path) -> None:
+    rows = (row("unpruned", PATCHES, 0.9), row("fastervlm", 5, 0.7), row("fastervlm+tome@0.5", 5, 0.8))
+    about = {
+        "model": "edgeprune/tiny", "images": 10, "questions": 100, "data": "drawn scenes", "machine": "two cores",
+        "versions": {"edgeprune": "9.9"},
+    }  # fmt: skip
+    save(Sweep(rows, about, ()), folder)
+    page = render(describe_sweep(folder))
+    assert "with 5 of them, by fastervlm + tome at 0.5" in page
+    assert "<td>tome 0.5</td>" in page
+    assert "nothing beats at its cost" in page
