@@ -46,7 +46,8 @@ def put_adapted(tower: nn.Module, given: Path) -> dict[str, Any]:
             made: dict[str, Any] = json.loads((file.metadata() or {})[METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
+        lacks = isinstance(error, KeyError)  # which says the name alone
+        reason = f"it has no {error.args[0]}" if lacks else " ".join(str(error).split())[:100]
         raise ModelError(f"--adapted must be what `edgeprune adapt` wrote; {path} is not: {reason}") from None
     if made.get("tower") != digest_of(tower):
         raise ModelError(

@@ -68,7 +68,8 @@ def read_correction(path: Path) -> Correction:
             made = json.loads((file.metadata() or {})[METADATA])
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
+        lacks = isinstance(error, KeyError)  # which says the name alone
+        reason = f"it has no {error.args[0]}" if lacks else " ".join(str(error).split())[:100]
         raise ModelError(f"--correction must be what `edgeprune calibrate` wrote; {path} is not: {reason}") from None
     square = weight.dim() == 2 and weight.shape[0] == weight.shape[1] == bias.numel()
     if not isinstance(made, dict) or not square or not (weight.isfinite().all() and bias.isfinite().all()):

@@ -29,7 +29,7 @@ def parse_steps(text: str) -> tuple[Step, ...]:
     if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
         raise RequestError(
             f"--schedule must be layers:tokens for each step, such as 8:288,16:144 (behind 8 layers 288 tokens are "
-            f"left), got {text!r}"
+            f"left), or official, got {text!r}"
         )
     return tuple(Step(*map(int, one.split(":"))) for one in text.split(","))
 
@@ -136,6 +136,11 @@ def _check_encoder(encoder: Encoder, name: str, reducer: Reducer) -> None:
     if windowed or not tower.blocks or not _contiguous(encoder) or encoder.pooling is not None:
         raise MethodError(
             f"--inside needs layers that take any number of tokens; those of {encoder.family} do not; leave it out"
+        )
+    if tower.between is not None:
+        raise MethodError(
+            f"--inside needs layers with nothing between them; this {encoder.family} adds positions of its patches in "
+            "front of each; use --method bavit or received"
         )
     if encoder.unit > 1 and reducer.by_patch:
         able = [one for one in inside.names() if not inside.get(one).by_patch]

@@ -39,7 +39,7 @@ _HEAD = """\
 {tensors}
 
 Multiply-adds per run: {graph:.2f} G, unpruned {unpruned:.2f} G.
-{deviations}
+{inside}{deviations}
 ## On the device
 
 Copy this folder there and open a shell in it. The commands of this page follow each other in that shell.
@@ -205,6 +205,18 @@ def readme(manifest: Manifest, target: Target, wheel: Wheel | None = None, weigh
     return "".join([_head(manifest, target), *steps, _interface(manifest)])
 
 
+def _inside(manifest: Manifest) -> str:
+    """Where the sequence shortens on the way, and what the outputs of that are."""
+    if not manifest.inside:
+        return ""
+    rows = ", ".join(f"{keep} behind layer {layer}" for layer, keep in manifest.steps)
+    reducer = manifest.inside["reducer"]
+    return (
+        f"\nInside the encoder `{reducer}` shortens the sequence: {manifest.patches} rows become {rows}."
+        "\n`trail.<layer>` says where each row went, `scores.<layer>` what they were ranked by; `verify` reads both.\n"
+    )
+
+
 def _head(manifest: Manifest, target: Target) -> str:
     tensors, wide = {**manifest.inputs, **manifest.outputs}, len(manifest.float32_nodes)
     kept = f"\nNodes that the build keeps in float32, for float16 ends at 65504: {wide}.\n" if wide else ""
@@ -221,6 +233,7 @@ def _head(manifest: Manifest, target: Target) -> str:
         tensors="\n".join(f"| `{n}` | {list(t.shape)} | {t.dtype} |" for n, t in tensors.items()),
         graph=manifest.cost["graph"] / 1e9,
         unpruned=manifest.cost["unpruned_formula"] / 1e9,
+        inside=_inside(manifest),
         deviations="".join(f"\nDeviation from the official code: {one}.\n" for one in manifest.deviations) + kept,
     )
 

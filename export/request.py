@@ -106,8 +106,10 @@ class Request:
     """whether that is a private repository, where it is new"""
 
 
-def check(request: Request) -> None:
+def check(request: Request, exported: bool = True) -> None:
     """Names, the model's type, flags, budgets that need no weights, and what is in the way on the disk.
+
+    exported: whether a bundle is written of it; nothing is in the way of what only reads the encoder
 
     Raises RequestError and its kinds.
     """
@@ -130,6 +132,8 @@ def check(request: Request) -> None:
         if not request.probes.is_dir():
             raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
         check_own(request.probes, request.image_range)
+    if not exported:
+        return
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
     if request.private and request.push_to_hub is None:
         raise RequestError("--private goes with --push-to-hub, which is missing; leave it out")

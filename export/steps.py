@@ -52,7 +52,7 @@ def chosen_steps(
         within = dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps)))
         return formula(within, _behind(method, steps[-1].keep)) / whole
 
-    least = math.inf
+    least = bare
     special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
     for layers in _depths(reducer, encoder.layer):
 
@@ -60,6 +60,8 @@ def chosen_steps(
             counts = _counts(reducer, encoder.patches, method.keep, len(layers), goes, multiple, special)
             return _steps(layers, counts, encoder.patches)
 
+        if not steps(1.0):  # every patch is to be kept
+            continue
         most = share(steps(1.0))
         least = min(least, most)
         if most > cost:

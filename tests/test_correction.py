@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from edgeprune.correction import Correction, folded, read_correction
@@ -63,6 +64,9 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(b"x" * 100)
     with pytest.raises(ModelError, match="must be what `edgeprune calibrate` wrote"):
+        read_correction(path)
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match=r"is not: it has no edgeprune\.correction"):
         read_correction(path)
     path.write_bytes(Correction(torch.full((2, 2), torch.nan), torch.zeros(2), {}).packed())
     with pytest.raises(ModelError, match="must hold a finite weight"):

@@ -31,13 +31,18 @@ HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 def find(name: str | os.PathLike[str]) -> Path:
     """The folder that is meant; whether it holds a bundle shows when it is read.
 
-    Raises BundleError when the name is neither that of something here nor of a repository in the cache.
+    Raises BundleError when the name is neither that of something here nor of a repository in the cache, or of an
+    assembled model that has no bundle in it.
     """
     given, path = os.fspath(name), Path(name)
     if os.path.isfile(path) and os.path.isfile(path.parent / MANIFEST):
         return path.parent
     if os.path.isfile(path / ENCODER / MANIFEST) and os.path.isfile(path / MANIFEST) and assembled(path):
         return path / ENCODER
+    if assembled(path):
+        raise BundleError(
+            f"{path} is an assembled model without a bundle in it, as for a browser; name the bundle that it is made of"
+        )
     match = re.fullmatch(rf"({HUB_ID})(?:@([\w./-]+))?", given)
     if match is None or os.path.lexists(path) or os.path.isdir(path.parent):  # in a folder that is there: a typo
         return path

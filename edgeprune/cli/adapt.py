@@ -59,7 +59,7 @@ def command(
     if resume and force:
         raise click.UsageError("--resume and --force exclude each other; give one")
     request = options.shortened_request(given)
-    check(request)
+    check(request, exported=False)
     items = drawn(count, seed=SEED) if images is None else of_folder(Path(images), count)
     with needs("export"):
         import torch

@@ -86,6 +86,8 @@ def _sorted(words: tuple[str, ...], later: bool) -> tuple[list[Path], str | None
     if named and not later:
         raise click.UsageError(f"the question stands last, got the image {last}; put it behind the images, in quotes")
     images, question = ([*front, last], None) if named else (front, last)
+    if question is not None and not question.strip():
+        raise click.UsageError("the question stands last and says something, got an empty one; put it in quotes")
     if not images:
         raise click.UsageError(f"an image stands in front of the question, got {last!r:.60} alone; name its file")
     return [Path(image) for image in images], question

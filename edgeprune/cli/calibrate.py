@@ -41,11 +41,11 @@ def command(as_json: bool, images: str | None, count: int, kind: str, output: Pa
     from edgeprune.runtime.saving import save
 
     request = options.shortened_request(given)
-    check(request)
-    if output.exists() and not force:
-        raise RequestError(f"{output} exists; choose another --output, or replace it with --force")
+    check(request, exported=False)
     if output.is_dir():
         raise RequestError(f"--output must be a file, {output} is a folder; choose another")
+    if output.exists() and not force:
+        raise RequestError(f"{output} exists; choose another --output, or replace it with --force")
     items = drawn(count, seed=CALIBRATION_SEED) if images is None else of_folder(Path(images), count)
     with needs("export"):
         from edgeprune.train.calibrate import ENOUGH, calibrate

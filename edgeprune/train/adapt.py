@@ -40,7 +40,7 @@ from edgeprune.targets import load
 from edgeprune.trace import _Reducer
 from edgeprune.train.calibrate import features
 from edgeprune.train.loop import BETAS, Loop, Show, check_device
-from edgeprune.train.resume import State, check_output, interruptible
+from edgeprune.train.resume import State, check_begun, check_output, interruptible
 from edgeprune.train.schedule import drawn
 
 __all__ = ["AdaptSettings", "adapt", "drawn_steps"]
@@ -80,6 +80,8 @@ def adapt(
     check_device(device)
     check_output(output, FILE, "adapted tower", resume, force)
     request = spelled_out(request)
+    if resume:
+        check_begun(output)
     if request.inside is None:
         raise RequestError("a tower is adapted to steps inside it; add --inside, such as --inside drop")
     if len(items) < settings.batch:

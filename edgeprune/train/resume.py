@@ -25,7 +25,16 @@ from torch import nn
 
 from edgeprune.errors import EdgepruneError, ModelError, RequestError
 
-__all__ = ["Interrupted", "State", "check_output", "check_same", "interruptible", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Interrupted",
+    "State",
+    "check_begun",
+    "check_output",
+    "check_same",
+    "interruptible",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 NAME = "checkpoint.safetensors"
 METADATA = "edgeprune.training"
@@ -80,9 +89,8 @@ def read_checkpoint(
 ) -> State:
     """Puts model and optimizer where they were. Raises ModelError when there is none, it is damaged, or was made for
     another request."""
+    check_begun(folder)
     path = folder / NAME
-    if not path.is_file():
-        raise ModelError(f"--resume needs a training that was begun; {folder} has no {NAME}: leave --resume out")
     try:
         with safe_open(path, framework="pt") as file:
             state = State(**json.loads((file.metadata() or {})[METADATA]))
@@ -98,6 +106,12 @@ def read_checkpoint(
         reason = " ".join(str(error).split())[:120]
         raise ModelError(f"{path} is damaged: {reason}; begin anew with --force") from None
     return state
+
+
+def check_begun(folder: Path) -> None:
+    """Raises ModelError when there is nothing to go on with."""
+    if not (folder / NAME).is_file():
+        raise ModelError(f"--resume needs a training that was begun; {folder} has no {NAME}: leave --resume out")
 
 
 def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

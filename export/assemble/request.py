@@ -70,6 +70,11 @@ def check(request: Request) -> Bundle:
         raise BundleError(
             f"{request.bundle} must have a fixed batch, it was exported with --dynamic-batch; leave that out"
         )
+    if manifest.tiles > 1 and not manifest.preprocessing.get("tiles"):
+        raise BundleError(
+            f"{request.bundle} must take one image at a time, or tiles of one; it was exported with --tiles "
+            f"{manifest.tiles}, which are images of their own here; leave that out"
+        )
     return bundle
 
 

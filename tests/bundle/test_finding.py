@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,9 @@ def test_what_is_not_in_a_folder_that_is_there_is_no_repository(folder: Path, mo
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "a/b/c", "../b", "a/"])
 def test_other_names_are_folders(name: str) -> None:
     assert find(name) == Path(name)
+
+
+def test_an_assembled_model_without_a_bundle_in_it_is_named_so(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(json.dumps({"kind": "model", "engine": "transformersjs"}))
+    with pytest.raises(BundleError, match="without a bundle in it, as for a browser; name the bundle"):
+        find(tmp_path)

@@ -68,6 +68,7 @@ REFUSED: list[tuple[tuple[object, ...], str]] = [
     ((), "takes an image and a question; got neither"),
     ((COLOR,), f"an image stands in front of the question, got '{COLOR}' alone"),
     ((COLOR, ONE), "the question stands last, got the image"),
+    ((ONE, " "), "the question stands last and says something, got an empty one"),
     (("nowhere.png", COLOR), "an image must be a file; there is none at nowhere.png"),
     ((ONE, "what <image> is it?"), "must have one placeholder (token 3) for each image, got 2 for 1"),
     ((*[ONE] * 8, COLOR), "must fit into 512 tokens"),

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from edgeprune.cli.tables.diff import _rows
+from edgeprune.runtime.parity.diff import Diff
+
 Done = Any
 Run = Callable[..., Any]
 MakeBundle = Callable[..., Path]
@@ -59,3 +62,19 @@ def test_a_bound_that_is_none_is_refused(run: Run, arguments: tuple[object, ...]
 
 def test_a_folder_that_is_no_bundle_is_refused_by_name(run: Run, exported: tuple[Path, Done], desk: Path) -> None:
     assert "nowhere is not a bundle" in run("diff", exported[0], "nowhere").err
+
+
+def test_steps_and_options_are_words() -> None:
+    inside = {"name": "pairs", "layer": 2, "keep": 12}
+    fields = {
+        "steps": (None, [(2, 12), (3, 6)]),
+        "inside.options": ({"bias": True, "score": "cls"}, {}),
+        "learned.adapted": (None, {"reducer": "drop", "options": {"bias": False}, "loss": [0.5, 0.2]}),
+        "rule.steps": (None, [inside]),
+    }
+    found = Diff(fields, {}, ((), ()), (0, 0), (1, 1), (1, 1), {}, {})
+    assert list(_rows(found))[2:] == [
+        ("steps", "-", "2:12, 3:6"),
+        ("inside.options", "bias=true, score=cls", "-"),
+        ("learned.adapted", "-", "reducer=drop, options=(bias=false), loss=(0.5, 0.2)"),
+    ]

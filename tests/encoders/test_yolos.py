@@ -15,8 +15,9 @@ from torch import Tensor
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder, family_of, yolos
-from edgeprune.errors import ModelError, RequestError
+from edgeprune.errors import MethodError, ModelError, RequestError
 from edgeprune.export import Request, export_bundle
+from edgeprune.fit_inside import build_reducer
 from edgeprune.pruners import none, random
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
@@ -111,6 +112,11 @@ def test_the_sizes_come_from_the_image_processor_and_are_whole_patches(
     processor["size"] = {"shortest_edge": 800, "longest_edge": 1333}  # as on the hub: the config's size then
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     assert encoders.load(open_checkpoint(str(folder))).tower.image_size == SIZE
+
+
+def test_steps_inside_are_refused_where_positions_are_added_in_front_of_each_layer(made: Made) -> None:
+    with pytest.raises(MethodError, match=r"layers with nothing between them; .*; use --method bavit or received"):
+        build_reducer(made("yolos")[1], "drop", none.Method(1), "none")
 
 
 def test_its_labels_are_the_configs_in_order(made: Made) -> None:

@@ -64,6 +64,17 @@ def page_of(folder: Path) -> str:
     return (folder / "README.md").read_text()
 
 
+def test_the_page_says_what_shortens_the_sequence(make_bundle: MakeBundle) -> None:
+    manifest = dataclasses.replace(
+        bundles.load(make_bundle(versions={"edgeprune": "1"}, cost={"graph": 1, "unpruned_formula": 2})).manifest,
+        inside={"reducer": "tome", "options": {}},
+        steps=((2, 12), (3, 6)),
+    )
+    said = "Inside the encoder `tome` shortens the sequence: 24 rows become 12 behind layer 2, 6 behind layer 3."
+    assert said in readme(manifest, targets.load("cpu"), None, 1)
+    assert "Inside the encoder" not in readme(dataclasses.replace(manifest, inside={}), targets.load("cpu"), None, 1)
+
+
 # What can be checked without running it.
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +68,27 @@ def test_a_cost_out_of_reach_is_refused_with_the_least_that_can_be_had(encoder: 
         chosen_steps(encoder, built, "tome", method, 0.99)
 
 
+def test_no_step_leaves_less_than_every_patch_where_all_are_kept(encoder: Encoder) -> None:
+    method = get("fastervlm")(encoder.patches)  # type: ignore[call-arg]
+    built = build_reducer(encoder, "drop", method, "fastervlm")
+    with pytest.raises(RequestError, match="cannot be met with --inside drop and 144 tokens"):
+        chosen_steps(encoder, built, "drop", method, 0.6)
+
+
+def test_what_is_in_front_of_a_head_is_brought_to_a_cost_as_well(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The method that keeps all that the last step leaves costs all of the encoder where there is no step."""
+    folder = model_folder(tmp_path, "ViTForImageClassification")
+    headed = encoders.load(open_checkpoint(str(folder)), head=True)
+    method = get("none")(1)  # type: ignore[call-arg]
+    built = build_reducer(headed, "drop", method, "none")
+    steps = chosen_steps(headed, built, "drop", method, 0.6)
+    short = with_inside(headed, "drop", built, steps, method)
+    left = get("none")(short.candidates)  # type: ignore[call-arg]
+    assert 0.5 < formula(short, left) / formula(*unpruned(headed)) <= 0.6
+
+
 def test_each_layer_costs_what_its_tokens_do(encoder: Encoder) -> None:
     method = get("fastervlm")(32)  # type: ignore[call-arg]
     built = build_reducer(encoder, "tome", method, "fastervlm")
@@ -79,6 +102,7 @@ def test_each_layer_costs_what_its_tokens_do(encoder: Encoder) -> None:
 
 WRONG = {
     "8": "must be layers:tokens for each step",
+    "offical": "or official, got 'offical'",
     "2:70,4:90": "must shorten the sequence at every step, got 90",
     "2:144": "must shorten the sequence at every step, got 144",
     "2:20": "must leave at least the 32 tokens that --keep asks for, got 20",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from edgeprune import encoders
 from edgeprune.adapted import FILE, put_adapted
@@ -48,6 +49,15 @@ def test_what_is_no_adapted_tower_is_refused(adapted: Path, tmp_path: Path) -> N
     (tmp_path / FILE).write_bytes((adapted / FILE).read_bytes()[:100])
     with pytest.raises(ModelError, match="must be what `edgeprune adapt` wrote"):
         put_adapted(tower, tmp_path)
+    save_file({"weight": torch.zeros(1)}, tmp_path / FILE)
+    with pytest.raises(ModelError, match=r"is not: it has no edgeprune\.adapted"):
+        put_adapted(tower, tmp_path)
+
+
+def test_what_was_not_begun_does_not_go_on_and_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="needs a training that was begun"):
+        adapt(REQUEST, drawn(8, seed=5), tmp_path / "none", SHORT, resume=True)
+    assert not (tmp_path / "none").exists()
 
 
 def test_without_a_reducer_or_enough_images_it_is_refused(tmp_path: Path) -> None:

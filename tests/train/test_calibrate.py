@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from edgeprune.errors import RequestError
+from edgeprune.export.opening import opened
 from edgeprune.export.request import Request
 from edgeprune.quality.sweep.items import Item, drawn
-from edgeprune.train.calibrate import LEAST, _Sums, calibrate
+from edgeprune.targets import load
+from edgeprune.train.calibrate import LEAST, _pairs, _Sums, calibrate
 
 
 def shortened(**fields: object) -> Request:
@@ -56,3 +58,14 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         calibrate(shortened(), [Item("a", (0, 0))] * 3)
     with pytest.raises(RequestError, match="add --inside"):
         calibrate(Request("fastervlm", "cpu", keep=32), drawn(LEAST, seed=5))
+
+
+@pytest.mark.parametrize("method", ["fastervlm", "divprune"])
+def test_rows_are_those_of_the_patches_that_are_kept_also_where_the_steps_left_more(method: str) -> None:
+    request = Request(method, "cpu", keep=32, inside="drop", schedule="4:40")
+    found = opened(request, load("cpu"))
+    (rows, wanted), *_ = _pairs(found, drawn(1, seed=5), lambda *_: None)
+    assert rows.shape == wanted.shape == (32, found.encoder.tower.module.config.hidden_size)
+    one = torch.nn.functional.normalize(rows, dim=-1) @ torch.nn.functional.normalize(wanted, dim=-1).T
+    right = one.argmax(dim=-1) == torch.arange(32)  # one layer on fewer rows: each is still most like itself
+    assert right.float().mean() > 0.9

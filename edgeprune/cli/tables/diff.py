@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -12,6 +12,9 @@ from edgeprune.cli.tables import count, table
 from edgeprune.runtime.parity.diff import Diff
 
 __all__ = ["diff_lines", "diff_tables"]
+
+SAID = ("rule.steps",)
+"""fields that `steps` and `inside` say already"""
 
 
 def diff_tables(found: Diff) -> list[Table]:
@@ -41,14 +44,26 @@ def _rows(found: Diff) -> Iterator[tuple[str, ...]]:
     yield ("encoder, bytes", *(f"{one:,}" for one in found.encoder_nbytes))
     yield ("bundle, bytes", *(f"{one:,}" for one in found.bundle_nbytes))
     for name, (old, new) in found.fields.items():
-        yield (name, _text(old), _text(new))
+        if name not in SAID:
+            yield (name, *map(_steps if name == "steps" else _text, (old, new)))
     for name, both in found.versions.items():
         yield (name, *(one or "-" for one in both))
     yield from (("deviation", one, "-") for one in found.deviations[0])
     yield from (("deviation", "-", one) for one in found.deviations[1])
 
 
+def _steps(value: Any) -> str:
+    """[(layers, tokens), ...] as --schedule has it."""
+    return ", ".join(f"{layers}:{tokens}" for layers, tokens in value or ()) or "-"
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        nested = {name: isinstance(one, (Mapping, list, tuple)) for name, one in value.items()}
+        said = (f"{name}=({_text(one)})" if nested[name] else f"{name}={_text(one)}" for name, one in value.items())
+        return ", ".join(said) or "-"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value)) or "-"
     return "-" if value is None else str(value)

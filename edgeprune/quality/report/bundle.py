@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,8 @@ def _facts(manifest: Manifest) -> Iterator[Part]:
         ("model", f"{model.id}, {model.family}, {model.layer} layers, {model.features}"),
         ("revision", model.revision),
         ("method", " ".join([manifest.method, *(f"{name}={value}" for name, value in manifest.options.items())])),
+        ("inside", _inside(manifest)),
+        *((name, _words(made)) for name, made in manifest.learned.items()),
         ("grid", f"{manifest.grid[0]} x {manifest.grid[1]} patches"),
         *((name, f"{spec.dtype} {list(spec.shape)}") for name, spec in manifest.inputs.items()),
         *((name, f"{spec.dtype} {list(spec.shape)}") for name, spec in manifest.outputs.items()),
@@ -188,6 +190,22 @@ def _facts(manifest: Manifest) -> Iterator[Part]:
         *((name, version) for name, version in manifest.versions.items()),
     ]
     yield Table(["", ""], [list(row) for row in rows if row[1]])
+
+
+def _inside(manifest: Manifest) -> str:
+    """What shortens the sequence on the way, and to how many rows."""
+    if not manifest.inside:
+        return ""
+    rows = ", ".join(f"{keep} behind layer {layer}" for layer, keep in manifest.steps)
+    own = _words(manifest.inside.get("options", {}))
+    return f"{manifest.inside.get('reducer')}{f' {own}' if own else ''}: {manifest.patches} tokens become {rows}"
+
+
+def _words(made: Any) -> str:
+    """What stands alone of an object of the manifest, name=value."""
+    given = made.items() if isinstance(made, Mapping) else ()
+    return ", ".join(f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in given
+                     if isinstance(one, (bool, int, float, str)))  # fmt: skip
 
 
 def _files(manifest: Manifest) -> Table:

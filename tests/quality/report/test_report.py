@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from edgeprune.errors import RequestError
 from edgeprune.quality.report import Fact, Page, Section, Table, describe_bundle, write_report
+from edgeprune.quality.report.bundle import _facts
 from edgeprune.quality.report.charts import bars
 from edgeprune.quality.report.gallery import Gallery, Shown
 from edgeprune.quality.report.page import Chart, Words, render
@@ -66,6 +68,20 @@ def test_it_says_what_is_kept_and_that_it_is_proven(page: str) -> None:
     assert f"keeps {KEEP} of {GRID[0] * GRID[1]} tokens" in page
     assert '<b class="good">proven</b>' in page
     assert page.count(">pass<") == 2  # the probes
+
+
+def test_it_says_what_shortened_the_sequence_and_what_was_learned_for_it(make_bundle: MakeBundle) -> None:
+    manifest = replace(
+        load(make_bundle()).manifest,
+        inside={"reducer": "tome", "options": {"bias": True}},
+        steps=((2, 12), (3, 6)),
+        learned={"correction": {"kind": "affine", "images": 200, "residual": [0.4, 0.2]}},
+    )
+    (facts,) = _facts(manifest)
+    assert isinstance(facts, Table)
+    rows = {row[0]: row[1] for row in facts.rows}
+    assert rows["inside"] == "tome bias=true: 24 tokens become 12 behind layer 2, 6 behind layer 3"
+    assert rows["correction"] == "kind=affine, images=200"
 
 
 def test_the_patches_that_are_dimmed_are_those_that_the_runtime_drops(make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_share_of_accuracy_has_an_error_clustered_by_image() -> None:
         (Goal(None, 2.0), {"method": "tome"}, None, "needs a method that can keep all, tome cannot; give --floor"),
         (Goal(0.9), {"method": "tome", "schedule": "2:80"}, None, "and --schedule names one; give --keep a number"),
         (Goal(0.9), {"tiles": 5}, None, "--keep auto tries single images, got --tiles 5"),
+        (Goal(0.9), {"inside": "tome", "encoder_cost": 0.6}, None, "got --inside tome; give --keep a number"),
     ],
 )
 def test_a_wrong_goal_is_refused(goal: Goal, fields: dict[str, Any], calibrate: str | None, said: str) -> None:

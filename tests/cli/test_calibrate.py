@@ -1,0 +1,30 @@
+"""`edgeprune calibrate`: what it writes, and what is not in its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune.correction import read_correction
+
+Run = Callable[..., Any]
+SHORTENED = ("--method", "fastervlm", "--keep", 32, "--inside", "drop", "--schedule", "2:70,4:40")
+
+
+def test_a_bundle_of_the_same_options_is_not_in_its_way(run: Run, desk: Path) -> None:
+    (desk / "tiny-fastervlm-drop-32-cpu").mkdir()  # where `export` with these options writes
+    done = run("calibrate", *SHORTENED, "--count", 10, "--kind", "shift")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "wrote correction.safetensors"
+    assert read_correction(desk / "correction.safetensors").made["images"] == 10
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_folder_is_no_file_to_write(run: Run, desk: Path, force: tuple[str, ...]) -> None:
+    (desk / "folder").mkdir()
+    done = run("calibrate", *SHORTENED, "--output", "folder", *force)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--output must be a file, folder is a folder" in done.err
