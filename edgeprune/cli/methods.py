@@ -10,7 +10,7 @@ from edgeprune.cli.console import display, print_json
 __all__ = ["command"]
 
 
-@click.command("methods")
+@click.command("methods", short_help="List the pruning methods and the reducers.")
 @click.option("--matrix", is_flag=True, help="Which method works on which encoder.")
 @click.option("--wide", is_flag=True, help="All columns: what each reads and needs, and its paper.")
 @options.verb
