@@ -121,7 +121,7 @@ language_model = click.option(
 _INSIDE = (
     click.option(
         "--inside", metavar="REDUCER", shell_complete=completion.reducers,
-        help="Shorten the sequence inside the encoder: tome, cells, drop, ...",
+        help="Shorten the sequence inside the encoder: tome, cells, drop and others.",
     ),
     click.option(
         "--schedule", metavar="LAYERS:TOKENS,...",
