@@ -65,7 +65,7 @@ def test_rows_are_those_of_the_patches_that_are_kept_also_where_the_steps_left_m
     request = Request(method, "cpu", keep=32, inside="drop", schedule="4:40")
     found = opened(request, load("cpu"))
     (rows, wanted), *_ = _pairs(found, drawn(1, seed=5), lambda *_: None)
-    assert rows.shape == wanted.shape == (32, found.encoder.tower.module.config.hidden_size)
+    assert rows.shape == wanted.shape == (32, found.encoder.tower.width)
     one = torch.nn.functional.normalize(rows, dim=-1) @ torch.nn.functional.normalize(wanted, dim=-1).T
     right = one.argmax(dim=-1) == torch.arange(32)  # one layer on fewer rows: each is still most like itself
     assert right.float().mean() > 0.9
