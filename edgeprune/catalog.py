@@ -89,6 +89,34 @@ class ReducerEntry:
     """its own, by name: int, float, str or bool, as the field is annotated"""
     defaults: Mapping[str, str]
     """of these, as they stand in the file"""
+    merges: bool = True
+    """whether rows become one; else they are dropped"""
+    every: int = 0
+    """its paper's own schedule, a step behind every so many layers; 0: it has none that is fixed"""
+    even: bool = False
+    """whether the same number of rows goes at each of them, instead of the same share"""
+    frozen: bool = False
+    """whether its counts hang on the image, and are taken of some images once"""
+
+    @property
+    def schedule(self) -> str:
+        """Of its paper, in words; empty where it has none."""
+        if not self.every:
+            return ""
+        layers = "every layer" if self.every == 1 else f"every {self.every} layers"
+        goes = "counts taken of images" if self.frozen else "the same number" if self.even else "the same share"
+        return f"{layers}, {goes}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "does": self.does,
+            "inside": True,
+            "merges": self.merges,
+            "schedule": self.schedule,
+            "paper": self.paper,
+            "options": dict(self.options),
+        }
 
 
 @dataclass(frozen=True)
@@ -267,11 +295,17 @@ def _reducer(name: str, tree: ast.Module) -> ReducerEntry:
     }
     options = {option: both for option, both in options.items() if both[0] in _KINDS}
     kinds, defaults = ({option: both[at] for option, both in options.items()} for at in (0, 1))
-    return ReducerEntry(name, _sentence(head), _paper(head), kinds, defaults)
+    said = {
+        node.target.id: ast.literal_eval(node.value)
+        for node in found[0].body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+        if node.target.id in ("merges", "every", "even", "frozen")
+    }
+    return ReducerEntry(name, _sentence(head), _paper(head), kinds, defaults, **said)
 
 
 def _paper(head: str) -> str:
-    found = re.search(r"^Paper +(\S+)", head, flags=re.MULTILINE)
+    found = re.search(r"^Paper +([^\s;,]+)", head, flags=re.MULTILINE)
     return found[1] if found else ""
 
 

@@ -90,7 +90,8 @@ def with_inside(
         if rows - step.keep > reducer.most * rows:
             raise RequestError(
                 f"{name} merges up to {reducer.most:.0%} of the rows at a step, {rows} to "
-                f"{rows - int(reducer.most * rows)} or more, got {step.keep} behind layer {step.layer}; take more steps"
+                f"{rows - int(reducer.most * rows)} or more, got {step.keep} behind layer {step.layer}; take more "
+                "steps, or keep more"
             )
         rows = step.keep
     last = steps[-1].layer

@@ -23,7 +23,7 @@ from edgeprune.encoders._attention import recording
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import inside
 from edgeprune.reference_steps import Steps
-from edgeprune.schedule import Inside, Step
+from edgeprune.schedule import Inside, Reduces, Step
 
 __all__ = ["flowcut_steps"]
 
@@ -31,10 +31,10 @@ IMAGES = 16
 """of one run"""
 
 
-def flowcut_steps(encoder: Encoder, pixels: Tensor, keep: int) -> tuple[Step, ...]:
-    """The steps of `--inside flowcut`; `edgeprune export --schedule` takes them as `layer:keep,...`.
+def flowcut_steps(encoder: Encoder, pixels: Tensor, keep: int, reducer: Reduces | None = None) -> tuple[Step, ...]:
+    """The official schedule of flowcut; `edgeprune export --schedule` takes it as `layer:keep,...`, too.
 
-    pixels: [M, 3, H, W] float32, as the tower takes them; keep: T
+    pixels: [M, 3, H, W] float32, as the tower takes them; keep: T; reducer: flowcut with its options; None: as it comes
 
     Raises MethodError where there is no [CLS], RequestError where there are fewer than three layers, no image, or no
     fewer patches than T.
@@ -46,12 +46,14 @@ def flowcut_steps(encoder: Encoder, pixels: Tensor, keep: int) -> tuple[Step, ..
             f"counts are frozen on one image or more, of 3 layers or more, for 1..{encoder.patches - 1} tokens; got "
             f"{len(pixels)} images, {encoder.layer} layers and {keep} tokens"
         )
+    reducer = reducer or inside.get("flowcut")()
     steps: tuple[Step, ...] = ()
     rows, end = encoder.patches, encoder.layer - 1
     for layer in range(2, end + 1, 2):
         left = keep
         if layer + 2 <= end:
-            shares = [_shares(encoder, part, steps, layer) for part in torch.split(pixels, IMAGES)]
+            before = Inside("flowcut", reducer, steps)
+            shares = [_shares(encoder, part, before, layer) for part in torch.split(pixels, IMAGES)]
             goes = torch.tensor([_cut(one, keep, end - layer) for one in torch.cat(shares)])
             left = max(keep, rows - int(goes.median()))
         if left < rows:
@@ -59,10 +61,10 @@ def flowcut_steps(encoder: Encoder, pixels: Tensor, keep: int) -> tuple[Step, ..
     return steps
 
 
-def _shares(encoder: Encoder, pixels: Tensor, steps: tuple[Step, ...], layer: int) -> Tensor:
+def _shares(encoder: Encoder, pixels: Tensor, before: Inside, layer: int) -> Tensor:
     """[B, n]: what of [CLS]'s attention each row gets in the layer in front, and all of them 1."""
     tower, module = encoder.tower, encoder.tower.attention[layer - 1]
-    within = dataclasses.replace(encoder, inside=Inside("flowcut", inside.get("flowcut")(), steps))
+    within = dataclasses.replace(encoder, inside=before)
     with (
         torch.inference_mode(),
         recording(tower.module, tower.attention[: encoder.layer], written_out=True) as seen,

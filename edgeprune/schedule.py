@@ -70,6 +70,11 @@ class Reduces(Protocol):
         ...
 
     @property
+    def frozen(self) -> bool:
+        """Whether its paper's counts hang on the image, and are taken of some images once."""
+        ...
+
+    @property
     def hidden(self) -> int:
         """Rows that it leaves behind those that may leave the encoder."""
         ...

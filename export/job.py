@@ -31,7 +31,7 @@ from edgeprune.export.opening import opened
 from edgeprune.export.precision import RawPixels, in_precision
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
-from edgeprune.export.request import Request, carried, check_flags, output_of
+from edgeprune.export.request import Request, carried, check_flags, output_of, spelled_out
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
 from edgeprune.probes import probes
 from edgeprune.pruners import Method
@@ -73,6 +73,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     graph and the reference disagree. A failure leaves no bundle, and an existing one as it was.
     """
     target = targets.load(request.target)
+    request = spelled_out(request)
     pruners.get(request.method)  # before anything is read
     check_flags(request, target)
     wheel = carried(request)
@@ -85,7 +86,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
     found = opened(request, target, checkpoint)
     encoder, method, preprocessing, pooled = found.encoder, found.method, found.preprocessing, found.pooled
-    learned = found.learned
+    learned, told = found.learned, found.warnings
     del found
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
@@ -125,7 +126,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             **{f"{name}_graph": graph_cost(model.graph) for name, model in models.items()},
         }
         manifest = manifest_of(
-            request.method,
+            request.called or request.method,
             method,
             request.tiles,
             checkpoint,
@@ -153,6 +154,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         if failed:
             raise ParityError(f"the exported graph differs from the reference: {failed[0].worst.reasons[0]}")
     warnings = (
+        *told,
         *_left_out(checkpoint, manifest),
         *budget.warnings(manifest, method),
         *range_warnings(largest, precision, wide, target),
@@ -193,7 +195,7 @@ def _trace(
     """The graphs by name; `encoder` is the pruned one, the others are its baselines."""
     opset, ir_version = target.onnx.opset, target.onnx.ir_version
     metadata = {
-        "edgeprune.method": request.method,
+        "edgeprune.method": request.called or request.method,
         "edgeprune.keep": str(method.keep),
         "edgeprune.grid": "x".join(map(str, encoder.grid)),
         "edgeprune.model": id,

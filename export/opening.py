@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.export import budget
+from edgeprune.export.images import images_of
 from edgeprune.export.manifest import steps_of
 from edgeprune.export.processor import read_processor
-from edgeprune.export.request import TRAINED, Request, pair, split_options
-from edgeprune.export.steps import chosen_steps
+from edgeprune.export.request import SCENES, TRAINED, Request, pair, spelled_out, split_options
+from edgeprune.export.steps import chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
+from edgeprune.frozen import flowcut_steps
 from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
@@ -42,7 +43,9 @@ class Opened:
     pooled: int
     """how many tiles are one pool of candidates"""
     learned: Mapping[str, Any] = field(default_factory=dict)
-    """what was learned for the steps, and from what: `adapted`, `correction`"""
+    """what was learned for the steps, and from what: `adapted`, `correction`, `schedule`"""
+    warnings: tuple[str, ...] = ()
+    """what the user should know of the steps, each in one line"""
 
 
 def opened(request: Request, target: Target, checkpoint: Checkpoint | None = None) -> Opened:
@@ -52,6 +55,7 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
 
     Raises RequestError and its kinds.
     """
+    request = spelled_out(request)
     method_type = pruners.get(request.method)
     checkpoint = checkpoint or open_checkpoint(request.model, request.revision)
     encoder = encoders.load(
@@ -90,12 +94,22 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         scorer,
         (preprocessing.mean, preprocessing.std),
     )
+    warnings: tuple[str, ...] = ()
     if request.inside is not None:
-        least = dataclasses.replace(method, keep=keep or 1) if rest else method  # type: ignore[type-var]
-        encoder = _shortened(encoder, least, request, reducers, target, pooled)
         if rest:
-            method = dataclasses.replace(method, keep=encoder.candidates)  # type: ignore[type-var]
-    found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned)
+            _check_rest(request, keep, encoder)
+        least = replace(method, keep=keep or 1) if rest else method  # type: ignore[type-var]
+        encoder, counted, warnings = _shortened(encoder, least, request, reducers, target, pooled, preprocessing)
+        learned |= counted
+        if rest and keep not in (None, encoder.candidates):
+            given = "--schedule" if request.schedule else f"--encoder-cost {request.encoder_cost:g}"
+            raise RequestError(
+                f"--keep must be the {encoder.candidates} tokens that the last step of {given} leaves, got {keep}; "
+                "leave one of the two out"
+            )
+        if rest:
+            method = replace(method, keep=encoder.candidates)  # type: ignore[type-var]
+    found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings)
     return found if request.correction is None else _corrected(found, request, request.correction)
 
 
@@ -104,6 +118,7 @@ def fits_of(request: Request, found: Opened) -> dict[str, Any]:
 
     Raises RequestError where no step shortens the sequence.
     """
+    request = spelled_out(request)
     encoder, method = found.encoder, found.method
     if not (steps := steps_of(method, encoder)):
         raise RequestError(
@@ -129,26 +144,66 @@ def _corrected(found: Opened, request: Request, path: Path) -> Opened:
     """The same with the correction in front of the projector."""
     correction = read_correction(path)
     correction.check(fits_of(request, found), path)
-    encoder = dataclasses.replace(found.encoder, projector=folded(found.encoder.projector, correction))
+    encoder = replace(found.encoder, projector=folded(found.encoder.projector, correction))
     made = {name: value for name, value in correction.made.items() if name != "fits"}
-    return dataclasses.replace(found, encoder=encoder, learned={**found.learned, "correction": made})
+    return replace(found, encoder=encoder, learned={**found.learned, "correction": made})
+
+
+def _check_rest(request: Request, keep: int | None, encoder: Encoder) -> None:
+    """Where all that the steps leave goes on. Raises RequestError for a budget that no steps leave."""
+    patches, name = encoder.patches, request.called or request.inside
+    if keep is None and request.encoder_cost is None and (request.schedule or "official") == "official":
+        raise RequestError(
+            f"--keep must say how many of the {patches} patches {name} leaves (1..{patches - 1}); it is missing"
+        )
+    if keep is not None and not 0 < keep < patches:
+        raise RequestError(
+            f"keep must be in 1..{patches - 1} for the steps of {name} and {patches} patches, got {keep}"
+        )
 
 
 def _shortened(
-    encoder: Encoder, method: Method, request: Request, options: Mapping[str, str], target: Target, pooled: int
-) -> Encoder:
-    """The encoder with the steps that were asked for, or chosen; options: of the reducer."""
+    encoder: Encoder,
+    method: Method,
+    request: Request,
+    options: Mapping[str, str],
+    target: Target,
+    pooled: int,
+    preprocessing: Preprocessing,
+) -> tuple[Encoder, dict[str, Any], tuple[str, ...]]:
+    """The encoder with the steps that were asked for, or chosen; what their counts were taken of; warnings.
+
+    options: of the reducer
+    """
     assert request.inside is not None
+    counted: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+    multiple = 1 if target.engine.kind == "onnxruntime" else TENSOR_CORES
     reducer = build_reducer(encoder, request.inside, method, request.method, options, pooled)
-    if request.schedule == "official":
+    if request.schedule == "official" and reducer.frozen:
+        pixels, data, count = images_of(request.calibrate, preprocessing)
+        steps = flowcut_steps(encoder, pixels, method.keep, reducer)
+        counted = {"schedule": {"images": count, "data": data}}
+        if request.calibrate is None:
+            warnings = (
+                f"the counts of {request.inside} were taken of {count} drawn scenes; --calibrate DIR takes them of "
+                f"images of yours, --calibrate {SCENES} of these without this warning",
+            )
+    elif request.schedule == "official":
         steps = reducer.own_steps(encoder.layer, encoder.patches, method.keep)
     elif request.schedule is not None:
         steps = parse_steps(request.schedule)
-    else:
-        assert request.encoder_cost is not None
-        multiple = 1 if target.engine.kind == "onnxruntime" else TENSOR_CORES
+    elif request.encoder_cost is not None:
         steps = chosen_steps(encoder, reducer, request.inside, method, request.encoder_cost, multiple)
-    return with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
+    else:
+        steps = own_steps(encoder, reducer, method.keep, multiple)
+        said = ",".join(f"{step.layer}:{step.keep}" for step in steps)
+        warnings = (
+            f"{request.inside} has no schedule that its paper fixes: --schedule {said} was taken; give another one, or "
+            "--encoder-cost",
+        )
+    encoder = with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
+    return encoder, counted, warnings
 
 
 def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:

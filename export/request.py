@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,29 @@ from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
 from edgeprune.export import hub
 from edgeprune.export.wheel import Wheel, wheel
-from edgeprune.probes import check_own
+from edgeprune.probes import check_own, folder_of
 from edgeprune.runtime.images.levels import check_range
 from edgeprune.targets import Target
 
-__all__ = ["OPTIONAL", "TRAINED", "Request", "carried", "check", "check_flags", "output_of", "pair", "split_options"]
+__all__ = [
+    "OPTIONAL",
+    "SCENES",
+    "TRAINED",
+    "Request",
+    "carried",
+    "check",
+    "check_flags",
+    "output_of",
+    "pair",
+    "spelled_out",
+    "split_options",
+    "takes_counts",
+]
 
 OPTIONAL = ("origin",)
 """outputs that a graph has where they are asked for"""
+SCENES = "scenes"
+"""what stands for drawn scenes where a folder of images is expected"""
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
 
@@ -35,6 +50,7 @@ class Request:
     """What `edgeprune export` was asked for."""
 
     method: str
+    """or a reducer whose paper is the whole method, with - or _ (`spelled_out`)"""
     target: str
     keep: int | float | None = None
     """tokens, or a float in (0, 1]: their share of all"""
@@ -47,9 +63,13 @@ class Request:
     inside: str | None = None
     """the reducer that shortens the sequence inside the encoder, if it does"""
     schedule: str | None = None
-    """where, as text: layers:tokens of each step"""
+    """where, as text: layers:tokens of each step, or official"""
     encoder_cost: float | None = None
     """or the share of the unpruned encoder's multiply-adds that steps are chosen for"""
+    calibrate: str | None = None
+    """a folder of images, or SCENES, that official counts are frozen on; None: SCENES, with a warning"""
+    called: str | None = None
+    """what the bundle is named after in place of the method: a reducer that was asked for as one"""
     correction: Path | None = None
     """what `edgeprune calibrate` wrote for the same method, steps and tower"""
     adapted: Path | None = None
@@ -93,6 +113,7 @@ def check(request: Request, exported: bool = True) -> None:
 
     Raises RequestError and its kinds.
     """
+    request = spelled_out(request)
     _check_model(request)
     _check_method(request)
     target = targets.load(request.target)
@@ -124,8 +145,38 @@ def check(request: Request, exported: bool = True) -> None:
 def output_of(request: Request, id: str, target: Target) -> Path:
     """Where the bundle goes; id: of the checkpoint, whose last part it is named after by default."""
     method = request.method if request.inside is None else f"{request.method}-{request.inside}"
-    name = f"{id.rpartition('/')[2]}-{method}-{request.keep or 'all'}-{target.name}"
+    name = f"{id.rpartition('/')[2]}-{request.called or method}-{_left(request)}-{target.name}"
     return request.output or Path(name)
+
+
+def _left(request: Request) -> str:
+    """How many tokens, as a file's name says it."""
+    if request.keep is None and request.schedule is not None and ":" in request.schedule:
+        return request.schedule.rpartition(":")[2]
+    if request.keep is None and request.encoder_cost is not None:
+        return f"cost{request.encoder_cost:g}"
+    return str(request.keep or "all")
+
+
+def spelled_out(request: Request) -> Request:
+    """The same where a reducer was asked for as a method: its steps, on the schedule of its paper where that has one,
+    and all that they leave. Its name may have - for _. Anything else comes back as it is.
+
+    Raises RequestError where there is a second reducer as well.
+    """
+    inside = request.inside and request.inside.replace("-", "_")
+    name = request.method.replace("-", "_")
+    entry = next((one for one in catalog.reducers() if one.name == name), None)
+    if entry is None or any(one.name == request.method for one in catalog.methods()):
+        return request if inside == request.inside else replace(request, inside=inside)
+    if inside is not None:
+        raise RequestError(
+            f"--method {request.method} shortens the encoder itself, got --inside {request.inside} as well; leave that "
+            f"out, or give another method, such as --method fastervlm --inside {name}"
+        )
+    own = request.schedule is None and request.encoder_cost is None and entry.every
+    schedule = "official" if own else request.schedule
+    return replace(request, method="none", inside=name, schedule=schedule, called=name)
 
 
 def _name(model: str | None) -> str:
@@ -135,13 +186,8 @@ def _name(model: str | None) -> str:
 def _check_method(request: Request) -> None:
     entries = {entry.name: entry for entry in catalog.methods()}
     reducers = {entry.name: entry for entry in catalog.reducers()}
-    if (name := request.method.replace("-", "_")) in reducers and name not in entries:
-        raise MethodError(
-            f"{request.method} shortens the encoder itself; a method behind it chooses what leaves: --method fastervlm "
-            f"--inside {name}, with --encoder-cost or --schedule"
-        )
     if request.method not in entries:
-        raise MethodError(unknown_name("method", request.method, entries))
+        raise MethodError(unknown_name("method", request.method, [*entries, *reducers]))
     if request.inside is not None and request.inside not in reducers:
         raise MethodError(unknown_name("reducer", request.inside, reducers))
     own, others = split_options(request)
@@ -150,6 +196,21 @@ def _check_method(request: Request) -> None:
     for option, text in others.items():
         catalog.option_value(str(request.inside), option, text, reducers[str(request.inside)].options)
     _check_inside(request)
+    if request.calibrate is not None and not takes_counts(request):
+        able = ", ".join(name for name, one in reducers.items() if one.frozen)
+        raise RequestError(
+            f"--calibrate goes with --keep auto, or with the official schedule of {able}, whose counts are taken of "
+            "images; leave it out"
+        )
+    if request.calibrate not in (None, SCENES):
+        folder_of(Path(str(request.calibrate)), "--calibrate")
+
+
+def takes_counts(request: Request) -> bool:
+    """Whether the counts of its schedule are taken of images."""
+    request = spelled_out(request)
+    frozen = [one.name for one in catalog.reducers() if one.frozen]
+    return request.inside in frozen and request.schedule == "official"
 
 
 def split_options(request: Request) -> tuple[dict[str, str], dict[str, str]]:
@@ -168,9 +229,10 @@ def _check_inside(request: Request) -> None:
         raise RequestError(
             f"{name} goes with --inside, which is missing; add it, such as --inside tome, or leave it out"
         )
-    if request.inside is not None and len(given) != 1:
+    if request.inside is not None and len(given) != 1 and not (request.called and not given):
+        asked = f"--method {request.called}" if request.called else f"--inside {request.inside}"
         raise RequestError(
-            f"--inside {request.inside} needs either --encoder-cost, such as 0.55, or --schedule, such as "
+            f"{asked} needs either --encoder-cost, such as 0.55, or --schedule, such as "
             f"8:288,16:144; got {'both' if given else 'neither'}"
         )
     if request.encoder_cost is not None and not 0 < request.encoder_cost < 1:

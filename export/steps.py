@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
@@ -23,7 +22,7 @@ from edgeprune.pruners import Method
 from edgeprune.pruners.inside import Reducer
 from edgeprune.schedule import Inside, Step
 
-__all__ = ["chosen_steps"]
+__all__ = ["chosen_steps", "own_steps"]
 
 NEARER = (1.0, 0.85, 0.7, 0.55, 0.4)
 """of the reducer's own depths"""
@@ -34,15 +33,13 @@ def chosen_steps(
 ) -> tuple[Step, ...]:
     """The steps under which encoder and method cost at most a share of the unpruned encoder.
 
+    method: of one that keeps all, its budget is the least that the last step may leave
     name: of the reducer; cost: in (0, 1); multiple: of tokens that a layer should see
 
     Raises RequestError when no steps reach it, or none are needed; the line says what can be had.
     """
     whole = formula(*unpruned(encoder))
-    alone = dataclasses.replace(encoder, inside=None)
-    # what keeps all that the last step leaves keeps every patch where there is no step
-    behind: Any = dataclasses.replace(method, keep=alone.candidates) if method.traits.keeps_all else method  # type: ignore[type-var]
-    bare = formula(alone, behind) / whole
+    bare = formula(dataclasses.replace(encoder, inside=None), _behind(method, encoder.patches)) / whole
     if bare <= cost:
         raise RequestError(
             f"--encoder-cost must be below what it costs without steps inside, {bare:.3f} of the unpruned encoder, got "
@@ -50,7 +47,10 @@ def chosen_steps(
         )
 
     def share(steps: Sequence[Step]) -> float:
-        return formula(dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps))), method) / whole
+        if not steps:
+            return bare
+        within = dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps)))
+        return formula(within, _behind(method, steps[-1].keep)) / whole
 
     least = bare
     special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
@@ -58,12 +58,7 @@ def chosen_steps(
 
         def steps(goes: float, layers: Sequence[int] = layers) -> tuple[Step, ...]:
             counts = _counts(reducer, encoder.patches, method.keep, len(layers), goes, multiple, special)
-            rows, found = encoder.patches, []
-            for layer, count in zip(layers, counts, strict=True):
-                if count < rows:
-                    found.append(Step(layer, count))
-                    rows = count
-            return tuple(found)
+            return _steps(layers, counts, encoder.patches)
 
         if not steps(1.0):  # every patch is to be kept
             continue
@@ -80,6 +75,32 @@ def chosen_steps(
         f"--encoder-cost {cost:g} cannot be met with --inside {name} and {method.keep} tokens: the least is "
         f"{math.ceil(1000 * least) / 1000:g}; give that, or another reducer, or keep less"
     )
+
+
+def _behind(method: Method, rows: int) -> Method:
+    """The method on so many rows, where it takes all that there are."""
+    return dataclasses.replace(method, keep=rows) if method.traits.keeps_all else method  # type: ignore[type-var]
+
+
+def own_steps(encoder: Encoder, reducer: Reducer, keep: int, multiple: int = 1) -> tuple[Step, ...]:
+    """The steps at the reducer's own depths, down to `keep` as it goes down; of one whose paper has no schedule.
+
+    multiple: of tokens that a layer should see
+    """
+    special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
+    layers = next(_depths(reducer, encoder.layer))
+    counts = _counts(reducer, encoder.patches, keep, len(layers), 1.0, multiple, special)
+    return _steps(layers, [*counts[:-1], keep], encoder.patches)
+
+
+def _steps(layers: Sequence[int], counts: Sequence[int], patches: int) -> tuple[Step, ...]:
+    """Those behind which fewer rows are left than before."""
+    rows, found = patches, []
+    for layer, count in zip(layers, counts, strict=True):
+        if count < rows:
+            found.append(Step(layer, count))
+            rows = count
+    return tuple(found)
 
 
 def _depths(reducer: Reducer, layers: int) -> Iterator[tuple[int, ...]]:

@@ -175,7 +175,7 @@ def test_what_is_not_run_is_named_with_its_reason() -> None:
 
 def test_the_readme_and_some_pages_have_lines_that_run() -> None:
     assert [step.name.split()[1] for step in STEPS["README.md"] if step.language == "sh" and not step.why_not] == [
-        "export", "verify", "bench", "show",
+        "export", "verify", "bench", "show", "assemble", "ask",
     ]  # fmt: skip
     assert {"docs/encoders.md", "docs/methods.md", "docs/parity.md"} <= set(RUN)
 

@@ -111,7 +111,8 @@ class Fields:
     inside: Mapping[str, Any] = field(default_factory=dict)
     """what shortens the sequence on the way: `reducer` and its `options`; empty where nothing does but the method"""
     learned: Mapping[str, Any] = field(default_factory=dict)
-    """what was learned for such steps, `adapted` or `correction`, and from what; empty where nothing was"""
+    """what was learned for such steps, `adapted`, `correction` or the counts of `schedule`, and from what; empty where
+    nothing was"""
     nested: bool = False
     """whether the first k of `picks` are what a budget of k would keep"""
     rule: Mapping[str, Any] = field(default_factory=dict)

@@ -49,9 +49,11 @@ def command(as_json: bool, engine: str, **given: Any) -> None:
 
     \b
     edgeprune assemble my-bundle --output model
-    edgeprune assemble my-bundle --model llava-hf/llava-1.5-7b-hf --decoder-precision int4
+    edgeprune assemble my-bundle --model llava-hf/llava-1.5-7b-hf \\
+        --decoder-precision int4
     edgeprune assemble my-bundle --engine onnxruntime
-    edgeprune assemble my-bundle --engine transformersjs --node-modules node_modules
+    edgeprune assemble my-bundle --engine transformersjs \\
+        --node-modules node_modules
     """
     request = Request(engine=engine, **given)
     check(request)  # before torch and transformers are imported, which takes seconds

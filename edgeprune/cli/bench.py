@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from edgeprune.bundle import finding
 from edgeprune.cli import options
 from edgeprune.cli.console import display, print_json, progress
 
@@ -51,6 +50,8 @@ def command(
     \b
     edgeprune bench model
     """
+    from edgeprune.bundle import finding
+
     if finding.assembled(bundle):
         if keep is not None or against or wide or language_model:
             raise click.UsageError(

@@ -33,7 +33,8 @@ def command(as_json: bool, images: str | None, count: int, kind: str, output: Pa
     there.
 
     \b
-    edgeprune calibrate --method fastervlm --keep 32 --inside drop --encoder-cost 0.5
+    edgeprune calibrate --method fastervlm --keep 32 \\
+        --inside drop --encoder-cost 0.5
     """
     from edgeprune.errors import RequestError
     from edgeprune.export.request import check

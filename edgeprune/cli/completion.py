@@ -17,23 +17,31 @@ from click.shell_completion import CompletionItem
 
 from edgeprune.errors import EdgepruneError
 
-__all__ = ["folders", "methods", "models", "settings", "targets"]
+__all__ = ["folders", "methods", "models", "reducers", "settings", "targets"]
 
 
 def methods(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """And reducers, each of which is a method by itself."""
     from edgeprune import catalog
 
-    return _beginning(begun, ((one.name, one.does) for one in catalog.methods()))
+    every: list[catalog.Entry | catalog.ReducerEntry] = [*catalog.methods(), *catalog.reducers()]
+    return _beginning(begun, ((one.name, one.does) for one in every))
+
+
+def reducers(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    from edgeprune import catalog
+
+    return _beginning(begun, ((one.name, one.does) for one in catalog.reducers()))
 
 
 def settings(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """NAME= of the options of the method that was given before."""
+    """NAME= of the options of the method that was given before, and of the reducer."""
     from edgeprune import catalog
 
-    given = context.params.get("method")
+    given = [str(context.params.get(name)).replace("-", "_") for name in ("method", "inside")]
+    every: list[catalog.Entry | catalog.ReducerEntry] = [*catalog.methods(), *catalog.reducers()]
     return _beginning(
-        begun,
-        ((f"{name}=", kind) for one in catalog.methods() if one.name == given for name, kind in one.options.items()),
+        begun, ((f"{name}=", kind) for one in every if one.name in given for name, kind in one.options.items())
     )
 
 

@@ -21,7 +21,7 @@ __all__ = ["command"]
 @click.command("export")
 @click.option(
     "--method", required=True, shell_complete=completion.methods,
-    help="Pruning method; `edgeprune methods` lists them.",
+    help="Pruning method, or what shortens the encoder itself; `edgeprune methods` lists both.",
 )  # fmt: skip
 @click.option(
     "--keep",
@@ -31,8 +31,10 @@ __all__ = ["command"]
 @click.option("--floor", type=float, metavar="SHARE", help="With --keep auto: the share of unpruned accuracy to keep.")
 @click.option("--ceiling-ms", type=float, metavar="MS", help="With --keep auto: the time that a run may take here.")
 @click.option(
-    "--calibrate", metavar="DIR", help="With --floor: images, with questions.jsonl if it has one; default scenes."
-)
+    "--calibrate", metavar="DIR",
+    help="With --floor: images, with questions.jsonl if it has one; of flowcut: those that its counts are taken of. "
+    "Default scenes.",
+)  # fmt: skip
 @click.option(
     "--scorer", type=options.PATH, help="Trained weights, for `bavit`: what `bavit train` wrote; default bavit-scorer."
 )
@@ -99,16 +101,19 @@ def command(
     \b
     edgeprune export --method fastervlm --keep 64
     edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf
+    edgeprune export --method flowcut --keep 64
     edgeprune export --method fastervlm --keep auto --floor 0.99
     """
-    from edgeprune.export.request import Request, check
+    from edgeprune.export.request import Request, check, takes_counts
 
     own = options.named(settings)
     found = given["keep"] == "auto"
     given |= {"keep": None, "output": given["output"] or _output(given)} if found else {}
-    if not found and (floor, ceiling_ms, calibrate) != (None, None, None):
-        raise click.UsageError("--floor, --ceiling-ms and --calibrate go with --keep auto; leave them out")
+    if not found and (floor, ceiling_ms) != (None, None):
+        raise click.UsageError("--floor and --ceiling-ms go with --keep auto; leave them out")
     request = Request(uint8=input_kind == "uint8", options=own, **given)
+    if not found or takes_counts(request):
+        request = dataclasses.replace(request, calibrate=calibrate)
     check(request)  # before torch and transformers are imported, which takes seconds
     if found:
         from edgeprune.quality.sweep.auto import Goal, check_goal

@@ -10,12 +10,12 @@ from edgeprune.cli.console import display, print_json
 __all__ = ["command"]
 
 
-@click.command("methods")
+@click.command("methods", short_help="List the pruning methods and the reducers.")
 @click.option("--matrix", is_flag=True, help="Which method works on which encoder.")
 @click.option("--wide", is_flag=True, help="All columns: what each reads and needs, and its paper.")
 @options.verb
 def command(matrix: bool, wide: bool, as_json: bool) -> None:
-    """List the pruning methods, or where each works.
+    """List the pruning methods and what shortens the encoder itself, or where each method works.
 
     \b
     edgeprune methods
@@ -40,8 +40,11 @@ def command(matrix: bool, wide: bool, as_json: bool) -> None:
             ]
         )
     elif as_json:
-        print_json([entry.to_json() for entry in entries])
+        print_json([*(entry.to_json() for entry in entries), *(entry.to_json() for entry in catalog.reducers())])
     else:
-        from edgeprune.cli.tables.methods import matrix_table, methods_table
+        from edgeprune.cli.tables.methods import matrix_table, methods_table, reducers_table
 
-        display(matrix_table(entries, encoders) if matrix else methods_table(entries, wide), wide=wide)
+        if matrix:
+            display(matrix_table(entries, encoders), wide=wide)
+        else:
+            display(methods_table(entries, wide), reducers_table(catalog.reducers(), wide), wide=wide)

@@ -119,10 +119,13 @@ language_model = click.option(
 
 
 _INSIDE = (
-    click.option("--inside", metavar="REDUCER", help="Shorten the sequence inside the encoder: tome, cells, drop, ..."),
+    click.option(
+        "--inside", metavar="REDUCER", shell_complete=completion.reducers,
+        help="Shorten the sequence inside the encoder: tome, cells, drop, ...",
+    ),
     click.option(
         "--schedule", metavar="LAYERS:TOKENS,...",
-        help="With --inside: the steps; 8:288 leaves 288 tokens behind 8 layers.",
+        help="With --inside: the steps; 8:288 leaves 288 tokens behind 8 layers. Or official: those of its paper.",
     ),
     click.option(
         "--encoder-cost", type=float, metavar="SHARE",
@@ -173,12 +176,12 @@ def _all(several: Sequence[Callable[[Verb], Verb]], function: Verb) -> Verb:
 
 def shortened_request(given: dict[str, Any]) -> Request:
     """Of what `shortened` gave."""
-    from edgeprune.export.request import Request
+    from edgeprune.export.request import Request, spelled_out
 
     own = named(given.pop("settings"))
     if given["keep"] == "auto":
         raise click.UsageError("--keep must be a number of tokens, or their share, got auto")
-    return Request(options=own, **given)
+    return spelled_out(Request(options=own, **given))
 
 
 def named(settings: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from edgeprune.errors import ImageError
 from edgeprune.runtime.images.preprocess import as_rgb, check_file
 
-__all__ = ["check_own", "probes", "scenes"]
+__all__ = ["check_own", "folder_of", "probes", "scenes"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -53,10 +53,16 @@ def check_own(folder: Path, within: tuple[float, float] | None = None) -> None:
         check_file(path, within)
 
 
-def _own(folder: Path) -> dict[str, Path]:
-    """Name -> file: own- and its stem, or its whole name where another file would have the same."""
+def folder_of(folder: Path, option: str) -> list[Path]:
+    """The images of a folder, by name. Raises ImageError where there is none; option: that named it."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
     if not paths:
-        raise ImageError(f"--probes must be a folder with images ({', '.join(sorted(_SUFFIXES))}); {folder} has none")
+        raise ImageError(f"{option} must be a folder with images ({', '.join(sorted(_SUFFIXES))}); {folder} has none")
+    return paths
+
+
+def _own(folder: Path) -> dict[str, Path]:
+    """Name -> file: own- and its stem, or its whole name where another file would have the same."""
+    paths = folder_of(folder, "--probes")
     taken = Counter(name for path in paths for name in {path.stem, path.name})
     return {f"own-{path.stem if taken[path.stem] == 1 else path.name}": path for path in paths}

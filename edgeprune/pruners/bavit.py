@@ -168,7 +168,7 @@ def _dither(rows: int, columns: int) -> Tensor:
     """[rows * columns] float32, the ranks of the head's sequence over their number: distinct, in (0, 1].
 
     >>> _dither(2, 3).mul(6).int().tolist()
-    [1, 5, 3, 4, 2, 6]
+    [1, 6, 4, 5, 3, 2]
     """
     along, down = torch.arange(columns, dtype=torch.float64), torch.arange(rows, dtype=torch.float64)
     phase = (down[:, None] / PLASTIC**2 + along / PLASTIC).frac().flatten()

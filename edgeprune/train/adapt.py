@@ -29,7 +29,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import recording
 from edgeprune.errors import RequestError
 from edgeprune.export.opening import opened
-from edgeprune.export.request import Request
+from edgeprune.export.request import Request, spelled_out
 from edgeprune.pruners import Method
 from edgeprune.quality.sweep.items import Item
 from edgeprune.runtime.images.preprocess import Preprocessing
@@ -79,6 +79,7 @@ def adapt(
     """
     check_device(device)
     check_output(output, FILE, "adapted tower", resume, force)
+    request = spelled_out(request)
     if resume:
         check_begun(output)
     if request.inside is None:

@@ -110,8 +110,8 @@ def _pairs(found: Opened, items: Sequence[Item], show: Show) -> Iterator[Pair]:
                 rows = seen[0][image]
                 if len(rows) != len(indices):  # all that the steps left went through the projector
                     one = {name: value[image].numpy() for name, value in handed.items()}
-                    row = places(one, rule.get("steps", []))  # of each patch, the one that it is part of
-                    rows = rows[torch.from_numpy(row[one["indices"]])]
+                    row_of = places(one, rule.get("steps", []))
+                    rows = rows[torch.from_numpy(row_of[one["indices"]])]
                 yield rows.double(), every[image, indices].double()
     finally:
         hook.remove()

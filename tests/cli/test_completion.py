@@ -32,7 +32,8 @@ def test_verbs() -> None:
 
 
 def test_methods_with_what_they_do() -> None:
-    assert names("export", "--method", "") == [one.name for one in catalog.methods()]
+    every = [*(one.name for one in catalog.methods()), *(one.name for one in catalog.reducers())]
+    assert names("export", "--method", "") == every
     (found,) = offered("export", "--method", "faster")
     assert (found.value, found.help) == ("fastervlm", next(m.does for m in catalog.methods() if m.name == "fastervlm"))
 
@@ -41,6 +42,12 @@ def test_options_of_the_method_that_was_given() -> None:
     assert "alpha=" in names("export", "--method", "hiprune", "--option", "")
     assert names("export", "--method", "fastervlm", "--option", "alp") == []
     assert names("export", "--option", "") == []
+
+
+def test_reducers_and_their_options() -> None:
+    assert names("export", "--inside", "pi") == ["pitome"]
+    assert names("export", "--method", "zero-tprune", "--option", "r") == ["rounds="]
+    assert names("export", "--method", "hiprune", "--inside", "gtp", "--option", "bi") == ["bias="]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ Run = Callable[..., Any]
 
 def test_methods_and_targets_are_listed(run: Run) -> None:
     from edgeprune import pruners, targets
+    from edgeprune.pruners import inside
 
-    for verb, names in (("methods", pruners.names()), ("targets", targets.names())):
+    every = [*pruners.names(), *inside.names()]
+    for verb, names in (("methods", every), ("targets", targets.names())):
         done = run(verb)
         assert (done.code, done.err) == (0, "")
         assert [name for name in names if not re.search(rf"^ {name} ", done.out, re.MULTILINE)] == []

@@ -96,8 +96,34 @@ WRONG: dict[tuple[object, ...], str] = {
     EXPORT: r"--keep must say how many of the 144 patches to keep \(1\.\.144\); it is missing",
     ("export", "--keep", 4): r"Missing option '--method' \(see edgeprune export --help\)",
     ("export", "--method", "fastervml", "--keep", 4): r"no method 'fastervml'; .* Did you mean 'fastervlm'\?",
-    ("export", "--method", "zero-tprune", "--keep", 4): (
-        "zero-tprune shortens the encoder itself; a method behind it chooses what leaves: .* --inside zero_tprune"
+    ("export", "--method", "flowcutt", "--keep", 4): r"no method 'flowcutt'; .* Did you mean 'flowcut'\?",
+    ("export", "--method", "zero-tprune", "--keep", 4, "--inside", "tome"): (
+        "--method zero-tprune shortens the encoder itself, got --inside tome as well; .* --inside zero_tprune"
+    ),
+    (
+        "export",
+        "--method",
+        "tome",
+    ): r"--keep must say how many of the 144 patches tome leaves \(1\.\.143\); it is",
+    ("export", "--method", "tome", "--keep", 144): r"keep must be in 1\.\.143 for the steps of tome .*, got 144",
+    ("export", "--method", "tome", "--keep", 9): (
+        "tome merges up to 50% of the rows at a step, 43 to 22 or more, got 9 behind layer 4; take more steps, or keep"
+    ),
+    ("export", "--method", "tome", "--keep", 64, "--schedule", "2:80"): (
+        "--keep must be the 80 tokens that the last step of --schedule leaves, got 64; leave one of the two out"
+    ),
+    ("export", "--method", "tome", "--keep", 64, "--schedule", "2:80", "--encoder-cost", 0.5): (
+        "--method tome needs either --encoder-cost, .*; got both"
+    ),
+    ("export", "--method", "tome", "--keep", 64, "--option", "score=cls"): "no option of tome 'score'; have bias",
+    ("export", "--method", "tome", "--keep", 64, "--calibrate", "scenes"): (
+        "--calibrate goes with --keep auto, or with the official schedule of flowcut, whose counts are taken of images"
+    ),
+    ("export", "--method", "flowcut", "--keep", 64, "--calibrate", "nowhere"): (
+        "--calibrate must be a folder with images .*; nowhere has none"
+    ),
+    ("export", "--method", "tome", "--keep", "auto", "--floor", 0.9, "--schedule", "2:80"): (
+        "--keep auto tries budgets, and --schedule names one; give --keep a number"
     ),
     (*EXPORT, "--keep", 4, "--inside", "cells", "--schedule", "official"): (
         "--schedule official needs a reducer whose paper has a fixed one, .*; got cells and 5; give layers:tokens"

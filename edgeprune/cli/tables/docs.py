@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgeprune import catalog, targets
-from edgeprune.catalog import Entry
+from edgeprune.catalog import Entry, ReducerEntry
 from edgeprune.cli.tables.methods import fits
 from edgeprune.cli.tables.targets import checked
 from edgeprune.runtime import parity
@@ -47,6 +47,15 @@ def methods() -> str:
     return _markdown(("method", "does", "reads", "multiply-adds >", "paper"), rows)
 
 
+def reducers() -> str:
+    headings = ("reducer", "does", "merges", "schedule of its paper", "options", "paper")
+    rows = []
+    for one in catalog.reducers():
+        paper = f"[{one.paper.rpartition('/')[2]}]({one.paper})" if one.paper else "-"
+        rows.append((f"`{one.name}`", one.does, "yes" if one.merges else "", one.schedule, _options(one), paper))
+    return _markdown(headings, rows)
+
+
 def traits() -> str:
     headings = ("method", "options", "any k <= K", "one pool of tiles", "merges", "drops inside", "parity rule")
     return _markdown(headings, [(f"`{one.name}`", *_traits(one)) for one in catalog.methods()])
@@ -54,13 +63,17 @@ def traits() -> str:
 
 def _traits(one: Entry) -> list[str]:
     """Cells: options with their defaults, then what it can."""
-    options = _names(
+    able = (one.traits.nested, one.traits.pools_tiles, "origin" in one.traits.emits, one.traits.inside)
+    rule = " ".join((f"`{one.rule}`", one.objective)).strip()
+    return [_options(one), *("yes" if yes else "" for yes in able), rule]
+
+
+def _options(one: Entry | ReducerEntry) -> str:
+    """With their defaults."""
+    return _names(
         f"{name}={value.lower() if one.options[name] == 'bool' else value.strip(chr(39))}"
         for name, value in one.defaults.items()
     )
-    able = (one.traits.nested, one.traits.pools_tiles, "origin" in one.traits.emits, one.traits.inside)
-    rule = " ".join((f"`{one.rule}`", one.objective)).strip()
-    return [options, *("yes" if yes else "" for yes in able), rule]
 
 
 def matrix() -> str:
@@ -115,7 +128,7 @@ def _decides(name: str, rule: Callable[..., object]) -> str:
     return said[1] if said else ""
 
 
-TABLES = {one.__name__: one for one in (methods, traits, matrix, encoders, devices, rules, steps)}
+TABLES = {one.__name__: one for one in (methods, reducers, traits, matrix, encoders, devices, rules, steps)}
 
 
 def current(page: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 
 from rich.markup import escape
@@ -49,7 +50,11 @@ def _inside(manifest: Manifest) -> str:
     rows = ", ".join(f"{keep} behind layer {layer}" for layer, keep in manifest.steps)
     given = manifest.inside.get("options")
     options = "".join(f", {name}={value}" for name, value in given.items()) if isinstance(given, dict) else ""
-    return f"{manifest.inside['reducer']}{options}: {manifest.patches} patches become {rows}"
+    counts = manifest.learned.get("schedule")
+    taken = ""
+    if isinstance(counts, Mapping) and {"images", "data"} <= counts.keys():
+        taken = f"; counts taken of {counts['images']} images ({counts['data']})"
+    return f"{manifest.inside['reducer']}{options}: {manifest.patches} patches become {rows}{taken}"
 
 
 def _saved(manifest: Manifest) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from edgeprune.catalog import Entry, Family, refusal
+from edgeprune.catalog import Entry, Family, ReducerEntry, refusal
 from edgeprune.cli.tables import table
 
-__all__ = ["fits", "matrix_table", "methods_table"]
+__all__ = ["fits", "matrix_table", "methods_table", "reducers_table"]
 
 
 def methods_table(entries: Iterable[Entry], wide: bool = False) -> Table:
@@ -25,6 +25,21 @@ def methods_table(entries: Iterable[Entry], wide: bool = False) -> Table:
             *map(escape, _more(entry) if wide else ()),
         )
     shown.caption = "Multiply-adds of the selection itself, for one image of CLIP ViT-L/14 at 64 of 576 tokens."
+    return shown
+
+
+def reducers_table(entries: Iterable[ReducerEntry], wide: bool = False) -> Table:
+    """wide: with what is merged, and the paper"""
+    headings = ("name", "does", "schedule", *(("merges", "paper") if wide else ()))
+    shown = table("Inside the encoder", *headings)
+    for entry in entries:
+        paper = entry.paper.replace("https://arxiv.org/abs/", "arXiv:")
+        more = ("yes" if entry.merges else "", paper) if wide else ()
+        shown.add_row(entry.name, escape(entry.does), entry.schedule or "-", *more)
+    shown.caption = (
+        "As --method NAME, all that its steps leave goes on; as --inside NAME, another method chooses of it. Without a "
+        "schedule of its paper: --schedule or --encoder-cost."
+    )
     return shown
 
 

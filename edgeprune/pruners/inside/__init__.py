@@ -42,6 +42,8 @@ class Reducer:
     """the share of the rows that one step can be rid of"""
     every: ClassVar[int] = 0
     """its paper's own schedule, a step behind every so many layers; 0: it has none, or one that is trained"""
+    frozen: ClassVar[bool] = False
+    """whether its paper's counts hang on the image; `edgeprune.frozen` takes them of some images once"""
     deviations: ClassVar[tuple[str, ...]] = ()
     """where the static form departs from its source"""
 

@@ -7,7 +7,7 @@
 Each step scores the two layers in front of it; steps behind every second layer score all of them, as the paper does.
 The official counts hang on the image: with L layers in front of the last, behind layer i, an odd one from 0,
 n -= round((n - T) / sqrt(L - i - 1) * (1 - (H / log n)^2)), H the entropy of a / sum a, and T are left in the end.
-Here they are frozen: --schedule official goes down evenly, `edgeprune.frozen` has the median of that rule over images.
+Here they are frozen: --schedule official takes the median of that rule over images, step by step (`edgeprune.frozen`).
 Other reducers rank by it with --option score=flowcut, and lose less: what they drop is merged.
 
 Paper   https://arxiv.org/abs/2505.19536
@@ -37,6 +37,7 @@ class Reducer(Ranked):
     depths: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
     even: ClassVar[bool] = True
     every: ClassVar[int] = 2
+    frozen: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         "how many rows go on is fixed; the official code drops more of an image whose attention is peaked",
         "scores are float32 in every precision",

@@ -36,6 +36,7 @@ class Reducer(Ranked):
     deviations: ClassVar[tuple[str, ...]] = (
         "the matrix is a softmax over cosines of keys, weighed by size: ours, the paper's own is not public",
         "rows are transformed behind a whole layer",
+        "steps are as given, by default two; the paper's own are not public",
     )
 
     def __post_init__(self) -> None:

@@ -61,14 +61,14 @@ class Reducer(inside.Reducer):
         best, near = (even @ odd.transpose(1, 2)).max(dim=-1)
         takes = torch.full_like(best[:, : odd.shape[1]], TAKES)
         scores = _in_turns(1 - best, takes)
-        alone = best.topk(even.shape[1] - merged, dim=-1, largest=False).indices  # of the even ones
-        stays = torch.zeros_like(best, dtype=torch.bool)
-        if alone.shape[1]:  # over no row at all, ONNX's reductions say yes
+        joined = 2 * near + 1
+        own = here = (2 * torch.arange(odd.shape[1]) + 1).expand(odd.shape[0], -1)
+        if stay := even.shape[1] - merged:  # in ONNX the maximum over none of them is not false
+            alone = best.topk(stay, dim=-1, largest=False).indices  # of the even ones
             stays = (alone.unsqueeze(-1) == torch.arange(even.shape[1])).any(dim=1)
-        joined = torch.where(stays, 2 * torch.arange(even.shape[1]), 2 * near + 1)
-        own = (2 * torch.arange(odd.shape[1]) + 1).expand(odd.shape[0], -1)
+            joined = torch.where(stays, 2 * torch.arange(even.shape[1]), joined)
+            here = torch.cat((2 * alone, own), dim=1).sort(dim=1).values
         target = _in_turns(joined, own)  # [B, n], the row that each one is part of
-        here = torch.cat((2 * alone, own), dim=1).sort(dim=1).values
         into = (target.unsqueeze(-1) == here.unsqueeze(1)).float().argmax(dim=-1)
         return Reduction(here, scores, into=into)
 

@@ -6,7 +6,7 @@
 
 Rounds fall with the depth: 30 in the first third of the layers, 5 in the second, 1 in the last. The whole map is
 recomputed at each step; a round is a product with a vector.
-The paper's counts are searched for each model: give them as --schedule.
+The paper's counts are searched for each model: give them as --schedule. --encoder-cost places two steps.
 
 Paper   https://arxiv.org/abs/2305.17328 (sections 3.2 and 3.3); no code was read
 """
@@ -40,6 +40,7 @@ class Reducer(inside.Reducer):
     deviations: ClassVar[tuple[str, ...]] = (
         "its first half alone: of similar rows none is dropped for being similar (tome and nearest merge them)",
         "every head counts; the paper leaves out those of too small or too large a variance",
+        "steps are as given, by default two; the paper searches them for each model",
         "rounds are fixed; the paper goes on until scores settle",
         "scores are float32 in every precision",
     )

@@ -87,6 +87,9 @@ class Calibration:
 
 def check_goal(goal: Goal, request: export.Request, calibrate: str | None) -> None:
     """What can be said before anything is read. Raises RequestError."""
+    from edgeprune.export.request import spelled_out
+
+    request = spelled_out(request)
     if (goal.floor is None) == (goal.ceiling_ms is None):
         raise RequestError("--keep auto needs --floor (a share, as 0.99) or --ceiling-ms, one of them")
     if goal.floor is not None and not 0 < goal.floor <= 1:
@@ -99,11 +102,12 @@ def check_goal(goal: Goal, request: export.Request, calibrate: str | None) -> No
         raise RequestError(f"--calibrate must name a folder of images, or {SCENES}, for {request.model}; it is missing")
     if calibrate not in (None, SCENES):
         _folder_items(Path(str(calibrate)))
-    if request.inside is not None:
-        raise RequestError(
-            f"--keep auto finds the budget of a method behind the whole encoder, got --inside {request.inside}; give "
-            "--keep a number, and see what it loses with `edgeprune sweep`"
-        )
+    if request.schedule not in (None, "official") and request.inside is not None:
+        raise RequestError("--keep auto tries budgets, and --schedule names one; give --keep a number")
+    if request.called and request.encoder_cost is not None:
+        raise RequestError(f"--keep auto and --encoder-cost both say what {request.called} leaves; give one of them")
+    if request.called and goal.ceiling_ms is not None:
+        raise RequestError(f"--ceiling-ms needs a method that can keep all, {request.called} cannot; give --floor")
     if request.tiles > 1:
         raise RequestError(f"--keep auto tries single images, got --tiles {request.tiles}; give --keep a number")
 
@@ -167,10 +171,12 @@ class _Search:
         from edgeprune.export.job import export_bundle
 
         own = method != "none"
-        request = replace(
-            self.request, method=method, keep=keep or None, output=self.scratch / f"{method}-{keep}",
-            options=self.request.options if own else {}, scorer=self.request.scorer if own else None,
-        )  # fmt: skip
+        request = replace(self.request, keep=keep or None, output=self.scratch / f"{method}-{keep}")
+        if not own:
+            request = replace(
+                request, method=method, options={}, scorer=None, inside=None, schedule=None, encoder_cost=None,
+                calibrate=None, correction=None, outputs=(),
+            )  # fmt: skip
         manifest = export_bundle(request).manifest
         if manifest.kind != "tokens":
             instead = "use `bavit eval`" if manifest.kind == "detections" else "give --keep a number, or a share"
@@ -181,20 +187,28 @@ class _Search:
     def nested(self, every: int) -> bool:
         """Whether one graph of all tokens serves every budget; it is exported then."""
         from edgeprune import pruners
+        from edgeprune.export.request import spelled_out
 
-        if not pruners.get(self.request.method).traits.nested:
+        if not pruners.get(spelled_out(self.request).method).traits.nested:
             return False
         self.show(1, self.steps, f"export {self.request.method} {every}")
         return not Budgets.of(self.export(self.request.method, every)).refused
 
     def fewest(self, every: int, floor: float, judge: _Judge, nested: bool) -> tuple[int, float, float | None]:
         """That reach the floor; all of them do."""
-        method = self.request.method
+        from edgeprune.export.request import spelled_out
+
+        method, by_itself = self.request.method, spelled_out(self.request).called is not None
 
         def share(keep: int) -> float:
             self.show(1 + len(self.tried), self.steps, f"try {keep} tokens")
             if not nested:
-                self.export(method, keep)
+                try:
+                    self.export(method, keep)
+                except RequestError:
+                    if not by_itself:
+                        raise
+                    return 0.0  # steps cannot leave so few, and fewer even less
             folder = self.scratch / f"{method}-{every if nested else keep}"
             self.tried[keep] = judge.share(folder, keep)
             return self.tried[keep][0]

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from edgeprune.errors import ImageError, RequestError
+from edgeprune.export.request import SCENES
 from edgeprune.quality import judges
 from edgeprune.quality.questions import ask
 from edgeprune.quality.scenes import HELD_OUT_SEED, draw
@@ -29,8 +30,6 @@ from edgeprune.runtime.images.preprocess import ImageLike, check_file
 
 __all__ = ["SCENES", "SHARD", "Item", "Query", "Shard", "drawn", "of_folder", "of_questions", "shards"]
 
-SCENES = "scenes"
-"""what stands for drawn scenes where a folder of images is expected"""
 SHARD = 50
 """images; a last one alone joins the shard before it: every image needs another one"""
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}

@@ -4,6 +4,7 @@ fastervlm                       as it comes
 hiprune:alpha=0.2               with an option; one that is the default is as if it were not given
 fastervlm+tome@0.5              with steps inside the encoder: reducer, and share of the unpruned multiply-adds
 fastervlm+cells@0.5:bias=false  with an option of the reducer
+tome                            a reducer by itself: all that it leaves, on the schedule of its paper
 random:seed=0, 1, 2; uniform; pool; none        always: what a method has to beat, and what it is measured from
 """
 
@@ -69,10 +70,14 @@ def variants(given: Sequence[str] = (), inside: Sequence[str] = (), costs: Seque
     for reducer in inside:
         if reducer not in reducers:
             raise MethodError(unknown_name("reducer", reducer, reducers))
+
+    def within(one: Variant) -> Sequence[str]:
+        return () if one.method in reducers else inside
+
     asked = [
         each
         for one in asked
-        for each in (one, *(replace(one, inside=name, cost=cost) for name in inside for cost in costs))
+        for each in (one, *(replace(one, inside=name, cost=cost) for name in within(one) for cost in costs))
     ]
     return tuple(dict.fromkeys((UNPRUNED, *asked, *CONTROLS)))
 
@@ -80,9 +85,11 @@ def variants(given: Sequence[str] = (), inside: Sequence[str] = (), costs: Seque
 def _read(text: str, entries: dict[str, catalog.Entry], reducers: dict[str, catalog.ReducerEntry]) -> Variant:
     whole, *settings = text.split(":")
     name, plus, inside = whole.partition("+")
+    if name not in entries and name.replace("-", "_") in reducers and not plus:
+        name = name.replace("-", "_")
     reducer, at, cost = inside.partition("@")
-    if name not in entries:
-        raise MethodError(unknown_name("method", name, entries))
+    if name not in entries and (plus or name not in reducers):
+        raise MethodError(unknown_name("method", name, [*entries, *reducers]))
     if plus and (reducer not in reducers or not at):
         if at:
             raise MethodError(unknown_name("reducer", reducer, reducers))
@@ -92,7 +99,7 @@ def _read(text: str, entries: dict[str, catalog.Entry], reducers: dict[str, cata
         option, equals, value = setting.partition("=")
         if not equals:
             raise MethodError(f"an option in --methods must be NAME=VALUE behind a colon, got {setting!r} in {text!r}")
-        entry: catalog.Entry | catalog.ReducerEntry = entries[name]
+        entry: catalog.Entry | catalog.ReducerEntry = entries.get(name) or reducers[name]
         if plus and option not in entry.options:
             entry = reducers[reducer]
         typed = catalog.option_value(entry.name, option, value, entry.options)

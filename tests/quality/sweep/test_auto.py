@@ -96,6 +96,9 @@ def test_a_share_of_accuracy_has_an_error_clustered_by_image() -> None:
         (Goal(None, 1.0), {}, "scenes", "--calibrate goes with --floor"),
         (Goal(0.9), {"model": "some/model"}, None, "--calibrate must name a folder of images, or scenes"),
         (Goal(0.9), {}, "no-folder", "--calibrate must be a folder of images, or scenes; there is no folder no-folder"),
+        (Goal(0.9), {"method": "tome", "encoder_cost": 0.6}, None, "--encoder-cost both say what tome leaves"),
+        (Goal(None, 2.0), {"method": "tome"}, None, "needs a method that can keep all, tome cannot; give --floor"),
+        (Goal(0.9), {"method": "tome", "schedule": "2:80"}, None, "and --schedule names one; give --keep a number"),
         (Goal(0.9), {"tiles": 5}, None, "--keep auto tries single images, got --tiles 5"),
         (Goal(0.9), {"inside": "tome", "encoder_cost": 0.6}, None, "got --inside tome; give --keep a number"),
     ],
@@ -140,7 +143,7 @@ def test_the_manifest_keeps_what_was_measured_and_the_verbs_say_it(
 def test_the_goal_without_auto_is_refused_before_anything_is_read() -> None:
     done = CliRunner().invoke(command, ["--method", "fastervlm", "--keep", "9", "--floor", "0.9"])
     assert done.exit_code == 2
-    assert "--floor, --ceiling-ms and --calibrate go with --keep auto" in done.output
+    assert "--floor and --ceiling-ms go with --keep auto; leave them out" in done.output
     done = CliRunner().invoke(command, ["--method", "fastervlm", "--keep", "auto"])
     assert isinstance(done.exception, EdgepruneError)
     assert "--keep auto needs --floor" in str(done.exception)

@@ -25,10 +25,18 @@ def test_an_option_that_is_the_default_is_as_if_it_were_not_given() -> None:
     assert variants(["hiprune:alpha=0.2:object_layer=4"])[1].name == "hiprune:alpha=0.2:object_layer=4"
 
 
+def test_a_reducer_is_a_method_by_itself_with_its_own_options_and_no_second_one() -> None:
+    found = variants(["zero-tprune:rounds=3", "fastervlm"], ["tome"], [0.5])
+    assert [one.name for one in found][1:4] == ["zero_tprune:rounds=3", "fastervlm", "fastervlm+tome@0.5"]
+    assert found[1].request() == {"method": "zero_tprune", "options": {"rounds": "3"}}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ("fastvlm", "Did you mean 'fastervlm'"),
+        ("flowcutt", "Did you mean 'flowcut'"),
+        ("tome+cells@0.5", "no method 'tome'"),
         ("hiprune:alpha", "must be NAME=VALUE behind a colon, got 'alpha'"),
         ("hiprune:beta=1", "no option of hiprune 'beta'"),
         ("hiprune:alpha=much", "option alpha of hiprune must be a number, got 'much'"),

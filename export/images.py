@@ -1,0 +1,44 @@
+"""The images that something of an export is taken of once: a folder's, or drawn ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune.export.request import SCENES
+from edgeprune.probes import folder_of
+from edgeprune.probes.drawn import Scenes
+from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
+
+__all__ = ["images_of"]
+
+DRAWN, MOST = 16, 64
+"""images: drawn ones, and those of a folder at most"""
+SEED = 53
+"""of drawn ones; not that of a probe, nor of what anything is judged on"""
+SMALLEST = 32
+"""pixels of a side, of a drawn one"""
+
+
+def images_of(calibrate: str | None, preprocessing: Preprocessing) -> tuple[Tensor, str, int]:
+    """[M, 3, H, W] float32 as the tower takes them, tiles one by one; what they are, in words, and how many images.
+
+    calibrate: a folder, or SCENES; None: SCENES
+
+    Raises ImageError where the folder has none, or one cannot be read.
+    """
+    images: list[ImageLike]
+    if calibrate in (None, SCENES):
+        height, width = (max(SMALLEST, side) for side in preprocessing.size)
+        drawn = Scenes(DRAWN, SEED, (height, width))
+        images, data = [drawn[at].image for at in range(DRAWN)], "drawn scenes"
+    else:
+        folder = Path(str(calibrate))
+        images, data = [*folder_of(folder, "--calibrate")[:MOST]], folder.resolve().name
+    pixels = [
+        preprocessing(image)[None] if preprocessing.tiles is None else preprocessing.tiled(image) for image in images
+    ]
+    return torch.from_numpy(np.concatenate(pixels)), data, len(images)
