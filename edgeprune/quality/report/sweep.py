@@ -73,11 +73,16 @@ def _kept(
     places = sorted(path.parent for path in (folder / BUNDLES).glob(f"*/{bundles.MANIFEST}"))
     opened = [bundles.load(place) for place in places]
     pruned = [one for one in opened if one.manifest.keep < one.manifest.patches]
-    pruned.sort(key=lambda one: (one.manifest.method, -one.manifest.keep))
+    pruned.sort(key=lambda one: (*_place(one.manifest), -one.manifest.cost.get("formula", 0)))
     for at, one in enumerate(pruned):
         if progress:
             progress(at, len(pruned), one.manifest.method)
         yield gallery_of(one, images, device, FEW, _title(one.manifest))
+
+
+def _place(manifest: Manifest) -> tuple[str, str, str, int]:
+    """Methods by name, what is inside below them, the largest budget first."""
+    return manifest.method, str(manifest.inside.get("reducer", "")), str(manifest.options), -manifest.keep
 
 
 def _title(manifest: Manifest) -> str:

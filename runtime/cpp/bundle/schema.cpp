@@ -53,6 +53,7 @@ constexpr Field FIELDS[] = {
     {"steps", &STEPS, MAY},
     {"layers", &LAYERS, MAY},
     {"inside", &TREE, MAY},
+    {"learned", &TREE, MAY},
     {"nested", &BOOLEAN, MAY},
     {"rule", &TREE, MAY},
     {"layout", &TEXT, MAY},
