@@ -9,9 +9,12 @@ import click
 
 from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, needs, print_json, progress
-from edgeprune.export.assemble.request import ENGINES, PRECISIONS, Request, check
 
 __all__ = ["command"]
+
+ENGINES = ("genai", "onnxruntime", "transformersjs")
+PRECISIONS = ("float32", "float16", "int4")
+"""those of edgeprune.export.assemble.request, which a help text need not import"""
 
 
 @click.command("assemble", short_help="Put a bundle in front of its language model.")
@@ -55,6 +58,8 @@ def command(as_json: bool, engine: str, **given: Any) -> None:
     edgeprune assemble my-bundle --engine transformersjs \\
         --node-modules node_modules
     """
+    from edgeprune.export.assemble.request import Request, check
+
     request = Request(engine=engine, **given)
     check(request)  # before torch and transformers are imported, which takes seconds
     with needs("export"):

@@ -148,3 +148,10 @@ def test_assemble_refuses_before_it_begins(
     done = run("assemble", bundle, "--questions", tmp_path / "none.jsonl", "--output", tmp_path / "new")
     assert "--questions must be a file of JSON lines" in said(done)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["desk", "mine", "other"]
+
+
+def test_the_command_line_names_the_engines_and_precisions_that_there_are() -> None:
+    from edgeprune.cli import assemble as words
+    from edgeprune.export.assemble import request
+
+    assert (words.ENGINES, words.PRECISIONS) == (request.ENGINES, request.PRECISIONS)
