@@ -37,7 +37,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     given, path = os.fspath(name), Path(name)
     if os.path.isfile(path) and os.path.isfile(path.parent / MANIFEST):
         return path.parent
-    if os.path.isfile(path / ENCODER / MANIFEST) and os.path.isfile(path / MANIFEST) and assembled(path):
+    if os.path.isfile(path / ENCODER / MANIFEST) and assembled(path):
         return path / ENCODER
     if assembled(path):
         raise BundleError(
@@ -51,6 +51,8 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 def assembled(folder: Path) -> bool:
     """Whether an assembled model lies there, damaged or not (`edgeprune.runtime.generate`)."""
+    if not os.path.isfile(folder / MANIFEST):  # a pipe would be waited for
+        return False
     try:
         with (folder / MANIFEST).open("rb") as file:
             given = json.loads(file.read(LONGEST))
