@@ -1,9 +1,9 @@
 """Steps inside the encoder, chosen for a share of the unpruned encoder's multiply-adds.
 
-A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features) and how: the same
-number of rows at each step (`even`), or the same share of what is there. One number is left, how much goes, and the
-cost falls with it: it is bisected. Counts are rounded down, so that the sequence with its special tokens and hidden
-rows is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
+A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features) and how much of
+the rows a step may be rid of (`gentle`). The same share goes at each step. One number is left, how much goes, and the
+cost falls with it: it is bisected. Counts are rounded down, so that the sequence with its special tokens and hidden rows
+is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
 
 Where the depths do not reach the cost, the same number of steps is tried nearer to the front: deeper cuts lose less.
 """
@@ -120,18 +120,15 @@ def _counts(
 
     >>> from edgeprune.pruners.inside import get
     >>> _counts(get("drop")(), 576, 64, 2, 1.0, 1, 1), _counts(get("tome")(), 576, 64, 3, 0.75, 1, 1)
-    ([192, 64], [448, 320, 192])
+    ([192, 64], [346, 208, 125])
     """
     found, rows = [], patches
     for step in range(1, steps + 1):
-        if reducer.even:
-            wanted = patches - goes * (patches - keep) * step / steps
-        else:
-            wanted = patches * (keep / patches) ** (goes * step / steps)
+        wanted = patches * (keep / patches) ** (goes * step / steps)
         count = math.floor(wanted + 1e-9)
         if multiple > 1 and (rounded := (count + special) // multiple * multiple - special) >= keep:
             count = rounded
-        count = max(count, keep, rows - math.floor(reducer.most * rows))
+        count = max(count, keep, rows - math.floor(min(reducer.most, reducer.gentle) * rows))
         found.append(count)
         rows = count
     return found

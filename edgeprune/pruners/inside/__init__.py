@@ -36,8 +36,10 @@ class Reducer:
     """rows that it leaves behind those that may leave the encoder"""
     depths: ClassVar[tuple[float, ...]] = (0.4, 0.7)
     """where its steps do least harm, as shares of the layers; --encoder-cost takes these"""
+    gentle: ClassVar[float] = 1.0
+    """the share of the rows that one step should be rid of at most, where it is chosen"""
     even: ClassVar[bool] = False
-    """whether the same number of rows goes at each of them, instead of the same share"""
+    """whether its own schedule takes the same number of rows at each step, instead of the same share"""
     most: ClassVar[float] = 1.0
     """the share of the rows that one step can be rid of"""
     every: ClassVar[int] = 0

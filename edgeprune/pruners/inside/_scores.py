@@ -6,7 +6,7 @@
     flowcut  of the two layers in front of the step: s = (a / sum a + v / sum v) * ||mean over heads of v_j||_1,
              a the score `cls`, v[j] = mean over heads of softmax(v_cls . v_j); cum = cum / 2 + s / 2, and s at first,
              carried from step to step
-    auto     cls where there is a [CLS] token, else keys
+    auto     where there is a [CLS] token cls, for cells flowcut, else keys
 
 On the embedded model, cells behind the second of five layers, 32 of 144 tokens, 400 held-out scenes, points against
 the same tokens chosen behind the encoder: cls +.2, keys -1.6, column -36: early column means point away from objects.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Ranked(inside.Reducer):
     """A reducer with the option `score`. Raises MethodError for one that is none of SCORES."""
 
     score: str = "auto"
+    best: ClassVar[str] = "cls"
+    """what `auto` is where there is a [CLS] token"""
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
@@ -56,7 +58,7 @@ class Ranked(inside.Reducer):
     def prepared(self, has_cls: bool, depth: int) -> Reducer:
         made: Any = self
         if self.score == "auto":
-            made = dataclasses.replace(made, score="cls" if has_cls else "keys")
+            made = dataclasses.replace(made, score=self.best if has_cls else "keys")
         return made  # type: ignore[no-any-return]
 
     def layers(self, step: Step) -> tuple[int, ...]:
