@@ -2,8 +2,8 @@
 
 A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features) and how much of
 the rows a step may be rid of (`gentle`). The same share goes at each step. One number is left, how much goes, and the
-cost falls with it: it is bisected. Counts are rounded down, so that the sequence with its special tokens and hidden rows
-is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
+cost falls with it: it is bisected. Counts are rounded down, so that the sequence with special tokens and hidden rows is
+a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
 
 Where the depths do not reach the cost, the same number of steps is tried nearer to the front: deeper cuts lose less.
 """
