@@ -102,6 +102,11 @@ def check_goal(goal: Goal, request: export.Request, calibrate: str | None) -> No
         raise RequestError(f"--calibrate must name a folder of images, or {SCENES}, for {request.model}; it is missing")
     if calibrate not in (None, SCENES):
         _folder_items(Path(str(calibrate)))
+    if request.inside is not None and not request.called:
+        raise RequestError(
+            "--keep auto finds the budget of a method behind the whole encoder, steps inside would change with it, "
+            f"got --inside {request.inside}; give --keep a number"
+        )
     if request.schedule not in (None, "official") and request.inside is not None:
         raise RequestError("--keep auto tries budgets, and --schedule names one; give --keep a number")
     if request.called and request.encoder_cost is not None:
