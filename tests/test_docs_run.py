@@ -30,8 +30,8 @@ RULES = {
     r"python -m http\.server ": "serves until it is stopped",
     r"(optimum-cli|python -m edgeprune\.integrations\.optimum)\b": "registers a command in optimum",
     r"model_signing ": "asks who signs",
-    r"edgeprune bavit ": "trains for minutes",
-    r"edgeprune sweep$": "exports every method",
+    r"edgeprune (bavit|adapt) ": "trains for minutes",
+    r"edgeprune sweep$|edgeprune sweep .*--inside ": "exports every method",
     r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
     r"edgeprune (build|audit) ": "compiles with TensorRT-RTX",
@@ -112,6 +112,16 @@ NOT_RUN = {
         "optimum-cli export edgeprune --method fastervlm --keep 64 --output optimum-bundle": (
             "registers a command in optimum"
         ),
+    },
+    "docs/inside.md": {
+        "edgeprune sweep --methods fastervlm --inside tome,cells,nearest,pitome,drop --encoder-cost 0.6,0.5 "
+        "--keep 64,32 --count 300 --no-speed --output inside-sweep": "exports every method",
+        "python -m edgeprune.cli.tables.quality inside-sweep docs/inside.md": "needs inside-sweep, which was not made",
+        "edgeprune adapt --method fastervlm --keep 32 --inside drop --encoder-cost 0.5 --output adapted": (
+            "trains for minutes"
+        ),
+        "edgeprune export --method fastervlm --keep 32 --inside drop --encoder-cost 0.5 --adapted adapted "
+        "--output with-adapted": "needs adapted, which was not made",
     },
     "docs/quality.md": {
         "edgeprune sweep": "exports every method",
