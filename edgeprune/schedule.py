@@ -50,6 +50,11 @@ class Reduction:
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     quantities: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """n + h, the rows in front of the step; without `into` none of them is hidden."""
+        return self.scores.shape[1] if self.into is None else self.into.shape[1]
+
 
 class Reduces(Protocol):
     """What the executors ask of a reducer; `edgeprune.pruners.inside.Reducer` says it in full."""

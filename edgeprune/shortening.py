@@ -76,11 +76,9 @@ class Rows:
 
     def shortened(self, hidden: Tensor, step: Step, reduction: Reduction) -> Tensor:
         """[B, S, C] behind the step, which is remembered."""
-        count = (hidden.shape[1] - self.tower.prefix - self.tower.suffix) // self.unit
         shorter = reduced(self.tower, hidden, reduction, self.size, self.unit)
-        into = trail_of(reduction, count)
-        if reduction.into is not None or reduction.size is not None or self.size is not None:
-            self.size = _size(reduction, count, self.size, into)
+        into = trail_of(reduction)
+        self.size = _size(reduction, self.size)
         earlier = self.names
         self.names = reduction.rows if earlier is None else earlier.gather(1, reduction.rows)
         self.origin = into if self.origin is None else _followed(self.origin, into)
@@ -108,11 +106,9 @@ class Rows:
         size: Tensor | None = None
         for _, reduction in self.taken:
             count = (hidden.shape[1] - self.tower.prefix - self.tower.suffix) // self.unit
-            entering = reduction.scores.shape[1] if reduction.into is None else reduction.into.shape[1]
-            if count == entering:
+            if count == reduction.count:
                 hidden = reduced(self.tower, hidden, reduction, size, self.unit)
-            if reduction.into is not None or reduction.size is not None or size is not None:
-                size = _size(reduction, entering, size, trail_of(reduction, entering))
+            size = _size(reduction, size)
         return hidden
 
 
@@ -126,6 +122,11 @@ def reduced(tower: Tower, hidden: Tensor, reduction: Reduction, size: Tensor | N
     else:
         some = _weights(reduction, size).to(patches.dtype) @ _side_by_side(patches, unit)
         some = some.reshape(some.shape[0], some.shape[1] * unit, patches.shape[2]) if unit > 1 else some
+    return _between_ends(tower, hidden, some)
+
+
+def _between_ends(tower: Tower, hidden: Tensor, some: Tensor) -> Tensor:
+    """The special tokens of [1 or B, S, C] with [B, R, C] between them."""
     ends = (hidden[:, : tower.prefix], hidden[:, hidden.shape[1] - tower.suffix :])
     front, back = (end.expand(some.shape[0], -1, -1) for end in ends)
     return torch.cat([part for part in (front, some, back) if part.shape[1]], dim=1)
@@ -142,11 +143,11 @@ def _patches_of(rows: Tensor, unit: int) -> Tensor:
     return rows if unit == 1 else (rows.unsqueeze(-1) * unit + torch.arange(unit)).flatten(1)
 
 
-def trail_of(reduction: Reduction, count: int) -> Tensor:
-    """[B, count] int64: the row that each one went to, -1 for none."""
+def trail_of(reduction: Reduction) -> Tensor:
+    """[B, n + h] int64: the row that each one went to, -1 for none."""
     if reduction.into is not None:
         return reduction.into
-    same = reduction.rows.unsqueeze(-1) == torch.arange(count)
+    same = reduction.rows.unsqueeze(-1) == torch.arange(reduction.count)
     return torch.where(same.any(dim=1), same.float().argmax(dim=1), -1)
 
 
@@ -166,13 +167,12 @@ def _weights(reduction: Reduction, size: Tensor | None) -> Tensor:
     return weights / (total.clamp_min(1) if reduction.hidden else total)  # a hidden row of nothing is 0
 
 
-def _size(reduction: Reduction, count: int, size: Tensor | None, into: Tensor) -> Tensor:
-    """[B, K + hidden] behind the step, of [B, count] in front of it."""
+def _size(reduction: Reduction, size: Tensor | None) -> Tensor | None:
+    """[B, K + hidden] behind the step, of [B, n + h] in front of it; None: of one patch each."""
     if reduction.size is not None:
         return reduction.size
     if reduction.into is None:
-        assert size is not None
-        return size.gather(1, reduction.rows)
+        return None if size is None else size.gather(1, reduction.rows)
     members = _members(reduction).float()
     return members.sum(dim=-1) if size is None else (members * size.unsqueeze(1)).sum(dim=-1)
 
@@ -272,9 +272,7 @@ class _Between:
                 continue
             shared = table.shape[0] == 1
             some = take(patches[0], reduction.rows, 0) if shared else take(patches, reduction.rows)
-            ends = (table[:, : tower.prefix], table[:, table.shape[1] - tower.suffix :])
-            front, back = (end.expand(some.shape[0], -1, -1) for end in ends)
-            table = torch.cat([part for part in (front, some, back) if part.shape[1]], dim=1)
+            table = _between_ends(tower, table, some)
         return table
 
 

@@ -249,8 +249,7 @@ def _handed_of_steps(encoder: Encoder, chosen: Selection, rows: Rows) -> list[Te
     """trail.<layer> and scores.<layer> of each step, and origin, if that is asked for."""
     handed: list[Tensor] = []
     for _, reduction in rows.taken:
-        count = reduction.scores.shape[1] if reduction.into is None else reduction.into.shape[1]
-        handed += [trail_of(reduction, count).to(torch.int32), reduction.scores]
+        handed += [trail_of(reduction).to(torch.int32), reduction.scores]
     if encoder.inside is not None and encoder.inside.origin:
         assert rows.origin is not None
         kept = chosen.indices.unsqueeze(-1) == rows.origin.unsqueeze(1)  # [B, K, N]
