@@ -17,6 +17,9 @@ It is written the plain way, projecting everything and selecting last; `edgeprun
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +32,7 @@ from edgeprune.schedule import Reduction, Step
 from edgeprune.shortening import Rows, shortening, trail_of
 from edgeprune.taps import Attention, Taps
 
-__all__ = ["PrunedEncoder", "outputs"]
+__all__ = ["PrunedEncoder", "Reducing", "outputs", "run_steps"]
 
 
 def outputs(encoder: Encoder, method: Method) -> tuple[str, ...]:
@@ -46,6 +49,29 @@ def _of_steps(encoder: Encoder) -> tuple[str, ...]:
         return ()
     each = tuple(f"{name}.{step.layer}" for step in inside.steps for name in ("trail", "scores"))
     return (*each, "origin") if inside.origin else each
+
+
+def run_steps(
+    encoder: Encoder, reducer: Reducing | None, pixels: Tensor, layers: Collection[int] = ()
+) -> tuple[Any, Rows, dict[int, Attention]]:
+    """Run the tower, shortened at the encoder's steps -> what it returns, what became of the patches, and the attention
+    of layers by number.
+
+    reducer: the encoder's, where it has steps; layers: those whose attention is wanted besides
+    """
+    tower, inside = encoder.tower, encoder.inside
+    steps, bias = ((), False) if inside is None else (inside.steps, inside.reducer.bias)
+    modules = {at: tower.attention[at] for at in sorted({*layers, *(() if inside is None else inside.layers)})}
+    with recording(tower.module, modules.values()) as seen:
+
+        def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
+            assert reducer is not None
+            reduction: Reduction = reducer(step, _attention(seen, modules), patches, rows)
+            return reduction
+
+        with shortening(tower, steps, reduce, seen, bias, encoder.unit) as rows:
+            out = tower.module(pixels, output_hidden_states=True)
+    return out, rows, _attention(seen, modules)
 
 
 class PrunedEncoder(nn.Module):
@@ -70,7 +96,7 @@ class PrunedEncoder(nn.Module):
         self.projector = encoder.projector
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
         self.selection = _Selector(encoder, method)
-        self.selection.reduction = None if encoder.inside is None else _Reducer(encoder)
+        self.selection.reduction = None if encoder.inside is None else Reducing(encoder)
         self._encoder, self._method = encoder, method
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
@@ -78,19 +104,8 @@ class PrunedEncoder(nn.Module):
         if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(pixels, depth)
         encoder, inside = self._encoder, self._encoder.inside
-        steps = () if inside is None else inside.steps
-        read = {*self._method.layers(encoder.layer), *(() if inside is None else inside.layers)}
-        layers = {layer: encoder.tower.attention[layer] for layer in sorted(read)}
-        bias = inside is not None and inside.reducer.bias
-        with recording(self.encoder, layers.values()) as seen:
-
-            def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
-                assert self.selection.reduction is not None
-                reduction: Reduction = self.selection.reduction(step, _attention(seen, layers), patches, rows)
-                return reduction
-
-            with shortening(encoder.tower, steps, reduce, seen, bias, encoder.unit) as rows:
-                out = self.encoder(pixels, output_hidden_states=True)
+        read = self._method.layers(encoder.layer)
+        out, rows, attention = run_steps(encoder, self.selection.reduction, pixels, read)
         hidden = encoder.hidden(out, rows.fit)
         patches = rows.patches(hidden)
         features = encoder.arrange(patches) if inside is None else rows.rows(hidden)
@@ -99,7 +114,7 @@ class PrunedEncoder(nn.Module):
             features = encoder.pooling.to(features.dtype) @ features
         if self._method.traits.pools_tiles and encoder.tiled:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
-        chosen: Selection = self.selection(_attention(seen, layers), features, projected, rows=rows)
+        chosen: Selection = self.selection(attention, features, projected, rows=rows)
         if encoder.head is not None:
             read = self.projector(self._read(hidden, encoder.head, rows.size))
             return (*read, *_handed(encoder, self._method, chosen, rows), *_handed_of_steps(encoder, chosen, rows))
@@ -178,7 +193,7 @@ class PrunedEncoder(nn.Module):
 class _Selector(nn.Module):
     """The method as a module, so that its nodes carry its name in the graph; and the reducer in front of it."""
 
-    reduction: _Reducer | None
+    reduction: Reducing | None
 
     def __init__(self, encoder: Encoder, method: Method) -> None:
         super().__init__()
@@ -202,7 +217,7 @@ class _Selector(nn.Module):
         return self._method.select(taps)
 
 
-class _Reducer(nn.Module):
+class Reducing(nn.Module):
     """The reducer as a module, for the same reason."""
 
     def __init__(self, encoder: Encoder) -> None:

@@ -26,7 +26,6 @@ from torch import Tensor
 from edgeprune.adapted import FILE, packed
 from edgeprune.correction import digest_of
 from edgeprune.encoders import Encoder
-from edgeprune.encoders._attention import recording
 from edgeprune.errors import RequestError
 from edgeprune.export.opening import opened
 from edgeprune.export.request import Request, spelled_out
@@ -35,9 +34,9 @@ from edgeprune.quality.sweep.items import Item
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.saving import save
 from edgeprune.schedule import Inside, Step
-from edgeprune.shortening import Rows, shortening
+from edgeprune.shortening import Rows
 from edgeprune.targets import load
-from edgeprune.trace import _Reducer
+from edgeprune.trace import Reducing, run_steps
 from edgeprune.train.calibrate import features
 from edgeprune.train.loop import BETAS, Loop, Show, check_device
 from edgeprune.train.resume import State, check_begun, check_output, interruptible
@@ -178,16 +177,7 @@ class _Distilling:
         """[B, n, C] in front of the projector, and what became of the patches."""
         inside = dataclasses.replace(self._inside, steps=steps)
         encoder = dataclasses.replace(self._student, inside=inside)
-        reducer, tower = _Reducer(encoder), encoder.tower
-        layers = {layer: tower.attention[layer] for layer in sorted(inside.layers)}
-        with recording(tower.module, layers.values()) as seen:
-
-            def reduce(step: Step, patches: Tensor, rows: Rows) -> Any:
-                known = {layer: seen.attention[module] for layer, module in layers.items() if module in seen.attention}
-                return reducer(step, known, patches, rows)
-
-            with shortening(tower, steps, reduce, seen, inside.reducer.bias, encoder.unit) as rows:
-                out = tower.module(pixels, output_hidden_states=True)
+        out, rows, _ = run_steps(encoder, Reducing(encoder), pixels)
         return rows.rows(encoder.hidden(out, rows.fit)), rows
 
     def _pixels(self, number: int) -> Tensor:
