@@ -34,7 +34,7 @@ def test_every_verb_and_option_that_it_uses_exists() -> None:
     lines = re.findall(r"run: edgeprune (.+)$", PAGE, flags=re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["doctor", "export", "verify", "audit", "diff"]
     for line in lines:
-        command = cli.get_command(click.Context(cli), line.split()[0])
+        command = cli.get_command(click.Context(cli, **cli.context_settings), line.split()[0])
         assert command is not None
         options = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in line.split() if word.startswith("--")} <= options

@@ -113,7 +113,7 @@ def test_every_command_parses_and_names_what_there_is(line: str, monkeypatch: py
     monkeypatch.setattr("edgeprune.bundle.find", Path)  # no bundle is there
     words = line.split()[1:]
     verb: click.Command = cli
-    context = click.Context(cli)
+    context = click.Context(cli, **cli.context_settings)
     while isinstance(verb, click.Group):
         name = words.pop(0)
         inner = verb.get_command(context, name)

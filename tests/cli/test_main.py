@@ -248,7 +248,7 @@ def test_every_verb_has_an_example_json_and_debug() -> None:
     from edgeprune.cli import cli
     from edgeprune.cli.bavit import command as bavit
 
-    context = click.Context(cli)
+    context = click.Context(cli, **cli.context_settings)
     assert tuple(cli.list_commands(context)) == VERBS
     assert sorted(bavit.list_commands(context)) == sorted(BAVIT)
     verbs = {name: cli.get_command(context, name) for name in VERBS if name != "bavit"}

@@ -88,7 +88,7 @@ def test_every_command_of_the_page_names_a_verb_and_options_that_exist(
     assert bool(said) == (target != "jetson-orin-jp51")
     for command in said:
         _, verb, *words = command.split()
-        named = cli.get_command(click.Context(cli), verb)
+        named = cli.get_command(click.Context(cli, **cli.context_settings), verb)
         assert named is not None
         options = {name for parameter in named.params for name in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options
