@@ -56,6 +56,7 @@ def manifest_of(
     rule: of parity, as `rule_of` gives it
     learned: for its steps, and from what
     """
+    of_tiles = encoder.pools if method.traits.pools_tiles else encoder.tiled
     return Manifest(
         method=name,
         options=method.options(),
@@ -73,7 +74,7 @@ def manifest_of(
         preprocessing=preprocessing.to_json(),
         target=target.name,
         cost=cost,
-        deviations=(*pruners.deviations(method, tiled=encoder.tiled and tiles > 1), *_of_reducer(encoder)),
+        deviations=(*pruners.deviations(method, tiled=tiles > 1 and of_tiles), *_of_reducer(encoder)),
         steps=steps_of(method, encoder),
         layers=layers_of(method, encoder),
         inside=_inside(encoder),
