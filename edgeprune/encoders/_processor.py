@@ -34,6 +34,8 @@ class Processor:
     """settings of which null means the default; of others it switches their step off"""
     squares: bool = False
     """whether do_pad is a square of the mean colour around the image, in front of every other step"""
+    splits: bool = False
+    """whether images are scaled to a longest edge, and then squeezed into squares of max_image_size, as Idefics 3's"""
 
 
 COMMON = (

@@ -72,7 +72,9 @@ def refusal(name: str, spelling: str) -> str:
     """How this project refuses what transformers takes; empty where it takes it."""
     if name in TILED and spelling in OTHER:
         return "tiles must be squares|would depend on the image"
-    return "images come out at 24x24, but the encoder takes 40x40" if spelling == "padding of another size" else ""
+    if encoders.processors()[name].splits:
+        return "must have longest_edge|must scale images first"
+    return ""
 
 
 NAMES = sorted(encoders.processors())
@@ -99,12 +101,16 @@ def theirs(folder: Path, name: str, given: dict[str, Any], image: Image.Image) -
         (_, rows, columns), side, merge = out["image_grid_thw"][0], own.patch_size, own.merge_size
         patches = out["pixel_values"].reshape(rows // merge, columns // merge, merge, merge, 3, -1, side, side)
         values = patches[:, :, :, :, :, 0].transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * side, columns * side)
-    whole: NDArray[Any] = values[0] if name in TILED else values
+    whole: NDArray[Any] = values[0] if in_tiles(name) else values
     return whole
 
 
+def in_tiles(name: str) -> bool:
+    return name in TILED or encoders.processors()[name].splits
+
+
 def ours(name: str, given: dict[str, Any], image: Image.Image, size: tuple[int, int]) -> NDArray[Any]:
-    if name in TILED:
+    if in_tiles(name):
         whole: NDArray[Any] = read_processor(given, size, 1).tiled(image)[0]
         return whole
     return read_processor(given, size)(image)
@@ -124,6 +130,8 @@ def test_case_every_class_in_every_spelling_gives_the_pixels_of_transformers(
         given.pop("pad_size", None)  # images are resized to the encoder's size, never padded to it
     if name in TILED:
         given["image_grid_pinpoints"] = [[24, 48], [48, 24]]
+    if encoders.processors()[name].splits:
+        given |= {"max_image_size": {"longest_edge": 24}, "do_image_splitting": False}
     any_size, expected = encoders.processors()[name].any_size, []
     for image in IMAGES:
         try:
