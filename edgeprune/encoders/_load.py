@@ -15,7 +15,16 @@ from edgeprune.encoders import Encoder, Tower, family_of, feature_depth
 from edgeprune.encoders._settings import pair
 from edgeprune.errors import ModelError
 
-__all__ = ["pretrained", "settings", "tower_around", "with_projector", "without", "without_projector"]
+__all__ = [
+    "part_of",
+    "pretrained",
+    "renamed",
+    "settings",
+    "tower_around",
+    "with_projector",
+    "without",
+    "without_projector",
+]
 
 
 def settings(cls: Any, config: Mapping[str, Any], **changes: Any) -> Any:
@@ -27,6 +36,17 @@ def without(checkpoint: Checkpoint, *parts: str) -> Checkpoint:
     """The checkpoint without the tensors that have one of the parts in their dotted name: heads that nobody exports."""
     shards = {name: file for name, file in checkpoint.shards.items() if not set(parts) & set(name.split("."))}
     return replace(checkpoint, shards=shards)
+
+
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors with these parts of their names, as some files have them, as transformers' module has them."""
+
+    def own(name: str) -> str:
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        return name
+
+    return {own(name): value for name, value in tensors.items()}
 
 
 def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **options: Any) -> nn.Module:
@@ -55,6 +75,21 @@ def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **opt
     _check_fit(id, cls.__name__, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     model: nn.Module = module.eval().requires_grad_(False)
     return model
+
+
+def part_of(cls: Any, config: Any, stored: dict[str, Tensor], id: str) -> nn.Module:
+    """A module of transformers that is no model of its own, such as a projector, with these tensors, in float32.
+
+    Raises ModelError when it is not made of just these, each of the size that the config says.
+    """
+    with torch.device("meta"):
+        module: nn.Module = cls(config)
+    own = module.state_dict()
+    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
+    differ = [one for one in sizes if one[1] != one[2]]
+    _check_fit(id, cls.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
+    module.load_state_dict(stored, assign=True)
+    return module.float().eval().requires_grad_(False)
 
 
 def _check_size(cls: Any, config: Any, tensors: Mapping[str, Tensor], id: str, options: dict[str, Any]) -> None:
@@ -176,18 +211,12 @@ def with_projector(
         raise ModelError(
             f"{checkpoint.id}: vision_feature_select_strategy must be {wanted!r} ({what}), got {strategy!r}"
         )
-    stored = checkpoint.tensors("model.multi_modal_projector.", "multi_modal_projector.")
-    with torch.device("meta"):
-        module = projector(config)
-    own = module.state_dict()
-    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
-    differ = [one for one in sizes if one[1] != one[2]]
-    _check_fit(checkpoint.id, projector.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
-    module.load_state_dict(stored, assign=True)
+    names = ("model.multi_modal_projector.", "multi_modal_projector.")
+    module = part_of(projector, config, checkpoint.tensors(*names), checkpoint.id)
     least = 0 if len(chosen) > 1 else 1  # beside others there may be the embeddings
     depths = tuple(feature_depth(one, len(tower.attention), least) for one in chosen)
     beside, deepest = depths if len(depths) > 1 else (), feature_depth(max(depths), len(tower.attention))
-    return Encoder(family, tower, deepest, module.float().eval().requires_grad_(False), beside=beside)
+    return Encoder(family, tower, deepest, module, beside=beside)
 
 
 def _feature_layers(checkpoint: Checkpoint, config: Any, layer: int | None) -> list[int]:
