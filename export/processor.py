@@ -36,6 +36,9 @@ def read_processor(
     """
     try:
         settings = settings_of(config, model_type)
+        for name, instead in settings.processor.refuses.items():
+            if settings.values.get(name):
+                raise ValueError(f"{settings.kind} has {name} on, which makes no image of one size; {instead}")
         whole = _steps(settings, size, resized, tiles is not None)
         if settings.processor.splits:
             if tiles is None:

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower, siglip
-from edgeprune.encoders._load import behind_norm, projector_of, settings, without_projector
+from edgeprune.encoders._grid import in_squares
+from edgeprune.encoders._load import behind_norm, part_of, settings, without_projector
 from edgeprune.encoders._processor import SIGLIP, Processor
-from edgeprune.encoders._units import check_squares, side_by_side, squares
+from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("smolvlm", "smolvlm_vision", "idefics3", "idefics3_vision")
 HAS = {"": ()}
@@ -78,14 +79,16 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     tower = _tower(
         checkpoint, checkpoint.config["vision_config"], modeling, kind, "model.vision_model.", "vision_model."
     )
-    check_squares(checkpoint.id, tower.grid, whole.scale_factor, "image_size, patch_size and scale_factor")
-    groups = side_by_side(tower, squares(tower.grid, whole.scale_factor))
-    projector = projector_of(
-        checkpoint,
-        lambda: getattr(modeling, f"{NAMES[kind]}SimpleMLP")(whole),
-        "model.connector.modality_projection.",
-        "connector.modality_projection.",
-    )
+    side, (rows, columns) = whole.scale_factor, tower.grid
+    if rows % side:
+        raise ModelError(
+            f"{checkpoint.id}: a token is {side}x{side} patches, which must divide the grid, got {rows}x{columns}; check "
+            "image_size, patch_size and scale_factor of its config.json"
+        )
+    in_squares(tower.embeddings, tower.grid, side)
+    groups = torch.arange(rows * columns).reshape(-1, side * side)
+    stored = checkpoint.tensors("model.connector.modality_projection.", "connector.modality_projection.")
+    projector = part_of(getattr(modeling, f"{NAMES[kind]}SimpleMLP"), whole, stored, checkpoint.id)
     encoder = behind_norm("smolvlm", tower, projector, layer, groups)
     return replace(encoder, tiled=True, tagged=True, layout=LAYOUT)
 

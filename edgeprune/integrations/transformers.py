@@ -27,8 +27,12 @@ from edgeprune.runtime.images.tiles import packed
 
 __all__ = ["generation_inputs"]
 
-TOGETHER = ("internvl", "video_llava")
+TOGETHER = ("internvl", "video_llava", "gemma3")
 """models that take the tokens of all images as one tensor, not as a list"""
+MARKED = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}
+"""models in which the tokens of an image see each other both ways -> the input that says which they are, 1 for each"""
+THREE_AXES = ("cosmos3_edge",)
+"""models of rotary positions whose generation takes no place in the sequence in front of the three axes"""
 
 
 def generation_inputs(
@@ -41,7 +45,8 @@ def generation_inputs(
     input_ids: [1, L] int64, the prompt; a run of the model's image token stands for one image, or for one tile
 
     Returns input_ids [1, L'] with exactly as many image tokens as are kept of each image, attention_mask [1, L'],
-    mm_encoder_outputs, and position_ids [4, 1, L'] where the model has rotary positions of three axes.
+    mm_encoder_outputs, and position_ids [4, 1, L'] (of THREE_AXES [3, 1, L']) where the model has rotary positions of
+    three axes, and what MARKED has.
 
     Raises RequestError when the prompt has not one placeholder for each image, and ImageError as the encoder does.
     """
@@ -61,9 +66,12 @@ def generation_inputs(
         prompt = prompt + [model.config.image_token_id] * count + behind
     expanded = torch.tensor([prompt], device=input_ids.device)
     inputs: dict[str, Any] = {"input_ids": expanded, "attention_mask": torch.ones_like(expanded)}
+    if (mark := MARKED.get(model.config.model_type)) is not None:
+        inputs[mark] = (expanded == model.config.image_token_id).long()
     if "positions" in encoded[0]:
         places = [found["positions"] for found in encoded]
-        inputs["position_ids"] = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+        axes = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+        inputs["position_ids"] = axes[1:] if model.config.model_type in THREE_AXES else axes
     return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model)}}
 
 
