@@ -82,8 +82,8 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
     side, (rows, columns) = whole.scale_factor, tower.grid
     if rows % side:
         raise ModelError(
-            f"{checkpoint.id}: a token is {side}x{side} patches, which must divide the grid, got {rows}x{columns}; check "
-            "image_size, patch_size and scale_factor of its config.json"
+            f"{checkpoint.id}: a token is {side}x{side} patches, which must divide the grid, got {rows}x{columns}; "
+            "check image_size, patch_size and scale_factor of its config.json"
         )
     in_squares(tower.embeddings, tower.grid, side)
     groups = torch.arange(rows * columns).reshape(-1, side * side)
