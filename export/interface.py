@@ -20,8 +20,9 @@ def inputs(manifest: Manifest) -> list[str]:
     if steps.tiles is None:
         lines += _resized(steps)
     else:
+        count, place = steps.tiles.count, "last" if steps.tiles.squeezed else "first"
         lines.append(
-            f"Cut it into {steps.tiles.count} tiles of {_by(steps.size)}, the whole image squeezed into the first: how "
+            f"Cut it into {count} tiles of {_by(steps.size)}, the whole image squeezed into the {place}: how "
             "says `edgeprune/runtime/images/tiles.py`, with the numbers of `preprocessing.tiles` in `manifest.json`."
         )
     if pixels.dtype == "uint8":
@@ -49,12 +50,19 @@ def _resized(steps: Preprocessing) -> list[str]:
         lines.append(
             f"Resize it to a shorter side of {short} and a longer one of `int({short} * longer / shorter)`, {how}."
         )
+    elif "max_height" in steps.resize:
+        most = _by((steps.resize["max_height"], steps.resize["max_width"]))
+        lines.append(f"Resize it to fit {most}, in its proportions, sides rounded down, {how}.")
     else:
         lines.append(f"Resize it to {_by((steps.resize['height'], steps.resize['width']))}, whatever its shape, {how}.")
     if steps.crop is not None:
         lines.append(
             f"Cut {_by(steps.crop)} from its middle, left at `(width - {steps.crop[1]}) // 2`, top at "
             f"`(height - {steps.crop[0]}) // 2`; what lies outside is 0."
+        )
+    if steps.pad:
+        lines.append(
+            f"Put it into the upper left corner of {_by(steps.size)}; what is left is 0 behind the step below."
         )
     return lines
 

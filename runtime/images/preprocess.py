@@ -82,7 +82,8 @@ class Preprocessing:
         if self.crop is None and self.resize is not None and "height" not in self.resize and not self.pad:
             by = " and ".join(sorted(self.resize))
             raise ValueError(f"a resize by {by} needs a crop, or the size would depend on the image")
-        result = self.crop or (self.resize and (self.resize["height"], self.resize["width"]))
+        exact = self.resize is not None and "height" in self.resize
+        result = self.crop or (self.resize and exact and (self.resize["height"], self.resize["width"]))
         if result and result != self.size and not (self.pad and all(map(operator.le, result, self.size))):
             raise ValueError(
                 f"images come out at {result[0]}x{result[1]}, but the encoder takes {self.size[0]}x{self.size[1]}"

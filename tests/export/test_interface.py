@@ -87,6 +87,15 @@ def test_tiles_are_said(manifest: Callable[..., Manifest]) -> None:
     assert steps[1].startswith("Cut it into 3 tiles of 32x32 (height x width), the whole image squeezed into the first")
 
 
+def test_an_image_that_is_fitted_and_padded_is_said(manifest: Callable[..., Manifest]) -> None:
+    padded = dataclasses.replace(CLIP, resize={"max_height": 32, "max_width": 48}, crop=None, pad=True)
+    steps = interface.inputs(manifest(preprocessing=padded.to_json()))
+    assert steps[1].startswith("Resize it to fit 32x48 (height x width), in its proportions, sides rounded down")
+    assert steps[2] == (
+        "Put it into the upper left corner of 32x48 (height x width); what is left is 0 behind the step below."
+    )
+
+
 def said(manifest: Manifest) -> dict[str, str]:
     return {line.split("`")[1]: line for line in interface.outputs(manifest)}
 
