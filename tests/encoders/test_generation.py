@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgeprune.encoders import Encoder
 from edgeprune.fit import build_method
-from edgeprune.integrations.transformers import generation_inputs
+from edgeprune.integrations.transformers import PREFIX, generation_inputs
 from edgeprune.pruners import get, none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import TokenEncoder, load
@@ -128,7 +128,9 @@ def test_it_says_the_same_from_the_bundle_and_from_the_reference(
     monkeypatch.setattr(own.model, "get_image_features", wraps(features)(lambda *_, **__: kept))
     rest = {name: value for name, value in inputs.items() if name not in ("position_ids", "mm_encoder_outputs")}
     for mark in ("token_type_ids", "mm_token_type_ids"):  # of models whose image tokens see each other both ways
-        assert mark not in inputs or torch.equal(inputs[mark], (inputs["input_ids"] == image).long())
+        of_image = (inputs["input_ids"] == image).long()
+        wanted = torch.zeros_like(of_image) if own.config.model_type in PREFIX else of_image
+        assert mark not in inputs or torch.equal(inputs[mark], wanted)
     if encoder.positions is not None:
         axes = places(own, prompt, indices, encoder)
         if inputs["position_ids"].shape[0] == 4:  # in front of the axes the place in the sequence

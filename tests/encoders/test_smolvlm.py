@@ -29,7 +29,7 @@ from tests.encoders.kinds import LANGUAGE, SIZES, Kind, processor
 
 SPLIT: dict[str, Any] = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 48}}
 CONFIG: dict[str, Any] = {
-    "vision_config": {**SIZES, "num_hidden_layers": 2, "image_size": 48, "patch_size": 4},
+    "vision_config": {**SIZES, "intermediate_size": 96, "num_hidden_layers": 2, "image_size": 48, "patch_size": 4},
     "text_config": {"model_type": "llama", **LANGUAGE},
     "scale_factor": 2,
     "image_token_id": 3,
@@ -42,6 +42,7 @@ KINDS = {
         config=CONFIG,
         family="smolvlm",
         exported="uniform",
+        unread=("language_model.", "model.language_model.", "model.text_model.", "lm_head."),
     ),
     "idefics3": Kind("Idefics3ForConditionalGeneration", processor("Idefics3", **SPLIT), prefix=0, config=CONFIG),
 }

@@ -61,6 +61,8 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "what no class reads": {**SQUARE, "do_image_splitting": True, "crop_pct": 0.9, "resample_mode": "odd"},
     "nearest": {**SQUARE, "resample": 0},
 }
+TORCHVISION = ("DINOv3ViT", "PI0", "Lfm2Vl")
+"""whose classes have no other backend, and cannot be looked at without it"""
 TILED = ("LlavaNext", "LlavaOnevision")
 OTHER = (
     *("an integer is the shortest edge", "lists", "height and width", "height, width and a crop", "size and most"),
@@ -157,8 +159,8 @@ def ours(name: str, given: dict[str, Any], image: Image.Image, size: tuple[int, 
 def test_case_every_class_in_every_spelling_gives_the_pixels_of_transformers(
     name: str, spelling: str, tmp_path: Path
 ) -> None:
-    if name == "DINOv3ViT":
-        pytest.importorskip("torchvision")  # its class has no other backend
+    if name in TORCHVISION:
+        pytest.importorskip("torchvision")
     given = {"image_processor_type": f"{name}ImageProcessor", **SPELLINGS[spelling]}
     if name in BY_PIXELS:
         given.pop("size", None)
@@ -197,8 +199,8 @@ def test_every_setting_that_a_class_of_transformers_reads_is_declared() -> None:
         own: Any = getattr(transformers, f"{name}ImageProcessorPil", None) or getattr(
             transformers, f"{name}ImageProcessor"
         )
-        if name == "DINOv3ViT":
-            continue  # its class has no settings of its own, and cannot be looked at without torchvision
+        if name in TORCHVISION:
+            continue
         unknown = set(own.valid_kwargs.__annotations__) - {*COMMON, *SILENT, *one.reads}
         assert not unknown, f"{name}: {unknown}"
 
