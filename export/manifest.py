@@ -27,6 +27,7 @@ from edgeprune.pruners import Method, depth_of
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.targets import Target
+from edgeprune.traits import source_said
 
 __all__ = ["TOOLS", "layers_of", "manifest_of", "rule_of", "write_manifest", "write_texts"]
 
@@ -56,6 +57,7 @@ def manifest_of(
     rule: of parity, as `rule_of` gives it
     learned: for its steps, and from what
     """
+    of_tiles = encoder.pools if method.traits.pools_tiles else encoder.tiled
     return Manifest(
         method=name,
         options=method.options(),
@@ -73,7 +75,7 @@ def manifest_of(
         preprocessing=preprocessing.to_json(),
         target=target.name,
         cost=cost,
-        deviations=(*pruners.deviations(method, tiled=encoder.tiled and tiles > 1), *_of_reducer(encoder)),
+        deviations=(*pruners.deviations(method, tiled=tiles > 1 and of_tiles), *_of_reducer(encoder)),
         steps=steps_of(method, encoder),
         layers=layers_of(method, encoder),
         inside=_inside(encoder),
@@ -124,7 +126,10 @@ def _inside(encoder: Encoder) -> dict[str, Any]:
 
 
 def _of_reducer(encoder: Encoder) -> tuple[str, ...]:
-    return () if encoder.inside is None else encoder.inside.reducer.deviations
+    """What it is written from, and where it departs from that."""
+    if (inside := encoder.inside) is None:
+        return ()
+    return (source_said(inside.name, inside.reducer.written_from), *inside.reducer.deviations)
 
 
 def write_texts(

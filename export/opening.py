@@ -70,7 +70,7 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     learned: dict[str, Any] = {}
     if request.adapted is not None:
         learned["adapted"] = put_adapted(encoder.tower.module, request.adapted)
-    pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
+    pooled = request.tiles if encoder.pools and method_type.traits.pools_tiles else 1
     every = encoder.patches * (request.tiles if encoder.tiled else 1)
     scorer = _scorer(request.scorer, method_type)
     total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,22 @@ from edgeprune.encoders import Encoder, Tower, family_of, feature_depth
 from edgeprune.encoders._settings import pair
 from edgeprune.errors import ModelError
 
-__all__ = ["pretrained", "settings", "tower_around", "with_projector", "without", "without_projector"]
+__all__ = [
+    "PROJECTOR",
+    "behind_norm",
+    "pretrained",
+    "projector_of",
+    "settings",
+    "spelled",
+    "tower_around",
+    "with_projector",
+    "without",
+    "without_projector",
+]
+
+
+PROJECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
+"""the prefixes of what most models call their projector, of transformers 5 and 4"""
 
 
 def settings(cls: Any, config: Mapping[str, Any], **changes: Any) -> Any:
@@ -138,6 +153,44 @@ def without_projector(family: str, tower: Tower, layer: int | None) -> Encoder:
     return Encoder(family, tower, depth, nn.Identity(), normed=layer is None)
 
 
+def spelled(name: str, roots: Sequence[str] = ("model.", "")) -> list[str]:
+    """The prefixes of a vision tower that the whole model calls so: of transformers 4, which has one part more, and 5.
+
+    >>> spelled("vision_tower", ("model.",))
+    ['model.vision_tower.vision_model.', 'model.vision_tower.']
+    """
+    return [f"{root}{name}{part}" for part in (".vision_model.", ".") for root in roots]
+
+
+def projector_of(checkpoint: Checkpoint, make: Callable[[], nn.Module], *prefixes: str) -> nn.Module:
+    """A projector with the tensors below the prefixes, in float32 and evaluation mode.
+
+    make: gives one of the sizes that the config says
+
+    Raises ModelError when it is not made of just these.
+    """
+    stored = checkpoint.tensors(*prefixes)
+    with torch.device("meta"):
+        module = make()
+    own = module.state_dict()
+    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
+    differ = [one for one in sizes if one[1] != one[2]]
+    reader = type(module).__name__
+    _check_fit(checkpoint.id, reader, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
+    module.load_state_dict(stored, assign=True)
+    return module.float().eval().requires_grad_(False)
+
+
+def behind_norm(
+    family: str, tower: Tower, projector: nn.Module, layer: int | None, groups: Tensor | None = None
+) -> Encoder:
+    """An encoder whose projector takes last_hidden_state, or hidden_states[layer] if one is given.
+
+    groups: as in Encoder
+    """
+    return replace(without_projector(family, tower, layer), projector=projector, groups=groups)
+
+
 def with_projector(
     family: str,
     checkpoint: Checkpoint,
@@ -163,10 +216,7 @@ def with_projector(
     tower: Tower = tower_family.tower(
         checkpoint,
         vision,
-        f"model.{tower_name}.vision_model.",
-        f"{tower_name}.vision_model.",
-        f"model.{tower_name}.",
-        f"{tower_name}.",
+        *spelled(tower_name),
         size=size,
     )
     # "default" drops the first token whatever it is, "full" drops none
@@ -176,18 +226,11 @@ def with_projector(
         raise ModelError(
             f"{checkpoint.id}: vision_feature_select_strategy must be {wanted!r} ({what}), got {strategy!r}"
         )
-    stored = checkpoint.tensors("model.multi_modal_projector.", "multi_modal_projector.")
-    with torch.device("meta"):
-        module = projector(config)
-    own = module.state_dict()
-    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
-    differ = [one for one in sizes if one[1] != one[2]]
-    _check_fit(checkpoint.id, projector.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
-    module.load_state_dict(stored, assign=True)
+    module = projector_of(checkpoint, lambda: projector(config), *PROJECTOR)
     least = 0 if len(chosen) > 1 else 1  # beside others there may be the embeddings
     depths = tuple(feature_depth(one, len(tower.attention), least) for one in chosen)
     beside, deepest = depths if len(depths) > 1 else (), feature_depth(max(depths), len(tower.attention))
-    return Encoder(family, tower, deepest, module.float().eval().requires_grad_(False), beside=beside)
+    return Encoder(family, tower, deepest, module, beside=beside)
 
 
 def _feature_layers(checkpoint: Checkpoint, config: Any, layer: int | None) -> list[int]:

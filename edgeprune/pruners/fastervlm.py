@@ -20,6 +20,7 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "official code at Theia-4869/FasterVLM@f5d5f12"
     traits: ClassVar[Traits] = Traits(
         reads=("[CLS] attention",),
         multiply_adds="0.59 M",

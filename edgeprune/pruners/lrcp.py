@@ -39,6 +39,7 @@ class Method(pruners.Method):
     keep: int
     rank: int = 4
     """main directions taken out, 1 or more; the source has 8 for Qwen"""
+    written_from: ClassVar[str] = "third-party note"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
         multiply_adds="572.3 M",

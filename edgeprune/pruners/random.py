@@ -31,6 +31,7 @@ def shuffled(patches: int, seed: int) -> list[int]:
 class Method(pruners.Method):
     keep: int
     seed: int = 0
+    written_from: ClassVar[str] = "ours"
     traits: ClassVar[Traits] = Traits(nested=True)
 
     def rule(self, patches: int) -> dict[str, Any]:

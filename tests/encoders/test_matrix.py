@@ -75,7 +75,7 @@ def test_each_method_and_each_encoder_is_always_exported_somewhere() -> None:
 def tiles_of(method: Entry, encoder: Encoder) -> int:
     """Where they make one pool of candidates a thumbnail and its parts, as many as the image processor can make."""
     parts = 2 if encoder.family == "llava_onevision" else 3
-    return parts if encoder.tiled and get(method.name).traits.pools_tiles else 1
+    return parts if encoder.pools and get(method.name).traits.pools_tiles else 1
 
 
 def budget_of(method: Entry) -> int | None:
