@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from edgeprune.errors import ModelError
 __all__ = [
     "PROJECTOR",
     "behind_norm",
+    "part_of",
     "pretrained",
-    "projector_of",
+    "renamed",
     "settings",
     "spelled",
     "tower_around",
@@ -42,6 +43,17 @@ def without(checkpoint: Checkpoint, *parts: str) -> Checkpoint:
     """The checkpoint without the tensors that have one of the parts in their dotted name: heads that nobody exports."""
     shards = {name: file for name, file in checkpoint.shards.items() if not set(parts) & set(name.split("."))}
     return replace(checkpoint, shards=shards)
+
+
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors with these parts of their names, as some files have them, as transformers' module has them."""
+
+    def own(name: str) -> str:
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        return name
+
+    return {own(name): value for name, value in tensors.items()}
 
 
 def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **options: Any) -> nn.Module:
@@ -70,6 +82,21 @@ def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **opt
     _check_fit(id, cls.__name__, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     model: nn.Module = module.eval().requires_grad_(False)
     return model
+
+
+def part_of(cls: Any, config: Any, stored: dict[str, Tensor], id: str) -> nn.Module:
+    """A module of transformers that is no model of its own, such as a projector, with these tensors, in float32.
+
+    Raises ModelError when it is not made of just these, each of the size that the config says.
+    """
+    with torch.device("meta"):
+        module: nn.Module = cls(config)
+    own = module.state_dict()
+    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
+    differ = [one for one in sizes if one[1] != one[2]]
+    _check_fit(id, cls.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
+    module.load_state_dict(stored, assign=True)
+    return module.float().eval().requires_grad_(False)
 
 
 def _check_size(cls: Any, config: Any, tensors: Mapping[str, Tensor], id: str, options: dict[str, Any]) -> None:
@@ -162,25 +189,6 @@ def spelled(name: str, roots: Sequence[str] = ("model.", "")) -> list[str]:
     return [f"{root}{name}{part}" for part in (".vision_model.", ".") for root in roots]
 
 
-def projector_of(checkpoint: Checkpoint, make: Callable[[], nn.Module], *prefixes: str) -> nn.Module:
-    """A projector with the tensors below the prefixes, in float32 and evaluation mode.
-
-    make: gives one of the sizes that the config says
-
-    Raises ModelError when it is not made of just these.
-    """
-    stored = checkpoint.tensors(*prefixes)
-    with torch.device("meta"):
-        module = make()
-    own = module.state_dict()
-    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
-    differ = [one for one in sizes if one[1] != one[2]]
-    reader = type(module).__name__
-    _check_fit(checkpoint.id, reader, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
-    module.load_state_dict(stored, assign=True)
-    return module.float().eval().requires_grad_(False)
-
-
 def behind_norm(
     family: str, tower: Tower, projector: nn.Module, layer: int | None, groups: Tensor | None = None
 ) -> Encoder:
@@ -226,7 +234,7 @@ def with_projector(
         raise ModelError(
             f"{checkpoint.id}: vision_feature_select_strategy must be {wanted!r} ({what}), got {strategy!r}"
         )
-    module = projector_of(checkpoint, lambda: projector(config), *PROJECTOR)
+    module = part_of(projector, config, checkpoint.tensors(*PROJECTOR), checkpoint.id)
     least = 0 if len(chosen) > 1 else 1  # beside others there may be the embeddings
     depths = tuple(feature_depth(one, len(tower.attention), least) for one in chosen)
     beside, deepest = depths if len(depths) > 1 else (), feature_depth(max(depths), len(tower.attention))

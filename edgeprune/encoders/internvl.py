@@ -18,11 +18,11 @@ from typing import Any, cast
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._grid import squares
 from edgeprune.encoders._load import pretrained, settings, tower_around, with_projector, without_projector
 from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import CLIP, Processor
 from edgeprune.encoders._settings import cuts_tiles
-from edgeprune.encoders._units import squares
 from edgeprune.errors import ModelError
 
 MODEL_TYPES = ("internvl", "internvl_vision")
@@ -64,7 +64,7 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
             f"{rows}x{columns}; check --size, or image_size and downsample_ratio of its config.json"
         )
     chosen = config.vision_feature_layer if layer is None else layer
-    encoder = replace(encoder, groups=squares((rows, rows), side), normed=chosen == -1)
+    encoder = replace(encoder, groups=squares((rows, rows), side).reshape(-1, side * side), normed=chosen == -1)
     return _tiled(encoder, checkpoint)
 
 

@@ -4,6 +4,8 @@
 
     prompt     text <image> text            one placeholder for each image, or as many as the processor writes
     becomes    text <image> x K text        and the tokens travel as mm_encoder_outputs, in place of pixel_values
+    prompt     text tag <image> tag <image> text        where the processor writes tags between the tiles of an image
+    becomes    text tag <image> x K tag <image> x K text
 
 Positions: LLaVA's are compact, 0, 1, 2, ... over what is there, as in the official codes. A model with rotary positions
 of three axes (Qwen-VL) keeps the place that each token has in the whole image, and the text behind it goes on where it
@@ -25,8 +27,12 @@ from edgeprune.runtime.images.tiles import packed
 
 __all__ = ["generation_inputs"]
 
-TOGETHER = ("internvl", "video_llava")
+TOGETHER = ("internvl", "video_llava", "gemma3")
 """models that take the tokens of all images as one tensor, not as a list"""
+MARKED = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}
+"""models in which the tokens of an image see each other both ways -> the input that says which they are, 1 for each"""
+THREE_AXES = ("cosmos3_edge",)
+"""models of rotary positions whose generation takes no place in the sequence in front of the three axes"""
 
 
 def generation_inputs(
@@ -36,30 +42,46 @@ def generation_inputs(
 
     model: the transformers model that the bundle's encoder was taken from, a ...ForConditionalGeneration
     images: one image, or as many as the prompt has placeholders
-    input_ids: [1, L] int64, the prompt; a run of the model's image token stands for one image
+    input_ids: [1, L] int64, the prompt; a run of the model's image token stands for one image, or for one tile
 
     Returns input_ids [1, L'] with exactly as many image tokens as are kept of each image, attention_mask [1, L'],
-    mm_encoder_outputs, and position_ids [4, 1, L'] where the model has rotary positions of three axes.
+    mm_encoder_outputs, and position_ids [4, 1, L'] (of THREE_AXES [3, 1, L']) where the model has rotary positions of
+    three axes, and what MARKED has.
 
     Raises RequestError when the prompt has not one placeholder for each image, and ImageError as the encoder does.
     """
     each = images if isinstance(images, list) else [images]
     text = _split(input_ids, model.config.image_token_id)
-    if len(text) - 1 != len(each):
+    by_tile = _by_tile(encoder, len(text) - 1, len(each))
+    if len(text) - 1 != len(each) and not by_tile:
         raise RequestError(
             f"the prompt must have one image placeholder (token {model.config.image_token_id}) for each image, "
             f"got {len(text) - 1} for {len(each)}"
         )
     encoded = [{name: torch.from_numpy(array) for name, array in _outputs(encoder, one).items()} for one in each]
+    parts = encoder.manifest.tiles if by_tile else 1
+    runs = [len(found["tokens"]) // parts for found in encoded for _ in range(parts)]
     prompt = text[0]
-    for found, behind in zip(encoded, text[1:], strict=True):
-        prompt = prompt + [model.config.image_token_id] * len(found["tokens"]) + behind
+    for count, behind in zip(runs, text[1:], strict=True):
+        prompt = prompt + [model.config.image_token_id] * count + behind
     expanded = torch.tensor([prompt], device=input_ids.device)
     inputs: dict[str, Any] = {"input_ids": expanded, "attention_mask": torch.ones_like(expanded)}
+    if (mark := MARKED.get(model.config.model_type)) is not None:
+        inputs[mark] = (expanded == model.config.image_token_id).long()
     if "positions" in encoded[0]:
         places = [found["positions"] for found in encoded]
-        inputs["position_ids"] = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+        axes = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+        inputs["position_ids"] = axes[1:] if model.config.model_type in THREE_AXES else axes
     return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model)}}
+
+
+def _by_tile(encoder: TokenEncoder, runs: int, images: int) -> bool:
+    """Whether the prompt has a run of placeholders for each tile, of tiles that are read one after the other and keep
+    as many tokens each."""
+    tiles = encoder.preprocessing.tiles
+    if tiles is None or not tiles.squeezed or encoder.manifest.pooled:
+        return False
+    return tiles.count > 1 and runs == images * tiles.count
 
 
 def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = [
     "CROPPED",
@@ -80,6 +81,11 @@ class Kind:
     """the kind of tower that it has, where the family has several"""
     exported: str = ""
     """the methods that are exported on it in every run of the tests, all others in `slow`"""
+    unread: tuple[str, ...] = ()
+    """how the names of those of its tensors begin that are never read"""
+    given: Callable[[Tensor], dict[str, Any]] | None = None
+    """pixels [1, 3, H, W] of that grid -> what get_image_features of its whole model is given; of one whose language
+    model is asked, from a bundle of the first method of `exported`, which must choose tokens and not merge them"""
 
     @property
     def detects(self) -> bool:

@@ -50,7 +50,9 @@ def test_the_sequence_shortens_as_the_reference_says_or_is_refused(made: Made, e
         not encoder.tower.has_cls and inside.get(reducer)().needs_cls,
     ]
     if any(refused):
-        with pytest.raises(MethodError, match=r"is 4 patches; use" if refused[0] else r"no \[CLS\] token"):
+        with pytest.raises(
+            MethodError, match=rf"is {encoder.unit} patches; use" if refused[0] else r"no \[CLS\] token"
+        ):
             shortened(encoder, reducer)
         return
     short, method = shortened(encoder, reducer)
