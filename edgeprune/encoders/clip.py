@@ -21,7 +21,7 @@ OPTIONS = ("size", "head")
 HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {
     "CLIP": Processor(
-        CLIP, models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model"), reads=("use_square_size",)
+        CLIP, models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model", "radio"), reads=("use_square_size",)
     )
 }
 
