@@ -175,6 +175,10 @@ class Method:
         """Of its own weights, for one image of N patches."""
         return 0
 
+    def ranking(self, rows: int, width: int) -> int:
+        """Multiply-adds of its score alone, where a reducer ranks so many rows by it (`Traits.ranks`)."""
+        return 0
+
 
 class Placed(Protocol):
     """What the place of a method hangs on, of an encoder."""

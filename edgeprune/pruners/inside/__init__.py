@@ -53,6 +53,12 @@ class Reducer:
     """where the static form departs from its source"""
 
     @property
+    def early(self) -> bool:
+        """Whether it knows its rows before the queries of the layer in front of a step, and drops the others, so that
+        they are taken there."""
+        return not self.merges
+
+    @property
     def reads_maps(self) -> bool:
         """Whether it reads whole attention maps, so that every query of the layer in front of a step is needed."""
         return False
