@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import MethodError, ModelError, RequestError, unknown_name
-from edgeprune.traits import DETECTS, FEATURES, Traits
+from edgeprune.traits import DETECTS, FEATURES, OURS, Traits
 
 __all__ = [
     "Entry",
@@ -43,6 +43,8 @@ class Entry:
     does: str
     """the first sentence of the file, without the name"""
     paper: str = ""
+    written_from: str = OURS
+    """as its class has it"""
     traits: Traits = field(default_factory=Traits)
     """without deviations, whose texts may hold other constants"""
     rule: str = "topk"
@@ -72,6 +74,7 @@ class Entry:
             "nested": self.traits.nested,
             "rule": self.rule,
             "multiply_adds": self.traits.multiply_adds,
+            "written_from": self.written_from,
             "paper": self.paper,
             "options": dict(self.options),
         }
@@ -97,6 +100,8 @@ class ReducerEntry:
     """whether the same number of rows goes at each of them, instead of the same share"""
     frozen: bool = False
     """whether its counts hang on the image, and are taken of some images once"""
+    written_from: str = OURS
+    """as its class has it"""
 
     @property
     def schedule(self) -> str:
@@ -114,6 +119,7 @@ class ReducerEntry:
             "inside": True,
             "merges": self.merges,
             "schedule": self.schedule,
+            "written_from": self.written_from,
             "paper": self.paper,
             "options": dict(self.options),
         }
@@ -192,6 +198,10 @@ def check_model_type(model_type: str, id: str) -> None:
                 raise ModelError(f"{id} is a {model_type}: {why}; read is {', '.join(own)}")
         known += own
     if model_type not in known:
+        others = Path(str(files("edgeprune"))) / "encoders" / "_refused.py"
+        for why, refused in literal(ast.parse(others.read_text(encoding="utf-8")), "REFUSED", others.name).items():
+            if model_type in refused:
+                raise ModelError(f"{id} is a {model_type}, which is not read: {why}")
         raise ModelError(
             f"{id} has a model_type that no family knows: {unknown_name('model_type', model_type, known)} "
             "A new family is one file in edgeprune/encoders with MODEL_TYPES and load"
@@ -269,18 +279,20 @@ def _entry(name: str, tree: ast.Module) -> Entry:
     found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
     if not found:
         raise ValueError(f"{name}.py must declare a class Method; it is missing")
-    method, traits, fields, rule = found[0], Traits(), {}, ("topk", "")
+    method, traits, fields, rule, source = found[0], Traits(), {}, ("topk", ""), OURS
     for node in method.body:
         if isinstance(node, ast.FunctionDef) and node.name == "rule":
             rule = _rule(node)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             if node.target.id == "traits":
                 traits = _traits(node.value, f"{name}.py")
+            elif node.target.id == "written_from":
+                source = ast.literal_eval(node.value)
             else:
                 fields[node.target.id] = ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value)
     options = {name: both for name, both in fields.items() if both[0] in _KINDS}
     kinds, defaults = ({name: both[at] for name, both in options.items()} for at in (0, 1))
-    return Entry(name, _sentence(head), _paper(head), traits, *rule, kinds, defaults)
+    return Entry(name, _sentence(head), _paper(head), source, traits, *rule, kinds, defaults)
 
 
 def _reducer(name: str, tree: ast.Module) -> ReducerEntry:
@@ -299,7 +311,7 @@ def _reducer(name: str, tree: ast.Module) -> ReducerEntry:
         node.target.id: ast.literal_eval(node.value)
         for node in found[0].body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
-        if node.target.id in ("merges", "every", "even", "frozen")
+        if node.target.id in ("merges", "every", "even", "frozen", "written_from")
     }
     return ReducerEntry(name, _sentence(head), _paper(head), kinds, defaults, **said)
 

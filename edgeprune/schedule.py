@@ -70,6 +70,12 @@ class Reduces(Protocol):
         ...
 
     @property
+    def early(self) -> bool:
+        """Whether it knows its rows before the queries of the layer in front of a step, and drops the others, so that
+        they are taken there."""
+        ...
+
+    @property
     def reads_maps(self) -> bool:
         """Whether it reads whole attention maps, so that every query is needed."""
         ...
@@ -83,6 +89,9 @@ class Reduces(Protocol):
     def hidden(self) -> int:
         """Rows that it leaves behind those that may leave the encoder."""
         ...
+
+    @property
+    def written_from(self) -> str: ...
 
     @property
     def deviations(self) -> tuple[str, ...]: ...

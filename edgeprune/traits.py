@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CLS", "DETECTS", "FEATURES", "MLP", "READS", "SHORTER", "Traits"]
+__all__ = ["CLS", "DETECTS", "FEATURES", "MLP", "OURS", "READS", "SHORTER", "WRITTEN_FROM", "Traits", "source_said"]
 
 CLS, MLP, SHORTER, DETECTS = "[CLS]", "two-layer projector", "variable sequence length", "detection tokens"
 FEATURES = (CLS, MLP, SHORTER, DETECTS)
@@ -28,6 +28,19 @@ READS = (
     _PROJECTOR,
 )
 """what of the encoder a method may read; of the last layer where no other is named"""
+
+OURS = "ours"
+WRITTEN_FROM = ("official code", "paper", "third-party note", OURS)
+"""what a method or a reducer can be written from; the first with ` at OWNER/REPOSITORY@COMMIT` behind it"""
+
+
+def source_said(name: str, written_from: str) -> str:
+    """What it was written from, as the manifest has it.
+
+    >>> source_said("pool", "ours")
+    "pool is ours, not a paper's"
+    """
+    return f"{name} is ours, not a paper's" if written_from == OURS else f"{name} is written from: {written_from}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,9 @@ class Traits:
     """whether ONNX has what its official form is made of, so that this can be measured as it is written"""
     whole_grid: bool = False
     """whether each patch must be in its place, so that it cannot choose of rows that a step inside the encoder left"""
+    ranks: bool = False
+    """whether the score of each patch hangs on no budget and no choice, however many there are, so that a reducer can
+    rank by it as well"""
     keeps_all: bool = False
     """whether its budget is every patch there is"""
     emits: tuple[str, ...] = ("picks",)

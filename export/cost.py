@@ -95,7 +95,7 @@ def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int
     found = list(layers)
     for step in inside.steps:
         at, count = step.layer - 1, counts[step.layer - 1]
-        if not inside.reducer.merges:  # known before its queries, so that these and what follows are for few rows
+        if inside.reducer.early:  # known before its queries, so that these and what follows are for few rows
             kept = counts[step.layer]
             asked = count if inside.reducer.reads_maps else kept
             found[at] = (2 * count + asked + kept) * width * width + kept * mlp + 2 * kept * count * width

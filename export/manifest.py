@@ -27,6 +27,7 @@ from edgeprune.pruners import Method, depth_of
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.targets import Target
+from edgeprune.traits import source_said
 
 __all__ = ["TOOLS", "layers_of", "manifest_of", "rule_of", "write_manifest", "write_texts"]
 
@@ -125,7 +126,10 @@ def _inside(encoder: Encoder) -> dict[str, Any]:
 
 
 def _of_reducer(encoder: Encoder) -> tuple[str, ...]:
-    return () if encoder.inside is None else encoder.inside.reducer.deviations
+    """What it is written from, and where it departs from that."""
+    if (inside := encoder.inside) is None:
+        return ()
+    return (source_said(inside.name, inside.reducer.written_from), *inside.reducer.deviations)
 
 
 def write_texts(

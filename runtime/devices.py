@@ -56,7 +56,8 @@ def open_backend(
 
 def _open(bundle: Bundle, device: str, threads: int | None, outputs: Sequence[str] | None) -> Backend:
     if device != plans.DEVICE:
-        return open_session(bundle.graph(ENCODER), device, threads, outputs=outputs)
+        disabled = bundle.manifest.disabled(device)
+        return open_session(bundle.graph(ENCODER), device, threads, outputs=outputs, disabled=disabled)
     from edgeprune.runtime.backends.plan_session import open_plan
 
     return open_plan(bundle, outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from edgeprune import catalog, encoders, pruners
-from edgeprune.catalog import Entry, Family, families, methods, refusal
+from edgeprune.catalog import Entry, Family, ReducerEntry, families, methods, reducers, refusal
 from edgeprune.errors import MethodError
+from edgeprune.pruners import inside
 from edgeprune.runtime.parity.verdict import RULES
-from edgeprune.traits import FEATURES, READS, Traits
+from edgeprune.traits import FEATURES, OURS, READS, WRITTEN_FROM, Traits
 
 
 def entry(head: str, body: str = "pass") -> Entry:
@@ -63,6 +65,22 @@ def test_the_rule_of_a_method_is_one_of_paritys(one: Entry) -> None:
 @pytest.mark.parametrize("one", methods(), ids=lambda one: one.name)
 def test_a_paper_is_one_link(one: Entry) -> None:
     assert re.fullmatch(r"(https://\S+)?", one.paper)
+
+
+@pytest.mark.parametrize("one", [*methods(), *reducers()], ids=lambda one: one.name)
+def test_each_says_what_it_was_written_from(one: Entry | ReducerEntry) -> None:
+    kind: Any = inside.get(one.name) if isinstance(one, ReducerEntry) else pruners.get(one.name)
+    assert vars(kind)["written_from"] == one.written_from
+    what, _, where = one.written_from.partition(" at ")
+    head = inspect.getmodule(kind).__doc__ or ""
+    assert what in WRITTEN_FROM
+    if what == "official code":
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{7}", where)
+        assert where in head
+    else:
+        assert where == ""
+        assert what != "paper" or "Paper" in head
+        assert what != OURS or "Paper" not in head
 
 
 def test_only_the_first_sentence_is_taken_even_over_two_lines() -> None:

@@ -14,7 +14,7 @@ from edgeprune.bundle.schema import KINDS, Fields, Graph, TensorSpec
 
 __all__ = ["check"]
 
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8", "int8-dynamic", "fp8")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 

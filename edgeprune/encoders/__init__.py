@@ -5,7 +5,8 @@ of another also declares `tower(checkpoint, config, *prefixes, size=None) -> Tow
 `video`, `size` or `head` names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two
 more are read by others: `HAS`, by the catalog, which imports nothing, so that it is a literal; and `PROCESSORS`, the
 classes of image processors that come with the family. Nothing else has to change for a new one. What families share is
-in `_load`, `_heads`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`.
+in `_load`, `_heads`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`. Models that none is like are
+refused in `_refused`.
 
     HAS = {"": ("[CLS]", "variable sequence length")}       kind of tower, where there are several -> traits.FEATURES
     PROCESSORS = {"ViT": Processor(VIT)}                class of transformers, without ImageProcessor

@@ -22,7 +22,7 @@ HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {
     "CLIP": Processor(
         CLIP,
-        models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model", "vipllava"),
+        models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model", "radio", "vipllava"),
         reads=("use_square_size",),
     )
 }

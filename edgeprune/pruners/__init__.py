@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.taps import Taps
-from edgeprune.traits import Traits
+from edgeprune.traits import OURS, Traits, source_said
 
 __all__ = [
     "Eager",
@@ -119,6 +119,8 @@ class Method:
     options, those without one are what it is fitted with."""
 
     keep: int
+    written_from: ClassVar[str] = OURS
+    """one of WRITTEN_FROM; official code with its commit"""
     traits: ClassVar[Traits] = Traits()
     scorer: Any = None
     """the trained module of a method that has one"""
@@ -173,6 +175,10 @@ class Method:
         """Of its own weights, for one image of N patches."""
         return 0
 
+    def ranking(self, rows: int, width: int) -> int:
+        """Multiply-adds of its score alone, where a reducer ranks so many rows by it (`Traits.ranks`)."""
+        return 0
+
 
 class Placed(Protocol):
     """What the place of a method hangs on, of an encoder."""
@@ -203,11 +209,13 @@ def depth_of(method: Method, encoder: Placed) -> int | None:
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:
-    """Where a method as it is built departs from its source, as the manifest has it.
+    """What a method was written from, and where it departs from that as it is built, as the manifest has it.
 
     tiled: whether the images of a run are tiles of one
     """
-    return (*method.traits.deviations, *(method.traits.on_tiles if tiled else ()), *method.departs)
+    name = type(method).__module__.rpartition(".")[2]
+    said = () if method.traits.keeps_all else (source_said(name, method.written_from),)
+    return (*said, *method.traits.deviations, *(method.traits.on_tiles if tiled else ()), *method.departs)
 
 
 def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:

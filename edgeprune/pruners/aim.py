@@ -45,6 +45,7 @@ def rounds(patches: int, keep: int) -> list[int]:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "official code at LaVi-Lab/AIM@edc24e9"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
         multiply_adds="902.4 M",

@@ -53,6 +53,7 @@ class Method(pruners.Method):
     """m: the encoder's patches along a side of the scorer's"""
     spread: bool = False
     """whether background fills up the budget evenly over the grid, instead of by its score"""
+    written_from: ClassVar[str] = "paper"
     traits: ClassVar[Traits] = Traits(
         reads=("image or early hidden states",),
         multiply_adds="2679 M",  # a `front` of 2 layers, 384 wide

@@ -37,6 +37,7 @@ class Method(pruners.Method):
     keep: int
     pivots: int = 8
     """how many patches take turns, at least 1"""
+    written_from: ClassVar[str] = "official code at xqy1111111/DART@d6a5af6"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
         multiply_adds="18.9 M",

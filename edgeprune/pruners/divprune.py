@@ -29,6 +29,7 @@ FAR = 4.0
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "official code at vbdi/divprune@799e2d9"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
         multiply_adds="1019 M",

@@ -43,6 +43,7 @@ def leave_out(state: State, pick: Pick) -> State:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "official code at Theia-4869/CDPruner@9541616"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
         multiply_adds="1019 M",

@@ -20,10 +20,12 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "official code at Theia-4869/FasterVLM@f5d5f12"
     traits: ClassVar[Traits] = Traits(
         reads=("[CLS] attention",),
         multiply_adds="0.59 M",
         query_rows=1,
+        ranks=True,
         nested=True,
         deviations=("scores are float32 in every precision; the official code averages heads in the model's dtype",),
     )

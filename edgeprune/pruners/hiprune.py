@@ -39,6 +39,7 @@ class Method(pruners.Method):
     object_layer: int = 0
     """counted from 1; 0 for the published one"""
     neighbours: str = "flat"
+    written_from: ClassVar[str] = "official code at Danielement321/HiPrune@6e83a12"
     traits: ClassVar[Traits] = Traits(
         whole_grid=True,
         reads=("attention maps of two layers",),

@@ -47,6 +47,7 @@ def sizes(patches: int) -> list[int]:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "official code at obananas/HoloV@1d2e65e"
     traits: ClassVar[Traits] = Traits(
         whole_grid=True,
         reads=("[CLS] attention", "projected features"),

@@ -36,6 +36,7 @@ class Method(pruners.Method):
     """of importance against diversity, the official lambda: above 0, at most 1"""
     importance: str = "column_mean"
     """where importance is read: column_mean or cls"""
+    written_from: ClassVar[str] = "official code at Tencent/AngelSlim@67394ce"
     traits: ClassVar[Traits] = Traits(
         reads=("attention map", "projected features"),
         multiply_adds="1360 M",

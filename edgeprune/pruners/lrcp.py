@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits
-from edgeprune.pruners._directions import main_directions
+from edgeprune.pruners._directions import main_directions, multiply_adds
 from edgeprune.pruners._select import lower_take, ranked_top
 from edgeprune.taps import Taps
 
@@ -39,10 +39,12 @@ class Method(pruners.Method):
     keep: int
     rank: int = 4
     """main directions taken out, 1 or more; the source has 8 for Qwen"""
+    written_from: ClassVar[str] = "third-party note"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
         multiply_adds="572.3 M",
         early=False,
+        ranks=True,
         official_in_onnx=False,
         emits=("picks", "origin"),
         deviations=(
@@ -59,6 +61,9 @@ class Method(pruners.Method):
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "match", "form": "nearest"}
+
+    def ranking(self, rows: int, width: int) -> int:
+        return multiply_adds(self.rank, rows, width) + 2 * self.rank * rows * width
 
     def select(self, taps: Taps) -> Selection:
         x = taps.projected.float()

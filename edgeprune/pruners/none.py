@@ -18,6 +18,7 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "ours"
     traits: ClassVar[Traits] = Traits(early=False, keeps_all=True, emits=())
 
     def rule(self, patches: int) -> dict[str, Any]:

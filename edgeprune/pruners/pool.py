@@ -39,6 +39,7 @@ def cells(grid: tuple[int, int], keep: int) -> list[int]:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "ours"
     traits: ClassVar[Traits] = Traits(reads=("features",), multiply_adds="37.7 M", early=False, emits=())
 
     def rule(self, patches: int) -> dict[str, Any]:

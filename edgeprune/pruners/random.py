@@ -31,7 +31,8 @@ def shuffled(patches: int, seed: int) -> list[int]:
 class Method(pruners.Method):
     keep: int
     seed: int = 0
-    traits: ClassVar[Traits] = Traits(nested=True)
+    written_from: ClassVar[str] = "ours"
+    traits: ClassVar[Traits] = Traits(ranks=True, nested=True)
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "fixed"}

@@ -38,6 +38,7 @@ class Method(pruners.Method):
     keep: int
     layer: int = 0
     """from 1; 0: two thirds of the way up the encoder"""
+    written_from: ClassVar[str] = "ours"
     traits: ClassVar[Traits] = Traits(
         reads=("attention map of an early layer",), multiply_adds="341 M", query_rows=None, inside=True
     )

@@ -31,6 +31,7 @@ class Method(pruners.Method):
     keep: int
     alpha: float = 1.0
     """power of the saliency, 0 or more; 0 leaves coverage alone"""
+    written_from: ClassVar[str] = "official code at kinredon/SCOPE@6bf7306"
     traits: ClassVar[Traits] = Traits(
         reads=("[CLS] attention", "features"),
         multiply_adds="255.4 M",

@@ -25,6 +25,7 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "paper"
     traits: ClassVar[Traits] = Traits(
         reads=("[CLS] attention", "features"),
         multiply_adds="255 M",

@@ -41,6 +41,7 @@ def middles(grid: tuple[int, int], keep: int) -> list[int]:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "ours"
     traits: ClassVar[Traits] = Traits(emits=())
 
     def rule(self, patches: int) -> dict[str, Any]:

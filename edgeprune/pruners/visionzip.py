@@ -40,6 +40,7 @@ class Method(pruners.Method):
     keep: int
     contextual: int | None = None
     """how many of the kept tokens are merged ones; None: 10 of 64"""
+    written_from: ClassVar[str] = "official code at dvlab-research/VisionZip@3151f6d"
     traits: ClassVar[Traits] = Traits(
         reads=("[CLS] attention", "keys", "features"),
         multiply_adds="40.7 M",

@@ -50,6 +50,7 @@ def rounds(patches: int, keep: int) -> list[int]:
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "official code at Theia-4869/VisPruner@aefa01a"
     traits: ClassVar[Traits] = Traits(
         reads=("[CLS] attention", "features"),
         multiply_adds="255.4 M",

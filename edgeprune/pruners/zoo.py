@@ -36,6 +36,7 @@ FLAT = 1e-6
 @dataclass(frozen=True)
 class Method(pruners.Method):
     keep: int
+    written_from: ClassVar[str] = "paper"
     traits: ClassVar[Traits] = Traits(
         reads=("features", "projected features", "projector weights"),
         multiply_adds="8871.0 M",

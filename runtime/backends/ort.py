@@ -104,6 +104,7 @@ def open_session(
     threads: int | None = None,
     profile: bool | str | os.PathLike[str] = False,
     outputs: Sequence[str] | None = None,
+    disabled: Sequence[str] = (),
 ) -> Session:
     """Open a graph.
 
@@ -111,6 +112,8 @@ def open_session(
     profile: write ONNX Runtime's JSON trace, to a file whose name begins with this path, or (True) into the working
         folder; `session.raw.end_profiling()` returns the file's name
     outputs: what `run` returns, and in which order; None for all, in the graph's order
+
+    disabled: optimizers that must not run, by ONNX Runtime's names
 
     On CUDA, TF32 is off: its 10-bit mantissa would break the float32 bound of parity.
 
@@ -131,6 +134,8 @@ def open_session(
     options.enable_profiling = profile is not False
     if not isinstance(profile, bool):
         options.profile_file_prefix = os.fspath(profile)
+    if disabled:
+        options.add_session_config_entry("optimization.disable_specified_optimizers", ";".join(disabled))
     if threads is not None:
         options.intra_op_num_threads = threads
     with in_one_line(Path(path).name):

@@ -84,6 +84,13 @@ def test_scores_are_float32_and_finite(encoder: Encoder, name: str, build: Build
     assert bool(torch.isfinite(scores).all())
 
 
+@pytest.mark.parametrize("name", [one for one in pruners.names() if pruners.get(one).traits.ranks], indirect=True)
+def test_scores_that_rank_rows_hang_on_no_budget(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
+    first, *others = (run(encoder, build(keep), pixels)[2] for keep in BUDGETS)
+    assert bool(torch.isfinite(first).all())
+    assert all(torch.equal(first, one) for one in others)
+
+
 def test_a_batch_is_its_images_one_by_one(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
     keep = budgets(name)[len(budgets(name)) // 2]
     together = run(encoder, build(keep), pixels)
@@ -132,10 +139,15 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         pruners.get("fastervml")
 
 
+def test_what_is_ours_is_not_called_by_a_papers_name_without_the_word() -> None:
+    assert pruners.deviations(pruners.get("pool")(8), tiled=False)[0] == "pool is ours, not a paper's"  # type: ignore[call-arg]
+    assert pruners.deviations(pruners.get("none")(8), tiled=False) == ()  # type: ignore[call-arg]
+
+
 def test_what_departs_on_tiles_is_said_of_tiles_alone() -> None:
     method = pruners.get("divprune")(8)  # type: ignore[call-arg]
     alone, tiles = (pruners.deviations(method, tiled) for tiled in (False, True))
-    assert alone == method.traits.deviations
+    assert alone == ("divprune is written from: official code at vbdi/divprune@799e2d9", *method.traits.deviations)
     assert tiles == (*alone, *method.traits.on_tiles)
     for name in pruners.names():
         assert not [one for one in pruners.get(name).traits.deviations if "tile" in one], name

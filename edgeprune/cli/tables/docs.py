@@ -43,17 +43,25 @@ def methods() -> str:
     rows = []
     for one in catalog.methods():
         paper = f"[{one.paper.rpartition('/')[2]}]({one.paper})" if one.paper else "-"
-        rows.append((f"`{one.name}`", one.does, one.reads, one.traits.multiply_adds, paper))
-    return _markdown(("method", "does", "reads", "multiply-adds >", "paper"), rows)
+        rows.append((f"`{one.name}`", one.does, one.reads, one.traits.multiply_adds, _source(one), paper))
+    return _markdown(("method", "does", "reads", "multiply-adds >", "written from", "paper"), rows)
 
 
 def reducers() -> str:
-    headings = ("reducer", "does", "merges", "schedule of its paper", "options", "paper")
+    headings = ("reducer", "does", "merges", "schedule of its paper", "options", "written from", "paper")
     rows = []
     for one in catalog.reducers():
         paper = f"[{one.paper.rpartition('/')[2]}]({one.paper})" if one.paper else "-"
-        rows.append((f"`{one.name}`", one.does, "yes" if one.merges else "", one.schedule, _options(one), paper))
+        able = "yes" if one.merges else ""
+        rows.append((f"`{one.name}`", one.does, able, one.schedule, _options(one), _source(one), paper))
     return _markdown(headings, rows)
+
+
+def _source(one: Entry | ReducerEntry) -> str:
+    """Official code is linked at its commit."""
+    what, _, where = one.written_from.partition(" at ")
+    repository, _, commit = where.partition("@")
+    return f"[{what}](https://github.com/{repository}/tree/{commit})" if where else what
 
 
 def traits() -> str:

@@ -15,13 +15,15 @@ __all__ = ["fits", "matrix_table", "methods_table", "reducers_table"]
 
 def methods_table(entries: Iterable[Entry], wide: bool = False) -> Table:
     """wide: with all that the files say, for more than 80 columns"""
-    headings = ("name", "does", "multiply-\nadds >", *(("reads", "needs", "training", "paper") if wide else ()))
+    more = ("reads", "needs", "training", "paper") if wide else ()
+    headings = ("name", "does", "multiply-\nadds >", "written from", *more)
     shown = table("Methods", *(escape(heading) for heading in headings))
     for entry in entries:
         shown.add_row(
             entry.name,
             escape(entry.does),
             entry.traits.multiply_adds,
+            _source(entry, wide),
             *map(escape, _more(entry) if wide else ()),
         )
     shown.caption = "Multiply-adds of the selection itself, for one image of CLIP ViT-L/14 at 64 of 576 tokens."
@@ -30,17 +32,22 @@ def methods_table(entries: Iterable[Entry], wide: bool = False) -> Table:
 
 def reducers_table(entries: Iterable[ReducerEntry], wide: bool = False) -> Table:
     """wide: with what is merged, and the paper"""
-    headings = ("name", "does", "schedule", *(("merges", "paper") if wide else ()))
+    headings = ("name", "does", "schedule", "written from", *(("merges", "paper") if wide else ()))
     shown = table("Inside the encoder", *headings)
     for entry in entries:
         paper = entry.paper.replace("https://arxiv.org/abs/", "arXiv:")
         more = ("yes" if entry.merges else "", paper) if wide else ()
-        shown.add_row(entry.name, escape(entry.does), entry.schedule or "-", *more)
+        shown.add_row(entry.name, escape(entry.does), entry.schedule or "-", _source(entry, wide), *more)
     shown.caption = (
         "As --method NAME, all that its steps leave goes on; as --inside NAME, another method chooses of it. Without a "
         "schedule of its paper: --schedule or --encoder-cost."
     )
     return shown
+
+
+def _source(entry: Entry | ReducerEntry, wide: bool) -> str:
+    """What it is written from, by default without the commit."""
+    return escape(entry.written_from if wide else entry.written_from.partition(" at ")[0])
 
 
 def _more(entry: Entry) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import Eager
 from edgeprune.schedule import Reduction, Step
 from edgeprune.taps import Taps
+from edgeprune.traits import OURS
 
 __all__ = ["Eager", "Reducer", "Reduction", "Step", "get", "names"]
 
@@ -46,8 +47,16 @@ class Reducer:
     """its paper's own schedule, a step behind every so many layers; 0: it has none, or one that is trained"""
     frozen: ClassVar[bool] = False
     """whether its paper's counts hang on the image; `edgeprune.frozen` takes them of some images once"""
+    written_from: ClassVar[str] = OURS
+    """one of WRITTEN_FROM; official code with its commit"""
     deviations: ClassVar[tuple[str, ...]] = ()
     """where the static form departs from its source"""
+
+    @property
+    def early(self) -> bool:
+        """Whether it knows its rows before the queries of the layer in front of a step, and drops the others, so that
+        they are taken there."""
+        return not self.merges
 
     @property
     def reads_maps(self) -> bool:

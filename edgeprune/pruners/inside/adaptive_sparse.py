@@ -28,6 +28,7 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Reducer(inside.Reducer):
     bias: bool = False
+    written_from: ClassVar[str] = "official code at Cydia2018/AS-ViT@e57f445"
     merges: ClassVar[bool] = False
     by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (

@@ -31,6 +31,7 @@ from edgeprune.taps import Taps
 class Reducer(Ranked):
     score: str = "auto"
     bias: bool = True
+    written_from: ClassVar[str] = "ours"
     hidden: ClassVar[int] = 4
     best: ClassVar[str] = "flowcut"  # 48 of 144 behind layer 2 of 5, then 32: -.8 points, by cls -2.0 (300 scenes)
 

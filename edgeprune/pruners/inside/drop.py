@@ -21,6 +21,7 @@ from edgeprune.taps import Taps
 class Reducer(Ranked):
     score: str = "auto"
     bias: bool = False
+    written_from: ClassVar[str] = "ours"
     merges: ClassVar[bool] = False
 
     def rule(self, step: Step) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from edgeprune.taps import Taps
 @dataclass(frozen=True)
 class Reducer(Ranked):
     bias: bool = False
+    written_from: ClassVar[str] = "official code at TungChintao/FlowCut@a2ecd24"
     score: ClassVar[str] = "flowcut"  # type: ignore[misc]
     merges: ClassVar[bool] = False
     by_patch: ClassVar[bool] = True

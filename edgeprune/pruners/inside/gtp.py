@@ -29,6 +29,7 @@ from edgeprune.taps import Taps
 class Reducer(inside.Reducer):
     alpha: float = 0.1
     bias: bool = True
+    written_from: ClassVar[str] = "official code at Ackesnal/GTP-ViT@97a1178"
     by_patch: ClassVar[bool] = True
     depths: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
     even: ClassVar[bool] = True

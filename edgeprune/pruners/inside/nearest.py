@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from edgeprune.taps import Taps
 class Reducer(Ranked):
     score: str = "auto"
     bias: bool = True
+    written_from: ClassVar[str] = "ours"
 
     def rule(self, step: Step) -> dict[str, Any]:
         return {"name": "joins", "shares": self.shares}

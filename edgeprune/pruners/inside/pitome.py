@@ -39,6 +39,7 @@ class Reducer(inside.Reducer):
     """L; 0: the layers in front of the features"""
     alpha: float = 1.0
     bias: bool = True
+    written_from: ClassVar[str] = "paper"
     depths: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
     most: ClassVar[float] = 0.5
     every: ClassVar[int] = 1

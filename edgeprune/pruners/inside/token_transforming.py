@@ -33,6 +33,7 @@ class Reducer(Ranked):
     score: str = "auto"
     temperature: float = 0.1
     bias: bool = True
+    written_from: ClassVar[str] = "paper"
     deviations: ClassVar[tuple[str, ...]] = (
         "the matrix is a softmax over cosines of keys, weighed by size: ours, the paper's own is not public",
         "rows are transformed behind a whole layer",

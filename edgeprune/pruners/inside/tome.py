@@ -33,6 +33,7 @@ TAKES = 4.0
 @dataclass(frozen=True)
 class Reducer(inside.Reducer):
     bias: bool = True
+    written_from: ClassVar[str] = "paper"
     depths: ClassVar[tuple[float, ...]] = (0.17, 0.33, 0.5, 0.67, 0.83)
     even: ClassVar[bool] = True
     most: ClassVar[float] = 0.5

@@ -35,6 +35,7 @@ class Reducer(inside.Reducer):
     depth: int = 0
     """layers that depth is a share of; 0: those in front of the features"""
     bias: bool = False
+    written_from: ClassVar[str] = "paper"
     merges: ClassVar[bool] = False
     by_patch: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (

@@ -281,14 +281,14 @@ class _Judge:
         """Of the graph in a folder, cut to so many tokens, with its standard error."""
         wanted = [(keep, RIGHT)]
         if self.what == "nearest":
-            (found,) = work.faithful(self._place, folder, self._shard, wanted, self._unpruned)
-            mean = clustered(found["nearest"], range(len(found["nearest"])))
+            (judged,) = work.faithful(self._place, folder, self._shard, wanted, self._unpruned)
+            mean = clustered(judged["nearest"], range(len(judged["nearest"])))
             return mean.value, None if math.isnan(mean.error) else mean.error
         if not self._base:
-            (found,) = work.answers(self._place, self._unpruned, self._shard, [(0, RIGHT)])
-            self._base = found["score"]
-        (found,) = work.answers(self._place, folder, self._shard, wanted)
-        return _ratio(found["score"], self._base, self._shard.items)
+            (judged,) = work.answers(self._place, self._unpruned, self._shard, [(0, RIGHT)])
+            self._base = judged["score"]
+        (judged,) = work.answers(self._place, folder, self._shard, wanted)
+        return _ratio(judged["score"], self._base, self._shard.items)
 
 
 def _ratio(values: Sequence[float], base: Sequence[float], items: Sequence[Item]) -> tuple[float, float | None]:
