@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 __all__ = ["Attention", "Taps"]
 
+LARGEST = 2**26
+"""how many values of an attention map are computed at a time where only their sum is read, 256 MiB: maps of 16 heads up
+to 2048 tokens, which is all but a few encoders, are one"""
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -27,7 +31,21 @@ class Attention:
 
     def weights(self, rows: int | None = None) -> Tensor:
         """softmax over all tokens, of the first so many queries or of all: [B, H, rows, S] float32."""
-        query = self.query if rows is None else self.query[:, :, :rows]
+        return self._softmax(self.query if rows is None else self.query[:, :, :rows])
+
+    def received(self) -> Tensor:
+        """The mean of the whole map over heads and queries, of which a part of the rows is there at a time: [B, S]."""
+        batch, heads, count, _ = self.query.shape
+        rows = max(1, LARGEST // (batch * heads * count))
+        if rows >= count:
+            return self.weights().mean(dim=(1, 2))
+        parts = [self._softmax(part).sum(dim=(1, 2)) for part in self.query.split(rows, dim=2)]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole + part
+        return whole / (heads * count)
+
+    def _softmax(self, query: Tensor) -> Tensor:
         logits = query.float() @ self.key.float().transpose(-1, -2) * self.scaling
         return (logits if self.bias is None else logits + self.bias.float()).softmax(dim=-1)
 
@@ -75,8 +93,8 @@ class Taps:
         """Attention that each patch receives in a layer, by default the last one, as a mean over heads and all queries,
         special tokens among them: [B, N] float32. The whole map is recomputed, beside the layer's own attention.
         """
-        weights = self.attention[self.depth - 1 if layer is None else layer].weights()
-        return self._by_token(self._patches(weights.mean(dim=(1, 2))))
+        received = self.attention[self.depth - 1 if layer is None else layer].received()
+        return self._by_token(self._patches(received))
 
     def keys(self, layer: int | None = None) -> Tensor:
         """The mean over heads of each token's keys in a layer, by default the last one: [B, N, d] float32."""
