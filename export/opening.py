@@ -26,6 +26,7 @@ from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.targets import Target
+from edgeprune.trace import first_frame
 
 __all__ = ["Opened", "fits_of", "opened"]
 
@@ -203,6 +204,11 @@ def _shortened(
             "--encoder-cost",
         )
     encoder = with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
+    if request.dynamic_batch and first_frame(encoder, 1):
+        raise RequestError(
+            f"{request.inside} keeps something of every frame for the next one, of as many videos as images go into a "
+            "run, and --dynamic-batch frees that number; leave it out"
+        )
     return encoder, counted, warnings
 
 
