@@ -95,13 +95,13 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         scorer,
         (preprocessing.mean, preprocessing.std),
     )
-    warnings: tuple[str, ...] = ()
+    warnings = _adapted_otherwise(request, learned.get("adapted", {}))
     if request.inside is not None:
         if rest:
             _check_rest(request, keep, encoder)
         least = replace(method, keep=keep or 1) if rest else method  # type: ignore[type-var]
-        encoder, counted, warnings = _shortened(encoder, least, request, reducers, target, pooled, preprocessing)
-        learned |= counted
+        encoder, counted, told = _shortened(encoder, least, request, reducers, target, pooled, preprocessing)
+        learned, warnings = {**learned, **counted}, (*warnings, *told)
         if rest and keep not in (None, encoder.candidates):
             given = "--schedule" if request.schedule else f"--encoder-cost {request.encoder_cost:g}"
             raise RequestError(
@@ -148,6 +148,17 @@ def _corrected(found: Opened, request: Request, path: Path) -> Opened:
     encoder = replace(found.encoder, projector=folded(found.encoder.projector, correction))
     made = {name: value for name, value in correction.made.items() if name != "fits"}
     return replace(found, encoder=encoder, learned={**found.learned, "correction": made})
+
+
+def _adapted_otherwise(request: Request, made: Mapping[str, Any]) -> tuple[str, ...]:
+    """That weights were adapted to other steps than these, if they were; made: what the weights say of themselves."""
+    trained = made.get("reducer")
+    if trained in (None, request.inside):
+        return ()
+    asked = "no steps inside" if request.inside is None else f"those of {request.inside}"
+    return (
+        f"--adapted {request.adapted} was trained for steps of {trained}, and this has {asked}; measure what it loses",
+    )
 
 
 def _check_rest(request: Request, keep: int | None, encoder: Encoder) -> None:
