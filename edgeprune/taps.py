@@ -65,6 +65,7 @@ class Taps:
     names: [B, n] int64, the place of the grid that each of the n tokens goes under; None where all N are there
     size: [B, n] float32, how many patches each of them stands for; None for one each
     pixels: [B, 3, H, W], where tokens are dropped inside the encoder
+    state: name -> [B, ...] float32, what a step inside the encoder kept of the frame before
     For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
 
@@ -80,6 +81,7 @@ class Taps:
     pixels: Tensor | None = None
     names: Tensor | None = None
     size: Tensor | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.

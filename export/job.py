@@ -42,7 +42,7 @@ from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder, outputs
+from edgeprune.trace import PrunedEncoder, first_frame, outputs
 
 __all__ = ["STEPS", "Exported", "Request", "export_bundle", "steps_of"]
 
@@ -227,7 +227,11 @@ def _trace(
     }
 
     def convert(
-        module: nn.Module, names: Sequence[str], hoisted: bool = True, metadata: Mapping[str, str] | None = None
+        module: nn.Module,
+        names: Sequence[str],
+        hoisted: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        others: Mapping[str, Tensor] | None = None,
     ) -> ir.Model:
         model = to_onnx(
             module,
@@ -238,6 +242,7 @@ def _trace(
             dynamic_batch=request.dynamic_batch,
             hoisted=hoisted,
             metadata=metadata,
+            others=others,
         )
         return downgrade(model, target)
 
@@ -245,7 +250,8 @@ def _trace(
     step("trace and export")
     names = outputs(encoder, method)
     with written_as(target.onnx.greedy):
-        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), names, metadata=metadata)}
+        module, before = PrunedEncoder(encoder, method, pixels), first_frame(encoder, len(example))
+        models = {bundle.ENCODER: convert(module, names, metadata=metadata, others=before)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step("export the baselines")

@@ -99,6 +99,8 @@ class Eager:
     """[B, n] float32, how many patches each of them stands for"""
     hidden: int = 0
     """rows behind them that are attended to only"""
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """name -> [B, ...] float32, what a step inside the encoder kept of the frame before"""
 
 
 @dataclass(frozen=True)

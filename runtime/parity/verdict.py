@@ -61,6 +61,8 @@ ROUNDING = 1e-5
 """far more than a float32 score of another executor differs by, and far less than most differ from a float16 number"""
 NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order", "worth")
 """outputs that are no rows of the kept patches, of another kind than an extra"""
+NEXT = "next."
+"""how the names of outputs begin that are kept for the next frame: of all rows in front of a step"""
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -238,11 +240,12 @@ def _rows(
         at, where = at[np.array(alike, bool)], where[np.array(alike, bool)]
     found = {}
     for name in extras:
-        pair = reference[name][at], got[name][where]
+        kept = name.startswith(NEXT)
+        pair = (reference[name], got[name]) if kept else (reference[name][at], got[name][where])
         if pair[0].dtype.kind == "i":
             found[name] = 0.0 if np.array_equal(*pair) else math.inf
         else:
-            found[name] = largest(relative(*pair))
+            found[name] = largest(np.atleast_1d(relative(*pair)))
     return relative(reference["tokens"][at], got["tokens"][where]), found
 
 

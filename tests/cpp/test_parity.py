@@ -100,6 +100,13 @@ def test_what_cannot_be_a_step_has_the_same_reasons(cpp: Path, tmp_path: Path) -
     assert not any(one["passed"] for one in agree(cpp, tmp_path, cases))
 
 
+def test_what_goes_to_the_next_frame_has_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
+    right = steps.dropped(**steps.VIDEO)
+    given = {"right": right, "off": steps.dropped(**steps.OFF), "behind": steps.dropped(**steps.OTHER, **steps.OFF)}
+    cases = {name: Case(right, got, "float32", steps.DROP, {}, True) for name, got in given.items()}
+    assert [one["passed"] for one in agree(cpp, tmp_path, cases)] == [True, False, False]
+
+
 @pytest.mark.slow
 def test_every_verdict_of_the_tests_of_parity_is_the_same(cpp: Path, tmp_path: Path) -> None:
     """All that `compare` was given there: faults in what is read, chosen and handed out, and what is not a number."""

@@ -24,6 +24,7 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "uint8": {"dtype": "uint8"},
     "picks": {"picks": True},
     "another input": {"prior": True},
+    "video": {"video": True},
     "classes": {"classes": True},
     "classes of any batch in float16": {"classes": True, "batch": "images", "dtype": "float16"},
 }
@@ -142,6 +143,29 @@ def test_any_of_the_outputs_may_be_asked_for(library: Library, make_bundle: Make
                 outputs = c.empty(names=names)
                 c.run_into(feeds, outputs)
                 assert all(outputs[name].tobytes() == every[name].tobytes() for name in names)
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_a_handle_keeps_what_a_frame_leaves_for_the_next_one(
+    keep: int, library: Library, make_bundle: MakeBundle
+) -> None:
+    """As a stream of Python does; whether the caller asks for it or not, until it says that another video begins."""
+    folder = make_bundle(video=True, picks=True, nested=True)
+    frames = np.random.default_rng(0).normal(size=(4, 1, 3, 32, 48)).astype(np.float32)
+    with load(folder, device="cpu", threads=1, keep=keep or None) as python, library.open(folder, keep=keep) as c:
+        video = python.stream()
+        for at, frame in enumerate(frames):
+            if at == 2:
+                c.check(c.raw.edgeprune_first_frame(c.handle))
+                video = python.stream()
+            expected, outputs = video.outputs(frame), c.empty(names=["tokens", "scores"] if at % 2 else None)
+            c.run_into({"pixel_values": frame}, outputs)
+            assert all(value.tobytes() == expected[name].tobytes() for name, value in outputs.items())
+        given = {"pixel_values": frames[0], "state.1.scores": np.ones((1, 24), np.float32)}
+        c.run_into(given, outputs)  # what the caller gives is not kept, nor is what comes of it
+        assert outputs["scores"].tobytes() == python.run(given)["scores"].tobytes()
+        c.run_into({"pixel_values": frames[1]}, outputs)
+        assert outputs["scores"].tobytes() == video.outputs(frames[1])["scores"].tobytes()
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.bundle import Manifest
+from edgeprune.bundle.schema import words
 from edgeprune.cli.tables import count, facts, ratio, table
 
 __all__ = ["files_table", "layers_table", "manifest_table"]
@@ -33,6 +34,7 @@ def manifest_table(manifest: Manifest) -> Table:
             ),
             **{name: f"{list(spec.shape)} {spec.dtype}" for name, spec in tensors.items()},
             "inside": _inside(manifest),
+            **{name: words(made) for name, made in manifest.learned.items() if name != "schedule"},
             "formula": f"{count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
             "graph": f"{count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
             "saves": _saved(manifest),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle, Manifest
+from edgeprune.bundle.schema import words
 from edgeprune.quality.report.charts import bars
 from edgeprune.quality.report.gallery import Gallery, Shown, data_url, ranks
 from edgeprune.quality.report.page import Chart, Fact, Page, Part, Section, Table, Words
@@ -182,7 +183,7 @@ def _facts(manifest: Manifest) -> Iterator[Part]:
         ("revision", model.revision),
         ("method", " ".join([manifest.method, *(f"{name}={value}" for name, value in manifest.options.items())])),
         ("inside", _inside(manifest)),
-        *((name, _words(made)) for name, made in manifest.learned.items()),
+        *((name, words(made)) for name, made in manifest.learned.items()),
         ("grid", f"{manifest.grid[0]} x {manifest.grid[1]} patches"),
         *((name, f"{spec.dtype} {list(spec.shape)}") for name, spec in manifest.inputs.items()),
         *((name, f"{spec.dtype} {list(spec.shape)}") for name, spec in manifest.outputs.items()),
@@ -197,15 +198,8 @@ def _inside(manifest: Manifest) -> str:
     if not manifest.inside:
         return ""
     rows = ", ".join(f"{keep} behind layer {layer}" for layer, keep in manifest.steps)
-    own = _words(manifest.inside.get("options", {}))
+    own = words(manifest.inside.get("options", {}))
     return f"{manifest.inside.get('reducer')}{f' {own}' if own else ''}: {manifest.patches} tokens become {rows}"
-
-
-def _words(made: Any) -> str:
-    """What stands alone of an object of the manifest, name=value."""
-    given = made.items() if isinstance(made, Mapping) else ()
-    return ", ".join(f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in given
-                     if isinstance(one, (bool, int, float, str)))  # fmt: skip
 
 
 def _files(manifest: Manifest) -> Table:

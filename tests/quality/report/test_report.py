@@ -81,7 +81,7 @@ def test_it_says_what_shortened_the_sequence_and_what_was_learned_for_it(make_bu
     assert isinstance(facts, Table)
     rows = {row[0]: row[1] for row in facts.rows}
     assert rows["inside"] == "tome bias=true: 24 tokens become 12 behind layer 2, 6 behind layer 3"
-    assert rows["correction"] == "kind=affine, images=200"
+    assert rows["correction"] == "kind=affine, images=200, residual=0.4 to 0.2"
 
 
 def test_the_patches_that_are_dimmed_are_those_that_the_runtime_drops(make_bundle: MakeBundle, tmp_path: Path) -> None:
