@@ -91,7 +91,7 @@ class Fields:
     """images, frames or tiles of one image per run, B"""
     model: Model
     precision: str
-    """what the weights are: float32, float16 or int8"""
+    """what the weights are: float32, float16, int8, int8-dynamic or fp8"""
     graphs: Mapping[str, Graph]
     """name -> graph; `encoder` is there, and what it is measured against as `baseline.<name>`"""
     preprocessing: Mapping[str, Any]
@@ -125,6 +125,9 @@ class Fields:
     """of the encoder, in its order: what a builder that chooses float16 by itself has to leave in float32"""
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """of --keep auto: what was wanted, and what was measured on which images; empty where the budget was given"""
+    quantised: Mapping[str, Any] | None = None
+    """of weights that are no floats: the scheme, the layers, the calibration, `bounds` that parity judges by, and the
+    options (`session`) that ONNX Runtime needs for it, by device; None of a float graph"""
     schema_version: str = SCHEMA_VERSION
     """of the file that it was read from; what is written is always this reader's"""
 
@@ -132,6 +135,21 @@ class Fields:
     def encoder(self) -> Graph:
         """The pruned graph."""
         return self.graphs[ENCODER]
+
+    @property
+    def computes(self) -> str:
+        """The float that is rounded to where nothing is quantised: what parity's own roundings are of."""
+        return self.precision if self.quantised is None else self.outputs[KINDS[self.kind][0]].dtype
+
+    @property
+    def bounds(self) -> Mapping[str, Any] | None:
+        """What parity judges a quantised graph by; None of a float graph, every decision of which is judged."""
+        return None if self.quantised is None else self.quantised["bounds"]
+
+    def disabled(self, device: str) -> tuple[str, ...]:
+        """ONNX Runtime's optimizers that must not run on a device before its own form of the graph is found."""
+        session = {} if self.quantised is None else self.quantised.get("session", {})
+        return tuple(session.get(device, {}).get("disable", ()))
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
