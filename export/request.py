@@ -17,6 +17,7 @@ from typing import Any
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
 from edgeprune.export import hub
+from edgeprune.export.quantise.scheme import PRECISIONS, scheme_of
 from edgeprune.export.wheel import Wheel, wheel
 from edgeprune.probes import check_own, folder_of
 from edgeprune.runtime.images.levels import check_range
@@ -80,7 +81,14 @@ class Request:
     revision: str | None = None
     output: Path | None = None
     precision: str | None = None
-    """float32 or float16; None takes the target's"""
+    """float32, float16, or one of `quantise.scheme.QUANTISED`; None takes the target's float"""
+    calibrated_on: str | None = None
+    """a folder of images, or SCENES, that ranges of activations are taken of; None: SCENES and the probes, with a
+    warning"""
+    calibration_images: int = 64
+    """how many of them, at most"""
+    keep_float: tuple[str, ...] = ()
+    """products that are not quantised, by name or a pattern such as projector.*"""
     layer: int | None = None
     """index into hidden_states; None takes the checkpoint's"""
     tiles: int = 1
@@ -266,8 +274,9 @@ def _check_model(request: Request) -> None:
 
 
 def check_flags(request: Request, target: Target) -> None:
-    if request.precision not in (None, "float32", "float16"):
-        raise RequestError(f"--precision must be float32 or float16, got {request.precision}")
+    if request.precision not in (None, *PRECISIONS):
+        raise RequestError(f"--precision must be one of {', '.join(PRECISIONS)}; got {request.precision}")
+    scheme_of(request.precision, target)
     if request.precision == "float32" and not target.onnx.float32_matmul:
         raise RequestError(f"{target.name} computes products in float16 alone, got --precision float32; leave it out")
     if request.dynamic_batch and target.engine.kind != "onnxruntime":

@@ -91,7 +91,7 @@ class Fields:
     """images, frames or tiles of one image per run, B"""
     model: Model
     precision: str
-    """what the weights are: float32, float16, int8, int8-dynamic or fp8"""
+    """what the weights are: float32, float16, int8, int8-dynamic or fp8; with `quantised`, those of most products"""
     graphs: Mapping[str, Graph]
     """name -> graph; `encoder` is there, and what it is measured against as `baseline.<name>`"""
     preprocessing: Mapping[str, Any]
@@ -126,8 +126,8 @@ class Fields:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """of --keep auto: what was wanted, and what was measured on which images; empty where the budget was given"""
     quantised: Mapping[str, Any] | None = None
-    """of weights that are no floats: the scheme, the layers, the calibration, `bounds` that parity judges by, and the
-    options (`session`) that ONNX Runtime needs for it, by device; None of a float graph"""
+    """of a graph whose products have fewer bits: `scheme`, `activations`, `smoothed`, `layers`, `calibration`, and the
+    `bounds` and `session` options that a runtime has to know; None of a float one"""
     schema_version: str = SCHEMA_VERSION
     """of the file that it was read from; what is written is always this reader's"""
 

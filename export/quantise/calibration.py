@@ -1,0 +1,143 @@
+"""The images that ranges are taken of, one after the other, and what they make of the products' inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from edgeprune.errors import ImageError, RequestError
+from edgeprune.export.images import drawn
+from edgeprune.export.quantise.products import Products, watching
+from edgeprune.export.quantise.ranges import METHOD, Histogram
+from edgeprune.export.request import SCENES
+from edgeprune.probes import folder_of
+from edgeprune.runtime.images.preprocess import Preprocessing, as_rgb
+
+__all__ = ["Calibration", "Source", "calibrated", "source_of"]
+
+FEWEST = 2
+"""images: one alone has no range of anything"""
+DRAWN = "drawn scenes and probes"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from, and how many."""
+
+    said: str
+    count: int
+    image: Callable[[int], Image.Image]
+    """one of them, RGB"""
+    asked: bool
+    """whether they are what the user asked for"""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.asked:
+            return ()
+        return (
+            f"ranges of activations were taken of {self.count} {self.said}; --calibration DIR takes them of images of "
+            f"yours, --calibration {SCENES} of these without this warning",
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What images made of the inputs of products."""
+
+    source: Source
+    digest: str
+    """sha256 of the pixels, in order"""
+    ranges: Mapping[str, tuple[float, float]]
+    """product -> low and high of its input"""
+    largest: Mapping[str, Tensor]
+    """product -> [C], the largest |value| of each channel of its input"""
+
+    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """As the manifest has it, with the ranges of these products."""
+        return {
+            "images": self.source.count,
+            "source": self.source.said,
+            "digest": self.digest,
+            "method": METHOD,
+            "ranges": {name: list(self.ranges[name]) for name in names},
+        }
+
+
+def source_of(given: str | None, count: int, probes: Mapping[str, Image.Image], size: tuple[int, int]) -> Source:
+    """given: a folder, or SCENES; None: SCENES; size: (height, width) of drawn ones
+
+    Raises ImageError where the folder has fewer than FEWEST.
+    """
+    if given in (None, SCENES):
+        own = [*probes.values()][:count]
+        scenes = drawn(size, count)
+        return Source(
+            DRAWN, count, lambda at: own[at] if at < len(own) else Image.fromarray(scenes[at].image), given is not None
+        )
+    folder = Path(str(given))
+    paths = folder_of(folder, "--calibration")[:count]
+    if len(paths) < FEWEST:
+        raise ImageError(
+            f"--calibration needs {FEWEST} images or more, as one alone has no range of anything; {folder} has "
+            f"{len(paths)}: add some, or leave it out"
+        )
+    return Source(folder.resolve().name, len(paths), lambda at: as_rgb(paths[at], True), True)
+
+
+def calibrated(
+    module: nn.Module,
+    products: Products,
+    source: Source,
+    preprocessing: Preprocessing,
+    batch: int,
+    told: Callable[[str], None] = lambda what: None,
+) -> Calibration:
+    """Run the images through a module, `batch` at a time, with a histogram for each tensor that products are given.
+
+    Raises RequestError where such a tensor is all zeros on all of them.
+    """
+    shared: dict[str, str] = {}
+    histograms: dict[str, Histogram] = {}
+    digest = hashlib.sha256()
+    for at, pixel_values in enumerate(_batches(source, preprocessing, batch, digest)):
+        told(f"{at * batch} of {source.count} images")
+        given: list[tuple[str, Tensor]] = []
+
+        def seen(name: str, x: Tensor, given: list[tuple[str, Tensor]] = given) -> None:
+            if name not in shared:  # that of an earlier product, where it is the same tensor
+                shared[name] = next((other for other, one in given if one is x), name)
+            given.append((name, x))
+            if shared[name] == name:
+                histograms.setdefault(name, Histogram()).add(x)
+
+        with torch.inference_mode(), watching(products, seen):
+            module(pixel_values)
+    ranges = {name: histograms[shared[name]].range() for name in products if name in shared}
+    for name, (low, high) in ranges.items():
+        if low == high:
+            raise RequestError(
+                f"{name} must be given something to take a range of; it is given zeros on all {source.count} images of "
+                f"{source.said}: give others with --calibration, or leave it out with --keep-float {name}"
+            )
+    return Calibration(source, digest.hexdigest(), ranges, {name: histograms[shared[name]].largest for name in ranges})
+
+
+def _batches(source: Source, preprocessing: Preprocessing, batch: int, digest: Any) -> Iterator[Tensor]:
+    """[B, 3, H, W] float32 each; the last is filled with the first images."""
+    for start in range(0, source.count, batch):
+        images = []
+        for at in range(start, start + batch):
+            image = source.image(at % source.count)
+            images.append(preprocessing(image))
+            if at < source.count:
+                digest.update(np.asarray(image.convert("RGB")).tobytes())
+        yield torch.from_numpy(np.stack(images))
