@@ -77,7 +77,8 @@ class Reference:
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()
         self._known: dict[str, tuple[Arrays, Arrays]] = {}
-        self._given: dict[str, NDArray[np.float32]] = {}
+        self._written: dict[str, tuple[NDArray[np.float32], Arrays, Arrays]] = {}
+        self._hardest = ""
 
     def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
         """Name -> drawn scene of the given (height, width), the most telling ones; none where nothing is decided."""
@@ -115,10 +116,9 @@ class Reference:
             tiles = _tiles(list(images.values()), at, self._batch)
             pixel_values = np.stack([self._preprocessing(image) for image in tiles])
             wanted, quantities = self._known.get(name) or self._run(pixel_values)
-            if self._encoder.inside is not None:
-                self._given[name] = pixel_values
+            self._written[name] = pixel_values, wanted, quantities
             if check:
-                self._check(name, pixel_values, wanted, quantities)
+                self._check(name)
             given = np.stack([self._preprocessing.pixels(image) for image in tiles]) if uint8 else pixel_values
             tensors[f"{name}/pixel_values"] = given
             tensors |= {f"{name}/{key}": np.ascontiguousarray(value) for key, value in wanted.items()}
@@ -131,7 +131,22 @@ class Reference:
 
     def forced(self, name: str, got: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
         """Outputs and quantities of a probe that was written, with every step inside the encoder as in `got`."""
-        return self._run(self._given[name], got)
+        return self._run(self._written[name][0], got)
+
+    def judge(self, module: nn.Module, bounds: Mapping[str, float]) -> str:
+        """What a traced module makes of the probes that were written, where it is beyond the bounds of a quantised
+        graph: the first of them, with why; nothing where none is.
+
+        The one that was beyond them the last time is asked first: of modules that differ little, it tells most.
+        """
+        for name in sorted(self._written, key=lambda one: one != self._hardest):
+            with torch.inference_mode():
+                results = module(torch.from_numpy(self._written[name][0]))
+            verdict = self._judged(name, results, bounds)
+            if not verdict.passed:
+                self._hardest = name
+                return f"of {name}, {verdict.reasons[0]}"
+        return ""
 
     def _run(
         self, pixel_values: NDArray[np.float32], done: Mapping[str, NDArray[Any]] = MappingProxyType({})
@@ -146,17 +161,23 @@ class Reference:
         wanted = {name: value.numpy() for name, value in zip(self._names, results, strict=True)}
         return wanted, replayed({name: value.float().numpy() for name, value in chosen.quantities.items()})
 
-    def _check(self, name: str, pixel_values: NDArray[np.float32], wanted: Arrays, quantities: Arrays) -> None:
-        encoder = self._encoder
+    def _check(self, name: str) -> None:
+        encoder, (pixel_values, _, _) = self._encoder, self._written[name]
         with torch.inference_mode(), watching(self._traced, encoder.tower, encoder.layer, self.largest):
             results = self._traced(torch.from_numpy(pixel_values))
-        got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
-        verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
-        if verdict.passed and not followed(wanted, got):
-            wanted, quantities = self._run(pixel_values, got)
-            verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
+        verdict = self._judged(name, results)
         if not verdict.passed:
             raise ParityError(f"the traced module differs from the reference on {name}: {verdict.reasons[0]}")
+
+    def _judged(self, name: str, results: Sequence[Tensor], bounds: Mapping[str, float] | None = None) -> Verdict:
+        """Outputs of a traced module for a probe that was written; bounds: of a quantised one."""
+        pixel_values, wanted, quantities = self._written[name]
+        got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
+        verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
+        if verdict.passed and not followed(wanted, got):
+            wanted, quantities = self._run(pixel_values, got)
+            verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
+        return verdict
 
 
 def candidates(multiply_adds: int) -> int:
