@@ -148,9 +148,13 @@ def _quantised(model: ir.Model, target: Target) -> Findings:
             side = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
             zero = _constant(node, 2) if len(node.inputs) > 2 else None
             if side is not None and side.dtype == ir.DataType.UINT8:
-                yield Finding(name, f"is {node.op_type} of uint8, TensorRT takes int8 alone", "export it for this --target")
+                yield Finding(
+                    name, f"is {node.op_type} of uint8, TensorRT takes int8 alone", "export it for this --target"
+                )
             elif zero is not None and zero.numpy().astype("float32").any():
-                yield Finding(name, f"is {node.op_type} with a zero point, TensorRT takes 0 alone", "quantise it around 0")
+                yield Finding(
+                    name, f"is {node.op_type} with a zero point, TensorRT takes 0 alone", "quantise it around 0"
+                )
         elif node.op_type == "MatMul" and _tensorrt(target) and (tokens := _attending(node)) > ATTENTION_IN_INT8:
             problem = f"is attention in int8 of {tokens} tokens, which TensorRT fuses up to {ATTENTION_IN_INT8}"
             yield Finding(name, problem, "leave the products of attention in float")
@@ -183,12 +187,12 @@ def _dtypes(model: ir.Model, target: Target) -> Findings:
     allowed = {types.FLOAT, types.INT32, types.INT64, types.BOOL}
     if not weak:
         allowed |= {types.FLOAT16, types.BFLOAT16}
-    allowed |= {types.INT8} if "int8" in target.engine.quantised else set()
-    allowed |= {types.FLOAT8E4M3FN} if "fp8" in target.engine.quantised else set()
+    inside = {"int8": types.INT8, "fp8": types.FLOAT8E4M3FN}  # between a QuantizeLinear and a DequantizeLinear
+    passing = allowed | {inside[kind] for kind in target.engine.quantised if kind in inside}
     float32 = "export with --precision float32" if weak else ANOTHER
     for name, value in _values(model.graph):
         raw = value.dtype == types.UINT8 and value in model.graph.inputs  # pixels, which a Cast may read
-        if value.dtype not in allowed and not raw:
+        if value.dtype not in passing and not raw:
             takes = ", ".join(sorted(map(_named, allowed)))
             remedy = "leave out --input uint8" if value.dtype == types.UINT8 else float32
             yield Finding(name, f"has {_named(value.dtype)}, the target computes {takes}", remedy)

@@ -213,7 +213,8 @@ def parse(given: Mapping[str, Any], where: str) -> Target:
 def check(target: Target, where: str = "") -> None:
     """Raises TargetError when fields that are right alone contradict each other; `where` names the file."""
     for rules in (
-        _head_rules, _gpu_rules, _onnx_rules, _engine_rules, _quantised_rules, _parser_rules, _trtexec_rules, _jetson_rules,
+        _head_rules, _gpu_rules, _onnx_rules, _engine_rules, _quantised_rules, _parser_rules, _trtexec_rules,
+        _jetson_rules,
     ):  # fmt: skip
         for holds, field, rule, value in rules(target):
             if not holds:
@@ -295,7 +296,12 @@ def _quantised_rules(target: Target) -> Rules:
     distinct = len(set(have)) == len(have)
     yield distinct, "engine.quantised", "name each type once", list(have)
     dynamic = engine.kind == "onnxruntime" and gpu is None
-    yield dynamic or "int8-dynamic" not in have, "engine.quantised", "leave int8-dynamic to ONNX Runtime's CPU", list(have)
+    yield (
+        dynamic or "int8-dynamic" not in have,
+        "engine.quantised",
+        "leave int8-dynamic to ONNX Runtime's CPU",
+        list(have),
+    )
     if "fp8" in have:
         old = [sm for sm in (gpu.sm if gpu else ()) if sm < _FP8_SM]
         yield gpu and not old, "engine.quantised", f"leave fp8 to SM {_FP8_SM} and later", list(have)

@@ -96,7 +96,10 @@ QUANTISED = {
 def test_what_is_disabled_does_not_run(tmp_path: Path) -> None:
     """A product and a sum become one Gemm, unless the fusion is off: then quantised products would not be found."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy")
-    ones = [helper.make_tensor(name, TensorProto.FLOAT, shape, [1.0] * np.prod(shape)) for name, shape in (("w", [3, 3]), ("b", [3]))]
+    ones = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, [1.0] * np.prod(shape))
+        for name, shape in (("w", [3, 3]), ("b", [3]))
+    ]
     nodes = [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Add", ["xw", "b"], ["y"])]
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], ones), opset_imports=opset, ir_version=10)
