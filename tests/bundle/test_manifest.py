@@ -190,7 +190,9 @@ DISAGREE: dict[str, Change] = {
     "grid must be rows and columns, both above 0, got (4, 0)": lambda given: given.update(grid=[4, 0]),
     "scores must be [batch, 20], got '[batch, 24]'": lambda given: given.update(grid=[4, 5]),
     "tiles must be above 0, got -1": lambda given: given.update(tiles=-1),
-    "precision must be one of float32, float16, int8, int8-dynamic, fp8, got 'float64'": lambda given: given.update(precision="float64"),
+    "precision must be one of float32, float16, int8, int8-dynamic, fp8, got 'float64'": lambda given: given.update(
+        precision="float64"
+    ),
     "steps must be pairs of layers and tokens, got (2, -1)": lambda given: given.update(steps=[[2, -1]]),
     "cost['graph'] must not be below 0, got -4": lambda given: given["cost"].update(graph=-4),
     "graphs must have encoder, got ['decoder']": lambda given: given["graphs"].update(
