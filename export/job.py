@@ -121,7 +121,9 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         plan = None
         if scheme is not None:
             step(CALIBRATE)
-            source = source_of(request.calibrated_on, request.calibration_images, images, encoder.tower.image_size)
+            source = source_of(
+                request.calibrated_on, request.calibration_images, images, encoder.tower.image_size, request.image_range
+            )
             told = (*told, *source.warnings)
             plan = planned(
                 encoder,

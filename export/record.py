@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ParityError

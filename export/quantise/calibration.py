@@ -13,18 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgeprune.errors import ImageError, RequestError
+from edgeprune.errors import RequestError
 from edgeprune.export.images import drawn
 from edgeprune.export.quantise.products import Products, watching
 from edgeprune.export.quantise.ranges import METHOD, Histogram
-from edgeprune.export.request import SCENES
-from edgeprune.probes import folder_of
+from edgeprune.export.request import SCENES, check_calibration
 from edgeprune.runtime.images.preprocess import Preprocessing, as_rgb
 
 __all__ = ["Calibration", "Source", "batches", "calibrated", "source_of"]
 
-FEWEST = 2
-"""images: one alone has no range of anything"""
 DRAWN = "drawn scenes and probes"
 
 
@@ -84,10 +81,17 @@ class Calibration:
         }
 
 
-def source_of(given: str | None, count: int, probes: Mapping[str, Image.Image], size: tuple[int, int]) -> Source:
-    """given: a folder, or SCENES; None: SCENES; size: (height, width) of drawn ones
+def source_of(
+    given: str | None,
+    count: int,
+    probes: Mapping[str, Image.Image],
+    size: tuple[int, int],
+    within: tuple[float, float] | None = None,
+) -> Source:
+    """given: a folder, or SCENES; None: SCENES; size: (height, width) of drawn ones; within: black and white of
+    a folder's images of more than 8 bits
 
-    Raises ImageError where the folder has fewer than FEWEST.
+    Raises ImageError as `check_calibration` does.
     """
     if given in (None, SCENES):
         own = [*probes.values()][:count]
@@ -96,13 +100,8 @@ def source_of(given: str | None, count: int, probes: Mapping[str, Image.Image], 
             DRAWN, count, lambda at: own[at] if at < len(own) else Image.fromarray(scenes[at].image), given is not None
         )
     folder = Path(str(given))
-    paths = folder_of(folder, "--calibration")[:count]
-    if len(paths) < FEWEST:
-        raise ImageError(
-            f"--calibration needs {FEWEST} images or more, as one alone has no range of anything; {folder} has "
-            f"{len(paths)}: add some, or leave it out"
-        )
-    return Source(folder.resolve().name, len(paths), lambda at: as_rgb(paths[at], True), True)
+    paths = check_calibration(folder, within)[:count]
+    return Source(folder.resolve().name, len(paths), lambda at: as_rgb(paths[at], True, within), True)
 
 
 def calibrated(

@@ -117,13 +117,13 @@ def planned(
         calibration.check(name for name in products if name not in asked)
         ranges = calibration.ranges
     few = min(MOST_TRIED, max(1, WORK // formula(encoder, method)))
-    tried = {name: part for name, part in products.items() if name not in asked}
     images = [batch for batch, _ in batches(source.first(few * batch), preprocessing, batch)]
-    errors = errors_of(module, encoder, tried, ranges, scheme, images, told)
+    errors = errors_of(module, encoder, products, ranges, scheme, images, told)
 
     def judged(names: Sequence[str]) -> str:
         with quantising(products, names, ranges, scheme):
             return judge(module, {name: MARGIN * bound for name, bound in BOUNDS.items()})
 
-    floats = fewest_floats(errors, asked, judged, scheme.precision, told)
+    free = {name: error for name, error in errors.items() if name not in asked}
+    floats = fewest_floats(free, asked, judged, scheme.precision, told)
     return Plan(scheme, products, floats, errors, smoothed, calibration)

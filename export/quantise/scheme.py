@@ -23,9 +23,11 @@ from typing import Literal
 from edgeprune.errors import RequestError
 from edgeprune.targets import Target
 
-__all__ = ["PRECISIONS", "QUANTISED", "Activations", "Scheme", "scheme_of"]
+__all__ = ["CALIBRATED", "PRECISIONS", "QUANTISED", "Activations", "Scheme", "scheme_of"]
 
 QUANTISED = ("int8", "int8-dynamic", "fp8")
+CALIBRATED = ("int8", "fp8")
+"""those whose ranges are taken of images"""
 PRECISIONS = ("float32", "float16", *QUANTISED)
 """of `export --precision`"""
 FP8_SM = 89

@@ -2,7 +2,8 @@
 
     norm(x) W.T  =  (norm(x) / s) (W * s).T        s[j] = sqrt(max |X[:, j]| / max |W[:, j]|), a power of two
 
-One range holds all channels of a tensor: where a few reach thirty times as far as the rest, 8 bits leave the rest three.
+One range holds all channels of a tensor: where a few reach thirty times as far as the rest, 8 bits leave the rest
+three.
 1 / s goes into the norm's own weight and bias, so that the graph has no node more; as a power of two, it changes no
 digit of the float graph. Each norm gets values of its own, also where several have the same.
 
