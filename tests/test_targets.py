@@ -201,7 +201,7 @@ CONTRADICTIONS: list[tuple[list[tuple[str, Any]], str]] = [  # what only the who
     *(
         (
             [("engine.build_flags", ["--stronglyTyped", flag])],
-            f"must leave out what is quantised, the graph says it, got '{flag}'",
+            f"engine.build_flags must leave out what is quantised, the graph says it, got '{flag}'",
         )
         for flag in ("--int8", "--fp8", "--best", "--calib=ranges.cache")
     ),

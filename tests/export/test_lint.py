@@ -16,11 +16,13 @@ import torch
 
 from edgeprune import encoders, pruners, targets
 from edgeprune.checkpoint import open_checkpoint
-from edgeprune.errors import TargetError
+from edgeprune.errors import RequestError, TargetError
 from edgeprune.export import Request, export_bundle
 from edgeprune.export.downgrade import downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import Finding, lint, parse, refuse
+from edgeprune.export.quantise.scheme import QUANTISED as QUANTISED_PRECISIONS
+from edgeprune.export.quantise.scheme import scheme_of
 from edgeprune.fit import build_method
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder
@@ -185,6 +187,20 @@ def test_the_same_is_no_finding_where_the_target_takes_it() -> None:
     pixels = small("(uint8[1, 8] x) => (float[1, 8] y) { y = Cast <to = 1> (x) }")
     assert lint(pixels, ORIN) == []
     assert lint(small("(float[batch, 8] x) => (float[batch, 8] y) { y = Relu (x) }"), ORIN) == []
+
+
+@pytest.mark.parametrize("precision", QUANTISED_PRECISIONS)
+@pytest.mark.parametrize("name", targets.names())
+def test_a_precision_is_taken_where_the_target_says_that_it_has_such_products(name: str, precision: str) -> None:
+    """Before anything is read; the graph is looked at again when it is written."""
+    target = targets.load(name)
+    if precision in target.engine.quantised:
+        scheme = scheme_of(precision, target)
+        assert scheme is not None
+        assert scheme.opset <= target.onnx.newest_quantised
+    else:
+        with pytest.raises(RequestError, match=f"--precision {precision} "):
+            scheme_of(precision, target)
 
 
 QUANTISED = """(float[1, 8] x, int8[8, 4] w) => (float[1, 4] y) <float s = {1}, int8 z = {0}>
