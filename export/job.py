@@ -117,23 +117,35 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         largest = reference.largest
         check_range(largest, precision, target, checkpoint.id)
         forced = reference.forced if encoder.inside else None
-        del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
 
         plan = None
         if scheme is not None:
             step(CALIBRATE)
-            source = source_of(request.calibrated_on, request.calibration_images, images, encoder.tower.image_size)
+            source = source_of(
+                request.calibrated_on, request.calibration_images, images, encoder.tower.image_size, request.image_range
+            )
             told = (*told, *source.warnings)
             plan = planned(
-                encoder, method, scheme, source, preprocessing, batch, lambda what: step(f"{CALIBRATE}: {what}")
+                encoder,
+                method,
+                scheme,
+                source,
+                preprocessing,
+                batch,
+                reference.judge,
+                request.keep_float,
+                lambda what: step(f"{CALIBRATE}: {what}"),
             )
 
+        del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
         encoder, method = in_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))
         models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
         graph = models.pop(bundle.ENCODER)
         quantised = None if plan is None else plan.write(graph)
+        if quantised is not None:
+            refuse(lint(graph, target), target)
         graphs = {bundle.ENCODER: graph, **{f"baseline.{name}": model for name, model in models.items()}}
         save_graphs(folder, graphs)
         for path in sorted(folder.glob("*.onnx")):

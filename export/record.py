@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ParityError
@@ -82,9 +82,10 @@ class Reference:
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()
         self._known: dict[str, tuple[Arrays, Arrays]] = {}
-        self._given: dict[str, NDArray[np.float32]] = {}
         self._first: Arrays = {name: value.numpy() for name, value in first_frame(encoder, batch).items()}
         self._before: dict[str, Arrays] = {}
+        self._written: dict[str, tuple[NDArray[np.float32], Arrays, Arrays]] = {}
+        self._hardest = ""
 
     def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
         """Name -> drawn scene of the given (height, width), the most telling ones; none where nothing is decided."""
@@ -130,10 +131,9 @@ class Reference:
                 self._before[name] = _left(wanted) if at % 2 else {}
             before = self._before[name]
             wanted, quantities = self._known.get(name) or self._run(pixel_values, before=before)
-            if self._encoder.inside is not None:
-                self._given[name] = pixel_values
+            self._written[name] = pixel_values, wanted, quantities
             if check:
-                self._check(name, pixel_values, wanted, quantities)
+                self._check(name)
             tensors |= {
                 f"{name}/{key}": np.ascontiguousarray(value) for key, value in {**self._first, **before}.items()
             }
@@ -149,7 +149,27 @@ class Reference:
 
     def forced(self, name: str, got: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
         """Outputs and quantities of a probe that was written, with every step inside the encoder as in `got`."""
-        return self._run(self._given[name], got, self._before[name])
+        return self._run(self._written[name][0], got, self._before[name])
+
+    def judge(self, module: nn.Module, bounds: Mapping[str, float]) -> str:
+        """What a traced module makes of the probes that were written, where it is beyond the bounds of a quantised
+        graph: the first of them, with why; nothing where none is.
+
+        The one that was beyond them the last time is asked first: of modules that differ little, it tells most.
+        """
+        for name in sorted(self._written, key=lambda one: one != self._hardest):
+            with torch.inference_mode():
+                results = module(*self._inputs(name))
+            verdict = self._judged(name, results, bounds)
+            if not verdict.passed:
+                self._hardest = name
+                return f"of {name}, {verdict.reasons[0]}"
+        return ""
+
+    def _inputs(self, name: str) -> list[Tensor]:
+        """Of a traced module, for a probe that was written: its pixels, and what the frame before left."""
+        state = {**self._first, **self._before[name]}
+        return [torch.from_numpy(value) for value in (self._written[name][0], *state.values())]
 
     def _run(
         self, pixel_values: NDArray[np.float32], done: Outputs = NOTHING, before: Outputs = NOTHING
@@ -166,18 +186,23 @@ class Reference:
         wanted = {name: value.numpy() for name, value in zip(self._names, results, strict=True)}
         return wanted, replayed({name: value.float().numpy() for name, value in chosen.quantities.items()})
 
-    def _check(self, name: str, pixel_values: NDArray[np.float32], wanted: Arrays, quantities: Arrays) -> None:
-        encoder, before = self._encoder, self._before[name]
-        state = [torch.from_numpy(value) for value in {**self._first, **before}.values()]
+    def _check(self, name: str) -> None:
+        encoder = self._encoder
         with torch.inference_mode(), watching(self._traced, encoder.tower, encoder.layer, self.largest):
-            results = self._traced(torch.from_numpy(pixel_values), *state)
-        got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
-        verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
-        if verdict.passed and not followed(wanted, got):
-            wanted, quantities = self._run(pixel_values, got, before)
-            verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
+            results = self._traced(*self._inputs(name))
+        verdict = self._judged(name, results)
         if not verdict.passed:
             raise ParityError(f"the traced module differs from the reference on {name}: {verdict.reasons[0]}")
+
+    def _judged(self, name: str, results: Sequence[Tensor], bounds: Mapping[str, float] | None = None) -> Verdict:
+        """Outputs of a traced module for a probe that was written; bounds: of a quantised one."""
+        pixel_values, wanted, quantities = self._written[name]
+        got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
+        verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
+        if verdict.passed and not followed(wanted, got):
+            wanted, quantities = self._run(pixel_values, got, self._before[name])
+            verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
+        return verdict
 
 
 def _left(outputs: Outputs) -> Arrays:

@@ -26,6 +26,7 @@ from edgeprune.runtime.parity.decisions import (
     mask,
     out_of_order,
 )
+from edgeprune.runtime.parity.joins import nearest
 from edgeprune.runtime.parity.tiers import compared, parted, tiers_of
 
 __all__ = ["match"]
@@ -89,11 +90,8 @@ def _joins(case: Case, others: np.ndarray, targets: np.ndarray, relative: float)
     if not np.isin(went, targets).all():
         return NOTHING, [*defects, "a patch went to a token that takes none"]
     alike = case.quantities["similarity"].astype(np.float64)[np.ix_(others, targets)]
-    chosen = alike[np.arange(len(others)), np.searchsorted(targets, went)]
-    highest = np.sort(alike, axis=1)
-    second = highest[:, -2] if len(targets) > 1 else np.full(len(others), -np.inf)
-    tolerance = np.full(len(others), 2 * _cosine_error(case, relative) + case.eps)
-    return Chain(highest[:, -1] - chosen, tolerance, np.abs(chosen - second)), defects
+    tolerance = 2 * _cosine_error(case, relative) + case.eps
+    return nearest(alike, np.searchsorted(targets, went), tolerance), defects
 
 
 def _rounds(case: Case) -> Chain:
@@ -126,9 +124,7 @@ def _rounds(case: Case) -> Chain:
         renamed = np.arange(patches)
         renamed[a[gone]] = b[into]
         root = renamed[root]
-        value, ranked = alike[gone, :][np.arange(count), into], np.sort(alike[gone], axis=1)
-        second = ranked[:, -2] if len(b) > 1 else np.full(count, -np.inf)
-        chains.append(Chain(ranked[:, -1] - value, np.full(count, 2 * noise + case.eps), np.abs(value - second)))
+        chains.append(nearest(alike[gone], into, 2 * noise + case.eps))
         total = mix[b].copy()
         np.add.at(total, into, mix[a[gone]])
         mix[b] = total / (1 + np.bincount(into, minlength=len(b)))[:, None]

@@ -9,7 +9,5 @@ namespace edgeprune::parity {
 Chain rounds(const Case &one);
 
 double cosine_error(const Case &one, double relative);
-// One decision more: of what it was `alike` with, the highest should have been `chosen`.
-void judge(Chain &chain, Floats alike, double chosen, double tolerance);
 
 }  // namespace edgeprune::parity

@@ -78,31 +78,32 @@ void replay(const Case &one, Replay &so_far, std::size_t turn, std::int64_t want
     for (std::size_t at = 0; at < a.size(); ++at)
         best[static_cast<std::size_t>(a[at])] = highest(Floats(alike[at], alike[at] + alike.columns));
     so_far.chains.push_back(cut(best, gone, mask(patches, a), noise, one.eps));
-    std::vector<std::size_t> into;
+    Places into;  // which of b each goes to
     for (const auto name : gone) {
         const auto found = std::find(b.begin(), b.end(), order[place(name, order.size())]);
         if (found == b.end()) {
             so_far.defect = "a patch went to a token that none of its round became";
             return;
         }
-        into.push_back(static_cast<std::size_t>(found - b.begin()));
+        into.push_back(found - b.begin());
     }
     Places renamed = up_to(patches);
-    Chain merges;
+    Matrix merging(gone.size(), b.size());
     for (std::size_t at = 0, row = 0; row < a.size(); ++row) {
         if (!goes(a[row])) continue;
-        renamed[static_cast<std::size_t>(a[row])] = b[into[at]];
-        judge(merges, Floats(alike[row], alike[row] + alike.columns), alike[row][into[at]], 2 * noise + one.eps);
+        renamed[static_cast<std::size_t>(a[row])] = b[static_cast<std::size_t>(into[at])];
+        std::copy(alike[row], alike[row] + alike.columns, merging[at]);
         ++at;
     }
-    so_far.chains.push_back(merges);
+    so_far.chains.push_back(nearest(merging, into, 2 * noise + one.eps));
     so_far.root = taken(renamed, so_far.root);
     std::vector<std::size_t> members(b.size(), 1);
     for (std::size_t at = 0; at < gone.size(); ++at) {
-        double *target = so_far.mix[static_cast<std::size_t>(b[into[at]])];
+        const auto to = static_cast<std::size_t>(into[at]);
+        double *target = so_far.mix[static_cast<std::size_t>(b[to])];
         const double *row = so_far.mix[static_cast<std::size_t>(gone[at])];
         std::transform(target, target + patches, row, target, [](double left, double right) { return left + right; });
-        ++members[into[at]];
+        ++members[to];
     }
     for (std::size_t at = 0; at < b.size(); ++at) {
         double *row = so_far.mix[static_cast<std::size_t>(b[at])];
