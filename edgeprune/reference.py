@@ -64,7 +64,7 @@ class OfficialEncoder(nn.Module):
         hidden = encoder.hidden(out)
         features = encoder.arrange(hidden[:, tower.prefix :])
         projected = encoder.project(features)
-        maps = [self._columns(seen.maps[module], dim=3) for module in modules]
+        maps = [self._weighed(at, self._columns(seen.maps[module], dim=3)) for at, module in enumerate(modules)]
         keys = self._columns(seen.attention[modules[-1]].key, dim=2)
         if encoder.pooling is not None:
             features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
@@ -130,7 +130,8 @@ class OfficialEncoder(nn.Module):
         finally:
             hook.remove()
         end = entered[0].shape[1] - tower.suffix
-        features, maps = entered[0][:, tower.prefix : end], [seen.maps[module] for module in tower.attention[:depth]]
+        features = entered[0][:, tower.prefix : end]
+        maps = [self._weighed(at, seen.maps[module]) for at, module in enumerate(tower.attention[:depth])]
         eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels)
         chosen = self._method.official(eager)
         found = self._masked(pixels, depth, chosen.indices, end)
@@ -152,6 +153,15 @@ class OfficialEncoder(nn.Module):
             read += [rows_of(hidden, indices + tower.prefix).mean(dim=1)] if encoder.head.mean else []
             return tuple(self.projector(torch.stack(read, dim=1)))
         return (rows_of(self.projector(hidden), indices + tower.prefix),)
+
+    def _weighed(self, layer: int, attention: Tensor) -> Tensor:
+        """Every query's attention to a token by the weight of its position: [B, H, S, S'] -> [B, H, S, S']"""
+        if (weight := self._encoder.weighting.get(layer)) is None:
+            return attention
+        first = self._encoder.tower.prefix
+        every = torch.ones(attention.shape[3])
+        every[first : first + len(weight)] = weight
+        return torch.einsum("bhij,j->bhij", attention, every)
 
     def _columns(self, x: Tensor, dim: int) -> Tensor:
         """Tokens in place of patches along a dimension, each the mean of its own."""

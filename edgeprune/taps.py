@@ -66,6 +66,7 @@ class Taps:
     size: [B, n] float32, how many patches each of them stands for; None for one each
     pixels: [B, 3, H, W], where tokens are dropped inside the encoder
     state: name -> [B, ...] float32, what a step inside the encoder kept of the frame before
+    weighting: by layer, [N] float32, what attention there is multiplied by, token by token; of others it stays as it is
     For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
 
@@ -82,27 +83,34 @@ class Taps:
     names: Tensor | None = None
     size: Tensor | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    weighting: Mapping[int, Tensor] = field(default_factory=dict)
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.
 
         softmax over all tokens first, special tokens dropped after it and not renormalised, as the official codes do.
         """
-        row = self.attention[self.depth - 1 if layer is None else layer].weights(1)
-        return self._by_token(self._patches(row[:, :, 0]))
+        layer = self.depth - 1 if layer is None else layer
+        row = self.attention[layer].weights(1)
+        return self._weighted(self._by_token(self._patches(row[:, :, 0])), layer)
 
     def column_mean(self, layer: int | None = None) -> Tensor:
         """Attention that each patch receives in a layer, by default the last one, as a mean over heads and all queries,
         special tokens among them: [B, N] float32. The whole map is recomputed, beside the layer's own attention.
         """
-        received = self.attention[self.depth - 1 if layer is None else layer].received()
-        return self._by_token(self._patches(received))
+        layer = self.depth - 1 if layer is None else layer
+        return self._weighted(self._by_token(self._patches(self.attention[layer].received())), layer)
 
     def keys(self, layer: int | None = None) -> Tensor:
         """The mean over heads of each token's keys in a layer, by default the last one: [B, N, d] float32."""
         seen = self.attention[self.depth - 1 if layer is None else layer]
         keys = seen.key.float().mean(dim=1)[:, self.prefix : seen.key.shape[2] - self.suffix]
         return keys if self.areas is None else self.areas @ keys
+
+    def _weighted(self, attended: Tensor, layer: int) -> Tensor:
+        """[..., N] -> the same, by the weight of each position."""
+        weight = self.weighting.get(layer)
+        return attended if weight is None else attended * weight
 
     def _patches(self, values: Tensor) -> Tensor:
         """[..., S] -> [..., P]"""

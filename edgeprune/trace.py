@@ -222,7 +222,7 @@ class _Selector(nn.Module):
         self._method, self._projector = method, [encoder.projector]  # in a list: its weights belong to the projector
         self._shape = encoder.grid, encoder.tower.prefix, encoder.layer
         self._areas = encoder.areas if encoder.inside is None else _areas(encoder.candidates, encoder.unit)
-        self._suffix = encoder.tower.suffix
+        self._suffix, self._weighting = encoder.tower.suffix, encoder.weighting
         self.scorer = method.scorer
 
     def forward(
@@ -235,7 +235,7 @@ class _Selector(nn.Module):
     ) -> Selection:
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
-        taps = Taps(attention, features, projected, *place, *_of(rows))
+        taps = Taps(attention, features, projected, *place, *_of(rows), self._weighting)
         return self._method.select(taps)
 
 

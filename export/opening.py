@@ -16,6 +16,7 @@ from edgeprune.errors import RequestError
 from edgeprune.export import budget
 from edgeprune.export.images import images_of
 from edgeprune.export.manifest import steps_of
+from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
 from edgeprune.export.request import SCENES, TRAINED, Request, pair, spelled_out, split_options
 from edgeprune.export.steps import chosen_steps, own_steps
@@ -44,7 +45,7 @@ class Opened:
     pooled: int
     """how many tiles are one pool of candidates"""
     learned: Mapping[str, Any] = field(default_factory=dict)
-    """what was learned for the steps, and from what: `adapted`, `correction`, `schedule`"""
+    """what was learned, and from what: `adapted`, `correction`, `schedule` for steps; `position`, `padding`"""
     warnings: tuple[str, ...] = ()
     """what the user should know of the steps, each in one line"""
 
@@ -95,7 +96,9 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         scorer,
         (preprocessing.mean, preprocessing.std),
     )
-    warnings = _adapted_otherwise(request, learned.get("adapted", {}))
+    encoder, weights, warnings = weighed(encoder, method, own, request.calibrate, preprocessing)
+    learned |= weights
+    warnings = (*warnings, *_adapted_otherwise(request, learned.get("adapted", {})))
     if request.inside is not None:
         if rest:
             _check_rest(request, keep, encoder)

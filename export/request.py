@@ -23,6 +23,7 @@ from edgeprune.probes import check_own, folder_of
 from edgeprune.runtime.images.levels import check_range
 from edgeprune.runtime.images.preprocess import check_file
 from edgeprune.targets import Target
+from edgeprune.traits import WEIGHTING
 
 __all__ = [
     "OPTIONAL",
@@ -37,7 +38,7 @@ __all__ = [
     "pair",
     "spelled_out",
     "split_options",
-    "takes_counts",
+    "takes_images",
 ]
 
 OPTIONAL = ("origin",)
@@ -226,21 +227,39 @@ def _check_method(request: Request) -> None:
     for option, text in others.items():
         catalog.option_value(str(request.inside), option, text, reducers[str(request.inside)].options)
     _check_inside(request)
-    if request.calibrate is not None and not takes_counts(request):
+    _check_weighting(request, own)
+    if request.calibrate is not None and not takes_images(request):
         able = ", ".join(name for name, one in reducers.items() if one.frozen)
         raise RequestError(
-            f"--calibrate goes with --keep auto, or with the official schedule of {able}, whose counts are taken of "
-            "images; leave it out"
+            f"--calibrate goes with --keep auto, --option position=fitted, or with the official schedule of {able}, "
+            "whose counts are taken of images; leave it out"
         )
     if request.calibrate not in (None, SCENES):
         folder_of(Path(str(request.calibrate)), "--calibrate")
 
 
-def takes_counts(request: Request) -> bool:
-    """Whether the counts of its schedule are taken of images."""
+def takes_images(request: Request) -> bool:
+    """Whether the counts of its schedule are taken of images, or the weights of positions."""
     request = spelled_out(request)
     frozen = [one.name for one in catalog.reducers() if one.frozen]
-    return request.inside in frozen and request.schedule == "official"
+    return (request.inside in frozen and request.schedule == "official") or request.options.get("position") == "fitted"
+
+
+def _check_weighting(request: Request, options: Mapping[str, str]) -> None:
+    """Of the method's options, those that every method by attention has."""
+    entry = next(one for one in catalog.methods() if one.name == request.method)
+    own = {name: text for name, text in options.items() if name in WEIGHTING and text != WEIGHTING[name]}
+    if not own or not entry.traits.attends:
+        return
+    if own.get("position", "fitted") != "fitted":
+        raise MethodError(unknown_name("position", own["position"], ("none", "fitted")))
+    if "padding" in own:
+        pair("option padding", own["padding"], "none, or height x width of the images, as 480x640")
+    if request.inside is not None:
+        raise RequestError(
+            f"option {next(iter(own))} is of patches that stay in their places, got --inside {request.inside}, which "
+            "moves them; leave one of the two out"
+        )
 
 
 def split_options(request: Request) -> tuple[dict[str, str], dict[str, str]]:

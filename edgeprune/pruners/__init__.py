@@ -156,6 +156,11 @@ class Method:
         """The official code's form. It shares neither code nor an approximation with `select`."""
         raise MethodError(f"{type(self).__module__} has no official form")
 
+    @property
+    def by_cls(self) -> bool:
+        """Of one that ranks by attention: whether it does by the [CLS] row, or by column means."""
+        return self.traits.needs_cls
+
     def rule(self, patches: int) -> dict[str, Any]:
         """How parity judges its decisions: the name of a rule in `edgeprune.runtime.parity`, and its parameters."""
         return {"name": "topk"}

@@ -73,6 +73,7 @@ def test_a_fault_in_what_comes_out_has_the_same_reasons(cpp: Path, tmp_path: Pat
         f"{name} {fault.__name__}": case(of_scenes(), name, "float16", fault)
         for fault, names in [*outputs.OUTPUTS.items(), *((fault, faults.METHODS) for fault in faults.OUTPUTS)]
         for name in names
+        if (name, fault.__name__, "float16") not in faults.UNSEEN
     }
     assert not any(one["passed"] for one in agree(cpp, tmp_path, cases))
 

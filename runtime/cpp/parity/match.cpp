@@ -4,7 +4,8 @@
 //              patch joins the kept one of the highest `similarity`                                               lrcp
 //     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
 //              of these                                                                                       visionzip
-//     rounds   rounds.cpp                                                                                           aim
+//     rounds   rounds.cpp                                                                              aim, tome_behind
+//     energy   energy.cpp, one step of `energy` after the other                                          pitome_behind
 //
 // origin[j] is the place in `indices` of the token that patch j went to, -1 for none. What merges are judged by does
 // not leave the graph: the error of a cosine is taken for twice that of the tokens, or of the scores if that is more.
@@ -105,6 +106,7 @@ Chain match(const Case &one) {
     if (form == "nearest") return nearest_kept(one);
     if (form == "stands") return stands(one);
     if (form == "rounds") return rounds(one);
+    if (form == "energy") return energy_rounds(one);
     throw misfit("'", form, "'");
 }
 

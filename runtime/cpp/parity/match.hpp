@@ -7,6 +7,10 @@ namespace edgeprune::parity {
 
 // rounds.cpp: tokens at even places join the nearest at an odd place, the r most alike of them, round by round
 Chain rounds(const Case &one);
+// [A, B], of the tokens of these names. mix: of what each token is made, a row of weights for each patch
+Matrix cosines(const Matrix &mix, const Places &left, const Places &right, const Matrix &products);
+// energy.cpp: rounds of `energy`, one behind the other
+Chain energy_rounds(const Case &one);
 
 double cosine_error(const Case &one, double relative);
 
