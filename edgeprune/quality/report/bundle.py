@@ -63,7 +63,14 @@ def describe_bundle(
     sections += [Section("What it is", list(_facts(manifest))), Section("Files", [_files(manifest)], folded=True)]
     title = f"{manifest.method} keeps {manifest.budget}"
     subtitle = f"{manifest.model.id} · {manifest.precision} · {manifest.target}"
-    return Page(title, subtitle, _headline(manifest, reports, ledger), sections)
+    return Page(title, subtitle, _headline(manifest, reports, ledger), sections, _failed(folder, reports))
+
+
+def _failed(folder: str | os.PathLike[str], reports: Sequence[BackendReport]) -> str:
+    for report in reports:
+        if not report.passed:
+            return f"{folder} differs from its reference on {report.device}: {report.worst.reasons[0]}"
+    return ""
 
 
 def gallery_of(bundle: Bundle, images: Sequence[ImageLike], device: str, most: int = MOST, title: str = "") -> Gallery:
