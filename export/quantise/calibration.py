@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgeprune.errors import RequestError
+from edgeprune.errors import ImageError, RequestError
 from edgeprune.export.images import drawn
 from edgeprune.export.quantise.products import Products, watching
 from edgeprune.export.quantise.ranges import Histogram
@@ -103,7 +103,14 @@ def source_of(
         )
     folder = Path(str(given))
     paths = check_calibration(folder, within)[:count]
-    return Source(folder.resolve().name, len(paths), lambda at: as_rgb(paths[at], True, within), True)
+    return Source(folder.resolve().name, len(paths), lambda at: _read(paths[at], within), True)
+
+
+def _read(path: Path, within: tuple[float, float] | None) -> Image.Image:
+    try:
+        return as_rgb(path, True, within)
+    except ImageError as error:
+        raise error if str(path) in str(error) else ImageError(f"--calibration: {path}: {error}") from None
 
 
 def calibrated(
