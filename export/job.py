@@ -144,6 +144,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         step("write the graphs")
         graph = models.pop(bundle.ENCODER)
         quantised = None if plan is None else plan.write(graph)
+        if quantised is not None:
+            refuse(lint(graph, target), target)
         graphs = {bundle.ENCODER: graph, **{f"baseline.{name}": model for name, model in models.items()}}
         save_graphs(folder, graphs)
         for path in sorted(folder.glob("*.onnx")):

@@ -148,7 +148,9 @@ def write_texts(
     texts = {
         "preprocessor_config.json": bundle.json_text(checkpoint.processor),
         "README.md": page if repository is None else hub.card(manifest, page, repository),
-        "build.sh": recipe.build_script(target, manifest.encoder.file, manifest.float32_nodes),
+        "build.sh": recipe.build_script(
+            target, manifest.encoder.file, manifest.float32_nodes, manifest.quantised is not None
+        ),
         **recipe.polygraphy(target, folder / REFERENCE, manifest.encoder.file),
     }
     for name, text in texts.items():

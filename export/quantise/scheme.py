@@ -83,17 +83,24 @@ def scheme_of(precision: str | None, target: Target) -> Scheme | None:
     provider, engine = target.provider, target.engine
     if precision == "fp8":
         _check_fp8(target)
-        return Scheme("fp8", "f8e4m3", target.onnx.float)
-    if provider == "CUDAExecutionProvider":
+    elif provider == "CUDAExecutionProvider":
         raise RequestError(
             f"--precision {precision} needs a target with products of int8; {target.name} would compute them in "
             f"{target.onnx.float}, behind a cast: choose --target cpu or one of TensorRT, or leave it out"
         )
-    if precision == "int8-dynamic" and provider is None:
+    elif precision == "int8-dynamic" and provider is None:
         raise RequestError(
             f"--precision int8-dynamic takes its ranges at run time, which {engine.kind} of {target.name} cannot; give "
             "--precision int8"
         )
+    if precision not in engine.quantised:
+        has = ", ".join((target.onnx.float, *engine.quantised))
+        raise RequestError(
+            f"--precision {precision} needs a target with such products, {target.name} has {has}; choose another "
+            "--target, or leave it out"
+        )
+    if precision == "fp8":
+        return Scheme("fp8", "f8e4m3", target.onnx.float)
     return Scheme(precision, "u8" if provider else "s8", target.onnx.float)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime import Classes, load
 from tests.brightest import KEEP, LABELS, WIDTH, MakeBundle, write_bundle
-from tests.cpp.library import CPU, DTYPES, Failure, Library, seal
+from tests.cpp.library import CPU, DTYPES, Failure, Library, onnxruntime_library, seal
 
 SIMPLE: dict[str, dict[str, Any]] = {
     "one image": {},
@@ -205,3 +205,22 @@ def test_classes_of_what_is_none_or_does_not_fit_are_refused(library: Library, m
                     classes.handle, at, size, at, size, 1, 1, 0.5, None, 0, ctypes.byref(count)
                 )
             )
+
+
+def test_the_options_of_a_quantised_bundle_reach_onnx_runtime(
+    library: Library, cpp: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the manifest has them for the device."""
+    watched = next(cpp.rglob("libwatched_onnxruntime.so"))
+    monkeypatch.setenv("WATCHED_ONNXRUNTIME", str(onnxruntime_library()))
+    entry = ctypes.CDLL(str(watched)).watched_entry
+    entry.restype, entry.argtypes = ctypes.c_char_p, (ctypes.c_char_p,)
+    said = {
+        "bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15},
+        "session": {"cpu": {"disable": ["MatMulAddFusion", "ConstantFolding"]}, "cuda": {"disable": ["Other"]}},
+    }
+    key = b"optimization.disable_specified_optimizers"
+    with library.open(make_bundle(), onnxruntime=bytes(watched)):
+        assert entry(key) is None
+    with library.open(make_bundle(precision="int8", quantised=said), onnxruntime=bytes(watched)):
+        assert entry(key) == b"MatMulAddFusion;ConstantFolding"

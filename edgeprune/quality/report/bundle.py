@@ -117,7 +117,11 @@ def _headline(manifest: Manifest, reports: Sequence[BackendReport], ledger: Ledg
         if not report.not_run:
             mood = "good" if report.passed and report.proven else "bad"
             word = ("proven" if report.proven else "not proven") if report.passed else "differs"
-            facts.append(Fact(word, f"on {report.device}, {report.decided:.0%} of the decisions decided", mood))
+            lost, decided = (
+                f"{report.worst.lost:.2%} lost by the choice",
+                f"{report.decided:.0%} of the decisions decided",
+            )
+            facts.append(Fact(word, f"on {report.device}, {decided if report.bounds is None else lost}", mood))
     unpruned, formula = manifest.cost.get("unpruned_formula", 0), manifest.cost.get("formula", 0)
     if unpruned:
         facts.append(Fact(f"{formula / unpruned:.1%}", "of the encoder's multiply-adds are left"))
@@ -160,6 +164,9 @@ def _parity(reports: Sequence[BackendReport]) -> Iterator[Part]:
         if report.not_run:
             yield Words(f"Not run on {report.device}: {report.not_run}.")
             continue
+        if report.bounds is not None:
+            yield from _bounded(report, report.bounds)
+            continue
         yield Words(
             f"{report.source} on {report.device} in {report.dtype}: each decision of the device, given those before "
             "it, is held against the reference's numbers. Decided: a mistake there would be seen."
@@ -173,6 +180,34 @@ def _parity(reports: Sequence[BackendReport]) -> Iterator[Part]:
             ]
             for name, one in report.probes.items()
         ])  # fmt: skip
+
+
+def _bounded(report: BackendReport, bounds: Mapping[str, Any]) -> Iterator[Part]:
+    """Of a quantised graph."""
+    yield Words(
+        f"{report.source} on {report.device} in {report.dtype}: what it chooses is held against the best choice by the "
+        f"reference's numbers, of whose worth it may lose {bounds['regret']:.2%}; tokens may be off by "
+        f"{bounds['token_median']:g} in the median, and {bounds['token_each']:g} each."
+    )
+    columns = [
+        "probe",
+        "decided >",
+        "lost >",
+        "lost by chance >",
+        "score error >",
+        "token median >",
+        "token error >",
+        "",
+    ]
+    yield Table(columns, [
+        [
+            name, f"{one.decided} of {one.decisions}", f"{one.lost:.2%}", f"{one.blind:.1%}",
+            f"{one.error_relative:.1e}",
+            *(f"{error:.1e}" if one.tokens else "" for error in (one.token_median, one.token_error)),
+            "pass" if one.passed else "FAIL: " + "; ".join(one.reasons),
+        ]
+        for name, one in report.probes.items()
+    ])  # fmt: skip
 
 
 def _facts(manifest: Manifest) -> Iterator[Part]:

@@ -304,6 +304,12 @@ void check_steps(const Asked &asked) {
          field(asked.fields, "keep"));
 }
 
+// Without what was given where that is nothing, as Python leaves it out.
+void must_be(bool holds, const std::string &rule, const Value &got) {
+    if (!holds && got.null()) throw Wrong(rule);
+    must(holds, rule, got);
+}
+
 bool is_bound(const Value *value) {
     const double most = std::numeric_limits<double>::infinity();
     if (!value) return false;
@@ -326,13 +332,13 @@ void check_quantised(const Asked &asked) {
     const Value *bounds = given->find("bounds"), *session = given->find("session");
     bool said = bounds && bounds->object();
     for (const char *name : BOUNDS) said = said && is_bound(bounds->find(name));
-    must(said, "quantised.bounds must hold " + joined(BOUNDS) + ", each above 0", bounds ? *bounds : none);
+    must_be(said, "quantised.bounds must hold " + joined(BOUNDS) + ", each above 0", bounds ? *bounds : none);
     if (!session) return;
     bool lists = session->object() != nullptr;
     if (lists)
         for (const auto &device : *session->object())
             lists = lists && device.second.object() && is_texts(device.second.find("disable"));
-    must(lists, "quantised.session must hold objects by device, each with a list of names to disable", *session);
+    must_be(lists, "quantised.session must hold objects by device, each with a list of names to disable", *session);
 }
 
 }  // namespace

@@ -70,6 +70,15 @@ def test_it_says_what_is_kept_and_that_it_is_proven(page: str) -> None:
     assert page.count(">pass<") == 2  # the probes
 
 
+def test_of_a_quantised_graph_it_says_what_the_choice_lost(make_bundle: MakeBundle) -> None:
+    bounds = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
+    page = render(describe_bundle(make_bundle(precision="int8", quantised={"bounds": bounds}), measured=False))
+    assert "0.00% lost by the choice" in page
+    assert "it may lose 1.00%" in page
+    assert "lost by chance" in page
+    assert "regret / tolerance" not in page
+
+
 def test_it_says_what_shortened_the_sequence_and_what_was_learned_for_it(make_bundle: MakeBundle) -> None:
     manifest = replace(
         load(make_bundle()).manifest,
