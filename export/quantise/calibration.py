@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgeprune.errors import RequestError
+from edgeprune.errors import ImageError, RequestError
 from edgeprune.export.images import drawn
 from edgeprune.export.quantise.products import Products, watching
-from edgeprune.export.quantise.ranges import METHOD, Histogram
+from edgeprune.export.quantise.ranges import Histogram
 from edgeprune.export.request import SCENES, check_calibration
 from edgeprune.runtime.images.preprocess import Preprocessing, as_rgb
 
@@ -60,6 +60,8 @@ class Calibration:
     """product -> low and high of its input"""
     largest: Mapping[str, Tensor]
     """product -> [C], the largest |value| of each channel of its input"""
+    percentile: float
+    """of the values that a range holds"""
 
     def check(self, names: Iterable[str]) -> None:
         """Raises RequestError where one of these products was given zeros only: no scale follows from them."""
@@ -76,7 +78,7 @@ class Calibration:
             "images": self.source.count,
             "source": self.source.said,
             "digest": self.digest,
-            "method": METHOD,
+            "method": f"percentile {self.percentile:g}",
             "ranges": {name: list(self.ranges[name]) for name in names},
         }
 
@@ -101,7 +103,14 @@ def source_of(
         )
     folder = Path(str(given))
     paths = check_calibration(folder, within)[:count]
-    return Source(folder.resolve().name, len(paths), lambda at: as_rgb(paths[at], True, within), True)
+    return Source(folder.resolve().name, len(paths), lambda at: _read(paths[at], within), True)
+
+
+def _read(path: Path, within: tuple[float, float] | None) -> Image.Image:
+    try:
+        return as_rgb(path, True, within)
+    except ImageError as error:
+        raise error if str(path) in str(error) else ImageError(f"--calibration: {path}: {error}") from None
 
 
 def calibrated(
@@ -112,10 +121,11 @@ def calibrated(
     batch: int,
     told: Callable[[str], None] = lambda what: None,
     what: str = "ranges",
+    percentile: float = 100.0,
 ) -> Calibration:
     """Run the images through a module, `batch` at a time, with a histogram for each tensor that products are given.
 
-    what: they are run for
+    what: they are run for; percentile: of the values that a range holds
     """
     shared: dict[str, str] = {}
     histograms: dict[str, Histogram] = {}
@@ -135,8 +145,9 @@ def calibrated(
 
         with torch.inference_mode(), watching(products, seen):
             module(pixel_values)
-    ranges = {name: histograms[shared[name]].range() for name in products if name in shared}
-    return Calibration(source, digest.hexdigest(), ranges, {name: histograms[shared[name]].largest for name in ranges})
+    ranges = {name: histograms[shared[name]].range(percentile) for name in products if name in shared}
+    largest = {name: histograms[shared[name]].largest for name in ranges}
+    return Calibration(source, digest.hexdigest(), ranges, largest, percentile)
 
 
 def batches(source: Source, preprocessing: Preprocessing, batch: int) -> Iterator[tuple[Tensor, list[Image.Image]]]:

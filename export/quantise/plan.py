@@ -27,13 +27,13 @@ from edgeprune.trace import PrunedEncoder
 __all__ = ["BOUNDS", "Plan", "planned"]
 
 BOUNDS = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
-DISABLED = {"u8": "MatMulAddFusion"}
-"""ONNX Runtime's optimizer that a graph of such activations must do without: it joins a product and the addition behind
-it to a Gemm before quantised products are looked for"""
-OTHERS = "QDQSelectorActionTransformer"
-"""that of a graph for another device: integers as this CPU adds them, 16 bits at a time where it has no VNNI, say
-nothing of that device, so that the numbers between the integers are computed in float"""
-
+IN_FLOAT = "QDQSelectorActionTransformer"
+DISABLED = {"u8": ["MatMulAddFusion"], "s8": [IN_FLOAT], "f8e4m3": [IN_FLOAT, "ReluQuantRewrite"]}
+"""ONNX Runtime's optimizers that must not run on the CPU, by what activations become. The first joins a product and the
+addition behind it to a Gemm before quantised products are looked for. The second finds them, in graphs for other
+devices: integers as this CPU adds them, 16 bits at a time where it has no VNNI, say nothing of those, so that what
+stands between them is computed in float. The third leaves out a Relu in front of float8, whose 0 it takes for the
+lowest number."""
 MARGIN = 0.9
 """of the bounds, that the graph has to keep before it is made: two executors of it differ by about a hundredth"""
 FEW = 8
@@ -63,7 +63,7 @@ class Plan:
         wanted = {name: ranges.get(name, (0.0, 0.0)) for name in self.products if name not in self.floats}
         found = write_quantised(model, wanted, self.scheme)
         names = [name for name in self.products if name in found or name in self.floats]
-        disabled = [] if self.scheme.dynamic else [DISABLED.get(self.scheme.activations, OTHERS)]
+        disabled = [] if self.scheme.dynamic else DISABLED[self.scheme.activations]
         return {
             "scheme": self.scheme.precision,
             "activations": None if self.scheme.dynamic else self.scheme.activations,
@@ -113,7 +113,7 @@ def planned(
     smoothed = () if scheme.precision == "fp8" else smooth(module, products, norms, first.largest)
     calibration, ranges = None, first.ranges
     if not scheme.dynamic:
-        calibration = calibrated(module, products, source, preprocessing, batch, told, "ranges")
+        calibration = calibrated(module, products, source, preprocessing, batch, told, "ranges", scheme.percentile)
         calibration.check(name for name in products if name not in asked)
         ranges = calibration.ranges
     few = min(MOST_TRIED, max(1, WORK // formula(encoder, method)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,22 +23,22 @@ NORM = "encoder.encoder.layers.1.layer_norm2"
 
 
 @pytest.fixture
-def module(tiny_llava: Callable[..., Encoder]) -> Iterator[tuple[PrunedEncoder, Encoder]]:
+def module(tiny_llava: Callable[..., Encoder]) -> tuple[PrunedEncoder, Encoder]:
     """Of which one norm makes one channel far larger than the others, with a product that reads little of it."""
     encoder = copy.deepcopy(tiny_llava())
     module = PrunedEncoder(encoder, Method(encoder.patches)).eval()
     norm, product = module.get_submodule(NORM), module.get_submodule(NORM.replace("layer_norm2", "mlp.fc1"))
     norm.weight.data[CHANNEL] = TIMES  # type: ignore[union-attr,operator]
     product.weight.data[:, CHANNEL] /= TIMES  # type: ignore[union-attr,operator]
-    yield module, encoder
+    return module, encoder
 
 
 def inputs(module: nn.Module, products: dict[str, nn.Linear]) -> tuple[dict[str, Histogram], dict[str, str], Tensor]:
     histograms = {name: Histogram() for name in products}
     pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(), behind_norms(module, products) as norms:
-        with watching(products, lambda name, x: histograms[name].add(x)):
-            tokens = module(pixels)[0]
+    seen = watching(products, lambda name, x: histograms[name].add(x))
+    with torch.inference_mode(), behind_norms(module, products) as norms, seen:
+        tokens = module(pixels)[0]
     return histograms, norms, tokens
 
 
