@@ -235,7 +235,7 @@ class _Selector(nn.Module):
     ) -> Selection:
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
-        taps = Taps(attention, features, projected, *place, *_of(rows), self._weighting)
+        taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
         return self._method.select(taps)
 
 

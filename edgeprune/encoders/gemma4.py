@@ -199,7 +199,7 @@ class _Norm(nn.Module):
         self.register_buffer("scale", standard[1], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled = x.float() * self._root
+        scaled: Tensor = x.float() * self._root
         if self.bias is not None:
             scaled = (scaled - cast(Tensor, self.bias).float()) * cast(Tensor, self.scale).float()
         return scaled * torch.rsqrt(scaled.pow(2).mean(dim=-1, keepdim=True) + self._eps)

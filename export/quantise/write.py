@@ -64,9 +64,9 @@ class _Writer:
             product = self._dynamic(node, given, quantised, scales)
         else:
             affine = affine_of(*range_, self._scheme.activations, getattr(torch, self._scheme.float))
-            zero = self._constant(
-                f"{quantised.name}.zero", np.zeros(tuple(scales.shape), TYPES[self._scheme.weights].numpy())
-            )
+            assert scales.const_value is not None
+            zeros = np.zeros(scales.const_value.numpy().shape, TYPES[self._scheme.weights].numpy())
+            zero = self._constant(f"{quantised.name}.zero", zeros)
             back = self._node(
                 f"{node.name}/DequantizeLinear", "DequantizeLinear", (quantised, scales, zero), self._float,
                 quantised.shape, node, {"axis": 1},

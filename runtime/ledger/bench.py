@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,7 +37,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, RequestError
 from edgeprune.runtime.adopt import take_in
 from edgeprune.runtime.backends import Backend
-from edgeprune.runtime.backends.ort import open_encoder, open_session
+from edgeprune.runtime.backends.ort import Session, open_encoder, open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.ledger.jetson import Board, watching
@@ -160,7 +161,7 @@ def bench(
     }
     return Ledger(
         rows=tuple(_row(name, times, macs[name], peak) for name in names if name != PEAK),
-        parts=parts(bundle, device, threads, inputs[PRUNED]),
+        parts=parts(partial(open_encoder, bundle, device, threads), inputs[PRUNED]),
         formula=_cost(bundle, "formula"),
         device=device,
         threads=threads,
@@ -317,10 +318,13 @@ def _cost(bundle: Bundle, key: str) -> int:
     return bundle.manifest.cost[key]
 
 
-def parts(bundle: Bundle, device: str, threads: int | None, feeds: Feeds) -> dict[str, float]:
-    """Share of a pruned graph's kernel time by part of the encoder, by ONNX Runtime's profile."""
+def parts(opened: Callable[..., Session], feeds: Feeds) -> dict[str, float]:
+    """Share of a pruned graph's kernel time by part of the encoder, by ONNX Runtime's profile.
+
+    opened: opens it with the given `profile`
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        session = open_encoder(bundle, device, threads, profile=Path(scratch) / "profile")
+        session = opened(profile=Path(scratch) / "profile")
         for _ in range(PROFILED_RUNS):
             session.run(feeds)
         events = json.loads(Path(session.raw.end_profiling()).read_text(encoding="utf-8"))

@@ -42,6 +42,7 @@ FLAT = 1e-2
 @dataclass(frozen=True)
 class Reducer(inside.Reducer):
     bias: bool = False
+    written_from: ClassVar[str] = "official code at Mark12Ding/STA@faf10be"
     merges: ClassVar[bool] = False
     most: ClassVar[float] = 0.5
     depths: ClassVar[tuple[float, ...]] = (0.05, 0.4, 0.75)

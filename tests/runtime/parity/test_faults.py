@@ -83,8 +83,8 @@ OUTPUTS = (
 
 
 UNSEEN = {("pitome_behind", "tokens_swapped", "float16")}
-"""who joins and who takes are turns by energy, and one that rounding turns changes all behind it: 15 of 64 tokens are of
-the same patches as the reference's, and of the others nothing is said"""
+"""who joins and who takes are turns by energy, and one that rounding turns changes all behind it: 15 of 64 tokens are
+of the same patches as the reference's, and of the others nothing is said"""
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
