@@ -75,6 +75,8 @@ class Kind:
     config: dict[str, Any] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
     """the grid that it is loaded at, of a family that takes any"""
+    ours: bool = False
+    """whether its tower is ours around the layers of transformers, though it is loaded at its own size"""
     family: str = ""
     """that it stands for in the matrix of methods and encoders, if it does"""
     tower: str = ""
@@ -95,7 +97,7 @@ class Kind:
     @property
     def own_tower(self) -> bool:
         """Its tower is transformers' own, not ours around the layers of transformers."""
-        return self.grid is None and not self.detects
+        return self.grid is None and not self.detects and not self.ours
 
     @property
     def bare(self) -> bool:

@@ -77,6 +77,8 @@ def refusal(name: str, spelling: str) -> str:
         return "tiles must be squares|would depend on the image"
     if encoders.processors()[name].splits:
         return "must have longest_edge|must scale images first"
+    if name == "Pixtral":
+        return "has do_center_crop on"
     return ""
 
 

@@ -26,8 +26,9 @@ KIND = Kind(
         "vision_feature_layer": [-2, 0, -1],
     },
     family="vipllava",
-    exported="visionzip",
+    exported="fastervlm",
     unread=("language_model.", "model.language_model.", "lm_head."),
+    given=lambda pixels: {"pixel_values": pixels},
 )
 Made = Callable[[str], tuple[Path, Encoder]]
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
