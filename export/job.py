@@ -105,7 +105,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
 
     with bundle.writing(output, request.force) as folder:
         scheme = scheme_of(request.precision, target)
-        precision = scheme.float if scheme else request.precision or target.onnx.float
+        precision = scheme.rest if scheme else request.precision or target.onnx.float
         _check_space(folder, encoder, precision)
 
         step("run the reference")
