@@ -105,7 +105,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
 
     with bundle.writing(output, request.force) as folder:
         scheme = scheme_of(request.precision, target)
-        precision = scheme.float if scheme else request.precision or target.onnx.float
+        precision = scheme.rest if scheme else request.precision or target.onnx.float
         _check_space(folder, encoder, precision)
 
         step("run the reference")
@@ -143,7 +143,10 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
         graph = models.pop(bundle.ENCODER)
-        quantised = None if plan is None else plan.write(graph)
+        quantised = None
+        if plan is not None:
+            quantised = plan.write(graph)
+            refuse(lint(graph, target), target)
         if quantised is not None:
             refuse(lint(graph, target), target)
         graphs = {bundle.ENCODER: graph, **{f"baseline.{name}": model for name, model in models.items()}}

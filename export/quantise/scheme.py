@@ -44,7 +44,7 @@ class Scheme:
     """of QUANTISED"""
     activations: Activations
     """what the inputs of products become"""
-    float: Literal["float16", "float32"]
+    rest: Literal["float16", "float32"]
     """what everything else is computed in"""
 
     @property
@@ -70,7 +70,7 @@ class Scheme:
     @property
     def opset(self) -> int:
         """The first in which the graph can be written."""
-        return FLOAT16_OPSET if self.float == "float16" or self.precision == "fp8" else 0
+        return FLOAT16_OPSET if self.rest == "float16" or self.precision == "fp8" else 0
 
 
 def scheme_of(precision: str | None, target: Target) -> Scheme | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -27,9 +28,10 @@ def module(tiny_llava: Callable[..., Encoder]) -> tuple[PrunedEncoder, Encoder]:
     """Of which one norm makes one channel far larger than the others, with a product that reads little of it."""
     encoder = copy.deepcopy(tiny_llava())
     module = PrunedEncoder(encoder, Method(encoder.patches)).eval()
-    norm, product = module.get_submodule(NORM), module.get_submodule(NORM.replace("layer_norm2", "mlp.fc1"))
-    norm.weight.data[CHANNEL] = TIMES  # type: ignore[union-attr,operator]
-    product.weight.data[:, CHANNEL] /= TIMES  # type: ignore[union-attr,operator]
+    norm: Any = module.get_submodule(NORM)
+    product: Any = module.get_submodule(NORM.replace("layer_norm2", "mlp.fc1"))
+    norm.weight.data[CHANNEL] = TIMES
+    product.weight.data[:, CHANNEL] /= TIMES
     return module, encoder
 
 
@@ -69,9 +71,8 @@ def test_only_what_has_outliers_is_smoothed_and_no_digit_of_the_tokens_changes(
 
 
 def test_norms_of_one_tensor_get_values_of_their_own(module: tuple[PrunedEncoder, Encoder]) -> None:
-    other = module[0].get_submodule(NORM.replace("1.layer", "0.layer"))
-    norm = module[0].get_submodule(NORM)
-    other.weight.data = norm.weight.data  # type: ignore[union-attr]
+    other, norm = (cast(Any, module[0].get_submodule(name)) for name in (NORM.replace("1.layer", "0.layer"), NORM))
+    other.weight.data = norm.weight.data
     products = products_of(*module)
     histograms, norms, before = inputs(module[0], products)
     few = {name: one for name, one in norms.items() if one == NORM}

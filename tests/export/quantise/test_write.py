@@ -46,13 +46,13 @@ class Module(nn.Module):
 
 def graph_of(scheme: Scheme, shape: tuple[int, ...] = (1, 4, 8)) -> tuple[ir.Model, set[str], Module]:
     module = Module()
-    dtype = getattr(torch, scheme.float)
+    dtype = getattr(torch, scheme.rest)
     model = to_onnx(module.to(dtype), torch.zeros(shape, dtype=dtype), ["y"], opset=18, ir_version=10)
     return model, write_quantised(model, RANGES, scheme), copy.deepcopy(module).float()
 
 
 def by_hand(module: Module, x: Tensor, scheme: Scheme) -> Tensor:
-    dtype = getattr(torch, scheme.float)
+    dtype = getattr(torch, scheme.rest)
 
     def product(part: nn.Linear, x: Tensor, name: str) -> Tensor:
         low, high = (float(x.min()), float(x.max())) if scheme.dynamic else RANGES[name]
@@ -63,17 +63,17 @@ def by_hand(module: Module, x: Tensor, scheme: Scheme) -> Tensor:
     return product(module.last, torch.relu(sum_), "last")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda one: f"{one.precision}-{one.activations}-{one.float}")
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda one: f"{one.precision}-{one.activations}-{one.rest}")
 def test_the_graph_computes_what_the_arithmetic_says(scheme: Scheme, tmp_path: Path) -> None:
     model, found, module = graph_of(scheme)
     assert found == set(RANGES)
     ir.save(model, tmp_path / "graph.onnx")
     session = open_session(tmp_path / "graph.onnx", disabled=DISABLED[scheme.activations])
     x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(1))
-    (got,) = session.run({"pixel_values": x.numpy().astype(scheme.float)}).values()
+    (got,) = session.run({"pixel_values": x.numpy().astype(scheme.rest)}).values()
     with torch.inference_mode():
         wanted = by_hand(module, x, scheme).numpy()
-    exact = EXACT if scheme.float == "float32" else 2e-2  # of float16, and a rounding that it turns
+    exact = EXACT if scheme.rest == "float32" else 2e-2  # of float16, and a rounding that it turns
     assert np.abs(got - wanted).max() <= exact * np.abs(wanted).max()
 
 
