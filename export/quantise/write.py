@@ -65,7 +65,7 @@ class _Writer:
         else:
             affine = affine_of(*range_, self._scheme.activations, getattr(torch, self._scheme.rest))
             assert scales.const_value is not None
-            zeros = np.zeros(scales.const_value.numpy().shape, TYPES[self._scheme.weights].numpy())
+            zeros = np.zeros(scales.const_value.size, TYPES[self._scheme.weights].numpy())
             zero = self._constant(f"{quantised.name}.zero", zeros)
             back = self._node(
                 f"{node.name}/DequantizeLinear", "DequantizeLinear", (quantised, scales, zero), self._float,

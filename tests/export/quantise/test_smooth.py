@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -71,8 +71,7 @@ def test_only_what_has_outliers_is_smoothed_and_no_digit_of_the_tokens_changes(
 
 
 def test_norms_of_one_tensor_get_values_of_their_own(module: tuple[PrunedEncoder, Encoder]) -> None:
-    other: Any = module[0].get_submodule(NORM.replace("1.layer", "0.layer"))
-    norm = module[0].get_submodule(NORM)
+    other, norm = (cast(Any, module[0].get_submodule(name)) for name in (NORM.replace("1.layer", "0.layer"), NORM))
     other.weight.data = norm.weight.data
     products = products_of(*module)
     histograms, norms, before = inputs(module[0], products)

@@ -63,7 +63,7 @@ def by_hand(module: Module, x: Tensor, scheme: Scheme) -> Tensor:
     return product(module.last, torch.relu(sum_), "last")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda one: f"{one.precision}-{one.activations}-{one.float}")
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda one: f"{one.precision}-{one.activations}-{one.rest}")
 def test_the_graph_computes_what_the_arithmetic_says(scheme: Scheme, tmp_path: Path) -> None:
     model, found, module = graph_of(scheme)
     assert found == set(RANGES)
