@@ -42,7 +42,9 @@ Chain greedy(const Case &one) {
         Floats sizes(patches);
         std::transform(gains.begin(), gains.end(), sizes.begin(), [](double gain) { return std::abs(gain); });
         noise.push_back(objective->noise(pick)), measured.push_back(objective->measured(pick));
-        scales.push_back(highest(left_of(sizes, free)));
+        scales.push_back(objective->falls()
+                             ? std::max(std::abs(highest(left_of(gains, free))), std::abs(gains[pick]))
+                             : highest(left_of(sizes, free)));
         errors.push_back(std::abs(reported[pick] - gains[pick]));
         const Floats candidates = left_of(gains, free);
         best.push_back(highest(candidates)), mean.push_back(mean_of(candidates)), chosen.push_back(gains[pick]);

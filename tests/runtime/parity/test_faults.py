@@ -165,7 +165,10 @@ def wrong_normalisation(own: Method, taps: Taps) -> Selection:
 READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
 READS_ATTENTION = [*READS_CLS, "hiprune", "idpruner", "received"]
 READS_KEYS = ["pitome_behind", "tome_behind"]
-READS_FEATURES = ["aim", "dart", "divprune", "dpp", "idpruner", "lrcp", "scope", "todre", "vispruner", "zoo"]
+READS_FEATURES = [
+    *("aim", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp", "otprune", "scope", "score", "todre"),
+    *("vispruner", "zoo"),
+]
 CASES = [
     *((name, another_query) for name in READS_CLS),
     *((name, scale_of_attention_dropped) for name in READS_ATTENTION),
