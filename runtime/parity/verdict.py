@@ -38,6 +38,7 @@ from edgeprune.runtime.parity.inside import (
 )
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.regret import beyond, median
+from edgeprune.runtime.parity.spaced import spaced
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.topk import fixed, topk
@@ -56,6 +57,7 @@ RULES: dict[str, Callable[[Case], Chain]] = {
     "thin": thin,
     "chunks": chunks,
     "match": match,
+    "spaced": spaced,
 }
 TELLING = 4
 """scores that show whether they were rounded to float16; a few may be float16 numbers by chance"""

@@ -11,6 +11,7 @@ from edgeprune.runtime.parity.chunks import chunks
 from edgeprune.runtime.parity.decisions import Case, Chain, cut
 from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.match import match
+from edgeprune.runtime.parity.spaced import spaced
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.tiers import parted, tiers_of
@@ -265,3 +266,35 @@ def test_rounds_of_energy_judge_turns_and_into_which() -> None:
     assert match(case(rule, right, {**right, "order": [0, 1, 2]}, products=x @ x.T)).defects
     assert match(case(rule, right, {**right, "origin": [0, 0, 1]}, products=x @ x.T)).defects
     assert match(case(rule, right, {**right, "worth": [4 - pull[0], -pull[1], 4 - pull[2]]}, products=x @ x.T)).defects
+
+
+def test_what_had_room_is_judged_by_room_and_by_score() -> None:
+    rule = {"name": "spaced", "average": 0.0, "most": 0.5, "step": 0.2}
+    shares = np.array([0.4, 0.3, 0.2, 0.1])
+
+    def spread(picks: list[int], had: int) -> dict[str, Any]:
+        scores = shares.copy()
+        scores[picks[:had]] += 4
+        scores[picks[had:]] += 2
+        return {"indices": sorted(picks), "picks": picks, "scores": scores}
+
+    # 0 wants .2 and leaves 4 and 9 room, 4 then wants .4 and leaves 9 room, and 1 at .1 from 0 never has any
+    right = spread([0, 2, 3], 3)
+    assert counts(spaced(case(rule, right, right, similarity=LINE)))[2:] == (0, 0)
+    near = spread([0, 1, 2], 3)  # 1 has no room beside 0, and 4 none beside 1
+    assert counts(spaced(case(rule, right, near, similarity=LINE)))[3] == 2
+    lower = spread([0, 3, 2], 3)  # 9 before 4, which had room and a higher score
+    assert counts(spaced(case(rule, right, lower, similarity=LINE)))[3] == 1
+    filled = spread([0, 1, 2], 1)  # both 4 and 9 had room
+    assert counts(spaced(case(rule, right, filled, similarity=LINE)))[3] > 0
+    assert spaced(case(rule, right, spread([0, 2, 3], 2) | {"picks": [3, 0, 2]}, similarity=LINE)).defects
+
+
+def test_the_room_that_is_wanted_grows_with_the_rank_over_the_average() -> None:
+    rank = 16 / float((LINE**2).sum())
+    rule = {"name": "spaced", "average": rank / 2, "most": 2.0, "step": 0.1}  # so that 0 wants .2, as before
+    scores = [4.4, 0.3, 4.2, 0.1]
+    right = {"indices": [0, 2], "picks": [0, 2], "scores": scores}
+    assert counts(spaced(case(rule, right, right, similarity=LINE)))[2:] == (0, 0)
+    tight = {**rule, "average": 1e-3}  # nothing has room beside 0 then
+    assert counts(spaced(case(tight, right, right, similarity=LINE)))[3] == 1
