@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import MethodError, ModelError, RequestError, unknown_name
-from edgeprune.traits import DETECTS, FEATURES, OURS, Traits
+from edgeprune.traits import DETECTS, FEATURES, OURS, WEIGHTING, Traits
 
 __all__ = [
     "Entry",
@@ -291,6 +291,8 @@ def _entry(name: str, tree: ast.Module) -> Entry:
             else:
                 fields[node.target.id] = ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value)
     options = {name: both for name, both in fields.items() if both[0] in _KINDS}
+    if traits.attends:
+        options |= {name: ("str", repr(default)) for name, default in WEIGHTING.items()}
     kinds, defaults = ({name: both[at] for name, both in options.items()} for at in (0, 1))
     return Entry(name, _sentence(head), _paper(head), source, traits, *rule, kinds, defaults)
 

@@ -14,6 +14,7 @@ from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Host, Method
 from edgeprune.pruners._scorer import Scorer
+from edgeprune.traits import WEIGHTING
 
 __all__ = ["build_method"]
 
@@ -113,4 +114,6 @@ def _typed(method: type[Method], name: str, options: Mapping[str, str]) -> dict[
     """Options in the types of the method's fields with a default: the type of that, int where it is None."""
     fields = [field for field in dataclasses.fields(method) if field.default is not dataclasses.MISSING]  # type: ignore[arg-type]
     kinds = {field.name: "int" if field.default is None else type(field.default).__name__ for field in fields}
+    if method.traits.attends:  # which are of the encoder that it reads
+        options = {option: text for option, text in options.items() if option not in WEIGHTING}
     return {option: catalog.option_value(name, option, text, kinds) for option, text in options.items()}

@@ -42,15 +42,19 @@ class OfficialEncoder(nn.Module):
         return outputs
 
     def choose(
-        self, pixel_values: Tensor, forced: Mapping[int, Taken] | None = None
+        self,
+        pixel_values: Tensor,
+        forced: Mapping[int, Taken] | None = None,
+        before: Mapping[str, Tensor] | None = None,
     ) -> tuple[tuple[Tensor, ...], Selection]:
         """The outputs, and what the method said of how it chose them, with the quantities of each step among its own,
         as `<layer>.<name>`.
 
         forced: by layer, what a device did at the steps inside the encoder, to be done here as well
+        before: `<layer>.<name>` -> [B, ...], what these steps kept of the frame before; None: this is the first one
         """
         if self._encoder.inside is not None:
-            return self._stepped(self.pixels(pixel_values), forced)
+            return self._stepped(self.pixels(pixel_values), forced, before)
         if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
@@ -60,7 +64,7 @@ class OfficialEncoder(nn.Module):
         hidden = encoder.hidden(out)
         features = encoder.arrange(hidden[:, tower.prefix :])
         projected = encoder.project(features)
-        maps = [self._columns(seen.maps[module], dim=3) for module in modules]
+        maps = [self._weighed(at, self._columns(seen.maps[module], dim=3)) for at, module in enumerate(modules)]
         keys = self._columns(seen.attention[modules[-1]].key, dim=2)
         if encoder.pooling is not None:
             features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
@@ -86,11 +90,13 @@ class OfficialEncoder(nn.Module):
             outputs.append(rows_of(everything, chosen.indices))
         return tuple(outputs), chosen
 
-    def _stepped(self, pixels: Tensor, forced: Mapping[int, Taken] | None) -> tuple[tuple[Tensor, ...], Selection]:
+    def _stepped(
+        self, pixels: Tensor, forced: Mapping[int, Taken] | None, before: Mapping[str, Tensor] | None
+    ) -> tuple[tuple[Tensor, ...], Selection]:
         """The sequence gets shorter on the way, and the method chooses of the rows that are left."""
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
-        with recording(self.encoder, modules, written_out=True) as seen, Steps(encoder, seen, forced) as steps:
+        with recording(self.encoder, modules, written_out=True) as seen, Steps(encoder, seen, forced, before) as steps:
             out = self.encoder(pixels, output_hidden_states=True)
         hidden = encoder.hidden(out, steps.as_last)
         features = steps.rows(hidden)
@@ -112,6 +118,7 @@ class OfficialEncoder(nn.Module):
         assert encoder.inside is not None
         if encoder.inside.origin:
             outputs.append(steps.origin(chosen.indices))
+        outputs += steps.kept
         return tuple(outputs), dataclasses.replace(chosen, quantities={**chosen.quantities, **steps.quantities})
 
     def _inside(self, pixels: Tensor, depth: int) -> tuple[tuple[Tensor, ...], Selection]:
@@ -123,7 +130,8 @@ class OfficialEncoder(nn.Module):
         finally:
             hook.remove()
         end = entered[0].shape[1] - tower.suffix
-        features, maps = entered[0][:, tower.prefix : end], [seen.maps[module] for module in tower.attention[:depth]]
+        features = entered[0][:, tower.prefix : end]
+        maps = [self._weighed(at, seen.maps[module]) for at, module in enumerate(tower.attention[:depth])]
         eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels)
         chosen = self._method.official(eager)
         found = self._masked(pixels, depth, chosen.indices, end)
@@ -145,6 +153,15 @@ class OfficialEncoder(nn.Module):
             read += [rows_of(hidden, indices + tower.prefix).mean(dim=1)] if encoder.head.mean else []
             return tuple(self.projector(torch.stack(read, dim=1)))
         return (rows_of(self.projector(hidden), indices + tower.prefix),)
+
+    def _weighed(self, layer: int, attention: Tensor) -> Tensor:
+        """Every query's attention to a token by the weight of its position: [B, H, S, S'] -> [B, H, S, S']"""
+        if (weight := self._encoder.weighting.get(layer)) is None:
+            return attention
+        first = self._encoder.tower.prefix
+        every = torch.ones(attention.shape[3])
+        every[first : first + len(weight)] = weight
+        return torch.einsum("bhij,j->bhij", attention, every)
 
     def _columns(self, x: Tensor, dim: int) -> Tensor:
         """Tokens in place of patches along a dimension, each the mean of its own."""

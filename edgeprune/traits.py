@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CLS", "DETECTS", "FEATURES", "MLP", "OURS", "READS", "SHORTER", "WRITTEN_FROM", "Traits", "source_said"]
+__all__ = [
+    "CLS",
+    "DETECTS",
+    "FEATURES",
+    "MLP",
+    "OURS",
+    "READS",
+    "SHORTER",
+    "WEIGHTING",
+    "WRITTEN_FROM",
+    "Traits",
+    "source_said",
+]
 
 CLS, MLP, SHORTER, DETECTS = "[CLS]", "two-layer projector", "variable sequence length", "detection tokens"
 FEATURES = (CLS, MLP, SHORTER, DETECTS)
@@ -32,6 +44,10 @@ READS = (
 OURS = "ours"
 WRITTEN_FROM = ("official code", "paper", "third-party note", OURS)
 """what a method or a reducer can be written from; the first with ` at OWNER/REPOSITORY@COMMIT` behind it"""
+
+
+WEIGHTING = {"position": "none", "padding": "none"}
+"""options of every method that ranks by attention, with their defaults (`edgeprune.weighting`)"""
 
 
 def source_said(name: str, written_from: str) -> str:
@@ -88,6 +104,11 @@ class Traits:
         """Whether it can choose of the rows that steps inside the encoder left, or takes all of them."""
         chooses = bool(self.reads) and not self.whole_grid and not self.inside and self.emits == ("picks",)
         return chooses or self.keeps_all
+
+    @property
+    def attends(self) -> bool:
+        """Whether it ranks by attention, which can be taken times a weight for each position."""
+        return any("attention" in one for one in self.reads)
 
     @property
     def needs_cls(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeprune.bundle import Manifest
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.runner import NEXT, STATE
 
 __all__ = ["inputs", "outputs"]
 
@@ -12,7 +13,23 @@ FILTERS = ("nearest", "Lanczos", "bilinear", "bicubic", "box", "Hamming")
 
 
 def inputs(manifest: Manifest) -> list[str]:
-    """The steps from an image file to `pixel_values`, one each."""
+    """The steps from an image file to `pixel_values`, one each, and to what else the graph takes."""
+    return [*_pixels(manifest), *_state(manifest)]
+
+
+def _state(manifest: Manifest) -> list[str]:
+    kept = [name for name in manifest.inputs if name.startswith(STATE)]
+    if not kept:
+        return []
+    first, left = kept[0], NEXT + kept[0].removeprefix(STATE)
+    return [
+        f"The frame before: each input `{STATE}*` takes the output `{NEXT}*` of the same name, `{first}` that of "
+        f"`{left}`; zeros in front of the first frame of a video. `load(...).stream()` and the C library's "
+        "`edgeprune_run`, where these are left out, do so by themselves."
+    ]
+
+
+def _pixels(manifest: Manifest) -> list[str]:
     steps = Preprocessing.from_json(manifest.preprocessing)
     pixels = manifest.inputs["pixel_values"]
     shape = f"`pixel_values` {list(pixels.shape)} {pixels.dtype}"

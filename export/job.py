@@ -42,7 +42,7 @@ from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder, outputs
+from edgeprune.trace import PrunedEncoder, first_frame, outputs
 
 __all__ = ["STEPS", "Exported", "Request", "export_bundle", "steps_of"]
 
@@ -105,8 +105,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
 
     with bundle.writing(output, request.force) as folder:
         scheme = scheme_of(request.precision, target)
-        precision = scheme.float if scheme else request.precision or target.onnx.float
-        _check_space(folder, encoder, precision)
+        precision = scheme.rest if scheme else request.precision or target.onnx.float
+        _check_space(folder, encoder, precision, scheme is not None)
 
         step("run the reference")
         batch = 2 if request.dynamic_batch else request.tiles
@@ -117,23 +117,38 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         largest = reference.largest
         check_range(largest, precision, target, checkpoint.id)
         forced = reference.forced if encoder.inside else None
-        del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
 
         plan = None
         if scheme is not None:
             step(CALIBRATE)
-            source = source_of(request.calibrated_on, request.calibration_images, images, encoder.tower.image_size)
-            told = (*told, *source.warnings)
+            source = source_of(
+                request.calibrated_on, request.calibration_images, images, encoder.tower.image_size, request.image_range
+            )
+            told = told if scheme.dynamic else (*told, *source.warnings)
             plan = planned(
-                encoder, method, scheme, source, preprocessing, batch, lambda what: step(f"{CALIBRATE}: {what}")
+                encoder,
+                method,
+                scheme,
+                source,
+                preprocessing,
+                batch,
+                reference.judge,
+                request.keep_float,
+                lambda what: step(f"{CALIBRATE}: {what}"),
             )
 
+        del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
         encoder, method = in_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))
         models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
         graph = models.pop(bundle.ENCODER)
-        quantised = None if plan is None else plan.write(graph)
+        quantised = None
+        if plan is not None:
+            quantised = plan.write(graph)
+            refuse(lint(graph, target), target)
+        if quantised is not None:
+            refuse(lint(graph, target), target)
         graphs = {bundle.ENCODER: graph, **{f"baseline.{name}": model for name, model in models.items()}}
         save_graphs(folder, graphs)
         for path in sorted(folder.glob("*.onnx")):
@@ -195,10 +210,11 @@ def _left_out(checkpoint: Checkpoint, manifest: Manifest) -> tuple[str, ...]:
     return (f"the bundle gives tokens, and {checkpoint.id} is a {name}: --head gives its logits instead",)
 
 
-def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
+def _check_space(folder: Path, encoder: Encoder, precision: str, quantised: bool) -> None:
+    """quantised: whether the weights stand there in a byte each as well, beside those of float baselines"""
     parts = (encoder.tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values()))
     parameters = sum(value.numel() for part in parts for value in part.parameters())
-    need, free = parameters * np.dtype(precision).itemsize + SPARE_NBYTES, shutil.disk_usage(folder).free
+    need, free = parameters * (np.dtype(precision).itemsize + quantised) + SPARE_NBYTES, shutil.disk_usage(folder).free
     if need > free:
         raise BundleError(
             f"the bundle needs up to {need >> 20} MiB, its place has {free >> 20} MiB free; choose another --output"
@@ -227,7 +243,11 @@ def _trace(
     }
 
     def convert(
-        module: nn.Module, names: Sequence[str], hoisted: bool = True, metadata: Mapping[str, str] | None = None
+        module: nn.Module,
+        names: Sequence[str],
+        hoisted: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        others: Mapping[str, Tensor] | None = None,
     ) -> ir.Model:
         model = to_onnx(
             module,
@@ -238,6 +258,7 @@ def _trace(
             dynamic_batch=request.dynamic_batch,
             hoisted=hoisted,
             metadata=metadata,
+            others=others,
         )
         return downgrade(model, target)
 
@@ -245,7 +266,8 @@ def _trace(
     step("trace and export")
     names = outputs(encoder, method)
     with written_as(target.onnx.greedy):
-        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), names, metadata=metadata)}
+        module, before = PrunedEncoder(encoder, method, pixels), first_frame(encoder, len(example))
+        models = {bundle.ENCODER: convert(module, names, metadata=metadata, others=before)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step("export the baselines")

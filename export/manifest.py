@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 import edgeprune
-from edgeprune import bundle, pruners
+from edgeprune import bundle, pruners, weighting
 from edgeprune.bundle import Graph, Manifest, Model, TensorSpec
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder
@@ -55,12 +55,12 @@ def manifest_of(
     precision: what the weights are
     graphs: by name, as `save_graphs` takes them
     rule: of parity, as `rule_of` gives it
-    learned: for its steps, and from what
+    learned: what was, and from what
     """
     of_tiles = encoder.pools if method.traits.pools_tiles else encoder.tiled
     return Manifest(
         method=name,
-        options=method.options(),
+        options={**method.options(), **_weighting(learned)},
         keep=method.keep,
         grid=encoder.grid,
         tiles=tiles,
@@ -75,7 +75,11 @@ def manifest_of(
         preprocessing=preprocessing.to_json(),
         target=target.name,
         cost=cost,
-        deviations=(*pruners.deviations(method, tiled=tiles > 1 and of_tiles), *_of_reducer(encoder)),
+        deviations=(
+            *pruners.deviations(method, tiled=tiles > 1 and of_tiles),
+            *weighting.shown(learned),
+            *_of_reducer(encoder),
+        ),
         steps=steps_of(method, encoder),
         layers=layers_of(method, encoder),
         inside=_inside(encoder),
@@ -125,6 +129,12 @@ def _inside(encoder: Encoder) -> dict[str, Any]:
     return {} if inside is None else {"reducer": inside.name, "options": inside.reducer.options()}
 
 
+def _weighting(learned: Mapping[str, Any]) -> dict[str, str]:
+    """The options that every method by attention has, where they are not left out."""
+    said = {"position": "fitted"} if "position" in learned else {}
+    return said | ({"padding": "x".join(map(str, learned["padding"]["image"]))} if "padding" in learned else {})
+
+
 def _of_reducer(encoder: Encoder) -> tuple[str, ...]:
     """What it is written from, and where it departs from that."""
     if (inside := encoder.inside) is None:
@@ -153,7 +163,9 @@ def write_texts(
     texts = {
         "preprocessor_config.json": bundle.json_text(checkpoint.processor),
         "README.md": page if repository is None else hub.card(manifest, page, repository),
-        "build.sh": recipe.build_script(target, manifest.encoder.file, manifest.float32_nodes),
+        "build.sh": recipe.build_script(
+            target, manifest.encoder.file, manifest.float32_nodes, manifest.quantised is not None
+        ),
         **recipe.polygraphy(target, folder / REFERENCE, manifest.encoder.file),
     }
     for name, text in texts.items():

@@ -16,6 +16,7 @@ from edgeprune.errors import RequestError
 from edgeprune.export import budget
 from edgeprune.export.images import images_of
 from edgeprune.export.manifest import steps_of
+from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
 from edgeprune.export.request import SCENES, TRAINED, Request, pair, spelled_out, split_options
 from edgeprune.export.steps import chosen_steps, own_steps
@@ -26,6 +27,7 @@ from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.targets import Target
+from edgeprune.trace import first_frame
 
 __all__ = ["Opened", "fits_of", "opened"]
 
@@ -43,7 +45,7 @@ class Opened:
     pooled: int
     """how many tiles are one pool of candidates"""
     learned: Mapping[str, Any] = field(default_factory=dict)
-    """what was learned for the steps, and from what: `adapted`, `correction`, `schedule`"""
+    """what was learned, and from what: `adapted`, `correction`, `schedule` for steps; `position`, `padding`"""
     warnings: tuple[str, ...] = ()
     """what the user should know of the steps, each in one line"""
 
@@ -94,13 +96,15 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         scorer,
         (preprocessing.mean, preprocessing.std),
     )
-    warnings: tuple[str, ...] = ()
+    encoder, weights, warnings = weighed(encoder, method, own, request.calibrate, preprocessing)
+    learned |= weights
+    warnings = (*warnings, *_adapted_otherwise(request, learned.get("adapted", {})))
     if request.inside is not None:
         if rest:
             _check_rest(request, keep, encoder)
         least = replace(method, keep=keep or 1) if rest else method  # type: ignore[type-var]
-        encoder, counted, warnings = _shortened(encoder, least, request, reducers, target, pooled, preprocessing)
-        learned |= counted
+        encoder, counted, told = _shortened(encoder, least, request, reducers, target, pooled, preprocessing)
+        learned, warnings = {**learned, **counted}, (*warnings, *told)
         if rest and keep not in (None, encoder.candidates):
             given = "--schedule" if request.schedule else f"--encoder-cost {request.encoder_cost:g}"
             raise RequestError(
@@ -147,6 +151,17 @@ def _corrected(found: Opened, request: Request, path: Path) -> Opened:
     encoder = replace(found.encoder, projector=folded(found.encoder.projector, correction))
     made = {name: value for name, value in correction.made.items() if name != "fits"}
     return replace(found, encoder=encoder, learned={**found.learned, "correction": made})
+
+
+def _adapted_otherwise(request: Request, made: Mapping[str, Any]) -> tuple[str, ...]:
+    """That weights were adapted to other steps than these, if they were; made: what the weights say of themselves."""
+    trained = made.get("reducer")
+    if trained in (None, request.inside):
+        return ()
+    asked = "no steps inside" if request.inside is None else f"those of {request.inside}"
+    return (
+        f"--adapted {request.adapted} was trained for steps of {trained}, and this has {asked}; measure what it loses",
+    )
 
 
 def _check_rest(request: Request, keep: int | None, encoder: Encoder) -> None:
@@ -203,6 +218,11 @@ def _shortened(
             "--encoder-cost",
         )
     encoder = with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
+    if request.dynamic_batch and first_frame(encoder, 1):
+        raise RequestError(
+            f"{request.inside} keeps something of every frame for the next one, of as many videos as images go into a "
+            "run, and --dynamic-batch frees that number; leave it out"
+        )
     return encoder, counted, warnings
 
 

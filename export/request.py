@@ -17,11 +17,13 @@ from typing import Any
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
 from edgeprune.export import hub
-from edgeprune.export.quantise.scheme import PRECISIONS, scheme_of
+from edgeprune.export.quantise.scheme import CALIBRATED, PRECISIONS, QUANTISED, scheme_of
 from edgeprune.export.wheel import Wheel, wheel
 from edgeprune.probes import check_own, folder_of
 from edgeprune.runtime.images.levels import check_range
+from edgeprune.runtime.images.preprocess import check_file
 from edgeprune.targets import Target
+from edgeprune.traits import WEIGHTING
 
 __all__ = [
     "OPTIONAL",
@@ -30,18 +32,21 @@ __all__ = [
     "Request",
     "carried",
     "check",
+    "check_calibration",
     "check_flags",
     "output_of",
     "pair",
     "spelled_out",
     "split_options",
-    "takes_counts",
+    "takes_images",
 ]
 
 OPTIONAL = ("origin",)
 """outputs that a graph has where they are asked for"""
 SCENES = "scenes"
 """what stands for drawn scenes where a folder of images is expected"""
+FEWEST = 2
+"""images that ranges are taken of"""
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
 
@@ -140,6 +145,8 @@ def check(request: Request, exported: bool = True) -> None:
         if not request.probes.is_dir():
             raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
         check_own(request.probes, request.image_range)
+    if request.calibrated_on not in (None, SCENES):
+        check_calibration(Path(str(request.calibrated_on)), request.image_range)
     if not exported:
         return
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
@@ -187,6 +194,22 @@ def spelled_out(request: Request) -> Request:
     return replace(request, method="none", inside=name, schedule=schedule, called=name)
 
 
+def check_calibration(folder: Path, within: tuple[float, float] | None = None) -> list[Path]:
+    """The images that ranges are to be taken of, as far as can be said without decoding them.
+
+    Raises ImageError where there are fewer than FEWEST, or one is no image.
+    """
+    paths = folder_of(folder, "--calibration")
+    if len(paths) < FEWEST:
+        raise ImageError(
+            f"--calibration must be a folder of {FEWEST} images or more, as one alone has no range of anything; "
+            f"{folder} has {len(paths)}: add some, or leave it out"
+        )
+    for path in paths:
+        check_file(path, within)
+    return paths
+
+
 def _name(model: str | None) -> str:
     return "tiny" if model is None else os.path.basename(os.path.abspath(model))
 
@@ -204,21 +227,39 @@ def _check_method(request: Request) -> None:
     for option, text in others.items():
         catalog.option_value(str(request.inside), option, text, reducers[str(request.inside)].options)
     _check_inside(request)
-    if request.calibrate is not None and not takes_counts(request):
+    _check_weighting(request, own)
+    if request.calibrate is not None and not takes_images(request):
         able = ", ".join(name for name, one in reducers.items() if one.frozen)
         raise RequestError(
-            f"--calibrate goes with --keep auto, or with the official schedule of {able}, whose counts are taken of "
-            "images; leave it out"
+            f"--calibrate goes with --keep auto, --option position=fitted, or with the official schedule of {able}, "
+            "whose counts are taken of images; leave it out"
         )
     if request.calibrate not in (None, SCENES):
         folder_of(Path(str(request.calibrate)), "--calibrate")
 
 
-def takes_counts(request: Request) -> bool:
-    """Whether the counts of its schedule are taken of images."""
+def takes_images(request: Request) -> bool:
+    """Whether the counts of its schedule are taken of images, or the weights of positions."""
     request = spelled_out(request)
     frozen = [one.name for one in catalog.reducers() if one.frozen]
-    return request.inside in frozen and request.schedule == "official"
+    return (request.inside in frozen and request.schedule == "official") or request.options.get("position") == "fitted"
+
+
+def _check_weighting(request: Request, options: Mapping[str, str]) -> None:
+    """Of the method's options, those that every method by attention has."""
+    entry = next(one for one in catalog.methods() if one.name == request.method)
+    own = {name: text for name, text in options.items() if name in WEIGHTING and text != WEIGHTING[name]}
+    if not own or not entry.traits.attends:
+        return
+    if own.get("position", "fitted") != "fitted":
+        raise MethodError(unknown_name("position", own["position"], ("none", "fitted")))
+    if "padding" in own:
+        pair("option padding", own["padding"], "none, or height x width of the images, as 480x640")
+    if request.inside is not None:
+        raise RequestError(
+            f"option {next(iter(own))} is of patches that stay in their places, got --inside {request.inside}, which "
+            "moves them; leave one of the two out"
+        )
 
 
 def split_options(request: Request) -> tuple[dict[str, str], dict[str, str]]:
@@ -277,6 +318,13 @@ def check_flags(request: Request, target: Target) -> None:
     if request.precision not in (None, *PRECISIONS):
         raise RequestError(f"--precision must be one of {', '.join(PRECISIONS)}; got {request.precision}")
     scheme_of(request.precision, target)
+    for given, option, kinds in (
+        (request.calibrated_on, "--calibration", CALIBRATED),
+        (request.keep_float, "--keep-float", QUANTISED),
+    ):
+        if given and request.precision not in kinds:
+            got = request.precision or f"{target.onnx.float} of {target.name}"
+            raise RequestError(f"{option} goes with --precision {' or '.join(kinds)}, got {got}; leave it out")
     if request.precision == "float32" and not target.onnx.float32_matmul:
         raise RequestError(f"{target.name} computes products in float16 alone, got --precision float32; leave it out")
     if request.dynamic_batch and target.engine.kind != "onnxruntime":

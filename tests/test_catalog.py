@@ -18,7 +18,7 @@ from edgeprune.catalog import Entry, Family, ReducerEntry, families, methods, re
 from edgeprune.errors import MethodError
 from edgeprune.pruners import inside
 from edgeprune.runtime.parity.verdict import RULES
-from edgeprune.traits import FEATURES, OURS, READS, WRITTEN_FROM, Traits
+from edgeprune.traits import FEATURES, OURS, READS, WEIGHTING, WRITTEN_FROM, Traits
 
 
 def entry(head: str, body: str = "pass") -> Entry:
@@ -44,6 +44,7 @@ def test_what_is_read_of_a_method_is_what_its_class_says(one: Entry) -> None:
     assert one.traits == replace(method.traits, deviations=(), on_tiles=())
     every = dataclasses.fields(method)  # type: ignore[arg-type]
     fields = {spec.name: spec.default for spec in every if spec.default is not dataclasses.MISSING}
+    fields |= WEIGHTING if one.traits.attends else {}
     assert {name: ast.literal_eval(text) for name, text in one.defaults.items()} == fields
     if not one.traits.needs_scorer:
         rule = method(64).rule(144)  # type: ignore[call-arg]

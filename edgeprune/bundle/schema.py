@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ENCODER", "KINDS", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec"]
+__all__ = ["ENCODER", "KINDS", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec", "words"]
 
 SCHEMA_VERSION = "2.0"
 ENCODER = "encoder"
@@ -197,3 +197,19 @@ class Fields:
     @property
     def dynamic_batch(self) -> bool:
         return any(isinstance(size, str) for tensor in self.inputs.values() for size in tensor.shape)
+
+
+def words(made: Any) -> str:
+    """What stands alone of an object of a manifest, name=value; of several numbers the first and the last.
+
+    >>> words({"kind": "affine", "residual": [0.4, 0.2], "bias": True, "fits": {"keep": 32}})
+    'kind=affine, residual=0.4 to 0.2, bias=true'
+    """
+    given = made.items() if isinstance(made, Mapping) else ()
+    found = []
+    for name, one in given:
+        if isinstance(one, (bool, int, float, str)):
+            found.append(f"{name}={str(one).lower() if isinstance(one, bool) else one}")
+        elif isinstance(one, (list, tuple)) and one and all(type(part) in (int, float) for part in one):
+            found.append(f"{name}={one[0]} to {one[-1]}")
+    return ", ".join(found)

@@ -32,8 +32,8 @@ __all__ = ["command"]
 @click.option("--ceiling-ms", type=float, metavar="MS", help="With --keep auto: the time that a run may take here.")
 @click.option(
     "--calibrate", metavar="DIR",
-    help="With --floor: images, with questions.jsonl if it has one; of flowcut: those that its counts are taken of. "
-    "Default scenes.",
+    help="With --floor: images, with questions.jsonl if it has one; of flowcut and position=fitted: those that counts "
+    "and weights are taken of. Default scenes.",
 )  # fmt: skip
 @click.option(
     "--scorer", type=options.PATH, help="Trained weights, for `bavit`: what `bavit train` wrote; default bavit-scorer."
@@ -118,7 +118,7 @@ def command(
     edgeprune export --method flowcut --keep 64
     edgeprune export --method fastervlm --keep auto --floor 0.99
     """
-    from edgeprune.export.request import Request, check, takes_counts
+    from edgeprune.export.request import Request, check, takes_images
 
     own = options.named(settings)
     given["keep_float"] = tuple(name for name in (given["keep_float"] or "").split(",") if name)
@@ -127,7 +127,7 @@ def command(
     if not found and (floor, ceiling_ms) != (None, None):
         raise click.UsageError("--floor and --ceiling-ms go with --keep auto; leave them out")
     request = Request(uint8=input_kind == "uint8", options=own, **given)
-    if not found or takes_counts(request):
+    if not found or takes_images(request):
         request = dataclasses.replace(request, calibrate=calibrate)
     check(request)  # before torch and transformers are imported, which takes seconds
     if found:

@@ -127,6 +127,8 @@ class Encoder:
     """what reads it, where it gives something else than tokens"""
     inside: Inside | None = None
     """how the sequence shortens on the way, where it does"""
+    weighting: Mapping[int, Tensor] = field(default_factory=dict)
+    """by layer, from 0: [N] float32, what a method takes the attention there times, position by position"""
 
     @property
     def kind(self) -> str:

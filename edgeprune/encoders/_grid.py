@@ -103,6 +103,7 @@ class GridTower(nn.Module):
     own: the vision model of transformers; its blocks get the attention below, in place
     order: [P] int64, the place in the raster of each patch
     cos, sin: [P, d]; positions: [P, C], added to the embedded patches; all in the tower's order
+    norm: of the embedded patches, in front of the positions
     """
 
     def __init__(
@@ -113,10 +114,11 @@ class GridTower(nn.Module):
         rotation: tuple[Tensor, Tensor],
         positions: Tensor | None = None,
         windows: Windows | None = None,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = own.config
-        self.patch_embedding = _without_time(own.patch_embed.proj)
+        self.patch_embedding, self.norm = _without_time(own.patch_embed.proj), norm
         self.blocks = own.blocks
         for at, block in enumerate(self.blocks):
             block.attn = _Attention(block.attn, rotate)
@@ -129,6 +131,8 @@ class GridTower(nn.Module):
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = True) -> SimpleNamespace:
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         hidden = [patches.index_select(1, cast(Tensor, self.order))]
+        if self.norm is not None:
+            hidden = [self.norm(hidden[0])]
         if self.positions is not None:
             hidden = [hidden[0] + self.positions]
         for block in self.blocks:
@@ -179,7 +183,7 @@ class Mean(nn.Module):
         self.norm, self.projection, self._patches = norm, projection, patches
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.unflatten(2, (self._patches, -1)).float().mean(dim=2)
+        mean = x.reshape(*x.shape[:2], self._patches, -1).float().mean(dim=2)
         projected: Tensor = self.projection(self.norm(mean).to(x.dtype))
         return projected
 
@@ -201,6 +205,7 @@ def merged(
     positions: Tensor | None = None,
     token_order: Tensor | None = None,
     windows: Windows | None = None,
+    norm: nn.Module | None = None,
     extras: Mapping[str, tuple[int, nn.Module]] | None = None,
 ) -> Encoder:
     """The encoder around a vision model of Qwen at one grid.
@@ -232,6 +237,7 @@ def merged(
         rotation,
         None if positions is None else positions[reorder],
         windows,
+        norm,
     )
     return Encoder(
         family,
@@ -302,8 +308,11 @@ def convolution(own: nn.Linear, size: int) -> nn.Conv2d:
 def _thirds(fused: nn.Linear) -> list[nn.Linear]:
     """The three products that one Linear computes side by side; their weights are views of its own."""
     found = []
-    for weight, bias in zip(fused.weight.chunk(3), fused.bias.chunk(3), strict=True):
-        part = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        part.weight, part.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
+    biases: Sequence[Any] = (None,) * 3 if fused.bias is None else fused.bias.chunk(3)
+    for weight, bias in zip(fused.weight.chunk(3), biases, strict=True):
+        part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        part.weight = nn.Parameter(weight, requires_grad=False)
+        if bias is not None:
+            part.bias = nn.Parameter(bias, requires_grad=False)
         found.append(part)
     return found

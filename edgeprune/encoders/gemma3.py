@@ -4,7 +4,7 @@
     token[r, c] = W norm(mean of the patches [4r .. 4r + 3, 4c .. 4c + 3])
 
 The mean stands in front of the norm, so that it belongs to the projector; methods see the 16 patches side by side. Its
-tower takes 896x896 pixels, 4096 patches: the whole attention map of one layer, which a column mean needs, is 1 GiB.
+tower takes 896x896 pixels, 4096 patches: one attention map is 1 GiB, so that a column mean takes it in parts (`taps`).
 The features are last_hidden_state, behind post_layernorm. In the language model the tokens of an image see each other
 both ways; the kept ones are one run of placeholders, as the whole image's are.
 
@@ -73,6 +73,6 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
 
 def _linear(weight: nn.Parameter) -> nn.Linear:
     """[C, D] -> the product with it"""
-    linear = nn.Linear(*weight.shape, bias=False, device="meta")
+    linear = nn.Linear(weight.shape[0], weight.shape[1], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
     return linear

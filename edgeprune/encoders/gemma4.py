@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
 from edgeprune.encoders._grid import Mean, checked, convolution, squares
-from edgeprune.encoders._load import pretrained, settings, tower_around, without_projector
+from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
 from edgeprune.encoders._processor import SIGLIP, Processor
 from edgeprune.errors import ModelError, RequestError
 
@@ -47,6 +47,8 @@ REFUSED = {
     "take another Gemma 4, or fewer tokens in its own image processor (max_soft_tokens)": ("gemma4_unified",),
 }
 """why not -> the model_types of such"""
+BOUNDS = ("input_min", "input_max", "output_min", "output_max")
+"""tensors of one value, between which a product and its input are clamped"""
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:
@@ -70,7 +72,8 @@ def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None
             f"--grid must have at most {config.position_embedding_size} rows and columns, for which {checkpoint.id} "
             f"has positions, got {grid[0]}x{grid[1]}"
         )
-    tensors = checkpoint.tensors("model.vision_tower.", "vision_tower.")
+    read = without(checkpoint, *BOUNDS)  # which may be infinite
+    tensors = {**read.tensors("model.vision_tower.", "vision_tower."), **_bounds(checkpoint)}
     own = cast(Any, pretrained(Gemma4VisionModel, config, tensors, checkpoint.id))
     embed = checkpoint.tensors("model.embed_vision.", "embed_vision.")
     return replace(
@@ -78,6 +81,17 @@ def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None
         projector=Mean(_Norm(own), _linear(embed, checkpoint.id), merge * merge),
         groups=torch.arange(grid[0] * grid[1]).reshape(-1, merge * merge),
     )
+
+
+def _bounds(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Those of the tower. Raises ModelError where one is no number."""
+    below = "vision_tower."
+    names = [name for name in checkpoint.shards if below in name and name.rpartition(".")[2] in BOUNDS]
+    found = checkpoint.values(names)
+    for name, value in found.items():
+        if value.numel() != 1 or value.isnan().any():
+            raise ModelError(f"{checkpoint.id}: tensor {name} must be a number; is the file damaged?")
+    return {name.partition(below)[2]: value for name, value in found.items()}
 
 
 def _linear(tensors: dict[str, Tensor], id: str) -> nn.Linear:
@@ -182,7 +196,7 @@ def _pairs(own: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 class _Clamp(nn.Module):
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
-        self._low, self._high = low, high
+        self._low, self._high = (None if abs(bound) == inf else bound for bound in (low, high))
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(self._low, self._high)
@@ -199,7 +213,7 @@ class _Norm(nn.Module):
         self.register_buffer("scale", standard[1], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled = x.float() * self._root
+        scaled: Tensor = x.float() * self._root
         if self.bias is not None:
             scaled = (scaled - cast(Tensor, self.bias).float()) * cast(Tensor, self.scale).float()
         return scaled * torch.rsqrt(scaled.pow(2).mean(dim=-1, keepdim=True) + self._eps)

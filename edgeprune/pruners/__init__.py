@@ -99,6 +99,8 @@ class Eager:
     """[B, n] float32, how many patches each of them stands for"""
     hidden: int = 0
     """rows behind them that are attended to only"""
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """name -> [B, ...] float32, what a step inside the encoder kept of the frame before"""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,11 @@ class Method:
     def official(self, eager: Eager) -> Selection:
         """The official code's form. It shares neither code nor an approximation with `select`."""
         raise MethodError(f"{type(self).__module__} has no official form")
+
+    @property
+    def by_cls(self) -> bool:
+        """Of one that ranks by attention: whether it does by the [CLS] row, or by column means."""
+        return self.traits.needs_cls
 
     def rule(self, patches: int) -> dict[str, Any]:
         """How parity judges its decisions: the name of a rule in `edgeprune.runtime.parity`, and its parameters."""

@@ -58,6 +58,10 @@ class Method(pruners.Method):
     def layers(self, depth: int) -> tuple[int, ...]:
         return (depth - 1,)
 
+    @property
+    def by_cls(self) -> bool:
+        return self.importance == "cls"
+
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "greedy", "objective": "relevance", "balance": self.balance, "smallest": SMALLEST}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from edgeprune.errors import ImageError, RequestError
 from edgeprune.export.images import drawn
 from edgeprune.export.quantise.products import Products, watching
-from edgeprune.export.quantise.ranges import METHOD, Histogram
-from edgeprune.export.request import SCENES
-from edgeprune.probes import folder_of
+from edgeprune.export.quantise.ranges import Histogram
+from edgeprune.export.request import SCENES, check_calibration
 from edgeprune.runtime.images.preprocess import Preprocessing, as_rgb
 
-__all__ = ["Calibration", "Source", "calibrated", "source_of"]
+__all__ = ["Calibration", "Source", "batches", "calibrated", "source_of"]
 
-FEWEST = 2
-"""images: one alone has no range of anything"""
 DRAWN = "drawn scenes and probes"
 
 
@@ -38,6 +35,9 @@ class Source:
     """one of them, RGB"""
     asked: bool
     """whether they are what the user asked for"""
+
+    def first(self, count: int) -> Source:
+        return replace(self, count=min(count, self.count))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -60,6 +60,17 @@ class Calibration:
     """product -> low and high of its input"""
     largest: Mapping[str, Tensor]
     """product -> [C], the largest |value| of each channel of its input"""
+    percentile: float
+    """of the values that a range holds"""
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises RequestError where one of these products was given zeros only: no scale follows from them."""
+        for name in names:
+            if self.ranges[name] == (0.0, 0.0):
+                raise RequestError(
+                    f"{name} must be given something to take a range of; it is given zeros on all {self.source.count} "
+                    f"images of {self.source.said}: give others with --calibration, or --keep-float {name}"
+                )
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
         """As the manifest has it, with the ranges of these products."""
@@ -67,15 +78,22 @@ class Calibration:
             "images": self.source.count,
             "source": self.source.said,
             "digest": self.digest,
-            "method": METHOD,
+            "method": f"percentile {self.percentile:g}",
             "ranges": {name: list(self.ranges[name]) for name in names},
         }
 
 
-def source_of(given: str | None, count: int, probes: Mapping[str, Image.Image], size: tuple[int, int]) -> Source:
-    """given: a folder, or SCENES; None: SCENES; size: (height, width) of drawn ones
+def source_of(
+    given: str | None,
+    count: int,
+    probes: Mapping[str, Image.Image],
+    size: tuple[int, int],
+    within: tuple[float, float] | None = None,
+) -> Source:
+    """given: a folder, or SCENES; None: SCENES; size: (height, width) of drawn ones; within: black and white of
+    a folder's images of more than 8 bits
 
-    Raises ImageError where the folder has fewer than FEWEST.
+    Raises ImageError as `check_calibration` does.
     """
     if given in (None, SCENES):
         own = [*probes.values()][:count]
@@ -84,13 +102,15 @@ def source_of(given: str | None, count: int, probes: Mapping[str, Image.Image], 
             DRAWN, count, lambda at: own[at] if at < len(own) else Image.fromarray(scenes[at].image), given is not None
         )
     folder = Path(str(given))
-    paths = folder_of(folder, "--calibration")[:count]
-    if len(paths) < FEWEST:
-        raise ImageError(
-            f"--calibration needs {FEWEST} images or more, as one alone has no range of anything; {folder} has "
-            f"{len(paths)}: add some, or leave it out"
-        )
-    return Source(folder.resolve().name, len(paths), lambda at: as_rgb(paths[at], True), True)
+    paths = check_calibration(folder, within)[:count]
+    return Source(folder.resolve().name, len(paths), lambda at: _read(paths[at], within), True)
+
+
+def _read(path: Path, within: tuple[float, float] | None) -> Image.Image:
+    try:
+        return as_rgb(path, True, within)
+    except ImageError as error:
+        raise error if str(path) in str(error) else ImageError(f"--calibration: {path}: {error}") from None
 
 
 def calibrated(
@@ -100,16 +120,20 @@ def calibrated(
     preprocessing: Preprocessing,
     batch: int,
     told: Callable[[str], None] = lambda what: None,
+    what: str = "ranges",
+    percentile: float = 100.0,
 ) -> Calibration:
     """Run the images through a module, `batch` at a time, with a histogram for each tensor that products are given.
 
-    Raises RequestError where such a tensor is all zeros on all of them.
+    what: they are run for; percentile: of the values that a range holds
     """
     shared: dict[str, str] = {}
     histograms: dict[str, Histogram] = {}
     digest = hashlib.sha256()
-    for at, pixel_values in enumerate(_batches(source, preprocessing, batch, digest)):
-        told(f"{at * batch} of {source.count} images")
+    for at, (pixel_values, images) in enumerate(batches(source, preprocessing, batch)):
+        told(f"{what}, {at * batch} of {source.count} images")
+        for image in images:
+            digest.update(np.asarray(image).tobytes())
         given: list[tuple[str, Tensor]] = []
 
         def seen(name: str, x: Tensor, given: list[tuple[str, Tensor]] = given) -> None:
@@ -121,23 +145,13 @@ def calibrated(
 
         with torch.inference_mode(), watching(products, seen):
             module(pixel_values)
-    ranges = {name: histograms[shared[name]].range() for name in products if name in shared}
-    for name, (low, high) in ranges.items():
-        if low == high:
-            raise RequestError(
-                f"{name} must be given something to take a range of; it is given zeros on all {source.count} images of "
-                f"{source.said}: give others with --calibration, or leave it out with --keep-float {name}"
-            )
-    return Calibration(source, digest.hexdigest(), ranges, {name: histograms[shared[name]].largest for name in ranges})
+    ranges = {name: histograms[shared[name]].range(percentile) for name in products if name in shared}
+    largest = {name: histograms[shared[name]].largest for name in ranges}
+    return Calibration(source, digest.hexdigest(), ranges, largest, percentile)
 
 
-def _batches(source: Source, preprocessing: Preprocessing, batch: int, digest: Any) -> Iterator[Tensor]:
-    """[B, 3, H, W] float32 each; the last is filled with the first images."""
+def batches(source: Source, preprocessing: Preprocessing, batch: int) -> Iterator[tuple[Tensor, list[Image.Image]]]:
+    """[B, 3, H, W] float32 each, and the images that are new in it; the last is filled with the first images."""
     for start in range(0, source.count, batch):
-        images = []
-        for at in range(start, start + batch):
-            image = source.image(at % source.count)
-            images.append(preprocessing(image))
-            if at < source.count:
-                digest.update(np.asarray(image.convert("RGB")).tobytes())
-        yield torch.from_numpy(np.stack(images))
+        images = [source.image(at % source.count).convert("RGB") for at in range(start, start + batch)]
+        yield torch.from_numpy(np.stack([preprocessing(one) for one in images])), images[: source.count - start]

@@ -62,7 +62,7 @@ def quantising(
 
     ranges: of the input of each by its name; a dynamic scheme needs none
     """
-    dtype, changed = getattr(torch, scheme.float), []
+    dtype, changed = getattr(torch, scheme.rest), []
 
     def computed(part: nn.Linear, affine: Affine | None) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:

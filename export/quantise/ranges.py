@@ -2,7 +2,7 @@
 
     counts[b] += how many values lie in bin b           2 * HALF bins of [-limit, limit]; where a value lies beyond,
                                                         limit doubles and neighbouring bins become one
-    low, high = the values that (100 - PERCENTILE) % of all lie beyond, half of them on either side
+    low, high = the values that (100 - percentile) % of all lie beyond, half of them on either side
 
 ONNX Runtime's calibrators would need the graph, whose weights smoothing has yet to change, and keep the activations of
 all images of a call; this needs neither, and is one histogram for each tensor.
@@ -13,10 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["METHOD", "PERCENTILE", "Histogram"]
+__all__ = ["Histogram"]
 
-PERCENTILE = 99.99
-METHOD = f"percentile {PERCENTILE}"
 HALF = 4096
 """bins on either side of 0"""
 
@@ -44,17 +42,16 @@ class Histogram:
             self._counts[HALF] += rows.numel()
             return
         if not self._limit:
-            self._counts = self._counts.roll(0)
             self._limit = 2.0 ** torch.tensor(reach).log2().ceil().item()
         while reach > self._limit:
             self._double()
         self._counts += torch.histc(rows, 2 * HALF, -self._limit, self._limit).double()
 
-    def range(self) -> tuple[float, float]:
+    def range(self, percentile: float) -> tuple[float, float]:
         """low <= 0 <= high; both 0 where every value was."""
         if not self._limit:
             return 0.0, 0.0
-        beyond = (1 - PERCENTILE / 100) / 2 * self._counts.sum()
+        beyond = (1 - percentile / 100) / 2 * self._counts.sum()
         below = self._counts.cumsum(0)
         first = int((below <= beyond).sum())  # bins that may be left out, from below
         above = self._counts.flip(0).cumsum(0)

@@ -23,9 +23,11 @@ from typing import Literal
 from edgeprune.errors import RequestError
 from edgeprune.targets import Target
 
-__all__ = ["PRECISIONS", "QUANTISED", "Activations", "Scheme", "scheme_of"]
+__all__ = ["CALIBRATED", "PRECISIONS", "QUANTISED", "Activations", "Scheme", "scheme_of"]
 
 QUANTISED = ("int8", "int8-dynamic", "fp8")
+CALIBRATED = ("int8", "fp8")
+"""those whose ranges are taken of images"""
 PRECISIONS = ("float32", "float16", *QUANTISED)
 """of `export --precision`"""
 FP8_SM = 89
@@ -42,7 +44,7 @@ class Scheme:
     """of QUANTISED"""
     activations: Activations
     """what the inputs of products become"""
-    float: Literal["float16", "float32"]
+    rest: Literal["float16", "float32"]
     """what everything else is computed in"""
 
     @property
@@ -56,13 +58,19 @@ class Scheme:
         return self.activations != "u8"
 
     @property
+    def percentile(self) -> float:
+        """Of the values of a tensor, those that a range is to hold, in percent. A float8 is as exact near the end of a
+        range as elsewhere: nothing is gained by a shorter one."""
+        return 100.0 if self.precision == "fp8" else 99.99
+
+    @property
     def weights(self) -> Literal["s7", "s8", "f8e4m3"]:
         return "s7" if self.activations == "u8" else self.activations
 
     @property
     def opset(self) -> int:
         """The first in which the graph can be written."""
-        return FLOAT16_OPSET if self.float == "float16" or self.precision == "fp8" else 0
+        return FLOAT16_OPSET if self.rest == "float16" or self.precision == "fp8" else 0
 
 
 def scheme_of(precision: str | None, target: Target) -> Scheme | None:
@@ -75,17 +83,24 @@ def scheme_of(precision: str | None, target: Target) -> Scheme | None:
     provider, engine = target.provider, target.engine
     if precision == "fp8":
         _check_fp8(target)
-        return Scheme("fp8", "f8e4m3", target.onnx.float)
-    if provider == "CUDAExecutionProvider":
+    elif provider == "CUDAExecutionProvider":
         raise RequestError(
             f"--precision {precision} needs a target with products of int8; {target.name} would compute them in "
             f"{target.onnx.float}, behind a cast: choose --target cpu or one of TensorRT, or leave it out"
         )
-    if precision == "int8-dynamic" and provider is None:
+    elif precision == "int8-dynamic" and provider is None:
         raise RequestError(
             f"--precision int8-dynamic takes its ranges at run time, which {engine.kind} of {target.name} cannot; give "
             "--precision int8"
         )
+    if precision not in engine.quantised:
+        has = ", ".join((target.onnx.float, *engine.quantised))
+        raise RequestError(
+            f"--precision {precision} needs a target with such products, {target.name} has {has}; choose another "
+            "--target, or leave it out"
+        )
+    if precision == "fp8":
+        return Scheme("fp8", "f8e4m3", target.onnx.float)
     return Scheme(precision, "u8" if provider else "s8", target.onnx.float)
 
 

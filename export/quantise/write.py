@@ -47,7 +47,7 @@ def write_quantised(model: ir.Model, names: Mapping[str, tuple[float, float]], s
 class _Writer:
     def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
         self._graph, self._scheme = graph, scheme
-        self._float = ir.DataType.FLOAT16 if scheme.float == "float16" else ir.DataType.FLOAT
+        self._float = ir.DataType.FLOAT16 if scheme.rest == "float16" else ir.DataType.FLOAT
         self._inputs: dict[tuple[ir.Value, Affine | None], tuple[ir.Value, ...]] = {}
 
     def weight_of(self, node: ir.Node) -> ir.Value | None:
@@ -63,8 +63,10 @@ class _Writer:
         if self._scheme.dynamic:
             product = self._dynamic(node, given, quantised, scales)
         else:
-            affine = affine_of(*range_, self._scheme.activations, getattr(torch, self._scheme.float))
-            zero = self._constant(f"{quantised.name}.zero", np.zeros(tuple(scales.shape), TYPES[self._scheme.weights].numpy()))
+            affine = affine_of(*range_, self._scheme.activations, getattr(torch, self._scheme.rest))
+            assert scales.const_value is not None
+            zeros = np.zeros(scales.const_value.size, TYPES[self._scheme.weights].numpy())
+            zero = self._constant(f"{quantised.name}.zero", zeros)
             back = self._node(
                 f"{node.name}/DequantizeLinear", "DequantizeLinear", (quantised, scales, zero), self._float,
                 quantised.shape, node, {"axis": 1},
@@ -97,7 +99,7 @@ class _Writer:
         assert weight.const_value is not None
         rows = torch.from_numpy(np.ascontiguousarray(weight.const_value.numpy())).float()
         rows = rows if turned else rows.T.contiguous()  # [D, C]
-        scales = scales_of(rows, kind, getattr(torch, self._scheme.float))
+        scales = scales_of(rows, kind, getattr(torch, self._scheme.rest))
         columns = quantised_weight(rows, scales, kind).T.contiguous()
         stored = columns.view(torch.uint8).numpy().view(TYPES[kind].numpy()) if kind == "f8e4m3" else columns.numpy()
         return self._constant(f"{name}.{kind}", stored), self._float_constant(f"{name}.scale", scales.numpy())

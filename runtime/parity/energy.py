@@ -8,17 +8,24 @@ decisions    2r picks: the row of the highest energy of all that are left, whose
 
 The order in which rows were picked is that of the device's own scores, in turns; whether it is right is judged by the
 reference's. numpy only.
+
+`match` in the form `energy`: one such step after the other behind the encoder. `worth` holds the scores of each round,
+`order` whom each patch joined, and `products` [N, N], inner products of keys, make the cosines of every mean.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from edgeprune.runtime.parity.decisions import NEAR, Case, Chain, Floats, joined, largest
+from edgeprune.runtime.parity.decisions import NEAR, NOTHING, Case, Chain, Floats, joined, largest
 from edgeprune.runtime.parity.joins import nearest
+from edgeprune.runtime.parity.regret import Worth
+from edgeprune.runtime.parity.tiers import TIER_ROUNDING, parted, tiers_of
 from edgeprune.runtime.parity.topk import measured
 
-__all__ = ["TAKES", "energy", "unspent"]
+__all__ = ["TAKES", "cosines", "energy", "energy_rounds", "unspent"]
 
 TAKES = 4.0
 """above every energy, which lies in -1..1"""
@@ -56,6 +63,64 @@ def unspent(case: Case) -> list[str]:
     return []
 
 
+def energy_rounds(case: Case) -> Chain:
+    through, worth = tiers_of(case.got["scores"]), case.got["worth"]
+    origin, order = (np.asarray(case.got[name], np.int64) for name in ("origin", "order"))
+    products = case.quantities["products"].astype(np.float64)
+    names, root, size, mix = (
+        np.arange(len(through)),
+        np.arange(len(through)),
+        np.ones(len(through)),
+        np.eye(len(through)),
+    )
+    chains: list[Chain] = []
+    for turn, count in enumerate(int(count) for count in case.rule["merged"]):
+        scores, worth = worth[: len(names)], worth[len(names) :]
+        gone = through[names] == turn
+        stays = names[~gone]
+        joins = order[names[gone], None] == stays
+        if gone.sum() != count or not joins.any(axis=1).all():
+            return joined([NOTHING, *chains], defects=[f"round {turn + 1} must merge {count} tokens into others of it"])
+        trail = np.empty(len(names), np.int64)
+        trail[~gone], trail[gone] = np.arange(len(stays)), joins.argmax(axis=1)
+        alike = cosines(mix[names], mix[names], products)
+        pull = np.where(alike >= 0, alike, float(case.rule["alpha"]) * (np.exp(np.minimum(alike, 0)) - 1)).mean(axis=1)
+        step = replace(
+            case,
+            reference={"scores": -pull},
+            got={"scores": scores, "trail": trail, "indices": np.flatnonzero(~gone)},
+            quantities={"similarity": alike},
+            rule={**case.rule, "layer": turn + 1},
+        )
+        if said := unspent(step):
+            return joined([NOTHING, *chains], defects=said)
+        chains.append(energy(step))
+        into = stays[trail]
+        weights = np.zeros((len(stays), len(through)))
+        np.add.at(weights, trail, size[names, None] * mix[names])
+        size[stays] = np.bincount(trail, weights=size[names], minlength=len(stays))
+        mix[stays] = weights / size[stays, None]
+        renamed = np.arange(len(through))
+        renamed[names] = into
+        root, names = renamed[root], stays
+    defects = []
+    if not np.array_equal(names, case.got["indices"]) or (through[names] != len(case.rule["merged"])).any():
+        defects.append("the kept patches are not what the rounds leave")
+    elif not np.array_equal(names[origin], root):
+        defects.append("origin is not where the rounds took each patch")
+    own, known = parted(case.got["scores"]), parted(case.reference["scores"])  # (1 - E) / 2 of the first round
+    error = 2 * max(largest(np.abs(own - known)) - TIER_ROUNDING, 0.0)
+    relative = error / max(largest(np.abs(1 - 2 * known)), 1e-30)
+    return joined([NOTHING, *chains], error, relative, defects)
+
+
+def cosines(left: np.ndarray, right: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Of mixtures of features, by the inner products of these: [A, N], [B, N], [N, N] -> [A, B]"""
+    lengths = [np.sqrt(np.einsum("ij,jk,ik->i", rows, products, rows).clip(1e-24)) for rows in (left, right)]
+    found: np.ndarray = left @ products @ right.T / np.outer(*lengths)
+    return found
+
+
 def _energies(scores: np.ndarray) -> Floats:
     scores = scores.astype(np.float64)
     return np.where(scores > TAKES / 2, TAKES - scores, -scores)
@@ -83,11 +148,14 @@ def _order(own: Floats, gone: np.ndarray, takers: np.ndarray) -> np.ndarray:
 def _picked(true: Floats, order: np.ndarray, errors: Floats, scale: float) -> Chain:
     """Was each the highest of all that were left?"""
     left, regret, tolerance, margin = true.copy(), [], [], []
+    highest, mean = np.zeros(len(order)), np.zeros(len(order))
     for turn, row in enumerate(order):
+        highest[turn], mean[turn] = left.max(), left[np.isfinite(left)].mean()
         left[row] = -np.inf
         best = left.max()
         near = order[max(0, turn - NEAR) : turn + NEAR]
         regret.append(max(0.0, best - true[row]))
         margin.append(abs(true[row] - best))
         tolerance.append(2 * float(errors[near].max()) + scale)
-    return Chain(np.array(regret), np.array(tolerance), np.array(margin))
+    lost = Worth(float((highest - true[order]).sum()), float((highest - mean).sum()), float(np.abs(highest).sum()))
+    return Chain(np.array(regret), np.array(tolerance), np.array(margin), sets=[lost])

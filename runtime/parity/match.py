@@ -4,7 +4,9 @@
              patch joins the kept one of the highest `similarity`                                               lrcp
     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
              of these                                                                                       visionzip
-    rounds   tokens at even places join the nearest at an odd place, the r most alike of them, round by round     aim
+    rounds   tokens at even places join the nearest at an odd place, the r most alike of them, round by round; each
+             counts once, or `by_size` as often as it stands for patches                           aim, tome_behind
+    energy   tokens of the highest energy join each other in turns, round by round (`energy.py`)      pitome_behind
 
 origin[j] is the place in `indices` of the token that patch j went to, -1 for none; of rounds, order[j] is the patch
 whose token it joined. What merges are judged by does not leave the graph: the error of a cosine is taken for twice that
@@ -26,6 +28,8 @@ from edgeprune.runtime.parity.decisions import (
     mask,
     out_of_order,
 )
+from edgeprune.runtime.parity.energy import cosines, energy_rounds
+from edgeprune.runtime.parity.joins import nearest
 from edgeprune.runtime.parity.tiers import compared, parted, tiers_of
 
 __all__ = ["match"]
@@ -35,7 +39,8 @@ TURNED = 1 / 8
 
 
 def match(case: Case) -> Chain:
-    return {"nearest": _nearest, "stands": _stands, "rounds": _rounds}[case.rule["form"]](case)
+    forms = {"nearest": _nearest, "stands": _stands, "rounds": _rounds, "energy": energy_rounds}
+    return forms[case.rule["form"]](case)
 
 
 def _nearest(case: Case) -> Chain:
@@ -89,11 +94,8 @@ def _joins(case: Case, others: np.ndarray, targets: np.ndarray, relative: float)
     if not np.isin(went, targets).all():
         return NOTHING, [*defects, "a patch went to a token that takes none"]
     alike = case.quantities["similarity"].astype(np.float64)[np.ix_(others, targets)]
-    chosen = alike[np.arange(len(others)), np.searchsorted(targets, went)]
-    highest = np.sort(alike, axis=1)
-    second = highest[:, -2] if len(targets) > 1 else np.full(len(others), -np.inf)
-    tolerance = np.full(len(others), 2 * _cosine_error(case, relative) + case.eps)
-    return Chain(highest[:, -1] - chosen, tolerance, np.abs(chosen - second)), defects
+    tolerance = 2 * _cosine_error(case, relative) + case.eps
+    return nearest(alike, np.searchsorted(targets, went), tolerance), defects
 
 
 def _rounds(case: Case) -> Chain:
@@ -105,6 +107,7 @@ def _rounds(case: Case) -> Chain:
     products = case.quantities["products"].astype(np.float64)
     patches = len(through)
     names, mix = np.arange(patches), np.eye(patches)  # what each token is made of
+    size, weighted = np.ones(patches), bool(case.rule.get("by_size"))
     root = names  # whose token each patch is by now
     chains: list[Chain] = []
     defects: list[str] = []
@@ -114,7 +117,7 @@ def _rounds(case: Case) -> Chain:
         if gone.sum() != count or (through[b] == turn).any():
             defects.append(f"round {turn + 1} must merge {count} of the tokens at even places")
             break
-        alike = _cosines(mix[a], mix[b], products)
+        alike = cosines(mix[a], mix[b], products)
         best = np.zeros(patches)
         best[a] = alike.max(axis=1)
         chains.append(cut(best, a[gone], mask(patches, a), noise, case.eps))
@@ -126,12 +129,13 @@ def _rounds(case: Case) -> Chain:
         renamed = np.arange(patches)
         renamed[a[gone]] = b[into]
         root = renamed[root]
-        value, ranked = alike[gone, :][np.arange(count), into], np.sort(alike[gone], axis=1)
-        second = ranked[:, -2] if len(b) > 1 else np.full(count, -np.inf)
-        chains.append(Chain(ranked[:, -1] - value, np.full(count, 2 * noise + case.eps), np.abs(value - second)))
-        total = mix[b].copy()
-        np.add.at(total, into, mix[a[gone]])
-        mix[b] = total / (1 + np.bincount(into, minlength=len(b)))[:, None]
+        chains.append(nearest(alike[gone], into, 2 * noise + case.eps))
+        share = size if weighted else np.ones(patches)
+        total, shares = mix[b] * share[b, None], share[b]
+        np.add.at(total, into, mix[a[gone]] * share[a[gone], None])
+        np.add.at(shares, into, share[a[gone]])
+        mix[b] = total / shares[:, None]
+        size[b] += np.bincount(into, weights=size[a[gone]], minlength=len(b))
         alone = a[~gone]
         names = np.concatenate((alone[np.argsort(best[alone], kind="stable")], b))
     if not defects:
@@ -141,13 +145,6 @@ def _rounds(case: Case) -> Chain:
         elif not np.array_equal(kept[origin], root):
             defects.append("origin is not where the rounds took each patch")
     return joined([NOTHING, *chains], error, 2 * error, defects)
-
-
-def _cosines(left: np.ndarray, right: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """Of mixtures of features, by the inner products of these: [A, N], [B, N], [N, N] -> [A, B]"""
-    lengths = [np.sqrt(np.einsum("ij,jk,ik->i", rows, products, rows).clip(1e-24)) for rows in (left, right)]
-    cosines: np.ndarray = left @ products @ right.T / np.outer(*lengths)
-    return cosines
 
 
 def _cosine_error(case: Case, relative: float) -> float:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgeprune.runtime.parity.decisions import Case, Floats, largest
 from edgeprune.runtime.parity.topk import measured, of_shares
 
-__all__ = ["compared", "parted", "tiers_of"]
+__all__ = ["TIER_ROUNDING", "compared", "parted", "tiers_of"]
 
 TIER_ROUNDING = 2.0**-20
 """what s may lose to the 2 t in front of it, in float32, on both sides"""

@@ -44,7 +44,7 @@ KIND = Kind(
     },
     family="gemma3",
     exported="divprune",
-    unread=("model.language_model.", "lm_head."),
+    unread=("language_model.", "model.language_model.", "lm_head."),
     given=lambda pixels: {"pixel_values": pixels},
 )
 Made = Callable[[str], tuple[Path, Encoder]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError, RequestError
+from edgeprune.export import Request, export_bundle
 from edgeprune.export.processor import read_processor
 from edgeprune.pruners import divprune, none
 from edgeprune.reference import OfficialEncoder
@@ -100,6 +102,10 @@ def large(kind: Callable[[str], Any], model_folder: Callable[..., Path], tmp_pat
             buffer.fill_(1.0 if name.endswith("_max") else -0.75)
         elif name.endswith(("std_bias", "std_scale")):
             buffer.normal_()
+        if name.startswith("encoder.layers.1.mlp.up_proj.output"):  # as where nothing is clamped
+            buffer.fill_(torch.inf if name.endswith("_max") else -torch.inf)
+        elif name.endswith("layers.1.self_attn.q_proj.input_min"):  # or only from above
+            buffer.fill_(-torch.inf)
     model.save_pretrained(folder)
     return folder, model.eval()
 
@@ -115,6 +121,28 @@ def test_clamps_and_standardised_features_are_the_models_own(large: tuple[Path, 
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         model.model.vision_tower.encoder.layers[0].mlp.up_proj.input_max.fill_(0.1)
         assert not torch.allclose(model.get_image_features(**given(PIXELS)).pooler_output[0], expected, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_clamps_are_exported_and_verified(large: tuple[Path, Any], tmp_path: Path, precision: str) -> None:
+    how: dict[str, Any] = {"model": str(large[0]), "grid": "6x12", "precision": precision, "baselines": False}
+    exported = export_bundle(Request("divprune", "cpu", keep=4, output=tmp_path / "bundle", **how))
+    assert exported.reports
+    assert all(report.passed for report in exported.reports)
+    clips = {node.name for node in ir.load(exported.folder / "encoder.onnx").graph if node.op_type == "Clip"}
+    assert "encoder.layers.0.self_attn.o_proj.2/Clip" in clips
+    assert not any("layers.1.mlp.up_proj.2" in str(name) for name in clips)
+
+
+def test_a_bound_that_is_no_number_is_refused(large: tuple[Path, Any], tmp_path: Path) -> None:
+    for path in large[0].glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    tensors = load_file(large[0] / "model.safetensors")
+    tensors["model.vision_tower.encoder.layers.0.mlp.up_proj.input_min"].fill_(torch.nan)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"layers\.0\.mlp\.up_proj\.input_min must be a number"):
+        encoders.load(open_checkpoint(str(tmp_path)), grid=GRID)
 
 
 def test_the_tower_at_another_grid_is_the_models_own(made: Made, kind: Callable[[str], Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,14 @@ def test_it_says_the_same_from_the_bundle_and_from_the_reference(
     with torch.inference_mode():  # a model that says the same of every image would prove nothing
         upside_down = generation_inputs(own, bundle, PHOTO.rotate(180), torch.tensor([prompt]))
         assert (own(**upside_down).logits[0, -1] - own(**inputs).logits[0, -1]).abs().max() > 0.001
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_graph_costs_what_the_formula_says(
+    made: Made, kind: Callable[[str], Any], cell: Callable[..., Any], name: str
+) -> None:
+    encoder, method = made(name)[1], kind(name).exported.split()[0]
+    manifest = cell(name, method, KEEP).manifest
+    pixels = prod(encoder.tower.grid) * encoder.tower.patch_embedding.weight.numel()
+    own = {"divprune": encoder.patches**2 * manifest.outputs["tokens"].shape[-1]}[method]
+    assert manifest.cost["graph"] == pytest.approx(manifest.cost["formula"] + pixels + own, rel=0.01)

@@ -39,7 +39,7 @@ KINDS = {
         config=LLAVA_SIGLIP,
         family="llava",
         tower="a SigLIP tower",
-        exported="lrcp aim",
+        exported="lrcp aim pitome_behind otprune",
     ),
 }
 MakeFolder = Callable[..., Path]

@@ -121,12 +121,12 @@ def _gemma4(out: Any, own: Any) -> NDArray[Any]:
 
 PACKED: dict[str, Callable[[Any, Any], NDArray[Any]]] = {
     "Siglip2": _siglip2,
-    "Qwen2VL": _qwen2_vl,
+    **dict.fromkeys(("Qwen2VL", "Glm4v", "Glm46V"), _qwen2_vl),
     "Cosmos3Edge": _cosmos3_edge,
     "Gemma4": _gemma4,
 }
 """the classes that hand patches over -> what they return, and the processor, to [3, H, W]"""
-BY_PIXELS = ("Qwen2VL", "Cosmos3Edge")
+BY_PIXELS = ("Qwen2VL", "Cosmos3Edge", "Glm4v", "Glm46V")
 """whose size is of pixels, not of sides: the other settings stand beside its default"""
 
 

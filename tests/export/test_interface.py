@@ -139,3 +139,13 @@ def test_a_detector_gives_boxes_in_shares_of_the_image(manifest: Callable[..., M
     )
     assert "of its 3 classes and, last, of no object" in said(detector)["logits"]
     assert "in shares of the image" in said(detector)["pred_boxes"]
+
+
+def test_who_follows_the_steps_gives_every_frame_what_the_one_before_left(manifest: Callable[..., Manifest]) -> None:
+    own = manifest(video=True)
+    before = [step for step in interface.inputs(own) if step.startswith("The frame before")]
+    assert len(before) == 1
+    given, left = re.findall(r"`((?:state|next)\.\d\S+)`", before[0])
+    assert given in own.inputs
+    assert left in own.outputs
+    assert not any("frame before" in step for step in interface.inputs(manifest()))

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune.pruners import Eager, Selection
-from edgeprune.pruners.aim import Method, rounds
+from edgeprune.pruners._rounds import rounds
+from edgeprune.pruners.aim import Method
 from edgeprune.runtime import Output
 from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Taps

@@ -22,6 +22,7 @@ from edgeprune.cli.tables.methods import fits
 from edgeprune.cli.tables.targets import checked
 from edgeprune.runtime import parity
 from edgeprune.runtime.parity.inside import STEPS
+from edgeprune.traits import WEIGHTING
 
 __all__ = ["TABLES", "current", "main"]
 
@@ -77,10 +78,11 @@ def _traits(one: Entry) -> list[str]:
 
 
 def _options(one: Entry | ReducerEntry) -> str:
-    """With their defaults."""
+    """With their defaults; the page says what every method by attention has."""
     return _names(
         f"{name}={value.lower() if one.options[name] == 'bool' else value.strip(chr(39))}"
         for name, value in one.defaults.items()
+        if name not in WEIGHTING
     )
 
 

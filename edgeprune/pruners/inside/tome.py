@@ -24,6 +24,7 @@ from torch import Tensor
 from edgeprune.errors import RequestError
 from edgeprune.pruners import inside
 from edgeprune.pruners.inside import Eager, Reduction, Step
+from edgeprune.pruners.inside._merges import in_turns
 from edgeprune.taps import Taps
 
 TAKES = 4.0
@@ -62,7 +63,7 @@ class Reducer(inside.Reducer):
         )
         best, near = (even @ odd.transpose(1, 2)).max(dim=-1)
         takes = torch.full_like(best[:, : odd.shape[1]], TAKES)
-        scores = _in_turns(1 - best, takes)
+        scores = in_turns(1 - best, takes)
         joined = 2 * near + 1
         own = here = (2 * torch.arange(odd.shape[1]) + 1).expand(odd.shape[0], -1)
         if stay := even.shape[1] - merged:  # in ONNX the maximum over none of them is not false
@@ -70,7 +71,7 @@ class Reducer(inside.Reducer):
             stays = (alone.unsqueeze(-1) == torch.arange(even.shape[1])).any(dim=1)
             joined = torch.where(stays, 2 * torch.arange(even.shape[1]), joined)
             here = torch.cat((2 * alone, own), dim=1).sort(dim=1).values
-        target = _in_turns(joined, own)  # [B, n], the row that each one is part of
+        target = in_turns(joined, own)  # [B, n], the row that each one is part of
         into = (target.unsqueeze(-1) == here.unsqueeze(1)).float().argmax(dim=-1)
         return Reduction(here, scores, into=into)
 
@@ -103,10 +104,3 @@ def _merged(count: int, step: Step) -> int:
             f"behind layer {step.layer}; take more steps"
         )
     return count - step.keep
-
-
-def _in_turns(even: Tensor, odd: Tensor) -> Tensor:
-    """Values at even and at odd places -> all of them, [B, n]."""
-    count = even.shape[1] + odd.shape[1]
-    order = [at // 2 + at % 2 * even.shape[1] for at in range(count)]
-    return torch.cat((even, odd), dim=1).index_select(1, torch.tensor(order))

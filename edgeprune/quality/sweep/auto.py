@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.bundle import ENCODER
 from edgeprune.bundle import load as load_bundle
 from edgeprune.errors import RequestError
 from edgeprune.quality.errors import clustered
@@ -27,7 +26,7 @@ from edgeprune.quality.sweep import work
 from edgeprune.quality.sweep.items import SCENES, Item, Shard, drawn, of_folder, of_questions
 from edgeprune.quality.sweep.request import LONGEST, Request, place_of
 from edgeprune.quality.sweep.work import RIGHT, Place
-from edgeprune.runtime.backends.ort import open_session
+from edgeprune.runtime.backends.ort import open_encoder
 from edgeprune.runtime.budgets import Budgets
 from edgeprune.runtime.ledger.bench import measure, noise
 
@@ -304,7 +303,7 @@ def _ratio(values: Sequence[float], base: Sequence[float], items: Sequence[Item]
 
 def _median_ms(folder: Path) -> tuple[float, float | None]:
     """Of the graph here, with half the interval that holds the median with 95 %."""
-    session = open_session(load_bundle(folder).graph(ENCODER))
+    session = open_encoder(load_bundle(folder))
     seconds = np.sort(measure({"graph": session}, {"graph": noise(session)}, ROUNDS)["graph"])
     off = math.ceil(0.98 * math.sqrt(len(seconds)))  # ranks, by the binomial's normal approximation
     middle = len(seconds) // 2

@@ -25,6 +25,8 @@ RESULT = "sweep.json"
 ROUNDS = 20
 LONGEST = 16
 """new tokens of an answer, of a model that was not trained to give one"""
+PRECISIONS = ("float32", "float16", "int8", "int8-dynamic")
+"""what graphs for the CPU are exported in"""
 WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """what a checkpoint's answers depend on"""
 
@@ -43,6 +45,7 @@ class Request:
     keep: tuple[int | float, ...] = ()
     """tokens, or floats in (0, 1]: their share of all; none: those of KEEP that are less than all"""
     precisions: tuple[str, ...] = ("float32",)
+    """of PRECISIONS; what is lost is lost against the unpruned graph in the first of them"""
     layers: tuple[int | None, ...] = (None,)
     """indices into hidden_states; None: the model's own"""
     model: str | None = None
@@ -89,8 +92,8 @@ def checked(request: Request) -> tuple[Variant, ...]:
         if keep <= 0:
             raise RequestError(f"--keep must be 1 or more, got {keep}")
     for precision in request.precisions:
-        if precision not in ("float32", "float16"):
-            raise RequestError(f"--precision must be float32 or float16, got {precision}")
+        if precision not in PRECISIONS:
+            raise RequestError(f"--precision must be one of {', '.join(PRECISIONS)}; got {precision}")
     if request.model is not None and request.images is None:
         raise RequestError(
             f"--images must say what {request.model} is judged on, and is missing: a folder of images, with "

@@ -4,7 +4,8 @@
 //              patch joins the kept one of the highest `similarity`                                               lrcp
 //     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
 //              of these                                                                                       visionzip
-//     rounds   rounds.cpp                                                                                           aim
+//     rounds   rounds.cpp                                                                              aim, tome_behind
+//     energy   energy.cpp, one step of `energy` after the other                                          pitome_behind
 //
 // origin[j] is the place in `indices` of the token that patch j went to, -1 for none. What merges are judged by does
 // not leave the graph: the error of a cosine is taken for twice that of the tokens, or of the scores if that is more.
@@ -25,29 +26,28 @@ Chain joins(const Case &one, const Places &others, const Places &targets, double
             std::vector<std::string> &defects) {
     const Places origin = places(Case::line_of(one.got, "origin")), kept = one.indices();
     if (taken(origin, kept) != up_to(kept.size())) defects.push_back("a kept patch must be of its own token");
-    Chain chain;
-    if (others.empty()) return chain;
-    Places went;
+    if (others.empty()) return {};
+    Places target;  // which of the targets each went to
     for (const auto patch : others) {
-        const std::int64_t token = origin[place(patch, origin.size())];
-        went.push_back(token >= 0 ? kept[place(token, kept.size())] : -1);
-        if (!std::binary_search(targets.begin(), targets.end(), went.back())) {
+        const std::int64_t token = origin[place(patch, origin.size())], went = token >= 0 ? kept[place(token, kept.size())] : -1;
+        const auto found = std::lower_bound(targets.begin(), targets.end(), went);
+        if (found == targets.end() || *found != went) {
             defects.push_back("a patch went to a token that takes none");
-            return chain;
+            return {};
         }
+        target.push_back(found - targets.begin());
     }
     const Matrix similarity = one.similarity(patches);
-    const double tolerance = 2 * cosine_error(one, relative) + one.eps;
+    Matrix alike(others.size(), targets.size());
     for (std::size_t at = 0; at < others.size(); ++at) {
         const double *row = similarity[place(others[at], patches)];
-        Floats alike;
-        for (const auto target : targets) alike.push_back(row[place(target, patches)]);
-        judge(chain, alike, row[place(went[at], patches)], tolerance);
+        for (std::size_t column = 0; column < targets.size(); ++column)
+            alike[at][column] = row[place(targets[column], patches)];
     }
-    return chain;
+    return nearest(alike, target, 2 * cosine_error(one, relative) + one.eps);
 }
 
-Chain nearest(const Case &one) {
+Chain nearest_kept(const Case &one) {
     const Floats reference = floats(one.reference.at("scores")), got = floats(one.got.at("scores"));
     const std::size_t patches = reference.size();
     // An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. The mean is
@@ -103,23 +103,13 @@ Chain stands(const Case &one) {
 
 Chain match(const Case &one) {
     const std::string form = text(one.rule, "form");
-    if (form == "nearest") return nearest(one);
+    if (form == "nearest") return nearest_kept(one);
     if (form == "stands") return stands(one);
     if (form == "rounds") return rounds(one);
+    if (form == "energy") return energy_rounds(one);
     throw misfit("'", form, "'");
 }
 
 double cosine_error(const Case &one, double relative) { return 2 * largest({one.unseen, relative}) + COSINE_NOISE; }
-
-void judge(Chain &chain, Floats alike, double chosen, double tolerance) {
-    const Places order = ranked(alike);
-    const auto nth = [&](std::size_t from_the_top) {
-        return alike[static_cast<std::size_t>(order[order.size() - from_the_top])];
-    };
-    const double second = alike.size() > 1 ? nth(2) : -INFINITE;
-    chain.regret.push_back(nth(1) - chosen);
-    chain.tolerance.push_back(tolerance);
-    chain.margin.push_back(std::abs(chosen - second));
-}
 
 }  // namespace edgeprune::parity

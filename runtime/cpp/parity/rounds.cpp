@@ -1,5 +1,6 @@
 // The form `rounds` of `match`: tokens at even places join the nearest at an odd place, the r most alike of them, round
-// by round. order[j] is the patch whose token patch j joined.                                                       aim
+// by round; each counts once, or `by_size` as often as it stands for patches. order[j] is the patch whose token patch j
+// joined.                                                                                             aim, tome_behind
 //
 // A mixture of features has the inner products that its members have, so that `products` serve every round. numpy
 // multiplies these matrices by the kernels of its BLAS: from the second round on cosines may differ in the last bits.
@@ -30,7 +31,8 @@ Floats lengths_of(const Matrix &mix, const Places &names, const Matrix &products
     return lengths;
 }
 
-// [A, B], of the tokens of these names
+}  // namespace
+
 Matrix cosines(const Matrix &mix, const Places &left, const Places &right, const Matrix &products) {
     const Floats high = lengths_of(mix, left, products), wide = lengths_of(mix, right, products);
     Matrix found(left.size(), right.size());
@@ -52,8 +54,11 @@ Matrix cosines(const Matrix &mix, const Places &left, const Places &right, const
     return found;
 }
 
+namespace {
+
 struct Replay {
     Matrix mix;     // what each token is made of
+    Floats size;    // how many patches it stands for
     Places names;   // the tokens of this round
     Places root;    // whose token each patch is by now
     std::vector<Chain> chains;
@@ -78,35 +83,47 @@ void replay(const Case &one, Replay &so_far, std::size_t turn, std::int64_t want
     for (std::size_t at = 0; at < a.size(); ++at)
         best[static_cast<std::size_t>(a[at])] = highest(Floats(alike[at], alike[at] + alike.columns));
     so_far.chains.push_back(cut(best, gone, mask(patches, a), noise, one.eps));
-    std::vector<std::size_t> into;
+    Places into;  // which of b each goes to
     for (const auto name : gone) {
         const auto found = std::find(b.begin(), b.end(), order[place(name, order.size())]);
         if (found == b.end()) {
             so_far.defect = "a patch went to a token that none of its round became";
             return;
         }
-        into.push_back(static_cast<std::size_t>(found - b.begin()));
+        into.push_back(found - b.begin());
     }
     Places renamed = up_to(patches);
-    Chain merges;
+    Matrix merging(gone.size(), b.size());
     for (std::size_t at = 0, row = 0; row < a.size(); ++row) {
         if (!goes(a[row])) continue;
-        renamed[static_cast<std::size_t>(a[row])] = b[into[at]];
-        judge(merges, Floats(alike[row], alike[row] + alike.columns), alike[row][into[at]], 2 * noise + one.eps);
+        renamed[static_cast<std::size_t>(a[row])] = b[static_cast<std::size_t>(into[at])];
+        std::copy(alike[row], alike[row] + alike.columns, merging[at]);
         ++at;
     }
-    so_far.chains.push_back(merges);
+    so_far.chains.push_back(nearest(merging, into, 2 * noise + one.eps));
     so_far.root = taken(renamed, so_far.root);
-    std::vector<std::size_t> members(b.size(), 1);
+    const bool by_size = said(one.rule, "by_size");
+    const auto share = [&](std::int64_t name) { return by_size ? so_far.size[static_cast<std::size_t>(name)] : 1.0; };
+    Floats shares, more(b.size(), 0);
+    for (const auto name : b) {
+        double *row = so_far.mix[static_cast<std::size_t>(name)];
+        std::for_each(row, row + patches, [&](double &weight) { weight *= share(name); });
+        shares.push_back(share(name));
+    }
     for (std::size_t at = 0; at < gone.size(); ++at) {
-        double *target = so_far.mix[static_cast<std::size_t>(b[into[at]])];
+        const auto to = static_cast<std::size_t>(into[at]);
+        double *target = so_far.mix[static_cast<std::size_t>(b[to])];
         const double *row = so_far.mix[static_cast<std::size_t>(gone[at])];
-        std::transform(target, target + patches, row, target, [](double left, double right) { return left + right; });
-        ++members[into[at]];
+        const double times = share(gone[at]);
+        std::transform(target, target + patches, row, target,
+                       [&](double left, double right) { return left + right * times; });
+        shares[to] += times;
+        more[to] += so_far.size[static_cast<std::size_t>(gone[at])];
     }
     for (std::size_t at = 0; at < b.size(); ++at) {
         double *row = so_far.mix[static_cast<std::size_t>(b[at])];
-        std::for_each(row, row + patches, [&](double &weight) { weight /= static_cast<double>(members[at]); });
+        std::for_each(row, row + patches, [&](double &weight) { weight /= shares[at]; });
+        so_far.size[static_cast<std::size_t>(b[at])] += more[at];
     }
     so_far.names = joined(taken(alone, ranked(taken(best, alone))), b);
 }
@@ -121,7 +138,7 @@ Chain rounds(const Case &one) {
     const double noise = cosine_error(one, 2 * error);  // a score has half of a cosine
     const Matrix products = square(one.quantities.at("products"), patches, "products");
     const Places merged = whole_numbers(one.rule, "merged");
-    Replay so_far{Matrix(patches, patches), up_to(patches), up_to(patches), {}, ""};
+    Replay so_far{Matrix(patches, patches), Floats(patches, 1), up_to(patches), up_to(patches), {}, ""};
     for (std::size_t at = 0; at < patches; ++at) so_far.mix[at][at] = 1;
     for (std::size_t turn = 0; turn < merged.size() && so_far.defect.empty(); ++turn)
         replay(one, so_far, turn, merged[turn], through, order, products, noise);

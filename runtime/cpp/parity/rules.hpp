@@ -47,6 +47,7 @@ Measured measured(const Floats &got, const Floats &reference);
 double of_shares(const Floats &errors, const Floats &reference);
 
 // tiers.cpp: score = 2 t + s. What a method chose in stages stands in t, what it ranked by inside, 0..1, in s.
+inline constexpr double TIER_ROUNDING = 1.0 / (1 << 20);  // what s may lose to the 2 t in front of it, on both sides
 Floats tiers_of(const Floats &scores);  // -> t
 Floats parted(const Floats &scores);    // -> s
 // The reference's s, and what the device's s measures against it.

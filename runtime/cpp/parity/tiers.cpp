@@ -5,13 +5,6 @@
 
 namespace edgeprune::parity {
 
-namespace {
-
-// What s may lose to the 2 t in front of it, in float32, on both sides
-constexpr double TIER_ROUNDING = 1.0 / (1 << 20);
-
-}  // namespace
-
 Floats tiers_of(const Floats &scores) {
     Floats tiers(scores.size());
     for (std::size_t at = 0; at < scores.size(); ++at) tiers[at] = std::floor((scores[at] + TIER_ROUNDING) / 2);

@@ -147,7 +147,7 @@ def test_damaged_cells_are_named_and_computed_again(drawn: Any, tmp_path: Path) 
     [
         ({"keep": (0,)}, "--keep must be 1 or more, got 0"),
         ({"keep": (1.5,)}, r"--keep as a share must be in \(0, 1\], got 1.5"),
-        ({"precisions": ("int4",)}, "--precision must be float32 or float16, got int4"),
+        ({"precisions": ("int4",)}, "--precision must be one of float32, float16, int8, int8-dynamic; got int4"),
         ({"model": "somewhere"}, "--images must say what somewhere is judged on"),
         ({"questions": Path("q.jsonl")}, "--questions goes with --images DIR"),
         ({"images": "no-folder"}, "--images must be a folder with images"),

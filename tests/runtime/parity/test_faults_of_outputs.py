@@ -127,7 +127,8 @@ WITH_PICKS = [name for name in NAMES if "picks" in TRAITS[name].emits]
 OUTPUTS: dict[Callable[[Arrays], Arrays], list[str]] = {
     tokens_one_place_on: NAMES,
     tokens_in_the_order_of_picks: [name for name in WITH_PICKS if name != "random"],
-    the_last_token_missing: NAMES,
+    # of pitome_behind few tokens are compared in float16, and the last one is not among them (test_faults.UNSEEN)
+    the_last_token_missing: [name for name in NAMES if name != "pitome_behind"],
     tokens_mixed_with_their_neighbours: NAMES,
     a_channel_with_the_other_sign: NAMES,
     a_pick_twice: WITH_PICKS,

@@ -102,6 +102,14 @@ def test_greedy_refuses_gains_that_are_not_those_of_its_picks() -> None:
     [
         ({"objective": "max-sum"}, {"first": [0.1, 0.7, 0.1, 0.1]}, [1, 3, 0], [0.7, -0.2, -1.0]),
         ({"objective": "determinant", "smallest": 1e-6}, {}, [0, 3], [1.0, 1 - 0.1**2]),
+        ({"objective": "volume"}, {"products": 3 * LINE}, [0, 3], [3.0, 3 - 0.3**2 / 4]),
+        ({"objective": "apart"}, {"saliency": [0.8, 1, 0.5, 0.9]}, [1, 3, 2], [1.0, 0.9 * 0.8, 0.5 * 0.3]),
+        (
+            {"objective": "suppression", "width": 1.0, "smallest": 0.0},
+            {"attention": [1.0, 3, 2, 1]},
+            [1, 2, 3],
+            [1.0, 0.5 - 0.913931, -0.527292],
+        ),
         ({"objective": "coverage"}, {"saliency": [1.0, 1, 1, 1]}, [1, 3], [0.9 + 1 + 0.7 + 0.2, 0.8]),
         (
             {"objective": "relevance", "balance": 0.5, "smallest": 0.0},
@@ -229,3 +237,31 @@ def test_rounds_judge_who_merges_and_into_which() -> None:
         "scores": [2 + scores[0], scores[1], scores[2] - 2, scores[3]],
     }
     assert counts(match(case(rule, right, other, products=x @ x.T)))[3] == 1
+
+
+def test_rounds_by_size_take_each_token_as_often_as_it_stands_for_patches() -> None:
+    """0 and 2 join 1 first; then 1, who stands for three, and 3 are what 4 chooses of."""
+    rule = {"name": "match", "form": "rounds", "merged": [2, 1], "by_size": True}
+    x = np.array([[1.0, 0], [1, 0.02], [1, 0.01], [0, 1]])
+    # (x0 + x1 + x2) / 3 lies 0.01 from the axis; each once it would be the same here, so the first join tells
+    near = float(1 / np.sqrt(1 + 0.02**2))
+    scores = [(1 - near) / 2, 4 + (1 - near) / 2 - 2, (1 - 0.99995) / 2, 4 + (1 - 0.02) / 2]
+    right = {"indices": [3], "origin": [0, 0, 0, 0], "order": [1, 3, 1, 3], "scores": scores}
+    assert counts(match(case(rule, right, right, products=x @ x.T)))[2:] == (0, 0)
+    astray = {**right, "order": [3, 3, 1, 3]}
+    assert counts(match(case(rule, right, astray, products=x @ x.T)))[3] == 1
+
+
+def test_rounds_of_energy_judge_turns_and_into_which() -> None:
+    rule = {"name": "match", "form": "energy", "merged": [1], "alpha": 1.0, "margin": 0.0}
+    x = np.array([[1.0, 0], [0.8, 0.6], [0.6, 0.8]])
+    pull = (x @ x.T).mean(axis=1)  # 1 is like both, 2 a little more like it than 0
+    worth = [-pull[0], -pull[1], 4 - pull[2]]
+    scores = [2 + (1 - pull[0]) / 2, (1 - pull[1]) / 2, 2 + (1 - pull[2]) / 2]
+    right = {"indices": [0, 2], "origin": [0, 1, 1], "order": [0, 2, 2], "scores": scores, "worth": worth}
+    assert counts(match(case(rule, right, right, products=x @ x.T)))[2:] == (0, 0)
+    turned = {**right, "worth": [4 - pull[0], -pull[1], -pull[2]], "order": [0, 0, 2], "origin": [0, 0, 1]}
+    assert match(case(rule, right, {**turned, "worth": [4 - 0.9, -0.95, -0.85]}, products=x @ x.T)).relative > 0.1
+    assert match(case(rule, right, {**right, "order": [0, 1, 2]}, products=x @ x.T)).defects
+    assert match(case(rule, right, {**right, "origin": [0, 0, 1]}, products=x @ x.T)).defects
+    assert match(case(rule, right, {**right, "worth": [4 - pull[0], -pull[1], 4 - pull[2]]}, products=x @ x.T)).defects
