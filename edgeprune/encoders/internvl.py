@@ -33,7 +33,7 @@ PROCESSORS = {
         CLIP
         | {"size": {"height": 384, "width": 384}, "default_to_square": True, "do_center_crop": False}
         | {"crop_to_patches": False, "min_patches": 1, "max_patches": 12},
-        models=("internvl", "internvl_vision"),
+        models=("internvl", "internvl_vision", "aya_vision"),
         reads=("crop_to_patches", "min_patches", "max_patches"),
         ignores=("do_center_crop", "do_pad"),
     ),

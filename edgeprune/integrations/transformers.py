@@ -29,7 +29,7 @@ from edgeprune.runtime.images.tiles import packed
 
 __all__ = ["PREFIX", "generation_inputs", "split"]
 
-TOGETHER = ("internvl", "video_llava", "gemma3", "paligemma", "vipllava")
+TOGETHER = ("internvl", "video_llava", "gemma3", "paligemma", "vipllava", "aya_vision")
 """models that take the tokens of all images as one tensor, not as a list"""
 MARKED = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}
 """models in which the tokens of an image see each other both ways -> the input that says which they are, 1 for each"""
