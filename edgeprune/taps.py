@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Attention", "Taps"]
@@ -39,7 +40,7 @@ class Attention:
         rows = max(1, LARGEST // (batch * heads * count))
         if rows >= count:
             return self.weights().mean(dim=(1, 2))
-        parts = [self._softmax(part).sum(dim=(1, 2)) for part in self.query.split(rows, dim=2)]
+        parts = [self._softmax(part).sum(dim=(1, 2)) for part in torch.split(self.query, rows, dim=2)]
         whole = parts[0]
         for part in parts[1:]:
             whole = whole + part
