@@ -68,7 +68,7 @@ class TestExported:
     def test_a_stream_is_the_frames_by_hand(self, video: Exported) -> None:
         with load(video.folder, device="cpu") as encoder:
             frames = [encoder.prepare([draw(5, at).image]) for at in range(3)]
-            stream, state = encoder.stream(), {}
+            stream, state = encoder.stream(), dict[str, Any]()
             for frame in frames:
                 found = stream(frame)
                 by_hand = encoder(frame, **state)
