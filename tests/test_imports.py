@@ -33,7 +33,7 @@ FLOORS = {
     **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
     **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
-    **dict.fromkeys(("correction", "adapted", "frozen"), 5),
+    **dict.fromkeys(("correction", "adapted", "frozen", "weighting"), 5),
     **dict.fromkeys(("export", "quality", "train", "integrations"), 6),
     **dict.fromkeys(("cli", "export.assemble", "__main__"), 7),
     "integrations.optimum": 8,
