@@ -163,8 +163,8 @@ def test_a_folder_is_no_file_to_write_to(cpp: Path, photo: Path, tmp_path: Path)
 @pytest.mark.parametrize("name", ["tokens.npy", "all.safetensors"])
 def test_a_disk_that_is_full_is_a_failure_and_leaves_nothing(cpp: Path, photo: Path, tmp_path: Path, name: str) -> None:
     """No file may grow beyond 0 bytes."""
-    program = [cpp / "tools" / "edgeprune-run", BUNDLE, photo, "--output", tmp_path / name]
-    command = ["bash", "-c", """trap '' XFSZ; ulimit -f 0; exec "$@" """, "full", *program]
+    program: list[str | Path] = [cpp / "tools" / "edgeprune-run", BUNDLE, photo, "--output", tmp_path / name]
+    command: list[str | Path] = ["bash", "-c", """trap '' XFSZ; ulimit -f 0; exec "$@" """, "full", *program]
     done = subprocess.run(command, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"cannot be written: File too large" in done.stderr
