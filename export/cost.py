@@ -139,7 +139,7 @@ def graph_cost(graph: ir.Graph) -> int:
     """
     total = 0
     for node in graph:
-        if node.op_type in ("MatMul", "Gemm"):
+        if node.op_type in ("MatMul", "MatMulInteger", "Gemm"):
             left = _sizes(node.inputs[0])
             inner = left[-2] if node.op_type == "Gemm" and node.attributes.get_int("transA", False) else left[-1]
             total += prod(_sizes(node.outputs[0])) * inner

@@ -106,7 +106,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     with bundle.writing(output, request.force) as folder:
         scheme = scheme_of(request.precision, target)
         precision = scheme.rest if scheme else request.precision or target.onnx.float
-        _check_space(folder, encoder, precision)
+        _check_space(folder, encoder, precision, scheme is not None)
 
         step("run the reference")
         batch = 2 if request.dynamic_batch else request.tiles
@@ -124,7 +124,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             source = source_of(
                 request.calibrated_on, request.calibration_images, images, encoder.tower.image_size, request.image_range
             )
-            told = (*told, *source.warnings)
+            told = told if scheme.dynamic else (*told, *source.warnings)
             plan = planned(
                 encoder,
                 method,
@@ -210,10 +210,11 @@ def _left_out(checkpoint: Checkpoint, manifest: Manifest) -> tuple[str, ...]:
     return (f"the bundle gives tokens, and {checkpoint.id} is a {name}: --head gives its logits instead",)
 
 
-def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
+def _check_space(folder: Path, encoder: Encoder, precision: str, quantised: bool) -> None:
+    """quantised: whether the weights stand there in a byte each as well, beside those of float baselines"""
     parts = (encoder.tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values()))
     parameters = sum(value.numel() for part in parts for value in part.parameters())
-    need, free = parameters * np.dtype(precision).itemsize + SPARE_NBYTES, shutil.disk_usage(folder).free
+    need, free = parameters * (np.dtype(precision).itemsize + quantised) + SPARE_NBYTES, shutil.disk_usage(folder).free
     if need > free:
         raise BundleError(
             f"the bundle needs up to {need >> 20} MiB, its place has {free >> 20} MiB free; choose another --output"

@@ -117,7 +117,7 @@ def planned(
         calibration.check(name for name in products if name not in asked)
         ranges = calibration.ranges
     few = min(MOST_TRIED, max(1, WORK // formula(encoder, method)))
-    images = [batch for batch, _ in batches(source.first(few * batch), preprocessing, batch)]
+    images = [pixel_values for pixel_values, _ in batches(source.first(few * batch), preprocessing, batch)]
     errors = errors_of(module, encoder, products, ranges, scheme, images, told)
 
     def judged(names: Sequence[str]) -> str:

@@ -88,6 +88,7 @@ def test_what_a_target_or_a_precision_has_not_is_refused(run: Run, desk: Path, w
     assert not any(desk.iterdir())
 
 
+@pytest.mark.slow
 def test_a_product_that_is_not_there_is_refused_with_the_nearest(run: Run, desk: Path) -> None:
     done = run(*INT8, "--calibration-images", 2, "--keep-float", "projector.linear_3")
     assert (done.code, done.out) == (2, "")

@@ -124,8 +124,12 @@ def test_every_kind_of_graph_is_within_its_bounds(fields: dict[str, Any], tmp_pa
     assert said is not None
     floats = [one for one in said["layers"] if one["float"]]
     assert len(floats) <= PRODUCTS // 4
+    cost = exported.manifest.cost
+    assert cost["graph"] == pytest.approx(cost["formula"], rel=0.06)  # as of a float graph
+    assert bool(said["calibration"]) == any("--calibration DIR" in warning for warning in exported.warnings)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_no_bound_fits_is_refused_with_the_figure_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
