@@ -134,7 +134,7 @@ def _rewrite(model: onnx.ModelProto, nodes: list[Any], products: list[Product], 
         weight = constant(f"{node.name}.int8", one.weight)
         scales = constant(f"{node.name}.scales", one.scales)
         zeros = constant(f"{node.name}.zeros", np.zeros(one.scales.shape, np.int8))
-        axis = {"axis": 1} if one.scales.ndim else {}
+        axis: dict[str, Any] = {"axis": 1} if one.scales.ndim else {}
         front.append(
             helper.make_node(
                 "DequantizeLinear", [weight, scales, zeros], [f"{node.name}.weight"], f"{node.name}/DQW", **axis

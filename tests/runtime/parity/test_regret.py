@@ -47,7 +47,8 @@ VALUES = np.array([9.0, 8.0, 5.0, 2.0, 1.0])
 
 def test_a_cut_loses_what_the_best_ones_have_more() -> None:
     lost = worth(VALUES, np.array([0, 2, 3]), EVERY)  # 9 + 5 + 2 where 9 + 8 + 5 was to be had
-    assert (lost.lost, lost.size, lost.of(lost.lost)) == (6, 22, pytest.approx(6 / 22))
+    assert (lost.lost, lost.size) == (6, 22)
+    assert lost.of(lost.lost) == pytest.approx(6 / 22)
     assert lost.blind == 22 - 3 * 5
     assert worth(VALUES, np.array([1, 0]), EVERY).lost == 0
 
