@@ -165,7 +165,8 @@ def wrong_normalisation(own: Method, taps: Taps) -> Selection:
 READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
 READS_ATTENTION = [*READS_CLS, "hiprune", "idpruner", "received"]
 READS_KEYS = ["entropyprune", "pitome_behind", "tome_behind"]
-READS_FEATURES = ["agilepruner", 
+READS_FEATURES = [
+    "agilepruner",
     "agilepruner",
     "aim",
     "dart",
