@@ -20,7 +20,7 @@ from torch import Tensor
 from edgeprune.pruners import Selection
 from edgeprune.pruners._loop import State, repeat
 
-__all__ = ["Pick", "State", "cosine", "greedy"]
+__all__ = ["Pick", "State", "cosine", "greedy", "products"]
 
 
 class Pick(NamedTuple):
@@ -93,17 +93,20 @@ def greedy(
 
 
 def cosine(x: Tensor) -> Tensor:
-    """The cosine of every two rows, in float32: [B, N, D] -> [B, N, N]; that of a row with itself is 1, exactly.
-
-    A quarter of the products is left out: what stands below the first half of the rows mirrors what is beside it.
-    """
+    """The cosine of every two rows, in float32: [B, N, D] -> [B, N, N]; that of a row with itself is 1, exactly."""
     x = x.float()
     rows = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)  # F.normalize expands the lengths
-    size = x.shape[1]
-    if half := size // 2:
-        behind = rows[:, half:]
-        first, last = rows[:, :half] @ rows.transpose(-1, -2), behind @ behind.transpose(-1, -2)
-        product = torch.cat((first, torch.cat((first[:, :, half:].transpose(-1, -2), last), dim=-1)), dim=1)
-    else:
-        product = rows @ rows.transpose(-1, -2)
-    return torch.where(torch.eye(size, dtype=torch.bool), 1.0, product)
+    return torch.where(torch.eye(x.shape[1], dtype=torch.bool), 1.0, products(rows))
+
+
+def products(rows: Tensor) -> Tensor:
+    """The inner product of every two rows: [B, N, D] -> [B, N, N]
+
+    A quarter of them is left out: what stands below the first half of the rows mirrors what is beside it.
+    """
+    half = rows.shape[1] // 2
+    if not half:
+        return rows @ rows.transpose(-1, -2)
+    behind = rows[:, half:]
+    first, last = rows[:, :half] @ rows.transpose(-1, -2), behind @ behind.transpose(-1, -2)
+    return torch.cat((first, torch.cat((first[:, :, half:].transpose(-1, -2), last), dim=-1)), dim=1)

@@ -16,28 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from edgeprune import pruners
-from edgeprune.pruners import Eager, Selection, Traits, greedily
-from edgeprune.pruners._greedy import Pick, State, cosine, greedy
+from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._determinant import SMALLEST, by_cholesky, by_elimination
+from edgeprune.pruners._greedy import cosine
 from edgeprune.taps import Taps
-
-SMALLEST = 1e-6
-"""what a pick must have left to be a direction; what the chosen ones span already has nothing, up to rounding"""
-
-
-def leave_out(state: State, pick: Pick) -> State:
-    """Take the pick's direction out of what is left of every patch: one step of an incremental Cholesky.
-
-    state: what is left [B, N]; and the rows of the factor so far [B, K, N], those of later steps 0
-    """
-    left, factor = state
-    along = (factor * pick.here.unsqueeze(1)).sum(dim=-1, keepdim=True)  # the pick's column, [B, K, 1]
-    row = (pick.row - (factor * along).sum(dim=1)) / pick.gain.clamp_min(SMALLEST).sqrt()
-    row = torch.where(pick.gain > SMALLEST, row, 0.0)  # a direction of rounding; taken out of others, it would grow
-    now = torch.arange(factor.shape[1]).unsqueeze(-1) == pick.step
-    return left - row * row, torch.where(now, row.unsqueeze(1), factor)
 
 
 @dataclass(frozen=True)
@@ -62,21 +46,10 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         similarity = cosine(taps.projected)
-        left = torch.ones_like(similarity[..., 0])
-        factor = torch.zeros_like(similarity[:, : self.keep])
-        return greedy(similarity, left, (left, factor), lambda state: state[0], leave_out, self.keep)
+        return by_cholesky(similarity, torch.ones_like(similarity[..., 0]), self.keep)
 
     def official(self, eager: Eager) -> Selection:
         x = eager.projected / eager.projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        similarity = rest = torch.bmm(x, x.mT)  # becomes the Schur complement of the chosen ones
-        rest = rest + torch.diag_embed(1 - rest.diagonal(dim1=1, dim2=2))
-
-        def gain(chosen: Tensor) -> Tensor:
-            nonlocal rest
-            if chosen.shape[1]:
-                row = torch.take_along_dim(rest, chosen[:, -1:, None], dim=1)
-                itself = torch.take_along_dim(row, chosen[:, -1:, None], dim=2)
-                rest = torch.where(itself > SMALLEST, rest - row.mT * row / itself, rest)
-            return rest.diagonal(dim1=1, dim2=2)
-
-        return replace(greedily(gain, x.shape[0], self.keep), quantities={"similarity": similarity})
+        similarity = torch.bmm(x, x.mT)
+        itself = similarity + torch.diag_embed(1 - similarity.diagonal(dim1=1, dim2=2))
+        return replace(by_elimination(itself, self.keep), quantities={"similarity": similarity})

@@ -10,9 +10,12 @@ Objectives; C: `similarity`, cosines [N, N], S: the picks so far
     max-min     1 - C           first min over i != j of D[i, j], then min over S                      divprune
     max-sum     first `first`   then - sum over S of C                                                 todre
     determinant 1               what is left of the diagonal of C outside the span of S                dpp
+    volume      products        the same of I + `products`, less 1                                     otprune
     coverage    saliency        saliency_i * sum over j of max(0, C_ij - max(0, max over S of C_sj))   scope
     relevance   attention       balance * r_j - (1 - balance) * max over S of C, r: attention in 0..1  idpruner
     distance    sensitivity     r_j, then r_j * (1 - max over S of C), r: sensitivity in 0..1          zoo
+    apart       saliency        saliency_j, then saliency_j * (1 - max over S of C)                    score
+    suppression attention       r_j, less exp(-width (1 - C_sj)^2) * what s had left, for every s      idselection
     pivots      length          the P longest, then for each in turn the least 1 - C with it           dart
 """
 
@@ -42,6 +45,8 @@ class Objective:
     """what errors of rows, of a cosine for instance, become in them"""
     measured: Gain
     """what relative errors of attention, which are larger, become in them"""
+    falls: bool = False
+    """whether gains fall without end, so that those far below the best say nothing of how exact it is"""
 
 
 BESIDE = 8
@@ -57,7 +62,8 @@ def greedy(case: Case) -> Chain:
     for step, pick in enumerate(picks):
         gains = objective.gains(picks[:step])
         noise[step], measured[step] = objective.noise(picks[:step])[pick], objective.measured(picks[:step])[pick]
-        chosen[step], scales[step] = gains[pick], np.abs(gains[free]).max()
+        chosen[step] = gains[pick]
+        scales[step] = max(abs(gains[free].max()), abs(gains[pick])) if objective.falls else np.abs(gains[free]).max()
         free[pick] = False
         if free.any():
             over = gains[free].max() - gains[pick]
@@ -90,22 +96,39 @@ def _max_sum(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
 
 
 def _determinant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
-    """An incremental Cholesky in float64; what has `smallest` left or less is no direction."""
-    left: list[Floats] = [np.ones(len(given["similarity"]))]
+    kernel = given["similarity"]
+    return _of_cosines(_left(kernel, np.ones(len(kernel)), float(rule["smallest"])), len(kernel))
+
+
+def _volume(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    diagonal = given["products"].diagonal()
+    left = _left(given["products"], diagonal, 0.0, own=1.0)
+
+    def noise(picks: list[int]) -> Floats:
+        """A row squared is off by what is left of it times what it was."""
+        return np.asarray(np.sqrt(diagonal * left(picks).clip(0)))
+
+    return Objective(left, noise, lambda _: np.zeros(len(diagonal)))
+
+
+def _left(kernel: Floats, diagonal: Floats, smallest: float, own: float = 0.0) -> Gain:
+    """An incremental Cholesky of own x I + kernel in float64, without what is its own; what has `smallest` left or less
+    is no direction."""
+    left: list[Floats] = [diagonal]
     factor: list[Floats] = []
 
     def gains(picks: list[int]) -> Floats:
         while len(left) <= len(picks):
             pick, now = picks[len(left) - 1], left[-1]
             row = np.zeros(len(now))
-            if now[pick] > rule["smallest"]:
-                row = given["similarity"][pick] - sum((done[pick] * done for done in factor), np.zeros(len(now)))
-                row = row / math.sqrt(now[pick])
+            if now[pick] + own > smallest:
+                row = kernel[pick] - sum((done[pick] * done for done in factor), np.zeros(len(now)))
+                row = row / math.sqrt(now[pick] + own)
             factor.append(row)
             left.append(now - row * row)
         return left[len(picks)]
 
-    return _of_cosines(gains, len(left[0]))
+    return gains
 
 
 def _coverage(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
@@ -144,6 +167,38 @@ def _distance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective
     return replace(_of_cosines(lambda picks: times_distance(relevance, picks), len(relevance)), noise=noise)
 
 
+def _apart(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    similarity, saliency = given["similarity"], given["saliency"]
+
+    def gains(picks: list[int]) -> Floats:
+        return np.asarray(saliency * (1 - similarity[picks].max(axis=0)) if picks else saliency)
+
+    return Objective(gains, lambda picks: saliency if picks else 0 * saliency, gains)
+
+
+def _suppression(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    """What is left of the importance, and what errors of a cosine and of attention become in it, pick by pick."""
+    importance, measured = _stretched(given["attention"], lambda spread: spread + float(rule["smallest"]))
+    away, width = 1 - given["similarity"], float(rule["width"])
+    chain = [(importance, 0 * importance, measured)]
+
+    def after(picks: list[int]) -> tuple[Floats, Floats, Floats]:
+        while len(chain) <= len(picks):
+            pick, (left, noise, relative) = picks[len(chain) - 1], chain[-1]
+            pull = np.exp(-width * away[pick] ** 2)
+            far = np.abs(away[pick])  # the nearer two rows are, the less does an error of one change their cosine
+            slope = 2 * width * far * pull * np.sqrt((2 * far).clip(None, 1))  # of the pull
+            had = float(left[pick])
+            if had > 0:
+                left, noise = left - pull * had, noise + slope * had + pull * noise[pick]
+                relative = relative + pull * relative[pick]
+            chain.append((left, noise, relative))
+        return chain[len(picks)]
+
+    left, noise, relative = (lambda picks, at=at: after(picks)[at] for at in range(3))
+    return Objective(left, noise, relative, falls=True)
+
+
 def _stretched(measured: Floats, divisor: Callable[[float], float]) -> tuple[Floats, Floats]:
     """Measured values stretched to 0..1; and what a relative error of 1 of each of them, of the least and of the
     largest would come to there."""
@@ -174,8 +229,11 @@ OBJECTIVES: dict[str, Callable[[Mapping[str, Floats], Mapping[str, Any]], Object
     "max-min": _max_min,
     "max-sum": _max_sum,
     "determinant": _determinant,
+    "volume": _volume,
     "coverage": _coverage,
     "relevance": _relevance,
     "distance": _distance,
+    "apart": _apart,
+    "suppression": _suppression,
     "pivots": _pivots,
 }

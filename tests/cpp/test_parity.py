@@ -158,6 +158,7 @@ def test_gains_of_many_patches_are_the_same_to_the_last_bit(cpp: Path, tmp_path:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     quantities = {
         "similarity": (features @ features.T).astype(np.float32)[None],
+        "products": (features @ features.T).astype(np.float32)[None],
         **{name: drawn().random((1, patches)).astype(np.float32) for name in ("saliency", "first", "sensitivity")},
     }
     picks = drawn().permutation(patches)[None, :keep].astype(np.int32)
@@ -167,6 +168,7 @@ def test_gains_of_many_patches_are_the_same_to_the_last_bit(cpp: Path, tmp_path:
     got["tokens"] = drawn().standard_normal((1, keep, 8)).astype(np.float32)
     rules: list[dict[str, Any]] = [{"objective": one} for one in ("max-min", "max-sum", "coverage")]
     rules += [{"objective": "determinant", "smallest": 1e-6}, {"objective": "distance", "flat": 1e-6}]
+    rules += [{"objective": "volume"}, {"objective": "apart"}]
     cases = [Case(got, got, "float32", {"name": "greedy", **rule}, quantities) for rule in rules]
     assert judged(cpp, tmp_path, cases) == [one.verdict() for one in cases]
 

@@ -35,7 +35,7 @@ KIND = Kind(
         "image_token_id": 3,
     },
     family="internvl",
-    exported="fastervlm",
+    exported="fastervlm score",
 )
 Made = Callable[[str], tuple[Path, Encoder]]
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))

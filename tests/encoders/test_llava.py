@@ -39,7 +39,7 @@ KINDS = {
         config=LLAVA_SIGLIP,
         family="llava",
         tower="a SigLIP tower",
-        exported="lrcp aim pitome_behind",
+        exported="lrcp aim otprune pitome_behind",
     ),
 }
 MakeFolder = Callable[..., Path]

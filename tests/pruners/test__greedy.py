@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.export.graph import to_onnx
-from edgeprune.pruners import Selection, dpp, greedily
+from edgeprune.pruners import Selection, greedily
+from edgeprune.pruners._determinant import by_cholesky
 from edgeprune.pruners._greedy import Pick, State, cosine, greedy
 from edgeprune.pruners._loop import Form, written_as
 
@@ -37,9 +38,7 @@ def furthest(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 def volume(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     similarity = cosine(x)
-    left = torch.ones_like(similarity[..., 0])
-    state = (left, torch.zeros_like(similarity[:, :keep]))
-    return both(greedy(similarity, left, state, lambda state: state[0], dpp.leave_out, keep))
+    return both(by_cholesky(similarity, torch.ones_like(similarity[..., 0]), keep))
 
 
 def careless(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgeprune import pruners
 from edgeprune.errors import MethodError
-from edgeprune.pruners import Eager, Selection, scope
+from edgeprune.pruners import Eager, Selection, scope, score
+from edgeprune.pruners import idselection as idselect
 from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Attention, Taps
 
@@ -28,8 +29,9 @@ CASES = {
     "one dominant": np.where(np.arange(40)[:, None] == 7, 50 * RANDOM, 1 + 0.1 * RANDOM),
     "460 of 576 alike": np.random.default_rng(1).normal(size=(1, 576, 8))[:, np.maximum(np.arange(576) - 459, 0)],
     "huge norms": 1e6 * RANDOM,
+    "thirty-six": np.random.default_rng(4).normal(size=(36, 40, 32)),
 }
-CLEAR = ("random", "one dominant", "huge norms")
+CLEAR = ("random", "one dominant", "huge norms", "thirty-six")
 """where no two gains are as near as rounding"""
 
 
@@ -70,8 +72,38 @@ def scoped(x: Floats, row: Floats, chosen: list[int]) -> Floats:
     return np.asarray(np.maximum(similarity - cover, 0).sum(axis=1) * row)
 
 
+def otprune(x: Floats, row: Floats, chosen: list[int]) -> Floats:
+    """By how much more than twice the determinant of I + .01 G G grows, G of channels of length 1."""
+    channels = x / np.linalg.norm(x, axis=0)
+    gram = channels @ channels.T
+    kernel = np.eye(len(x)) + 0.01 * gram @ gram
+    across = kernel[chosen]
+    return np.asarray(kernel.diagonal() - (across * np.linalg.solve(across[:, chosen], across)).sum(axis=0) - 1)
+
+
+def scored(x: Floats, row: Floats, chosen: list[int]) -> Floats:
+    """Attention to the power of .8, times the distance to the nearest chosen patch."""
+    return np.asarray(row**0.8 * ((1 - cosines(x)[chosen]).min(axis=0) if chosen else 1))
+
+
+def idselection(x: Floats, row: Floats, chosen: list[int]) -> Floats:
+    """Importance, less what those that were chosen before took of it."""
+    left = (row - row.min()) / (row.max() - row.min() + 1e-6)
+    for pick in chosen:
+        left = left - np.exp(-20 * (1 - cosines(x)[pick]) ** 2) * max(left[pick], 0)
+    return np.asarray(left)
+
+
 Formula = Callable[[Floats, Floats, list[int]], Floats]
-FORMULAS: dict[str, Formula] = {"divprune": divprune, "dpp": dpp, "scope": scoped, "todre": todre}
+FORMULAS: dict[str, Formula] = {
+    "divprune": divprune,
+    "dpp": dpp,
+    "idselection": idselection,
+    "otprune": otprune,
+    "scope": scoped,
+    "score": scored,
+    "todre": todre,
+}
 """(x [N, D], mean [CLS] row [N], chosen so far) -> gains [N]"""
 
 
@@ -94,7 +126,7 @@ def formula(gains: Formula, x: Floats, rows: Floats, keep: int) -> tuple[NDArray
     for image in range(len(x)):
         for step in range(keep):
             chosen = order[image, :step].tolist()
-            free = gains(x[image], rows[image], chosen).copy()
+            free = np.array(gains(x[image], rows[image], chosen))
             free[chosen] = -np.inf
             pick = int(free.argmax())
             order[image, step], scores[image, pick] = pick, free[pick]
@@ -152,7 +184,29 @@ def test_scope_without_saliency_covers_alone() -> None:
     np.testing.assert_array_equal(indices.numpy(), np.sort(formula(scoped, RANDOM, everywhere, 5)[0], axis=1))
 
 
-@pytest.mark.parametrize("alpha", [-1.0, float("inf"), float("nan")])
-def test_a_negative_power_of_scope_is_refused(alpha: float) -> None:
-    with pytest.raises(MethodError, match="option alpha of scope must be 0 or more, got"):
-        scope.Method(5, alpha)
+@pytest.mark.parametrize(("name", "option"), [("idselection", "width"), ("scope", "alpha"), ("score", "power")])
+@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
+def test_an_option_below_zero_is_refused(name: str, option: str, value: float) -> None:
+    make: Any = pruners.get(name)
+    with pytest.raises(MethodError, match=f"option {option} of {name} must be 0 or more, got"):
+        make(5, value)
+
+
+def test_score_without_attention_keeps_what_is_far_alone() -> None:
+    everywhere = np.ones(RANDOM.shape[:2])
+    indices = select(score.Method(5, power=0.0), "random").indices
+    np.testing.assert_array_equal(indices.numpy(), np.sort(formula(scored, RANDOM, everywhere, 5)[0], axis=1))
+
+
+def test_idselection_without_a_width_takes_from_all_alike() -> None:
+    attended = attention("random")[1][:, :, 0, 1:].mean(axis=1)
+    highest = np.argsort(-attended, axis=1)[:, :5]
+    np.testing.assert_array_equal(select(idselect.Method(5, width=0.0), "random").picks, highest)
+
+
+def test_of_equal_patches_otprune_counts_each_for_itself() -> None:
+    """Where nothing but I tells patches apart, each pick takes its part from what the others add, and no more."""
+    gains = official(build("otprune", 4), "all equal").scores[0].sort(descending=True).values[:4]
+    added = gains[0].item()
+    for turn, gain in enumerate(gains.tolist()):
+        assert gain == pytest.approx(added / (1 + turn * added), rel=1e-4)

@@ -19,7 +19,20 @@ def greedy(name: str) -> bool:
 
 
 def test_the_methods_that_say_so() -> None:
-    assert NESTED == ["divprune", "dpp", "entropyprune", "fastervlm", "idpruner", "random", "scope", "todre", "zoo"]
+    assert NESTED == [
+        "divprune",
+        "dpp",
+        "entropyprune",
+        "fastervlm",
+        "idpruner",
+        "idselection",
+        "otprune",
+        "random",
+        "scope",
+        "score",
+        "todre",
+        "zoo",
+    ]
 
 
 @pytest.mark.parametrize("form", ["traced", "official"])

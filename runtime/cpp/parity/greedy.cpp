@@ -42,7 +42,8 @@ Chain greedy(const Case &one) {
         Floats sizes(patches);
         std::transform(gains.begin(), gains.end(), sizes.begin(), [](double gain) { return std::abs(gain); });
         noise.push_back(objective->noise(pick)), measured.push_back(objective->measured(pick));
-        scales.push_back(best_of(sizes, free));
+        scales.push_back(objective->falls() ? std::max(std::abs(best_of(gains, free)), std::abs(gains[pick]))
+                                            : best_of(sizes, free));
         errors.push_back(std::abs(reported[pick] - gains[pick]));
         free[pick] = 0;
         const bool last = count(free) == 0;

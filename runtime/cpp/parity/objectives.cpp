@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <utility>
 
 namespace edgeprune::parity {
 
@@ -62,30 +63,52 @@ class MaxSum : public Objective {
     std::size_t picks_ = 0;
 };
 
-// An incremental Cholesky in float64; what has `smallest` left or less is no direction.
-class Determinant : public Objective {
+// An incremental Cholesky of own x I + kernel in float64, without what is its own; what has `smallest` left or less is
+// no direction.
+class Eliminated : public Objective {
   public:
-    Determinant(const Case &one, std::size_t patches)
-        : similarity_(one.similarity(patches)), left_(patches, 1), smallest_(number(one.rule, "smallest")) {}
+    Eliminated(Matrix kernel, Floats diagonal, double smallest, double own)
+        : kernel_(std::move(kernel)), left_(std::move(diagonal)), smallest_(smallest), own_(own) {}
     Floats gains() override { return left_; }
     void take(std::size_t pick) override {
         Floats row(left_.size(), 0);
-        if (left_[pick] > smallest_) {
-            if (!(left_[pick] > 0)) throw misfit("expected a positive input");
+        const double itself = left_[pick] + own_;
+        if (itself > smallest_) {
+            if (!(itself > 0)) throw misfit("expected a positive input");
             for (const Floats &done : factor_)
                 for (std::size_t at = 0; at < row.size(); ++at) row[at] += done[pick] * done[at];
             for (std::size_t at = 0; at < row.size(); ++at)
-                row[at] = (similarity_[pick][at] - row[at]) / std::sqrt(left_[pick]);
+                row[at] = (kernel_[pick][at] - row[at]) / std::sqrt(itself);
         }
         for (std::size_t at = 0; at < row.size(); ++at) left_[at] -= row[at] * row[at];
         factor_.push_back(std::move(row));
     }
 
-  private:
-    Matrix similarity_;
+  protected:
+    Matrix kernel_;
     std::vector<Floats> factor_;
     Floats left_;
-    double smallest_;
+    double smallest_, own_;
+};
+
+class Determinant : public Eliminated {
+  public:
+    Determinant(const Case &one, std::size_t patches)
+        : Eliminated(one.similarity(patches), Floats(patches, 1), number(one.rule, "smallest"), 0) {}
+};
+
+class Volume : public Eliminated {
+  public:
+    Volume(const Case &one, std::size_t patches)
+        : Eliminated(square(one.quantities.at("products"), patches, "products"), {}, 0, 1) {
+        for (std::size_t at = 0; at < patches; ++at) left_.push_back(kernel_[at][at]);
+        diagonal_ = left_;
+    }
+    // A row squared is off by what is left of it times what it was.
+    double noise(std::size_t pick) override { return std::sqrt(diagonal_[pick] * clipped(left_[pick], 0)); }
+
+  private:
+    Floats diagonal_;
 };
 
 class Coverage : public Objective {
@@ -182,6 +205,58 @@ class Distance : public Objective {
     Stretched stretched_;
 };
 
+class Apart : public Objective {
+  public:
+    Apart(const Case &one, std::size_t patches)
+        : similarity_(one.similarity(patches)), alike_(higher), saliency_(one.of_patches("saliency", patches)) {}
+    Floats gains() override {
+        gained_ = saliency_;
+        for (std::size_t at = 0; !alike_.values.empty() && at < gained_.size(); ++at)
+            gained_[at] *= 1 - alike_.values[at];
+        return gained_;
+    }
+    double noise(std::size_t pick) override { return alike_.values.empty() ? 0 : saliency_[pick]; }
+    double measured(std::size_t pick) override { return gained_[pick]; }
+    void take(std::size_t pick) override { alike_.take(similarity_[pick], similarity_.columns); }
+
+  private:
+    Matrix similarity_;
+    OverPicks alike_;
+    Floats saliency_, gained_;
+};
+
+// What is left of the importance, and what errors of a cosine and of attention become in it, pick by pick.
+class Suppression : public Objective {
+  public:
+    Suppression(const Case &one, std::size_t patches)
+        : similarity_(one.similarity(patches)), width_(number(one.rule, "width")),
+          stretched_(one.of_patches("attention", patches),
+                     [&](double spread) { return spread + number(one.rule, "smallest"); }),
+          noise_(patches, 0) {}
+    Floats gains() override { return stretched_.values; }
+    double noise(std::size_t pick) override { return noise_[pick]; }
+    double measured(std::size_t pick) override { return stretched_.measured[pick]; }
+    bool falls() const override { return true; }
+    void take(std::size_t pick) override {
+        Floats &left = stretched_.values, &relative = stretched_.measured;
+        const double had = left[pick], noisy = noise_[pick], off = relative[pick];
+        for (std::size_t at = 0; had > 0 && at < left.size(); ++at) {
+            const double away = 1 - similarity_[pick][at], pull = std::exp(-width_ * (away * away));
+            left[at] = left[at] - pull * had;
+            // The nearer two rows are, the less does an error of one change their cosine.
+            const double far = std::abs(away), slope = 2 * width_ * far * pull * std::sqrt(2 * far > 1 ? 1 : 2 * far);
+            noise_[at] = noise_[at] + slope * had + pull * noisy;
+            relative[at] = relative[at] + pull * off;
+        }
+    }
+
+  private:
+    Matrix similarity_;
+    double width_;
+    Stretched stretched_;
+    Floats noise_;
+};
+
 class Pivots : public Objective {
   public:
     Pivots(const Case &one, std::size_t patches)
@@ -226,9 +301,12 @@ std::unique_ptr<Objective> objective_of(const Case &one, std::size_t patches) {
     if (name == "max-min") return std::make_unique<MaxMin>(one, patches);
     if (name == "max-sum") return std::make_unique<MaxSum>(one, patches);
     if (name == "determinant") return std::make_unique<Determinant>(one, patches);
+    if (name == "volume") return std::make_unique<Volume>(one, patches);
     if (name == "coverage") return std::make_unique<Coverage>(one, patches);
     if (name == "relevance") return std::make_unique<Relevance>(one, patches);
     if (name == "distance") return std::make_unique<Distance>(one, patches);
+    if (name == "apart") return std::make_unique<Apart>(one, patches);
+    if (name == "suppression") return std::make_unique<Suppression>(one, patches);
     if (name == "pivots") return std::make_unique<Pivots>(one, patches);
     throw misfit("'", name, "'");
 }

@@ -5,9 +5,12 @@
 //   max-min     1 - C           first min over i != j of D[i, j], then min over S                      divprune
 //   max-sum     first `first`   then - sum over S of C                                                 todre
 //   determinant 1               what is left of the diagonal of C outside the span of S                dpp
+//   volume      products        the same of I + `products`, less 1                                     otprune
 //   coverage    saliency        saliency_i * sum over j of max(0, C_ij - max(0, max over S of C_sj))   scope
 //   relevance   attention       balance * r_j - (1 - balance) * max over S of C, r: attention in 0..1  idpruner
 //   distance    sensitivity     r_j, then r_j * (1 - max over S of C), r: sensitivity in 0..1          zoo
+//   apart       saliency        saliency_j, then saliency_j * (1 - max over S of C)                    score
+//   suppression attention       r_j, less exp(-width (1 - C_sj)^2) * what s had left, for every s      idselection
 //   pivots      length          the P longest, then for each in turn the least 1 - C with it           dart
 #pragma once
 
@@ -27,6 +30,8 @@ class Objective {
     virtual double noise(std::size_t) { return 1; }
     // What relative errors of attention, which are larger, become in it.
     virtual double measured(std::size_t) { return 0; }
+    // Whether gains fall without end, so that those far below the best say nothing of how exact it is.
+    virtual bool falls() const { return false; }
     // This patch is picked.
     virtual void take(std::size_t pick) = 0;
 };

@@ -103,6 +103,14 @@ def test_greedy_refuses_gains_that_are_not_those_of_its_picks() -> None:
     [
         ({"objective": "max-sum"}, {"first": [0.1, 0.7, 0.1, 0.1]}, [1, 3, 0], [0.7, -0.2, -1.0]),
         ({"objective": "determinant", "smallest": 1e-6}, {}, [0, 3], [1.0, 1 - 0.1**2]),
+        ({"objective": "volume"}, {"products": 3 * LINE}, [0, 3], [3.0, 3 - 0.3**2 / 4]),
+        ({"objective": "apart"}, {"saliency": [0.8, 1, 0.5, 0.9]}, [1, 3, 2], [1.0, 0.9 * 0.8, 0.5 * 0.3]),
+        (
+            {"objective": "suppression", "width": 1.0, "smallest": 0.0},
+            {"attention": [1.0, 3, 2, 1]},
+            [1, 2, 3],
+            [1.0, 0.5 - 0.913931, -0.527292],
+        ),
         ({"objective": "coverage"}, {"saliency": [1.0, 1, 1, 1]}, [1, 3], [0.9 + 1 + 0.7 + 0.2, 0.8]),
         (
             {"objective": "relevance", "balance": 0.5, "smallest": 0.0},
