@@ -1,7 +1,7 @@
 """`spaced`: the highest scores of patches that have room, each pick wanting more of it; then the highest of the rest.
 
     room     1 - C >= tau_s to the s-th pick, for every pick s so far; C: `similarity`, cosines [N, N]     agilepruner
-             tau_s = min(most, step s rank / average), rank = N^2 / sum of C^2; an average of 0: rank / average is 1
+             tau_s = min(most, step s `rank` / average), rank: N^2 / sum of C^2; of an average of 0: step s
     score    s + 4 of a patch that was picked while it had room, s + 2 of one that was picked without, s: attention
 
 Each pick is two decisions: had it room, or, of one without, had none; and was its score the highest of all that had.
@@ -30,7 +30,8 @@ def spaced(case: Case) -> Chain:
     similarity, picks = case.quantities["similarity"].astype(np.float64), case.picks
     average, most, step = (float(case.rule[name]) for name in ("average", "most", "step"))
     patches = len(reference)
-    share = patches**2 / float((similarity * similarity).sum()) / average if average else 1.0
+    rank = float(case.quantities["rank"][0])
+    share = rank / (average or rank)
     off = 4 * case.cosine_error  # of a cosine, and of the rank that it is held against
     over, free = np.full(patches, -np.inf), np.ones(patches, bool)  # over: how much nearer it stands than it may
     regret, tolerance, margin = (np.zeros(2 * len(picks)) for _ in range(3))
@@ -49,7 +50,7 @@ def spaced(case: Case) -> Chain:
         margin[2 * turn + 1] = abs(others[1] - reference[pick])
         tolerance[2 * turn + 1] = 2 * float(errors[near].max()) + case.eps * float(reference[near].max())
         if had:
-            over = np.maximum(over, similarity[pick] - 1 + min(most, step * (turn + 1) * share))
+            over = np.maximum(over, similarity[pick] - 1 + np.minimum(most, step * (turn + 1) * share))
     defects = (
         []
         if (np.diff(tiers[picks]) <= 0).all() and (tiers[picks] > 0).all()

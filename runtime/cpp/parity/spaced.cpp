@@ -1,7 +1,7 @@
 // `spaced`: the highest scores of patches that have room, each pick wanting more of it; then the highest of the rest.
 //
 //     room     1 - C >= tau_s to the s-th pick, for every pick s so far; C: `similarity`, cosines [N, N]    agilepruner
-//              tau_s = min(most, step s rank / average), rank = N^2 / sum of C^2; an average of 0: rank / average is 1
+//              tau_s = min(most, step s `rank` / average), rank: N^2 / sum of C^2; of an average of 0: step s
 //     score    s + 4 of a patch that was picked while it had room, s + 2 of one that was picked without, s: attention
 //
 // Each pick is two decisions: had it room, or, of one without, had none; and was its score the highest of all that had.
@@ -34,12 +34,9 @@ Chain spaced(const Case &one) {
     const Matrix similarity = one.similarity(patches);
     const Places picks = one.picks();
     const double average = number(one.rule, "average"), most = number(one.rule, "most"), step = number(one.rule, "step");
-    double share = 1;
-    if (average != 0) {
-        Floats squares = similarity.values;
-        for (double &value : squares) value *= value;
-        share = static_cast<double>(patches) * static_cast<double>(patches) / sum(squares.data(), squares.size()) / average;
-    }
+    const Floats ranks = floats(Case::line_of(one.quantities, "rank"));
+    if (ranks.empty()) throw misfit("rank must be [1]");
+    const double share = ranks[0] / (average != 0 ? average : ranks[0]);
     const double off = 4 * one.cosine_error();  // of a cosine, and of the rank that it is held against
     Floats over(patches, -INFINITE);            // how much nearer a patch stands than it may
     Mask free(patches, 1);
@@ -57,7 +54,7 @@ Chain spaced(const Case &one) {
             if (free[at]) nearest = lower(nearest, over[at]);
         }
         const double held = had ? over[pick] : -nearest;
-        chain.regret.push_back(held > 0 ? held : 0);
+        chain.regret.push_back(held <= 0 ? 0 : held);  // not a number stays so
         chain.margin.push_back(std::abs(held));
         chain.tolerance.push_back(off);
         mean.push_back(mean_of(left_of(reference, free)));
@@ -70,7 +67,7 @@ Chain spaced(const Case &one) {
         chain.margin.push_back(std::abs(highest_of(reference, among, free) - reference[pick]));
         chain.tolerance.push_back(2 * highest(taken(errors, near)) + one.eps * highest(taken(reference, near)));
         if (!had) continue;
-        const double tau = std::min(most, step * static_cast<double>(turn + 1) * share);
+        const double tau = lower(most, step * static_cast<double>(turn + 1) * share);
         for (std::size_t at = 0; at < patches; ++at) over[at] = higher(over[at], similarity[pick][at] - 1 + tau);
     }
     chain.sets = {worth(best, chosen, mean)};

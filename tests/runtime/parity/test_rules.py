@@ -280,21 +280,20 @@ def test_what_had_room_is_judged_by_room_and_by_score() -> None:
 
     # 0 wants .2 and leaves 4 and 9 room, 4 then wants .4 and leaves 9 room, and 1 at .1 from 0 never has any
     right = spread([0, 2, 3], 3)
-    assert counts(spaced(case(rule, right, right, similarity=LINE)))[2:] == (0, 0)
+    assert counts(spaced(case(rule, right, right, similarity=LINE, rank=[2.0])))[2:] == (0, 0)
     near = spread([0, 1, 2], 3)  # 1 has no room beside 0, and 4 none beside 1
-    assert counts(spaced(case(rule, right, near, similarity=LINE)))[3] == 2
+    assert counts(spaced(case(rule, right, near, similarity=LINE, rank=[2.0])))[3] == 2
     lower = spread([0, 3, 2], 3)  # 9 before 4, which had room and a higher score
-    assert counts(spaced(case(rule, right, lower, similarity=LINE)))[3] == 1
+    assert counts(spaced(case(rule, right, lower, similarity=LINE, rank=[2.0])))[3] == 1
     filled = spread([0, 1, 2], 1)  # both 4 and 9 had room
-    assert counts(spaced(case(rule, right, filled, similarity=LINE)))[3] > 0
-    assert spaced(case(rule, right, spread([0, 2, 3], 2) | {"picks": [3, 0, 2]}, similarity=LINE)).defects
+    assert counts(spaced(case(rule, right, filled, similarity=LINE, rank=[2.0])))[3] > 0
+    assert spaced(case(rule, right, spread([0, 2, 3], 2) | {"picks": [3, 0, 2]}, similarity=LINE, rank=[2.0])).defects
 
 
 def test_the_room_that_is_wanted_grows_with_the_rank_over_the_average() -> None:
-    rank = 16 / float((LINE**2).sum())
-    rule = {"name": "spaced", "average": rank / 2, "most": 2.0, "step": 0.1}  # so that 0 wants .2, as before
+    rule = {"name": "spaced", "average": 1.0, "most": 2.0, "step": 0.1}  # of a rank of 2, so that 0 wants .2, as before
     scores = [4.4, 0.3, 4.2, 0.1]
     right = {"indices": [0, 2], "picks": [0, 2], "scores": scores}
-    assert counts(spaced(case(rule, right, right, similarity=LINE)))[2:] == (0, 0)
+    assert counts(spaced(case(rule, right, right, similarity=LINE, rank=[2.0])))[2:] == (0, 0)
     tight = {**rule, "average": 1e-3}  # nothing has room beside 0 then
-    assert counts(spaced(case(tight, right, right, similarity=LINE)))[3] == 1
+    assert counts(spaced(case(tight, right, right, similarity=LINE, rank=[2.0])))[3] == 1
