@@ -181,8 +181,8 @@ Verdict compare(const Tensors &reference, const Tensors &got, const std::string 
         const Image one = image_of(reference, at, images), other = image_of(got, at, images),
                     replayed = image_of(quantities, at, images);
         const std::string shown = images > 1 ? line("image ", at, ": ") : "";
-        verdicts.push_back(
-            judge(shown, one.tensors, other.tensors, replayed.tensors, dtype, rule, *judged, whole, bounds));
+        verdicts.push_back(judge(shown, one.tensors, other.tensors, replayed.tensors, dtype, rule, *judged,
+                                 whole || said(rule, "whole"), bounds));
     }
     return worst(verdicts);
 }
