@@ -110,7 +110,7 @@ def fewest_floats(
         if count == most:
             raise ParityError(
                 f"--precision {precision} must keep what this encoder gives within its bounds: {why}, with {most} of "
-                f"{len(errors)} products in float; calibrate on images of yours (--calibration), or leave it out"
+                f"{len(errors)} products in float; name more of them with --keep-float, or leave it out"
             )
         failed, count = count, min(most, max(1, 2 * count))
         why = failing(count)

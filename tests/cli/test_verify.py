@@ -155,6 +155,18 @@ def test_strict_fails_where_too_little_was_decided_and_says_so(
     assert "is not proven on cpu: half of the decisions must be decided, 100% are" in done.err
 
 
+def test_strict_wants_a_quantised_graph_to_be_told_from_chance(run: Run, make_bundle: Callable[..., Path]) -> None:
+    bounds = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
+    folder = make_bundle(precision="int8", quantised={"bounds": bounds})
+    done = run("verify", folder, "--strict")
+    assert (done.code, done.err) == (0, "")
+    assert "0.00% lost by the choice, 1.00% allowed" in " ".join(done.out.split())
+    generous = make_bundle(precision="int8", quantised={"bounds": {**bounds, "regret": 9}})
+    done = run("verify", generous, "--strict")
+    assert done.code == 1
+    assert f"{generous} is not proven on cpu: on half of its probes a choice by chance must fail" in done.err
+
+
 def test_verify_judges_the_first_picks_alone(run: Run, exported: tuple[Path, Done], said: Said) -> None:
     (backend,) = json.loads(run("verify", exported[0], "--keep", 16, "--json").out)["backends"]
     assert backend["passed"]

@@ -111,7 +111,6 @@ def test_a_second_export_is_the_same_in_every_byte(exported: Exported, tmp_path:
         {"target": "jetson-orin-jp51"},
         {"inside": "tome", "encoder_cost": 0.554},
         {"inside": "drop", "schedule": "2:72", "uint8": True},
-        {"method": "divprune", "calibrate": None},
         {"tiles": 2},
         {"dynamic_batch": True},
     ],
