@@ -108,6 +108,12 @@ class Taps:
         keys = seen.key.float().mean(dim=1)[:, self.prefix : seen.key.shape[2] - self.suffix]
         return keys if self.areas is None else self.areas @ keys
 
+    def keys_of_heads(self, layer: int | None = None) -> Tensor:
+        """Each token's keys in a layer, by default the last one, head by head: [B, H, N, d] float32."""
+        seen = self.attention[self.depth - 1 if layer is None else layer]
+        keys = seen.key.float()[:, :, self.prefix : seen.key.shape[2] - self.suffix]
+        return keys if self.areas is None else self.areas @ keys
+
     def _weighted(self, attended: Tensor, layer: int) -> Tensor:
         """[..., N] -> the same, by the weight of each position."""
         weight = self.weighting.get(layer)

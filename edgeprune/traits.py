@@ -90,6 +90,8 @@ class Traits:
     """which of picks, origin, order and worth the graph hands out"""
     nested: bool = False
     """whether a smaller budget keeps the first of `picks`"""
+    calibrates: tuple[tuple[str, str], ...] = ()
+    """options that are averages over images where they are 0, each with the quantity that its reference gives for it"""
     deviations: tuple[str, ...] = ()
     """where the static form departs from the official code"""
     on_tiles: tuple[str, ...] = ()

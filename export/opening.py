@@ -14,6 +14,7 @@ from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.export import budget
+from edgeprune.export.averages import averaged
 from edgeprune.export.images import images_of
 from edgeprune.export.manifest import steps_of
 from edgeprune.export.positions import weighed
@@ -97,14 +98,16 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         (preprocessing.mean, preprocessing.std),
     )
     encoder, weights, warnings = weighed(encoder, method, own, request.calibrate, preprocessing)
-    learned |= weights
-    warnings = (*warnings, *_adapted_otherwise(request, learned.get("adapted", {})))
+    method, averages, told = averaged(encoder, method, request.calibrate, preprocessing)
+    learned |= {**weights, **averages}
+    warnings += (*told, *_adapted_otherwise(request, learned.get("adapted", {})))
     if request.inside is not None:
         if rest:
             _check_rest(request, keep, encoder)
         least = replace(method, keep=keep or 1) if rest else method  # type: ignore[type-var]
         encoder, counted, told = _shortened(encoder, least, request, reducers, target, pooled, preprocessing)
-        learned, warnings = {**learned, **counted}, (*warnings, *told)
+        warnings += told
+        learned |= counted
         if rest and keep not in (None, encoder.candidates):
             given = "--schedule" if request.schedule else f"--encoder-cost {request.encoder_cost:g}"
             raise RequestError(

@@ -23,7 +23,7 @@ from edgeprune.probes import check_own, folder_of
 from edgeprune.runtime.images.levels import check_range
 from edgeprune.runtime.images.preprocess import check_file
 from edgeprune.targets import Target
-from edgeprune.traits import WEIGHTING
+from edgeprune.traits import WEIGHTING, Traits
 
 __all__ = [
     "OPTIONAL",
@@ -229,18 +229,22 @@ def _check_method(request: Request) -> None:
     _check_inside(request)
     _check_weighting(request, own)
     if request.calibrate is not None and not takes_images(request):
-        able = ", ".join(name for name, one in reducers.items() if one.frozen)
+        able = [name for name, one in reducers.items() if one.frozen]
+        able += [name for name, one in entries.items() if one.traits.calibrates]
         raise RequestError(
-            f"--calibrate goes with --keep auto, --option position=fitted, or with the official schedule of {able}, "
-            "whose counts are taken of images; leave it out"
+            "--calibrate goes with --keep auto, --option position=fitted, or what takes numbers of images: "
+            f"{', '.join(able)}; leave it out"
         )
     if request.calibrate not in (None, SCENES):
         folder_of(Path(str(request.calibrate)), "--calibrate")
 
 
 def takes_images(request: Request) -> bool:
-    """Whether the counts of its schedule are taken of images, or the weights of positions."""
+    """Whether the counts of its schedule are taken of images, the weights of positions, or an option of the method."""
     request = spelled_out(request)
+    traits = next((one.traits for one in catalog.methods() if one.name == request.method), Traits())
+    if any(option not in request.options for option, _ in traits.calibrates):
+        return True
     frozen = [one.name for one in catalog.reducers() if one.frozen]
     return (request.inside in frozen and request.schedule == "official") or request.options.get("position") == "fitted"
 

@@ -34,7 +34,7 @@ def weights_nbytes(model: ir.Model) -> int:
 
 def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> None:
     """Write <name>.onnx for each graph; where the weights of the first are large, the others use its file of them, and
-    the first that has large ones of its own has one more.
+    the first whose own outweigh what is there has one more.
 
     All graphs must come from one set of parameters: an initializer of the same name is taken to be the same tensor.
     """
@@ -47,14 +47,16 @@ def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> None:
     written = {key: value.const_value for key, value in ir.load(folder / file_of(first)).graph.initializers.items()}
     for name, model in others:
         own: list[ir.Value] = []
+        there = 0
         for key, value in model.graph.initializers.items():
             shared = written.get(key)
             if isinstance(shared, ir.ExternalTensor):
                 value.const_value = shared
+                there += shared.nbytes
             elif value.const_value is not None and value.const_value.nbytes > SMALL_NBYTES:
                 own.append(value)
         tensors = [value.const_value for value in own if value.const_value is not None]
-        if sum(tensor.nbytes for tensor in tensors) > INLINE_NBYTES:
+        if sum(tensor.nbytes for tensor in tensors) > max(INLINE_NBYTES, there):
             external = ir.external_data.convert_tensors_to_external(tensors, folder, f"{file_of(name)}.data")
             for value, tensor in zip(own, external, strict=True):
                 value.const_value = tensor

@@ -49,7 +49,6 @@ A new target is one file of this form: beside this module, or anywhere, given as
 
 from __future__ import annotations
 
-import operator
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -60,6 +59,7 @@ from typing import Any, Literal
 
 from edgeprune import typed
 from edgeprune.errors import TargetError, unknown_name
+from edgeprune.targets._versions import accepts, span
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,15 +67,6 @@ else:
     import tomli as tomllib
 
 __all__ = ["Bench", "Board", "Engine", "Gpu", "Jetson", "Onnx", "Target", "accepts", "check", "load", "names", "parse"]
-
-
-def accepts(range_: str, version: str) -> bool:
-    """Whether a version lies in a range; one that does not begin with a number is older than all others.
-
-    >>> accepts(">=2.11,<2.14", "2.13.0+cu130"), accepts("", "anything"), accepts(">=2", "unknown")
-    (True, True, False)
-    """
-    return all(_COMPARE[sign](_release(version), _release(bound)) for sign, bound in _clauses(range_))
 
 
 @dataclass(frozen=True)
@@ -278,7 +269,7 @@ def _onnx_rules(target: Target) -> Rules:
 def _engine_rules(target: Target) -> Rules:
     engine = target.engine
     yield _VERSION.fullmatch(engine.version), "engine.version", "be a range such as '>=10.3,<10.4'", engine.version
-    oldest, newest = _span(engine.version)
+    oldest, newest = span(engine.version)
     yield oldest <= newest, "engine.version", "hold at least one version", engine.version
     ort = engine.kind == "onnxruntime"
     for name in ("typing", "build", "workspace_mib"):
@@ -319,7 +310,7 @@ def _parser_rules(target: Target) -> Rules:
         yield refused, "onnx.float32_matmul", "be false for TensorRT-RTX on SM 75", onnx.float32_matmul
     if engine.kind != "tensorrt":
         return
-    oldest, _ = _span(engine.version)
+    oldest, _ = span(engine.version)
     # https://github.com/onnx/onnx-tensorrt/blob/release/8.5-GA/docs/operators.md
     if oldest < (9,):
         yield onnx.opset <= 17, "onnx.opset", "be at most 17 for TensorRT 8", onnx.opset
@@ -346,7 +337,7 @@ def _trtexec_rules(target: Target) -> Rules:
     yield bench.flags, "bench.flags", "be given for tensorrt", list(bench.flags)
     for flag in bench.flags:
         yield _FLAG.fullmatch(flag), "bench.flags", _FLAG_RULE, flag
-    oldest, newest = _span(engine.version)
+    oldest, newest = span(engine.version)
     # Strong typing came with TensorRT 9, weak typing went with 11:
     # https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/api/migration/tensorrt-10x-to-11x-jetson.html
     if engine.typing == "weak_fp16":
@@ -398,36 +389,3 @@ _FLAG_RULE = "be --name or --name=value, without spaces or quotes"
 _PATH = re.compile(r"(/|[A-Za-z0-9_.])[A-Za-z0-9_.+/-]*")
 _PYTHON = re.compile(r"[1-9]\d*\.\d+")
 _BETWEEN = re.compile(r"\d+(\.\d+)*(-\d+(\.\d+)*)?")
-_COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "==": operator.eq}
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, without zeros at the end: 10.3 equals 10.3.0.
-
-    >>> _release("10.3.0"), _release("10.14.1.48.post1")
-    ((10, 3), (10, 14, 1, 48))
-    """
-    match = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(number) for number in match.group().split(".")] if match else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
-
-
-def _clauses(range_: str) -> list[tuple[str, str]]:
-    return re.findall(r"(>=|<=|==|<)([\d.]+)", range_)
-
-
-def _span(range_: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The oldest and newest release of a range: infinite when it has no upper bound, just below the bound for `<`."""
-    oldest: tuple[float, ...] = (0,)
-    newest: tuple[float, ...] = (float("inf"),)
-    for sign, bound in _clauses(range_):
-        release: tuple[float, ...] = _release(bound)
-        if sign in (">=", "=="):
-            oldest = release
-        if sign in ("<=", "=="):
-            newest = release
-        if sign == "<":
-            newest = (*release[:-1], release[-1] - 0.5)
-    return oldest, newest

@@ -31,6 +31,7 @@ T = TypeVar("T")
 )  # fmt: skip
 @click.option("--inside", metavar="REDUCER,...", help="Try each method with these inside the encoder as well.")
 @click.option("--encoder-cost", metavar="SHARE,...", help="With --inside: of the unpruned multiply-adds, as 0.6,0.5.")
+@click.option("--adapted", metavar="DIR,...", help="With --inside: once more with what `edgeprune adapt` wrote for it.")
 @click.option("--keep", metavar="K,...", help="Tokens kept, or their shares (0.5); default 64,32,16,8.")
 @click.option(
     "--precision", metavar="NAME,...", default="float32", show_default=True,
@@ -66,6 +67,7 @@ def command(
     methods: str | None,
     inside: str | None,
     encoder_cost: str | None,
+    adapted: str | None,
     keep: str | None,
     precision: str,
     layer: str | None,
@@ -92,6 +94,7 @@ def command(
         methods=_listed("--methods", methods, str),
         inside=_listed("--inside", inside, str),
         encoder_costs=_listed("--encoder-cost", encoder_cost, float),
+        adapted=_listed("--adapted", adapted, str),
         keep=_listed("--keep", keep, lambda text: float(text) if "." in text else int(text)),
         precisions=_listed("--precision", precision, str),
         layers=_listed("--layer", layer, int) or (None,),

@@ -14,6 +14,7 @@ Source  mit-han-lab/smoothquant@main smoothquant/smooth.py, smooth_ln_fcs, whose
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -70,21 +71,24 @@ def smooth(
 ) -> tuple[str, ...]:
     """Smooth the inputs that have outliers, in place; returns the products whose input was.
 
+    What two modules own together stays as it is.
+
     norms: as `behind_norms` gathers them; largest: of the input of each product
     """
     done: list[str] = []
+    owners = Counter(id(value) for part in module.modules() for value in part.parameters(recurse=False))
     for norm in dict.fromkeys(norms.values()):
         readers = [name for name, one in norms.items() if one == norm]
         reach = torch.stack([largest[name] for name in readers]).amax(dim=0)
-        if not has_outliers(reach):
+        part = module.get_submodule(norm)
+        changed = [*part.parameters(recurse=False), *(products[name].weight for name in readers)]
+        if not has_outliers(reach) or any(owners[id(value)] > 1 for value in changed):
             continue
         weights = torch.stack([products[name].weight.detach().abs().amax(dim=0) for name in readers]).amax(dim=0)
         alive = (reach > 0) & (weights > 0)
         scale = torch.where(alive, (reach / weights.clamp_min(1e-30)).sqrt().log2().round().exp2(), 1.0)
-        part = module.get_submodule(norm)
-        for value in (part.weight, getattr(part, "bias", None)):
-            if isinstance(value, nn.Parameter):
-                value.data = value.data / scale
+        for value in part.parameters(recurse=False):
+            value.data = value.data / scale
         for name in readers:
             products[name].weight.data = products[name].weight.data * scale
         done += readers

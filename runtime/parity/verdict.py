@@ -38,6 +38,7 @@ from edgeprune.runtime.parity.inside import (
 )
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.regret import beyond, median
+from edgeprune.runtime.parity.spaced import spaced
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.topk import fixed, topk
@@ -56,6 +57,7 @@ RULES: dict[str, Callable[[Case], Chain]] = {
     "thin": thin,
     "chunks": chunks,
     "match": match,
+    "spaced": spaced,
 }
 TELLING = 4
 """scores that show whether they were rounded to float16; a few may be float16 numbers by chance"""
@@ -132,7 +134,7 @@ def compare(
     reference, got: outputs by name: indices [B, K] int32, scores [B, N] float32, picks [B, K] and origin [B, N] where
         the graph has them, tokens [B, K, D] or a head's rows, extras [B, K, D], or positions [3, K]
     dtype: what the device computes in, float32 or float16: the bounds go with it
-    rule: as the manifest has it, {"name": ..., parameters}
+    rule: as the manifest has it, {"name": ..., parameters}; `whole` as below, where it is so of a method
     quantities: what the rule replays, by name, [B, ...]
     whole: whether every output hangs on all that are kept, as where tokens are dropped inside the encoder
     bounds: of a quantised graph, by name (`regret.NAMES`); no single decision of it is held against it then
@@ -153,7 +155,8 @@ def compare(
             {name: _image(value, at, images) for name, value in one.items()} for one in (reference, got, quantities)
         ]
         name = f"image {at}: " if images > 1 else ""
-        verdicts.append(_judge(name, parts[0], parts[1], parts[2], dtype, rule, whole, bounds))
+        hanging = whole or bool(rule.get("whole"))
+        verdicts.append(_judge(name, parts[0], parts[1], parts[2], dtype, rule, hanging, bounds))
     return worst(verdicts)
 
 

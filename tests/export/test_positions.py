@@ -57,7 +57,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"method": "divprune", "options": {"position": "fitted"}},
         "no option of divprune 'position'",
     ),
-    "images for nothing": ({"calibrate": "scenes"}, "--calibrate goes with --keep auto, --option position=fitted, or"),
+    "images for nothing": (
+        {"calibrate": "scenes"},
+        "--calibrate goes with --keep auto, --option position=fitted, or what takes numbers",
+    ),
     "steps inside": (
         {"options": {"position": "fitted"}, "inside": "drop", "encoder_cost": 0.6},
         "option position is of patches that stay in their places, got --inside drop",

@@ -85,6 +85,7 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
 SHORTENED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in inside.names()] + [
     (name, {"score": score}) for name in ("drop", "cells", "nearest") for score in ("column", "keys", "flowcut", "lrcp")
 ]
+SHORTENED.append(("tome", {"metric": "keys"}))
 OFTEN: list[tuple[str, dict[str, str]]] = [("cells", {}), ("drop", {"score": "column"})]
 
 

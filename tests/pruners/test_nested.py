@@ -22,6 +22,7 @@ def test_the_methods_that_say_so() -> None:
     assert NESTED == [
         "divprune",
         "dpp",
+        "entropyprune",
         "fastervlm",
         "idpruner",
         "idselection",

@@ -11,7 +11,7 @@ from edgeprune.errors import MethodError
 from edgeprune.pruners import Selection
 from edgeprune.pruners.pitome_behind import Method
 from edgeprune.runtime.parity import Verdict
-from tests.pruners.test_tome_behind import CLEAR, FEATURES, KEYS, PATCHES, taken
+from tests.pruners.test_tome_behind import CLEAR, FEATURES, KEYS, PATCHES, drawn, taken
 
 
 def formula(keys: np.ndarray, keep: int, alpha: float) -> tuple[list[list[int]], np.ndarray]:
@@ -37,7 +37,7 @@ def formula(keys: np.ndarray, keep: int, alpha: float) -> tuple[list[list[int]],
     return [sorted(groups[name]) for name in sorted(groups)], first
 
 
-def both(case: str, method: Method) -> tuple[Selection, Selection]:
+def both(case: str | np.ndarray, method: Method) -> tuple[Selection, Selection]:
     taps, eager = taken(case)
     return method.select(taps), method.official(eager)
 
@@ -55,6 +55,18 @@ def test_both_forms_equal_the_formula(case: str, keep: int, alpha: float) -> Non
                 chosen.merge[image].double().numpy() @ FEATURES[image], wanted, rtol=1e-4, atol=1e-6
             )
             np.testing.assert_allclose(chosen.scores[image] % 2, (1 - energy) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_both_forms_equal_the_formula_of_drawn_groups(seed: int) -> None:
+    keys = drawn(seed)
+    for keep in (5, 18, 30):
+        for chosen in both(keys, Method(keep)):
+            assert chosen.origin is not None
+            for image in range(2):
+                groups, _ = formula(keys[image].mean(axis=0)[1:], keep, 1.0)
+                found = [np.flatnonzero(chosen.origin[image].numpy() == at).tolist() for at in range(keep)]
+                assert found == groups
 
 
 @pytest.mark.parametrize("case", KEYS)

@@ -28,14 +28,22 @@ CLEAR = ("random", "one dominant", "huge norms")
 FEATURES = np.random.default_rng(1).normal(size=(2, PATCHES, 6))
 
 
-def taken(case: str) -> tuple[Taps, Eager]:
+def drawn(seed: int) -> np.ndarray:
+    """Keys of one of 36 inputs, of groups that are more or less alike."""
+    rng = np.random.default_rng(seed)
+    groups = rng.normal(size=(2, 3, 2 + seed % 9, 8))[:, :, rng.integers(0, 2 + seed % 9, PATCHES + 1)]
+    return np.asarray(groups + (0.1, 0.5, 1, 3)[seed % 4] * rng.normal(size=groups.shape))
+
+
+def taken(case: str | np.ndarray) -> tuple[Taps, Eager]:
     """What the static form sees of keys of two images and three heads, and what the official one does."""
-    key, features, grid = torch.tensor(KEYS[case]).float(), torch.tensor(FEATURES).float(), (6, 6)
+    keys = KEYS[case] if isinstance(case, str) else case
+    key, features, grid = torch.tensor(keys).float(), torch.tensor(FEATURES).float(), (6, 6)
     taps = Taps({0: Attention(key, key, 1.0)}, features, features, grid, prefix=1, depth=1)
     return taps, Eager([], features, features, grid, prefix=1, keys=key)
 
 
-def both(case: str, keep: int) -> tuple[Selection, Selection]:
+def both(case: str | np.ndarray, keep: int) -> tuple[Selection, Selection]:
     taps, eager = taken(case)
     return Method(keep).select(taps), Method(keep).official(eager)
 
@@ -52,6 +60,18 @@ def test_both_forms_equal_the_formula(case: str, keep: int) -> None:
             np.testing.assert_allclose(
                 chosen.merge[image].double().numpy() @ FEATURES[image], wanted, rtol=1e-4, atol=1e-6
             )
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_both_forms_equal_the_formula_of_drawn_groups(seed: int) -> None:
+    keys = drawn(seed)
+    for keep in (5, 18, 30):
+        for chosen in both(keys, keep):
+            assert chosen.origin is not None
+            for image in range(2):
+                groups = formula(keys[image].mean(axis=0)[1:], keep)
+                found = [np.flatnonzero(chosen.origin[image].numpy() == at).tolist() for at in range(keep)]
+                assert found == groups
 
 
 @pytest.mark.parametrize("case", KEYS)

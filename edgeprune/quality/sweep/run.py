@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,10 +109,15 @@ class _State:
 
     def about(self, graph: Graph) -> dict[str, Any]:
         """What the graph depends on."""
+        given = graph.variant.request()
+        if "adapted" in given:
+            from edgeprune.adapted import file_of
+
+            given["adapted"] = hashlib.sha256(file_of(given["adapted"]).read_bytes()).hexdigest()
         return {
             "model": self.digest,
             "grid": self.place.grid,
-            **graph.variant.request(),
+            **given,
             "keep": graph.keep,
             "precision": graph.precision,
             "layer": graph.layer,

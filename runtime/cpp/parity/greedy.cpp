@@ -18,14 +18,6 @@ namespace {
 // Picks on either side that the error of one is taken of: gains fall by orders of magnitude along a chain
 constexpr std::int64_t BESIDE = 8;
 
-// Those that are free
-Floats left_of(const Floats &values, const Mask &free) {
-    Floats left;
-    for (std::size_t at = 0; at < values.size(); ++at)
-        if (free[at]) left.push_back(values[at]);
-    return left;
-}
-
 }  // namespace
 
 Chain greedy(const Case &one) {

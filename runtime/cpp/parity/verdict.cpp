@@ -39,7 +39,7 @@ struct Rule {
     Chain (*judge)(const Case &);
 };
 constexpr Rule RULES[] = {{"topk", topk}, {"fixed", fixed}, {"stages", stages}, {"greedy", greedy},
-                          {"thin", thin}, {"chunks", chunks}, {"match", match}};
+                          {"thin", thin}, {"chunks", chunks}, {"match", match}, {"spaced", spaced}};
 
 std::string joined(const std::vector<std::pair<std::string, double>> &extras) {
     std::string names;
@@ -181,8 +181,8 @@ Verdict compare(const Tensors &reference, const Tensors &got, const std::string 
         const Image one = image_of(reference, at, images), other = image_of(got, at, images),
                     replayed = image_of(quantities, at, images);
         const std::string shown = images > 1 ? line("image ", at, ": ") : "";
-        verdicts.push_back(
-            judge(shown, one.tensors, other.tensors, replayed.tensors, dtype, rule, *judged, whole, bounds));
+        verdicts.push_back(judge(shown, one.tensors, other.tensors, replayed.tensors, dtype, rule, *judged,
+                                 whole || said(rule, "whole"), bounds));
     }
     return worst(verdicts);
 }

@@ -80,6 +80,15 @@ def test_norms_of_one_tensor_get_values_of_their_own(module: tuple[PrunedEncoder
     assert torch.equal(inputs(module[0], products)[2], before)
 
 
+def test_a_norm_that_two_layers_own_together_stays_as_it_is(module: tuple[PrunedEncoder, Encoder]) -> None:
+    other, norm = (cast(Any, module[0].get_submodule(name)) for name in (NORM.replace("1.layer", "0.layer"), NORM))
+    other.weight = norm.weight
+    products = products_of(*module)
+    histograms, norms, before = inputs(module[0], products)
+    assert smooth(module[0], products, norms, {name: one.largest for name, one in histograms.items()}) == ()
+    assert torch.equal(inputs(module[0], products)[2], before)
+
+
 def test_the_product_behind_outliers_is_nearer_to_itself_once_it_is_smoothed(
     module: tuple[PrunedEncoder, Encoder],
 ) -> None:

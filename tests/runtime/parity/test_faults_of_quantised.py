@@ -84,20 +84,20 @@ def per_tensor(one: Product, others: list[Product]) -> None:
 
 CAUGHT = [
     (scale_halved, "layers.2.self_attn.v_proj"),
-    (scale_halved, "layers.1.mlp.fc1"),
+    pytest.param(scale_halved, "layers.1.mlp.fc1", marks=pytest.mark.slow),
     (zero_off, "layers.2.self_attn.v_proj"),
     (weight_halved, "layers.3.self_attn.q_proj"),
-    (weight_halved, "layers.4.self_attn.out_proj"),
+    pytest.param(weight_halved, "layers.4.self_attn.out_proj", marks=pytest.mark.slow),
     (weights_swapped, "layers.1.self_attn.k_proj"),
-    (weights_swapped, "layers.4.self_attn.v_proj"),
-    (channels_shifted, "layers.2.self_attn.v_proj"),
+    pytest.param(weights_swapped, "layers.4.self_attn.v_proj", marks=pytest.mark.slow),
+    pytest.param(channels_shifted, "layers.2.self_attn.v_proj", marks=pytest.mark.slow),
     (channels_shifted, "layers.1.mlp.fc1"),
 ]
 HARMLESS = [
     (scale_halved, "layers.0.self_attn.q_proj"),
-    (zero_off, "layers.0.self_attn.q_proj"),
+    pytest.param(zero_off, "layers.0.self_attn.q_proj", marks=pytest.mark.slow),
     (per_tensor, "layers.2.self_attn.v_proj"),
-    (per_tensor, "layers.0.mlp.fc1"),
+    pytest.param(per_tensor, "layers.0.mlp.fc1", marks=pytest.mark.slow),
 ]
 """these weights have no outliers, and the softmax forgives an eighth of a query"""
 

@@ -11,6 +11,7 @@ from edgeprune.runtime.parity.chunks import chunks
 from edgeprune.runtime.parity.decisions import Case, Chain, cut
 from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.match import match
+from edgeprune.runtime.parity.spaced import spaced
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.tiers import parted, tiers_of
@@ -265,3 +266,83 @@ def test_rounds_of_energy_judge_turns_and_into_which() -> None:
     assert match(case(rule, right, {**right, "order": [0, 1, 2]}, products=x @ x.T)).defects
     assert match(case(rule, right, {**right, "origin": [0, 0, 1]}, products=x @ x.T)).defects
     assert match(case(rule, right, {**right, "worth": [4 - pull[0], -pull[1], 4 - pull[2]]}, products=x @ x.T)).defects
+
+
+def test_what_had_room_is_judged_by_room_and_by_score() -> None:
+    rule = {"name": "spaced", "average": 0.0, "most": 0.5, "step": 0.2}
+    shares = np.array([0.4, 0.3, 0.2, 0.1])
+
+    def spread(picks: list[int], had: int) -> dict[str, Any]:
+        scores = shares.copy()
+        scores[picks[:had]] += 4
+        scores[picks[had:]] += 2
+        return {"indices": sorted(picks), "picks": picks, "scores": scores}
+
+    # 0 wants .2 and leaves 4 and 9 room, 4 then wants .4 and leaves 9 room, and 1 at .1 from 0 never has any
+    right = spread([0, 2, 3], 3)
+    assert counts(spaced(case(rule, right, right, similarity=LINE, rank=[2.0])))[2:] == (0, 0)
+    near = spread([0, 1, 2], 3)  # 1 has no room beside 0, and 4 none beside 1
+    assert counts(spaced(case(rule, right, near, similarity=LINE, rank=[2.0])))[3] == 2
+    lower = spread([0, 3, 2], 3)  # 9 before 4, which had room and a higher score
+    assert counts(spaced(case(rule, right, lower, similarity=LINE, rank=[2.0])))[3] == 1
+    filled = spread([0, 1, 2], 1)  # both 4 and 9 had room
+    assert counts(spaced(case(rule, right, filled, similarity=LINE, rank=[2.0])))[3] > 0
+    assert spaced(case(rule, right, spread([0, 2, 3], 2) | {"picks": [3, 0, 2]}, similarity=LINE, rank=[2.0])).defects
+
+
+def test_the_room_that_is_wanted_grows_with_the_rank_over_the_average() -> None:
+    rule = {"name": "spaced", "average": 1.0, "most": 2.0, "step": 0.1}  # of a rank of 2, so that 0 wants .2, as before
+    scores = [4.4, 0.3, 4.2, 0.1]
+    right = {"indices": [0, 2], "picks": [0, 2], "scores": scores}
+    assert counts(spaced(case(rule, right, right, similarity=LINE, rank=[2.0])))[2:] == (0, 0)
+    tight = {**rule, "average": 1e-3}  # nothing has room beside 0 then
+    assert counts(spaced(case(tight, right, right, similarity=LINE, rank=[2.0])))[3] == 1
+
+
+def test_a_basis_is_judged_and_then_what_it_leaves() -> None:
+    """Patches at (1, 0), (0, 2), (3, 0) and (0, 1): the first explains the third, and nothing of the others."""
+    rows = np.array([[1.0, 0], [0, 2], [3, 0], [0, 1]])
+    rule = {"name": "match", "form": "basis", "basis": 1, "ridge": 0.0}
+
+    def given(picks: list[int], **changes: Any) -> dict[str, Any]:
+        scores = [0, 4 / 9, 0, 1 / 9]
+        return {"indices": [1, 3], "picks": picks, "scores": scores, "origin": [0, 0, 0, 1], "order": [0, 1, 2, 0]} | (
+            changes
+        )
+
+    right = given([1, 3])
+    assert counts(match(case(rule, right, right, products=rows @ rows.T))) == (5, 5, 0, 0)
+    other_body = given([3, 1], origin=[1, 0, 1, 1], order=[0, 0, 2, 3])
+    assert counts(match(case(rule, right, other_body, products=rows @ rows.T)))[3] == 1
+    assert match(case(rule, right, given([1, 3], order=[0, 1, 2, 3]), products=rows @ rows.T)).defects
+    assert match(case(rule, right, given([1, 3], order=[2, 1, 2, 0]), products=rows @ rows.T)).defects
+
+
+def test_anchors_are_judged_in_their_window() -> None:
+    rule = {"name": "match", "form": "windows", "whole": True}
+    quantities = {"window": [0, 0, 1, 1], "first": [3.0, 1, 1, 2], "similarity": LINE}
+    right = {"indices": [0, 2, 3], "picks": [3, 0, 2], "scores": [2.1, 0.2, 0.3, 2.4], "origin": [0, 0, 1, 2]}
+    assert counts(match(case(rule, right, right, **quantities))) == (4, 4, 0, 0)
+    other = {"indices": [1, 2, 3], "picks": [3, 1, 2], "scores": [0.1, 2.2, 0.3, 2.4], "origin": [0, 0, 1, 2]}
+    assert counts(match(case(rule, right, other, **quantities)))[3] == 1
+    two_of_one = right | {"scores": [2.1, 0.2, 2.3, 2.4], "picks": [3, 2, 0]}
+    assert match(case(rule, right, two_of_one, **quantities)).defects
+
+
+def test_a_context_is_judged_and_then_what_it_attends_to() -> None:
+    rule = {"name": "match", "form": "recycled", "recycled": 2, "threshold": 2.0}
+    seen = [[0, 0.4, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0.4, 0, 0], [0, 0.4, 0, 0]]  # .025 .35 .075 .1, mean .1375
+    quantities = {"map": seen, "cell": [0, 0, 1, 1]}
+    right = {
+        "indices": [1, 2, 3],
+        "picks": [3, 2, 1],
+        "scores": [0.1, 2.2, 2.3, 4.4],
+        "origin": [0, 0, 1, 2],
+        "order": [0, 1, 0, 0],
+    }
+    assert counts(match(case(rule, right, right, **quantities))) == (7, 7, 0, 0)
+    other_context = right | {"order": [0, 0, 1, 0], "scores": [0.0, 2.4, 2.0, 4.0]}
+    assert counts(match(case(rule, right, other_context, **quantities)))[3] >= 1
+    other_of_the_cell = right | {"indices": [0, 2, 3], "picks": [3, 2, 0], "scores": [2.1, 0.2, 2.3, 4.4]}
+    assert counts(match(case(rule, right, other_of_the_cell, **quantities)))[3] == 1
+    assert match(case(rule, right, right | {"origin": [2, 0, 1, 2]}, **quantities)).defects
