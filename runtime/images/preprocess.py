@@ -90,8 +90,10 @@ class Preprocessing:
             )
         if self.tiles is not None and {*self.size, *(self.resize or {"": 0}).values()} != {self.tiles.side}:
             raise ValueError("tiles must be squares of the size that their processor resizes to and the encoder takes")
-        if self.tiles is not None and (self.square is not None or self.pad):
-            raise ValueError("images that are cut into tiles must not be made square first, nor padded")
+        if self.tiles is not None and self.square is not None:
+            raise ValueError("images that are cut into tiles must not be made square first")
+        if self.tiles is not None and self.pad:
+            raise ValueError("images that are cut into tiles must not be padded")
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Preprocessing:

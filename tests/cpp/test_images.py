@@ -41,6 +41,12 @@ FORMS = {
     ),
     "tiles, lanczos": steps(resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(3, 24, ((24, 48), (48, 24)))),
     "tiles squeezed": steps(resize={"height": 24, "width": 24}, tiles=Tiles(5, 24, SQUEEZED, squeezed=True)),
+    "tiles of a scaled image": steps(
+        resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(3, 24, ((24, 48), (48, 24)), True, 48)
+    ),
+    "one tile of a scaled image": steps(
+        resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(1, 24, (), True, 47)
+    ),
     "one tile": steps(resize={"height": 24, "width": 24}, tiles=Tiles(1, 24, ())),
 }
 
@@ -207,6 +213,8 @@ BROKEN: dict[str, list[Any]] = {
         {"count": 3, "pinpoints": [[24, 49]]},
         {"count": 3, "pinpoints": 7},
         {"count": 3, "pinpoints": [[24, 48, 1]]},
+        {"count": 1, "pinpoints": [], "longest": 48},
+        {"count": 1, "pinpoints": [], "squeezed": True, "longest": -1},
     ],
     "square": [[1, 2], [1, 2, 256], [1, 2, -1], [0.5, 1, 1], 7],
 }
@@ -222,15 +230,6 @@ def test_a_broken_field_is_refused(pictures: Pictures, field: str, value: Any) -
     assert refused.value.line.startswith("the manifest's preprocessing is wrong (")
     with pytest.raises(BundleError):
         Preprocessing.from_json({**given, field: value})
-
-
-def test_tiles_of_an_image_that_is_scaled_first_are_refused_and_not_cut_otherwise(pictures: Pictures) -> None:
-    given = FORMS["tiles squeezed"].to_json()
-    given["tiles"]["longest"] = 96
-    with pytest.raises(Refused) as refused:
-        pictures.raw(given, 1, 1, 0, "uint8", b"abc")
-    assert refused.value.status == BAD_BUNDLE
-    assert "cut by the Python runtime alone, got longest 96" in refused.value.line
 
 
 @pytest.mark.parametrize(

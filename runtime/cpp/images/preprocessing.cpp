@@ -63,6 +63,10 @@ struct Preprocessing::State {
 
     // What an image of this size is cut into. Throws bad_image.
     void plan(Size image);
+    // What comes in front of that, where tiles are of an image that is scaled and squeezed as a whole first.
+    void plan_whole(Size image);
+    void make_whole(const Rgb &image);
+    void whole(const Canvas &from, const Cut &cut, std::vector<std::uint8_t> &to);
     Cut cut(Size from, Size to, std::int64_t top, std::int64_t left) const;
     void piece(const Cut &cut, DType dtype, unsigned char *to);
     void row(const std::uint8_t *from, std::size_t y, DType dtype, unsigned char *to) const;
@@ -73,6 +77,8 @@ struct Preprocessing::State {
     Size planned{0, 0};
     Canvas canvas{};
     std::vector<Cut> cuts;
+    std::vector<Cut> before;  // the two resizes of the whole, of which the second is cut
+    std::vector<std::uint8_t> scaled, squeezed;
     Resize resize;
     std::vector<std::uint8_t> line;
 };
@@ -84,9 +90,43 @@ Cut Preprocessing::State::cut(Size from, Size to, std::int64_t top, std::int64_t
             down_first(from.height, from.width, to.height, to.width), columns.in, rows.in};
 }
 
+void Preprocessing::State::plan_whole(Size image) {
+    const Tiles &tiles = *steps.tiles;
+    const Size first = tiles.scaled(image), best = tiles.best(image);
+    const Size second = best.height ? best : Size{tiles.side, tiles.side};
+    const auto all = [this](Size from, Size to) {
+        return Cut{axis(from.width, to.width, steps.filter, 0, to.width),
+                   axis(from.height, to.height, steps.filter, 0, to.height),
+                   down_first(from.height, from.width, to.height, to.width), 0, 0};
+    };
+    before = {all(image, first), all(first, second)};
+    scaled.resize(3 * first.height * first.width);
+    squeezed.resize(3 * second.height * second.width);
+    const auto side = static_cast<std::int64_t>(tiles.side);
+    for (std::int64_t top = 0; top < static_cast<std::int64_t>(best.height); top += side)
+        for (std::int64_t left = 0; left < static_cast<std::int64_t>(best.width); left += side)
+            cuts.push_back(cut(second, second, top, left));
+    cuts.push_back(cut(second, {tiles.side, tiles.side}, 0, 0));
+    canvas = {{squeezed.data(), second.width, second.height, 3 * second.width}, 0, 0, second.width, second.height, {}};
+}
+
+void Preprocessing::State::make_whole(const Rgb &image) {
+    const Cut &first = before[0];
+    whole({image, 0, 0, image.width, image.height, {}}, first, scaled);
+    const std::size_t width = first.across.taps.size(), height = first.down.taps.size();
+    whole({{scaled.data(), width, height, 3 * width}, 0, 0, width, height, {}}, before[1], squeezed);
+}
+
+void Preprocessing::State::whole(const Canvas &from, const Cut &cut, std::vector<std::uint8_t> &to) {
+    const std::size_t row = 3 * cut.across.taps.size();
+    resize.begin(from, cut.across, cut.down, cut.down_first);
+    for (std::size_t y = 0; y < cut.down.taps.size(); ++y) std::memcpy(to.data() + y * row, resize.row(y), row);
+}
+
 void Preprocessing::State::plan(Size image) {
     planned = {0, 0};
     cuts.clear();
+    before.clear();
     const Size ground = steps.squared(image);
     canvas = {{}, static_cast<std::size_t>(middle(ground.width, image.width)),
               static_cast<std::size_t>(middle(ground.height, image.height)), ground.width, ground.height,
@@ -99,6 +139,8 @@ void Preprocessing::State::plan(Size image) {
                             "; resize it first");
         cuts.push_back(cut(ground, resized, middle(resized.height, end.height),
                            middle(resized.width, end.width)));
+    } else if (steps.tiles->longest) {
+        plan_whole(image);
     } else {
         const Tiles &tiles = *steps.tiles;
         const Size best = tiles.best(image), fitted = tiles.squeezed ? best : Tiles::fitted(image, best);
@@ -170,7 +212,11 @@ void Preprocessing::operator()(const Rgb &image, DType dtype, void *pixels) {
     State &state = *state_;
     const Size size{image.height, image.width};
     if (!(state.planned == size)) state.plan(size);
-    state.canvas.image = {image.data, image.width, image.height, stride};
+    const Rgb given{image.data, image.width, image.height, stride};
+    if (state.before.empty())
+        state.canvas.image = given;
+    else
+        state.make_whole(given);
     const std::size_t nbytes = 3 * state.steps.size.height * state.steps.size.width * size_of(dtype);
     auto *to = static_cast<unsigned char *>(pixels);
     for (const Cut &cut : state.cuts) {

@@ -123,10 +123,12 @@ Tiles tiles_of(const Json &given, std::size_t side) {
             throw wrong("pinpoints must have ", tiles.count - 1, " tiles of ", side, " pixels, got ", said(pinpoints));
         tiles.pinpoints.push_back(size);
     }
-    if (const Json *longest = may(given, "longest"); longest && *longest != 0)
-        throw wrong("tiles of an image that is scaled first are cut by the Python runtime alone, got longest ",
-                    said(*longest));
     if (const Json *squeezed = may(given, "squeezed")) tiles.squeezed = squeezed->is_boolean() && squeezed->get<bool>();
+    if (const Json *longest = may(given, "longest")) {
+        if (!in(*longest, 0, MOST) || (*longest != 0 && !tiles.squeezed))
+            throw wrong("only tiles that are squeezed are of an image scaled to a longest side, got ", said(*longest));
+        tiles.longest = longest->get<std::size_t>();
+    }
     return tiles;
 }
 

@@ -39,9 +39,34 @@ Size nearest_shape(const std::vector<Size> &pinpoints, Size image) {
     return best;
 }
 
+// The longer side up to whole tiles, the other in proportion to that.
+Size up_to_whole(Size image, std::size_t side) {
+    const auto up = [side](std::size_t length) { return (length + side - 1) / side * side; };
+    const double ratio = real(image.width) / real(image.height);
+    if (image.width >= image.height) {
+        const std::size_t width = up(image.width);
+        return {up(whole(real(width) / ratio)), width};
+    }
+    const std::size_t height = up(image.height);
+    return {height, up(whole(real(height) * ratio))};
+}
+
 }  // namespace
 
-Size Tiles::best(Size image) const { return (squeezed ? nearest_shape : best_fit)(pinpoints, image); }
+Size Tiles::best(Size image) const {
+    if (longest) {
+        const Size own = up_to_whole(scaled(image), side);
+        if (std::find(pinpoints.begin(), pinpoints.end(), own) != pinpoints.end()) return own;
+    }
+    return (squeezed ? nearest_shape : best_fit)(pinpoints, image);
+}
+
+Size Tiles::scaled(Size image) const {
+    const double ratio = real(image.width) / real(image.height);
+    const auto even = [](std::size_t length) { return std::max<std::size_t>(length + length % 2, 1); };
+    if (image.width >= image.height) return {even(whole(real(longest) / ratio)), longest};
+    return {longest, even(whole(real(longest) * ratio))};
+}
 
 Size Tiles::fitted(Size image, Size pinpoint) {
     const double down = real(pinpoint.height) / real(image.height), across = real(pinpoint.width) / real(image.width);

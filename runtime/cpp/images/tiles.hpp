@@ -3,6 +3,7 @@
 //
 //     AnyRes      scaled to fit a pinpoint, zeros around it; the whole image is the first tile
 //     squeezed    into a pinpoint, as InternVL; the whole image is the last tile
+//     longest     scaled to that longer side first, as Idefics 3; the last tile is made of what was squeezed
 #pragma once
 
 #include <cstddef>
@@ -22,9 +23,12 @@ struct Tiles {
     std::size_t side = 1;         // of a tile, pixels
     std::vector<Size> pinpoints;  // T - 1 tiles in area; none where the whole image is the only tile
     bool squeezed = false;
+    std::size_t longest = 0;  // the longer side that an image is scaled to before it is squeezed; 0: it is not
 
     // The pinpoint for an image; 0x0 where there is none.
     Size best(Size image) const;
+    // The size of the image when its longer side is `longest`.
+    Size scaled(Size image) const;
     // The size of the image when it fits a pinpoint.
     static Size fitted(Size image, Size pinpoint);
 };
