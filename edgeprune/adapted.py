@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.correction import digest_of
 from edgeprune.errors import ModelError
 
-__all__ = ["FILE", "packed", "put_adapted"]
+__all__ = ["FILE", "file_of", "made_of", "packed", "put_adapted"]
 
 FILE = "adapted.safetensors"
 METADATA = "edgeprune.adapted"
@@ -31,6 +31,32 @@ def packed(tower: nn.Module, made: Mapping[str, Any]) -> bytes:
     return save(tensors, metadata={METADATA: json.dumps(dict(made))})
 
 
+def file_of(given: Path) -> Path:
+    """given: the file, or the folder that `edgeprune adapt` wrote. Raises ModelError where there is none."""
+    path = given / FILE if given.is_dir() else given
+    if not path.is_file():
+        raise ModelError(f"--adapted must be what `edgeprune adapt` wrote; there is no {path}")
+    return path
+
+
+def made_of(given: Path) -> dict[str, Any]:
+    """What they were made from. Raises ModelError when they are none."""
+    made, _ = _read(file_of(given), weights=False)
+    return made
+
+
+def _read(path: Path, weights: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            made: dict[str, Any] = json.loads((file.metadata() or {})[METADATA])
+            names = file.keys() if weights else ()
+            return made, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        lacks = isinstance(error, KeyError)  # which says the name alone
+        reason = f"it has no {error.args[0]}" if lacks else " ".join(str(error).split())[:100]
+        raise ModelError(f"--adapted must be what `edgeprune adapt` wrote; {path} is not: {reason}") from None
+
+
 def put_adapted(tower: nn.Module, given: Path) -> dict[str, Any]:
     """Load the adapted weights into the tower, in place -> what they were made from.
 
@@ -38,17 +64,8 @@ def put_adapted(tower: nn.Module, given: Path) -> dict[str, Any]:
 
     Raises ModelError when it is none, damaged, or was made for another tower.
     """
-    path = given / FILE if given.is_dir() else given
-    if not path.is_file():
-        raise ModelError(f"--adapted must be what `edgeprune adapt` wrote; there is no {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            made: dict[str, Any] = json.loads((file.metadata() or {})[METADATA])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        lacks = isinstance(error, KeyError)  # which says the name alone
-        reason = f"it has no {error.args[0]}" if lacks else " ".join(str(error).split())[:100]
-        raise ModelError(f"--adapted must be what `edgeprune adapt` wrote; {path} is not: {reason}") from None
+    path = file_of(given)
+    made, tensors = _read(path, weights=True)
     if made.get("tower") != digest_of(tower):
         raise ModelError(
             f"--adapted {given} was made for the tower of {made.get('model')}, whose weights are other ones; adapt "

@@ -198,6 +198,10 @@ def check_model_type(model_type: str, id: str) -> None:
                 raise ModelError(f"{id} is a {model_type}: {why}; read is {', '.join(own)}")
         known += own
     if model_type not in known:
+        others = Path(str(files("edgeprune"))) / "encoders" / "_refused.py"
+        for why, refused in literal(ast.parse(others.read_text(encoding="utf-8")), "REFUSED", others.name).items():
+            if model_type in refused:
+                raise ModelError(f"{id} is a {model_type}, which is not read: {why}")
         raise ModelError(
             f"{id} has a model_type that no family knows: {unknown_name('model_type', model_type, known)} "
             "A new family is one file in edgeprune/encoders with MODEL_TYPES and load"

@@ -42,15 +42,19 @@ class OfficialEncoder(nn.Module):
         return outputs
 
     def choose(
-        self, pixel_values: Tensor, forced: Mapping[int, Taken] | None = None
+        self,
+        pixel_values: Tensor,
+        forced: Mapping[int, Taken] | None = None,
+        before: Mapping[str, Tensor] | None = None,
     ) -> tuple[tuple[Tensor, ...], Selection]:
         """The outputs, and what the method said of how it chose them, with the quantities of each step among its own,
         as `<layer>.<name>`.
 
         forced: by layer, what a device did at the steps inside the encoder, to be done here as well
+        before: `<layer>.<name>` -> [B, ...], what these steps kept of the frame before; None: this is the first one
         """
         if self._encoder.inside is not None:
-            return self._stepped(self.pixels(pixel_values), forced)
+            return self._stepped(self.pixels(pixel_values), forced, before)
         if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
@@ -64,7 +68,7 @@ class OfficialEncoder(nn.Module):
         keys = self._columns(seen.attention[modules[-1]].key, dim=2)
         if encoder.pooling is not None:
             features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
-        if self._method.traits.pools_tiles and encoder.tiled:
+        if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
         chosen = self._method.official(
             Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector)
@@ -86,11 +90,13 @@ class OfficialEncoder(nn.Module):
             outputs.append(rows_of(everything, chosen.indices))
         return tuple(outputs), chosen
 
-    def _stepped(self, pixels: Tensor, forced: Mapping[int, Taken] | None) -> tuple[tuple[Tensor, ...], Selection]:
+    def _stepped(
+        self, pixels: Tensor, forced: Mapping[int, Taken] | None, before: Mapping[str, Tensor] | None
+    ) -> tuple[tuple[Tensor, ...], Selection]:
         """The sequence gets shorter on the way, and the method chooses of the rows that are left."""
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
-        with recording(self.encoder, modules, written_out=True) as seen, Steps(encoder, seen, forced) as steps:
+        with recording(self.encoder, modules, written_out=True) as seen, Steps(encoder, seen, forced, before) as steps:
             out = self.encoder(pixels, output_hidden_states=True)
         hidden = encoder.hidden(out, steps.as_last)
         features = steps.rows(hidden)
@@ -112,6 +118,7 @@ class OfficialEncoder(nn.Module):
         assert encoder.inside is not None
         if encoder.inside.origin:
             outputs.append(steps.origin(chosen.indices))
+        outputs += steps.kept
         return tuple(outputs), dataclasses.replace(chosen, quantities={**chosen.quantities, **steps.quantities})
 
     def _inside(self, pixels: Tensor, depth: int) -> tuple[tuple[Tensor, ...], Selection]:

@@ -7,6 +7,7 @@ Nothing is shared with `edgeprune.shortening`, which the trace runs on.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -30,15 +31,25 @@ class Steps:
 
     seen: the recorded, written-out attention of all layers
     forced: by layer, what is done at its step whatever the reducer would do
+    before: `<layer>.<name>` -> [B, ...], what the frame before left; what is not there is 0
     """
 
-    def __init__(self, encoder: Encoder, seen: Recorded, forced: Mapping[int, Taken] | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        seen: Recorded,
+        forced: Mapping[int, Taken] | None = None,
+        before: Mapping[str, Tensor] | None = None,
+    ) -> None:
         assert encoder.inside is not None
         self._encoder, self._inside, self._seen, self._forced = encoder, encoder.inside, seen, forced or {}
         self.names = torch.empty(0)
         """[B, n] int64"""
         self.taken: dict[int, Taken] = {}
         self.quantities: dict[str, Tensor] = {}
+        self.kept: list[Tensor] = []
+        """for the next frame, step by step"""
+        self._before = dict(before or {})
         self._unit = encoder.unit
         self._size = torch.empty(0)
         self._hidden = 0
@@ -124,6 +135,7 @@ class Steps:
             self.names, self._size = patches.repeat(len(hidden), 1), torch.ones(len(hidden), encoder.patches)
         features = self.rows(hidden)
         eager = self.eager(step.layer, features, features, nn.Identity())
+        eager = dataclasses.replace(eager, state=self._state(step, len(hidden), features.shape[1]))
         forced = self._forced.get(step.layer)
         rows = None if forced is None else _went_on(*forced, step.keep)
         reduction = self._inside.reducer.official(step, eager, self._carried, rows)
@@ -131,6 +143,7 @@ class Steps:
         mix, size = _mix(reduction, trail, self._size)
         self.taken[step.layer] = trail, reduction.scores
         self.quantities |= {f"{step.layer}.{name}": value for name, value in reduction.quantities.items()}
+        self.kept += reduction.state.values()
         self._carried = {name: value.gather(1, reduction.rows) for name, value in reduction.carried.items()}
         self.names = self.names.gather(1, reduction.rows)
         self._size, self._hidden = size, reduction.hidden
@@ -147,6 +160,12 @@ class Steps:
         whole[:, back:, front + mix.shape[2] :] = torch.eye(tower.suffix)
         self._mixes.append(whole)
         return torch.bmm(whole, hidden)
+
+    def _state(self, step: Step, images: int, rows: int) -> dict[str, Tensor]:
+        tower = self._encoder.tower
+        shapes = self._inside.reducer.state(step, rows, tower.width // tower.heads)
+        zeros = {name: torch.zeros(images, *shape) for name, shape in shapes.items()}
+        return {name: self._before.get(f"{step.layer}.{name}", zero) for name, zero in zeros.items()}
 
     def _columns(self, x: Tensor, rows: int, dim: int) -> Tensor:
         """Special tokens in front and rows, the mean of their patches each, along a dimension; the rest is left out."""

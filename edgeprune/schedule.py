@@ -15,7 +15,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-__all__ = ["Inside", "Reduces", "Reduction", "Step"]
+__all__ = ["NEXT", "STATE", "Inside", "Reduces", "Reduction", "Step"]
+
+STATE, NEXT = "state.", "next."
+"""how the names begin of what a step is given of the frame before, `state.<layer>.<name>`, and of what it hands out for
+the next one, `next.<layer>.<name>`; of the first frame all of it is 0"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Reduction:
     size: [B, K + hidden] float32, how many patches each row stands for; None: of `into`, the sum of its own
     hidden: rows behind the K that later layers attend to, and that neither are ranked nor leave the encoder
     carried: name -> [B, n], what the reducer wants to know at its next step of the rows that go on
+    state: name -> [B, ...] float32, what it wants to know at this step of the next frame (`Reducer.state`)
     quantities: what parity replays the decisions by, by name, [B, ...] float32; only `official` gives it
     """
 
@@ -48,6 +53,7 @@ class Reduction:
     size: Tensor | None = None
     hidden: int = 0
     carried: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
     quantities: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -67,6 +73,12 @@ class Reduces(Protocol):
     @property
     def merges(self) -> bool:
         """Whether rows become one; else they are dropped."""
+        ...
+
+    @property
+    def early(self) -> bool:
+        """Whether it knows its rows before the queries of the layer in front of a step, and drops the others, so that
+        they are taken there."""
         ...
 
     @property
@@ -94,6 +106,8 @@ class Reduces(Protocol):
 
     def layers(self, step: Step) -> tuple[int, ...]: ...
 
+    def state(self, step: Step, rows: int, width: int) -> Mapping[str, tuple[int, ...]]: ...
+
     def select(self, step: Step, taps: Any, carried: Mapping[str, Tensor]) -> Reduction: ...
 
     def official(
@@ -119,6 +133,18 @@ class Inside:
     def layers(self) -> set[int]:
         """Whose attention it reads, from 0."""
         return {layer for step in self.steps for layer in self.reducer.layers(step)}
+
+    def state(self, patches: int, width: int) -> dict[str, tuple[int, ...]]:
+        """What its steps keep from frame to frame: `<layer>.<name>` -> shape of one image.
+
+        patches: in front of the first step; width: of a head
+        """
+        found, rows = dict[str, tuple[int, ...]](), patches
+        for step in self.steps:
+            kept = self.reducer.state(step, rows, width)
+            found |= {f"{step.layer}.{name}": shape for name, shape in kept.items()}
+            rows = step.keep
+        return found
 
     @property
     def rows(self) -> int:

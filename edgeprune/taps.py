@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Attention", "Taps"]
+
+LARGEST = 2**26
+"""how many values of an attention map are computed at a time where only their sum is read, 256 MiB: maps of 16 heads up
+to 2048 tokens, which is all but a few encoders, are one"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,21 @@ class Attention:
 
     def weights(self, rows: int | None = None) -> Tensor:
         """softmax over all tokens, of the first so many queries or of all: [B, H, rows, S] float32."""
-        query = self.query if rows is None else self.query[:, :, :rows]
+        return self._softmax(self.query if rows is None else self.query[:, :, :rows])
+
+    def received(self) -> Tensor:
+        """The mean of the whole map over heads and queries, of which a part of the rows is there at a time: [B, S]."""
+        batch, heads, count, _ = self.query.shape
+        rows = max(1, LARGEST // (batch * heads * count))
+        if rows >= count:
+            return self.weights().mean(dim=(1, 2))
+        parts = [self._softmax(part).sum(dim=(1, 2)) for part in torch.split(self.query, rows, dim=2)]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole + part
+        return whole / (heads * count)
+
+    def _softmax(self, query: Tensor) -> Tensor:
         logits = query.float() @ self.key.float().transpose(-1, -2) * self.scaling
         return (logits if self.bias is None else logits + self.bias.float()).softmax(dim=-1)
 
@@ -47,6 +66,7 @@ class Taps:
     names: [B, n] int64, the place of the grid that each of the n tokens goes under; None where all N are there
     size: [B, n] float32, how many patches each of them stands for; None for one each
     pixels: [B, 3, H, W], where tokens are dropped inside the encoder
+    state: name -> [B, ...] float32, what a step inside the encoder kept of the frame before
     weighting: by layer, [N] float32, what attention there is multiplied by, token by token; of others it stays as it is
     For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
@@ -63,6 +83,7 @@ class Taps:
     pixels: Tensor | None = None
     names: Tensor | None = None
     size: Tensor | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
     weighting: Mapping[int, Tensor] = field(default_factory=dict)
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
@@ -79,8 +100,7 @@ class Taps:
         special tokens among them: [B, N] float32. The whole map is recomputed, beside the layer's own attention.
         """
         layer = self.depth - 1 if layer is None else layer
-        weights = self.attention[layer].weights()
-        return self._weighted(self._by_token(self._patches(weights.mean(dim=(1, 2)))), layer)
+        return self._weighted(self._by_token(self._patches(self.attention[layer].received())), layer)
 
     def keys(self, layer: int | None = None) -> Tensor:
         """The mean over heads of each token's keys in a layer, by default the last one: [B, N, d] float32."""

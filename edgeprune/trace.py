@@ -17,7 +17,7 @@ It is written the plain way, projecting everything and selecting last; `edgeprun
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ from edgeprune.encoders import Encoder, Head
 from edgeprune.encoders._attention import Recorded, recording
 from edgeprune.pruners import Method, Selection, depth_of
 from edgeprune.pruners._select import lower_take, take
-from edgeprune.schedule import Reduction, Step
+from edgeprune.schedule import NEXT, STATE, Reduction, Step
 from edgeprune.shortening import Rows, shortening, trail_of
 from edgeprune.taps import Attention, Taps
 
-__all__ = ["PrunedEncoder", "Reducing", "outputs", "run_steps"]
+__all__ = ["PrunedEncoder", "Reducing", "first_frame", "outputs", "run_steps"]
 
 
 def outputs(encoder: Encoder, method: Method) -> tuple[str, ...]:
@@ -48,17 +48,35 @@ def _of_steps(encoder: Encoder) -> tuple[str, ...]:
     if (inside := encoder.inside) is None:
         return ()
     each = tuple(f"{name}.{step.layer}" for step in inside.steps for name in ("trail", "scores"))
-    return (*each, "origin") if inside.origin else each
+    state = (f"{NEXT}{name}" for name in _state(encoder))
+    return (*each, "origin", *state) if inside.origin else (*each, *state)
+
+
+def _state(encoder: Encoder) -> dict[str, tuple[int, ...]]:
+    """What its steps keep from frame to frame, `<layer>.<name>` -> shape of one image."""
+    tower = encoder.tower
+    return {} if encoder.inside is None else encoder.inside.state(encoder.patches, tower.width // tower.heads)
+
+
+def first_frame(encoder: Encoder, images: int) -> dict[str, Tensor]:
+    """What its steps are given in front of a first frame, by the names of the graph's inputs: all 0."""
+    return {f"{STATE}{name}": torch.zeros(images, *shape) for name, shape in _state(encoder).items()}
 
 
 def run_steps(
-    encoder: Encoder, reducer: Reducing | None, pixels: Tensor, layers: Collection[int] = ()
+    encoder: Encoder,
+    reducer: Reducing | None,
+    pixels: Tensor,
+    layers: Collection[int] = (),
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Any, Rows, dict[int, Attention]]:
     """Run the tower, shortened at the encoder's steps -> what it returns, what became of the patches, and the attention
     of layers by number.
 
     reducer: the encoder's, where it has steps; layers: those whose attention is wanted besides
+    state: what the frame before left, as `first_frame` has it; None: there is none
     """
+    given = state or {name: one.to(pixels.device) for name, one in first_frame(encoder, pixels.shape[0]).items()}
     tower, inside = encoder.tower, encoder.inside
     steps, bias = ((), False) if inside is None else (inside.steps, inside.reducer.bias)
     modules = {at: tower.attention[at] for at in sorted({*layers, *(() if inside is None else inside.layers)})}
@@ -66,7 +84,7 @@ def run_steps(
 
         def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
             assert reducer is not None
-            reduction: Reduction = reducer(step, _attention(seen, modules), patches, rows)
+            reduction: Reduction = reducer(step, _attention(seen, modules), patches, rows, given)
             return reduction
 
         with shortening(tower, steps, reduce, seen, bias, encoder.unit) as rows:
@@ -87,6 +105,9 @@ class PrunedEncoder(nn.Module):
     A detector returns logits [B, T, classes + 1] and pred_boxes [B, T, 4] in place of tokens, a classifier logits
     [B, classes].
     pixels: what happens to the input first; RawPixels for a graph that takes images as they are
+
+    Where a step keeps something from frame to frame, `first_frame` has the names of what is given behind the pixels, in
+    order, each [B, ...] float32; without it this is a first frame. What it keeps for the next one is handed out last.
     """
 
     def __init__(self, encoder: Encoder, method: Method, pixels: nn.Module | None = None) -> None:
@@ -97,22 +118,23 @@ class PrunedEncoder(nn.Module):
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
         self.selection = _Selector(encoder, method)
         self.selection.reduction = None if encoder.inside is None else Reducing(encoder)
-        self._encoder, self._method = encoder, method
+        self._encoder, self._method, self._given = encoder, method, tuple(first_frame(encoder, 1))
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, pixel_values: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         pixels = self.pixels(pixel_values)
         if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(pixels, depth)
         encoder, inside = self._encoder, self._encoder.inside
         read = self._method.layers(encoder.layer)
-        out, rows, attention = run_steps(encoder, self.selection.reduction, pixels, read)
+        given = dict(zip(self._given, state, strict=True)) if state else None
+        out, rows, attention = run_steps(encoder, self.selection.reduction, pixels, read, given)
         hidden = encoder.hidden(out, rows.fit)
         patches = rows.patches(hidden)
         features = encoder.arrange(patches) if inside is None else rows.rows(hidden)
         projected = features if encoder.head is not None else encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
-        if self._method.traits.pools_tiles and encoder.tiled:
+        if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
         chosen: Selection = self.selection(attention, features, projected, rows=rows)
         if encoder.head is not None:
@@ -213,7 +235,7 @@ class _Selector(nn.Module):
     ) -> Selection:
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
-        taps = Taps(attention, features, projected, *place, *_of(rows), self._weighting)
+        taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
         return self._method.select(taps)
 
 
@@ -225,10 +247,19 @@ class Reducing(nn.Module):
         assert encoder.inside is not None
         self._reducer, self._grid, self._tower = encoder.inside.reducer, encoder.grid, encoder.tower
 
-    def forward(self, step: Step, attention: dict[int, Attention], patches: Tensor, rows: Rows) -> Reduction:
+    def forward(
+        self,
+        step: Step,
+        attention: dict[int, Attention],
+        patches: Tensor,
+        rows: Rows,
+        state: Mapping[str, Tensor],
+    ) -> Reduction:
         suffix = self._tower.suffix + rows.hidden * rows.unit
         place = self._grid, self._tower.prefix, step.layer, _areas(patches.shape[1], rows.unit)
-        taps = Taps(attention, patches, patches, *place, nn.Identity(), suffix, None, *_of(rows))
+        before = f"{STATE}{step.layer}."
+        own = {name.removeprefix(before): one for name, one in state.items() if name.startswith(before)}
+        taps = Taps(attention, patches, patches, *place, nn.Identity(), suffix, None, *_of(rows), state=own)
         return self._reducer.select(step, taps, rows.carried)
 
 
@@ -261,7 +292,7 @@ def _handed(encoder: Encoder, method: Method, chosen: Selection, rows: Rows) -> 
 
 
 def _handed_of_steps(encoder: Encoder, chosen: Selection, rows: Rows) -> list[Tensor]:
-    """trail.<layer> and scores.<layer> of each step, and origin, if that is asked for."""
+    """trail.<layer> and scores.<layer> of each step, origin, if that is asked for, and what goes to the next frame."""
     handed: list[Tensor] = []
     for _, reduction in rows.taken:
         handed += [trail_of(reduction).to(torch.int32), reduction.scores]
@@ -269,4 +300,5 @@ def _handed_of_steps(encoder: Encoder, chosen: Selection, rows: Rows) -> list[Te
         assert rows.origin is not None
         kept = chosen.indices.unsqueeze(-1) == rows.origin.unsqueeze(1)  # [B, K, N]
         handed.append(torch.where(kept.any(dim=1), kept.float().argmax(dim=1), -1).to(torch.int32))
-    return handed
+    left = {f"{step.layer}.{name}": one for step, made in rows.taken for name, one in made.state.items()}
+    return [*handed, *(left[name] for name in _state(encoder))]

@@ -81,6 +81,9 @@ class Traits:
     """whether ONNX has what its official form is made of, so that this can be measured as it is written"""
     whole_grid: bool = False
     """whether each patch must be in its place, so that it cannot choose of rows that a step inside the encoder left"""
+    ranks: bool = False
+    """whether the score of each patch hangs on no budget and no choice, however many there are, so that a reducer can
+    rank by it as well"""
     keeps_all: bool = False
     """whether its budget is every patch there is"""
     emits: tuple[str, ...] = ("picks",)

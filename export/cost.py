@@ -95,7 +95,7 @@ def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int
     found = list(layers)
     for step in inside.steps:
         at, count = step.layer - 1, counts[step.layer - 1]
-        if not inside.reducer.merges:  # known before its queries, so that these and what follows are for few rows
+        if inside.reducer.early:  # known before its queries, so that these and what follows are for few rows
             kept = counts[step.layer]
             asked = count if inside.reducer.reads_maps else kept
             found[at] = (2 * count + asked + kept) * width * width + kept * mlp + 2 * kept * count * width
@@ -139,7 +139,7 @@ def graph_cost(graph: ir.Graph) -> int:
     """
     total = 0
     for node in graph:
-        if node.op_type in ("MatMul", "Gemm"):
+        if node.op_type in ("MatMul", "MatMulInteger", "Gemm"):
             left = _sizes(node.inputs[0])
             inner = left[-2] if node.op_type == "Gemm" and node.attributes.get_int("transA", False) else left[-1]
             total += prod(_sizes(node.outputs[0])) * inner

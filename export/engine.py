@@ -85,7 +85,8 @@ def build_engine(
 
     start = time.perf_counter()
     compiler = Compiler(trt, opened.graph(bundle.ENCODER), strong=device.engine.typing == "strong")
-    flags = _configure(compiler, device, sms if rtx else (), opened.manifest.float32_nodes)
+    quantised = opened.manifest.quantised is not None
+    flags = _configure(compiler, device, sms if rtx else (), opened.manifest.float32_nodes, quantised)
     timings = None if rtx else _open_timing_cache(compiler, opened.folder)
     content = compiler.build(show)
     engine = Plan(
@@ -203,8 +204,13 @@ def open_parser(trt: Any, strong: bool = True, keep: int = WARNING) -> tuple[Any
     return builder, network, trt.OnnxParser(network, log)
 
 
-def _configure(compiler: Compiler, target: Target, sms: Sequence[int], float32_nodes: Sequence[str]) -> tuple[str, ...]:
-    """Set what the target asks for; returns it by NVIDIA's names. Names that came and went are looked up."""
+def _configure(
+    compiler: Compiler, target: Target, sms: Sequence[int], float32_nodes: Sequence[str], quantised: bool
+) -> tuple[str, ...]:
+    """Set what the target asks for; returns it by NVIDIA's names. Names that came and went are looked up.
+
+    quantised: whether products of the graph are, which a builder that chooses types by itself has to be allowed
+    """
     trt, config, engine, flags = compiler.trt, compiler.config, target.engine, []
     if (tf32 := getattr(trt.BuilderFlag, "TF32", None)) is not None:  # on by default; 10 bits are not float32
         config.clear_flag(tf32)
@@ -214,6 +220,9 @@ def _configure(compiler: Compiler, target: Target, sms: Sequence[int], float32_n
     else:
         config.set_flag(_named(trt.BuilderFlag, "FP16", f"{target.name} is weakly typed, which TensorRT 11 ended"))
         flags.append("FP16")
+        if quantised:
+            config.set_flag(trt.BuilderFlag.INT8)
+            flags.append("INT8")
         if float32_nodes:
             _keep_float32(compiler, set(float32_nodes))
             flags.append("OBEY_PRECISION_CONSTRAINTS")

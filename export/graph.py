@@ -40,22 +40,25 @@ def to_onnx(
     dynamic_batch: bool = False,
     hoisted: bool = True,
     metadata: Mapping[str, str] | None = None,
+    others: Mapping[str, Tensor] | None = None,
 ) -> ir.Model:
-    """The ONNX model of a module with one input, `pixel_values`, shaped like the example.
+    """The ONNX model of a module that takes `pixel_values`, shaped like the example.
+
+    others: what it takes behind them, by name and in order, which has no free batch
 
     Initializers keep the names of the module's parameters (a transposed one ends in `.T`) and share their memory.
     Raises EdgepruneError when a dimension other than the batch is not static, or the opset is not the one asked for.
     """
     dynamic = ({0: torch.export.Dim(BATCH)},) if dynamic_batch else None
     with torch.no_grad(), _quiet():
-        program = torch.export.export(module.eval(), (example,), dynamic_shapes=dynamic)
+        program = torch.export.export(module.eval(), (example, *(others or {}).values()), dynamic_shapes=dynamic)
         if hoisted:
             hoist(program)
         model = translate(
             program,
             LOWERED,
             opset_version=opset,
-            input_names=["pixel_values"],
+            input_names=["pixel_values", *(others or {})],
             output_names=list(outputs),
             optimize=False,
             verbose=False,

@@ -13,7 +13,7 @@ from edgeprune.probes import folder_of
 from edgeprune.probes.drawn import Scenes
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
-__all__ = ["images_of"]
+__all__ = ["drawn", "images_of"]
 
 DRAWN, MOST = 16, 64
 """images: drawn ones, and those of a folder at most"""
@@ -32,9 +32,8 @@ def images_of(calibrate: str | None, preprocessing: Preprocessing) -> tuple[Tens
     """
     images: list[ImageLike]
     if calibrate in (None, SCENES):
-        height, width = (max(SMALLEST, side) for side in preprocessing.size)
-        drawn = Scenes(DRAWN, SEED, (height, width))
-        images, data = [drawn[at].image for at in range(DRAWN)], "drawn scenes"
+        scenes = drawn(preprocessing.size, DRAWN)
+        images, data = [scenes[at].image for at in range(DRAWN)], "drawn scenes"
     else:
         folder = Path(str(calibrate))
         images, data = [*folder_of(folder, "--calibrate")[:MOST]], folder.resolve().name
@@ -42,3 +41,9 @@ def images_of(calibrate: str | None, preprocessing: Preprocessing) -> tuple[Tens
         preprocessing(image)[None] if preprocessing.tiles is None else preprocessing.tiled(image) for image in images
     ]
     return torch.from_numpy(np.concatenate(pixels)), data, len(images)
+
+
+def drawn(size: tuple[int, int], count: int) -> Scenes:
+    """Scenes of this (height, width), or of the smallest that is drawn."""
+    height, width = (max(SMALLEST, side) for side in size)
+    return Scenes(count, SEED, (height, width))

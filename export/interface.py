@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeprune.bundle import Manifest
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.runner import NEXT, STATE
 
 __all__ = ["inputs", "outputs"]
 
@@ -12,7 +13,23 @@ FILTERS = ("nearest", "Lanczos", "bilinear", "bicubic", "box", "Hamming")
 
 
 def inputs(manifest: Manifest) -> list[str]:
-    """The steps from an image file to `pixel_values`, one each."""
+    """The steps from an image file to `pixel_values`, one each, and to what else the graph takes."""
+    return [*_pixels(manifest), *_state(manifest)]
+
+
+def _state(manifest: Manifest) -> list[str]:
+    kept = [name for name in manifest.inputs if name.startswith(STATE)]
+    if not kept:
+        return []
+    first, left = kept[0], NEXT + kept[0].removeprefix(STATE)
+    return [
+        f"The frame before: each input `{STATE}*` takes the output `{NEXT}*` of the same name, `{first}` that of "
+        f"`{left}`; zeros in front of the first frame of a video. `load(...).stream()` and the C library's "
+        "`edgeprune_run`, where these are left out, do so by themselves."
+    ]
+
+
+def _pixels(manifest: Manifest) -> list[str]:
     steps = Preprocessing.from_json(manifest.preprocessing)
     pixels = manifest.inputs["pixel_values"]
     shape = f"`pixel_values` {list(pixels.shape)} {pixels.dtype}"
@@ -20,8 +37,9 @@ def inputs(manifest: Manifest) -> list[str]:
     if steps.tiles is None:
         lines += _resized(steps)
     else:
+        count, place = steps.tiles.count, "last" if steps.tiles.squeezed else "first"
         lines.append(
-            f"Cut it into {steps.tiles.count} tiles of {_by(steps.size)}, the whole image squeezed into the first: how "
+            f"Cut it into {count} tiles of {_by(steps.size)}, the whole image squeezed into the {place}: how "
             "says `edgeprune/runtime/images/tiles.py`, with the numbers of `preprocessing.tiles` in `manifest.json`."
         )
     if pixels.dtype == "uint8":
@@ -49,12 +67,19 @@ def _resized(steps: Preprocessing) -> list[str]:
         lines.append(
             f"Resize it to a shorter side of {short} and a longer one of `int({short} * longer / shorter)`, {how}."
         )
+    elif "max_height" in steps.resize:
+        most = _by((steps.resize["max_height"], steps.resize["max_width"]))
+        lines.append(f"Resize it to fit {most}, in its proportions, sides rounded down, {how}.")
     else:
         lines.append(f"Resize it to {_by((steps.resize['height'], steps.resize['width']))}, whatever its shape, {how}.")
     if steps.crop is not None:
         lines.append(
             f"Cut {_by(steps.crop)} from its middle, left at `(width - {steps.crop[1]}) // 2`, top at "
             f"`(height - {steps.crop[0]}) // 2`; what lies outside is 0."
+        )
+    if steps.pad:
+        lines.append(
+            f"Put it into the upper left corner of {_by(steps.size)}; what is left is 0 behind the step below."
         )
     return lines
 

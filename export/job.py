@@ -29,6 +29,9 @@ from edgeprune.export.lint import lint, parse, refuse
 from edgeprune.export.manifest import manifest_of, rule_of, write_manifest, write_texts
 from edgeprune.export.opening import opened
 from edgeprune.export.precision import RawPixels, in_precision
+from edgeprune.export.quantise.calibration import source_of
+from edgeprune.export.quantise.plan import planned
+from edgeprune.export.quantise.scheme import QUANTISED, scheme_of
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
 from edgeprune.export.request import Request, carried, check_flags, output_of, spelled_out
@@ -39,9 +42,9 @@ from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder, outputs
+from edgeprune.trace import PrunedEncoder, first_frame, outputs
 
-__all__ = ["STEPS", "Exported", "Request", "export_bundle"]
+__all__ = ["STEPS", "Exported", "Request", "export_bundle", "steps_of"]
 
 STEPS = (
     "read the checkpoint",
@@ -51,6 +54,8 @@ STEPS = (
     "write the graphs",
     "verify on ONNX Runtime",
 )
+CALIBRATE = "calibrate"
+"""the step that a quantised graph has besides, behind the reference; it says how far it is behind a colon"""
 SPARE_NBYTES = 160 << 20
 """what a bundle needs on disk beside its weights, at most: the probes, and what a method makes of the weights"""
 
@@ -64,10 +69,18 @@ class Exported:
     """what the user should know before the bundle goes anywhere, each in one line"""
 
 
+def steps_of(request: Request) -> tuple[str, ...]:
+    """Those of STEPS, and CALIBRATE where it is one."""
+    if request.precision not in QUANTISED:
+        return STEPS
+    behind = STEPS.index("run the reference") + 1
+    return (*STEPS[:behind], CALIBRATE, *STEPS[behind:])
+
+
 def export_bundle(request: Request, step: Callable[[str], None] = lambda name: None) -> Exported:
     """Write the bundle, verified on ONNX Runtime before it appears under its name.
 
-    step: called with each of STEPS as it begins
+    step: called with each of `steps_of` as it begins
 
     Raises RequestError (and its kinds) before anything is written when the request cannot be met, ParityError when the
     graph and the reference disagree. A failure leaves no bundle, and an existing one as it was.
@@ -91,25 +104,51 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:
-        precision = request.precision or target.onnx.float
-        _check_space(folder, encoder, precision)
+        scheme = scheme_of(request.precision, target)
+        precision = scheme.rest if scheme else request.precision or target.onnx.float
+        _check_space(folder, encoder, precision, scheme is not None)
 
         step("run the reference")
         batch = 2 if request.dynamic_batch else request.tiles
         rule = rule_of(method, encoder, pooled)
         reference = Reference(encoder, method, preprocessing, batch, rule)
         images |= reference.telling(encoder.tower.image_size)
-        example = reference.write(folder, images, request.uint8, check=precision != "float32")
+        example = reference.write(folder, images, request.uint8, check=scheme is not None or precision != "float32")
         largest = reference.largest
         check_range(largest, precision, target, checkpoint.id)
         forced = reference.forced if encoder.inside else None
-        del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
 
+        plan = None
+        if scheme is not None:
+            step(CALIBRATE)
+            source = source_of(
+                request.calibrated_on, request.calibration_images, images, encoder.tower.image_size, request.image_range
+            )
+            told = told if scheme.dynamic else (*told, *source.warnings)
+            plan = planned(
+                encoder,
+                method,
+                scheme,
+                source,
+                preprocessing,
+                batch,
+                reference.judge,
+                request.keep_float,
+                lambda what: step(f"{CALIBRATE}: {what}"),
+            )
+
+        del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
         encoder, method = in_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))
         models = _trace(encoder, method, example, target, request, checkpoint.id, precision, pooled, step)
         step("write the graphs")
         graph = models.pop(bundle.ENCODER)
+        quantised = None
+        if plan is not None:
+            quantised = plan.write(graph)
+            refuse(lint(graph, target), target)
+        if quantised is not None:
+            refuse(lint(graph, target), target)
         graphs = {bundle.ENCODER: graph, **{f"baseline.{name}": model for name, model in models.items()}}
         save_graphs(folder, graphs)
         for path in sorted(folder.glob("*.onnx")):
@@ -133,15 +172,15 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             encoder,
             target,
             preprocessing,
-            precision,
+            scheme.precision if scheme else precision,
             graphs,
             cost,
             rule,
             learned,
         )
-        manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration)
+        manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration, quantised=quantised)
         large = weights_nbytes(graph) > INLINE_NBYTES
-        del encoder, graph, models, graphs
+        del encoder, graph, models, graphs, plan
         if large:
             gc.collect()  # the weights, before ONNX Runtime holds its own copy
 
@@ -171,10 +210,11 @@ def _left_out(checkpoint: Checkpoint, manifest: Manifest) -> tuple[str, ...]:
     return (f"the bundle gives tokens, and {checkpoint.id} is a {name}: --head gives its logits instead",)
 
 
-def _check_space(folder: Path, encoder: Encoder, precision: str) -> None:
+def _check_space(folder: Path, encoder: Encoder, precision: str, quantised: bool) -> None:
+    """quantised: whether the weights stand there in a byte each as well, beside those of float baselines"""
     parts = (encoder.tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values()))
     parameters = sum(value.numel() for part in parts for value in part.parameters())
-    need, free = parameters * np.dtype(precision).itemsize + SPARE_NBYTES, shutil.disk_usage(folder).free
+    need, free = parameters * (np.dtype(precision).itemsize + quantised) + SPARE_NBYTES, shutil.disk_usage(folder).free
     if need > free:
         raise BundleError(
             f"the bundle needs up to {need >> 20} MiB, its place has {free >> 20} MiB free; choose another --output"
@@ -203,7 +243,11 @@ def _trace(
     }
 
     def convert(
-        module: nn.Module, names: Sequence[str], hoisted: bool = True, metadata: Mapping[str, str] | None = None
+        module: nn.Module,
+        names: Sequence[str],
+        hoisted: bool = True,
+        metadata: Mapping[str, str] | None = None,
+        others: Mapping[str, Tensor] | None = None,
     ) -> ir.Model:
         model = to_onnx(
             module,
@@ -214,6 +258,7 @@ def _trace(
             dynamic_batch=request.dynamic_batch,
             hoisted=hoisted,
             metadata=metadata,
+            others=others,
         )
         return downgrade(model, target)
 
@@ -221,7 +266,8 @@ def _trace(
     step("trace and export")
     names = outputs(encoder, method)
     with written_as(target.onnx.greedy):
-        models = {bundle.ENCODER: convert(PrunedEncoder(encoder, method, pixels), names, metadata=metadata)}
+        module, before = PrunedEncoder(encoder, method, pixels), first_frame(encoder, len(example))
+        models = {bundle.ENCODER: convert(module, names, metadata=metadata, others=before)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step("export the baselines")

@@ -34,6 +34,12 @@ CONSTANT = {"CumSum": 1, "OneHot": 1, "TopK": 1} | dict.fromkeys(REDUCTIONS, 1)
 
 ANOTHER = "choose another --method or --target"
 
+QUANTISING = ("QuantizeLinear", "DequantizeLinear")
+DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger")
+ATTENTION_IN_INT8 = 512
+"""tokens up to which TensorRT fuses attention whose own products are quantised: docs.nvidia.com/deeplearning/tensorrt,
+inference-library/work-with-transformers"""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -56,7 +62,7 @@ def lint(model: ir.Model, target: Target) -> list[Finding]:
 
     model: with a shape and a dtype of every value
     """
-    rules = (_version, _operators, _dtypes, _ranks, _topk, _constants, _dimensions, _loops, _memory)
+    rules = (_version, _operators, _quantised, _dtypes, _ranks, _topk, _constants, _dimensions, _loops, _memory)
     return [finding for rule in rules for finding in rule(model, target)]
 
 
@@ -95,7 +101,9 @@ def _refused(error: Any) -> str:
 
 
 def _version(model: ir.Model, target: Target) -> Findings:
-    opset, newest = model.opset_imports.get("", 0), target.onnx.opset
+    opset = model.opset_imports.get("", 0)
+    quantised = any(node.op_type in QUANTISING for node in model.graph.all_nodes())
+    newest = target.onnx.newest_quantised if quantised else target.onnx.opset
     if opset > newest:
         yield Finding("the graph", f"has opset {opset}, the target reads up to {newest}", "export it for this --target")
     if (version := model.ir_version) > target.onnx.ir_version:
@@ -128,6 +136,49 @@ def _attribute(node: ir.Node, target: Target) -> str | None:
     return None
 
 
+def _quantised(model: ir.Model, target: Target) -> Findings:
+    """Only types that the device has; explicit and symmetric for TensorRT, whose release 11 has no other."""
+    have = target.engine.quantised
+    takes = f"products of {' and '.join(have)}" if have else "products of floats alone"
+    for node in model.graph.all_nodes():
+        name = str(node.name)
+        if (kind := _kind(node)) and kind not in have:
+            yield Finding(name, f"is {node.op_type} of {kind}, the target has {takes}", "give another --precision")
+        elif node.op_type in QUANTISING and _tensorrt(target):
+            side = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+            zero = _constant(node, 2) if len(node.inputs) > 2 else None
+            if side is not None and side.dtype == ir.DataType.UINT8:
+                yield Finding(
+                    name, f"is {node.op_type} of uint8, TensorRT takes int8 alone", "export it for this --target"
+                )
+            elif zero is not None and zero.numpy().astype("float32").any():
+                yield Finding(
+                    name, f"is {node.op_type} with a zero point, TensorRT takes 0 alone", "quantise it around 0"
+                )
+        elif node.op_type == "MatMul" and _tensorrt(target) and (tokens := _attending(node)) > ATTENTION_IN_INT8:
+            problem = f"is attention in int8 of {tokens} tokens, which TensorRT fuses up to {ATTENTION_IN_INT8}"
+            yield Finding(name, problem, "leave the products of attention in float")
+
+
+def _kind(node: ir.Node) -> str:
+    """What of `engine.quantised` a node needs; empty where it quantises nothing."""
+    if node.op_type in DYNAMIC:
+        return "int8-dynamic"
+    if node.op_type not in QUANTISING:
+        return ""
+    value = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    return "fp8" if value is not None and str(value.dtype).startswith("FLOAT8") else "int8"
+
+
+def _attending(node: ir.Node) -> int:
+    """The keys that a product of two quantised activations reads; 0 of any other product."""
+    back = [None if value is None else value.producer() for value in node.inputs]
+    if any(one is None or one.op_type != "DequantizeLinear" or _constant(one, 0) is not None for one in back):
+        return 0
+    sizes = [size for value in node.inputs for size in _sizes(value)[-2:] if isinstance(size, int)]
+    return max(sizes, default=0)
+
+
 def _dtypes(model: ir.Model, target: Target) -> Findings:
     if not _tensorrt(target):
         return
@@ -136,10 +187,12 @@ def _dtypes(model: ir.Model, target: Target) -> Findings:
     allowed = {types.FLOAT, types.INT32, types.INT64, types.BOOL}
     if not weak:
         allowed |= {types.FLOAT16, types.BFLOAT16}
+    inside = {"int8": types.INT8, "fp8": types.FLOAT8E4M3FN}  # between a QuantizeLinear and a DequantizeLinear
+    passing = allowed | {inside[kind] for kind in target.engine.quantised if kind in inside}
     float32 = "export with --precision float32" if weak else ANOTHER
     for name, value in _values(model.graph):
         raw = value.dtype == types.UINT8 and value in model.graph.inputs  # pixels, which a Cast may read
-        if value.dtype not in allowed and not raw:
+        if value.dtype not in passing and not raw:
             takes = ", ".join(sorted(map(_named, allowed)))
             remedy = "leave out --input uint8" if value.dtype == types.UINT8 else float32
             yield Finding(name, f"has {_named(value.dtype)}, the target computes {takes}", remedy)

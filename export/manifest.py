@@ -57,6 +57,7 @@ def manifest_of(
     rule: of parity, as `rule_of` gives it
     learned: what was, and from what
     """
+    of_tiles = encoder.pools if method.traits.pools_tiles else encoder.tiled
     return Manifest(
         method=name,
         options={**method.options(), **_weighting(learned)},
@@ -75,7 +76,7 @@ def manifest_of(
         target=target.name,
         cost=cost,
         deviations=(
-            *pruners.deviations(method, tiled=encoder.tiled and tiles > 1),
+            *pruners.deviations(method, tiled=tiles > 1 and of_tiles),
             *weighting.shown(learned),
             *_of_reducer(encoder),
         ),
@@ -162,7 +163,9 @@ def write_texts(
     texts = {
         "preprocessor_config.json": bundle.json_text(checkpoint.processor),
         "README.md": page if repository is None else hub.card(manifest, page, repository),
-        "build.sh": recipe.build_script(target, manifest.encoder.file, manifest.float32_nodes),
+        "build.sh": recipe.build_script(
+            target, manifest.encoder.file, manifest.float32_nodes, manifest.quantised is not None
+        ),
         **recipe.polygraphy(target, folder / REFERENCE, manifest.encoder.file),
     }
     for name, text in texts.items():

@@ -28,6 +28,7 @@ from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.targets import Target
+from edgeprune.trace import first_frame
 
 __all__ = ["Opened", "fits_of", "opened"]
 
@@ -72,7 +73,7 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     learned: dict[str, Any] = {}
     if request.adapted is not None:
         learned["adapted"] = put_adapted(encoder.tower.module, request.adapted)
-    pooled = request.tiles if encoder.tiled and method_type.traits.pools_tiles else 1
+    pooled = request.tiles if encoder.pools and method_type.traits.pools_tiles else 1
     every = encoder.patches * (request.tiles if encoder.tiled else 1)
     scorer = _scorer(request.scorer, method_type)
     total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
@@ -99,7 +100,7 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     encoder, weights, warnings = weighed(encoder, method, own, request.calibrate, preprocessing)
     method, averages, told = averaged(encoder, method, request.calibrate, preprocessing)
     learned |= {**weights, **averages}
-    warnings += told
+    warnings += (*told, *_adapted_otherwise(request, learned.get("adapted", {})))
     if request.inside is not None:
         if rest:
             _check_rest(request, keep, encoder)
@@ -153,6 +154,17 @@ def _corrected(found: Opened, request: Request, path: Path) -> Opened:
     encoder = replace(found.encoder, projector=folded(found.encoder.projector, correction))
     made = {name: value for name, value in correction.made.items() if name != "fits"}
     return replace(found, encoder=encoder, learned={**found.learned, "correction": made})
+
+
+def _adapted_otherwise(request: Request, made: Mapping[str, Any]) -> tuple[str, ...]:
+    """That weights were adapted to other steps than these, if they were; made: what the weights say of themselves."""
+    trained = made.get("reducer")
+    if trained in (None, request.inside):
+        return ()
+    asked = "no steps inside" if request.inside is None else f"those of {request.inside}"
+    return (
+        f"--adapted {request.adapted} was trained for steps of {trained}, and this has {asked}; measure what it loses",
+    )
 
 
 def _check_rest(request: Request, keep: int | None, encoder: Encoder) -> None:
@@ -209,6 +221,11 @@ def _shortened(
             "--encoder-cost",
         )
     encoder = with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
+    if request.dynamic_batch and first_frame(encoder, 1):
+        raise RequestError(
+            f"{request.inside} keeps something of every frame for the next one, of as many videos as images go into a "
+            "run, and --dynamic-batch frees that number; leave it out"
+        )
     return encoder, counted, warnings
 
 

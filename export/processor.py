@@ -36,7 +36,16 @@ def read_processor(
     """
     try:
         settings = settings_of(config, model_type)
+        for name, instead in settings.processor.refuses.items():
+            if settings.values.get(name):
+                raise ValueError(f"{settings.kind} has {name} on, which makes no image of one size; {instead}")
         whole = _steps(settings, size, resized, tiles is not None)
+        if settings.processor.splits:
+            if tiles is None:
+                raise ValueError(f"{settings.kind} cuts images into tiles, which this encoder takes whole")
+            longest = settings.longest()
+            shapes = _splits(longest, size[0]) if settings.value("do_image_splitting") else []
+            return replace(whole, tiles=Tiles.among(tiles, size[0], shapes, True, longest))
         if tiles is not None:
             squeezed = settings.tiled
             pinpoints = _canvases(settings, size[0]) if squeezed else _pinpoints(settings) if tiles > 1 else []
@@ -56,12 +65,7 @@ def _steps(settings: Settings, size: Size, resized: bool, tiled: bool) -> Prepro
     normalised, mean = settings.on("do_normalize"), (0.0, 0.0, 0.0)
     if normalised:
         mean = _triple(settings.value("image_mean"))
-    square = None
-    if settings.on("do_pad"):
-        if settings.processor.squares:
-            square = _levels(settings.value("image_mean"))
-        elif (pad_size := settings.values.get("pad_size")) not in (None, {"height": size[0], "width": size[1]}):
-            raise ValueError(f"{settings.kind} pads normalised images to {pad_size}, which edgeprune does not")
+    square = _levels(settings.value("image_mean")) if settings.on("do_pad") and settings.processor.squares else None
     return Preprocessing(
         size=size,
         resize=resize,
@@ -72,6 +76,7 @@ def _steps(settings: Settings, size: Size, resized: bool, tiled: bool) -> Prepro
         std=_triple(settings.value("image_std")) if normalised else (1.0, 1.0, 1.0),
         convert_rgb=bool(settings.values["do_convert_rgb"]),
         square=square,
+        pad=settings.padded() is not None and (crop or resize) not in (size, {"height": size[0], "width": size[1]}),
     )
 
 
@@ -87,6 +92,15 @@ def _fitted(settings: Settings, size: Size, resized: bool, tiled: bool) -> tuple
     resize, crop = settings.resize(), settings.crop()
     if tiled and resize and set(resize) == {"shortest_edge"}:
         return {"height": resize["shortest_edge"], "width": resize["shortest_edge"]}, crop
+    if (padded := settings.padded()) is not None:
+        if padded == size or not resize:
+            return resize, crop
+        if resized and "max_height" in resize:
+            return {"max_height": size[0], "max_width": size[1]}, None
+        if not resized:
+            raise ValueError(
+                f"{settings.kind} pads images to {padded[0]}x{padded[1]}, the encoder takes {size[0]}x{size[1]}"
+            )
     if not resized and resize and not settings.result():
         raise ValueError(
             f"a resize by {' and '.join(sorted(resize))} needs a crop, or the size would depend on the image; where "
@@ -111,6 +125,13 @@ def _canvases(settings: Settings, side: int) -> list[Size]:
     least, most = settings.value("min_patches"), settings.value("max_patches")
     every = [(rows, columns) for columns in range(1, most + 1) for rows in range(1, most + 1)]
     return [(rows * side, columns * side) for rows, columns in every if least <= rows * columns <= most]
+
+
+def _splits(longest: int, side: int) -> list[Size]:
+    """The sizes that Idefics 3's processor squeezes an image into: whole tiles, as many along the longer side."""
+    along = -(-longest // side)
+    wide = [(side * across, side * along) for across in range(1, along + 1)]
+    return wide + [(width, height) for height, width in wide if height != width]
 
 
 def _levels(mean: Any) -> tuple[int, int, int]:

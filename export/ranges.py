@@ -24,7 +24,7 @@ from edgeprune.errors import ModelError
 from edgeprune.runtime.backends.ort import open_session
 from edgeprune.targets import Target
 
-__all__ = ["beyond_float16", "check_range", "range_warnings", "watching"]
+__all__ = ["beyond_float16", "block_of", "check_range", "range_warnings", "watching"]
 
 LARGEST = float(np.finfo(np.float16).max)
 NEAR = LARGEST / 2
@@ -38,7 +38,7 @@ def watching(module: nn.Module, tower: Tower, layer: int, largest: dict[str, flo
     The names are those of the graph's nodes. What stands behind the feature layer does not count: it is not exported.
     """
     named = {part: name for name, part in module.named_modules()}
-    behind = tuple(f"{_block(named[part])}." for part in tower.attention[layer:])
+    behind = tuple(f"{block_of(named[part])}." for part in tower.attention[layer:])
 
     def keep(name: str, values: Any) -> None:
         for value in values if isinstance(values, (tuple, list)) else (values,):
@@ -48,7 +48,7 @@ def watching(module: nn.Module, tower: Tower, layer: int, largest: dict[str, flo
 
     hooks = []
     for part, name in named.items():
-        block = _block(name)
+        block = block_of(name)
         if f"{name}.".startswith(behind) or (not block and any(True for _ in part.children())):
             continue
 
@@ -151,10 +151,10 @@ def _run(graph: Path, reference: Path, names: Sequence[str]) -> dict[str, float]
     return sizes
 
 
-def _block(name: str) -> str:
+def block_of(name: str) -> str:
     """The layer that a module is in, by the last number in its name; empty without one.
 
-    >>> _block("encoder.layers.3.mlp.fc2"), _block("encoder.pre_layrnorm")
+    >>> block_of("encoder.layers.3.mlp.fc2"), block_of("encoder.pre_layrnorm")
     ('encoder.layers.3', '')
     """
     parts = name.split(".")

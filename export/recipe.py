@@ -79,18 +79,22 @@ polygraphy run {model} \\
 """
 
 
-def build_script(target: Target, graph: str = "encoder.onnx", float32_nodes: Sequence[str] = ()) -> str | None:
+def build_script(
+    target: Target, graph: str = "encoder.onnx", float32_nodes: Sequence[str] = (), quantised: bool = False
+) -> str | None:
     """build.sh for targets whose engine is built on the device with trtexec; None for the others.
 
     graph: file name
     float32_nodes: as in the manifest
+    quantised: whether products of the graph are; a builder that chooses types by itself has to be allowed int8
     """
     engine = target.engine
     if engine.kind != "tensorrt" or engine.build != "on-device":
         return None
     plan = shlex.quote(plan_of(target))
     kept = ",".join(f"{node}:fp32" for node in float32_nodes)
-    flags = (*engine.build_flags, *(("--precisionConstraints=obey",) if kept else ()))
+    chosen = ("--int8",) if quantised and engine.typing == "weak_fp16" else ()
+    flags = (*engine.build_flags, *chosen, *(("--precisionConstraints=obey",) if kept else ()))
     return _BUILD.format(
         description=target.description,
         version=engine.version,

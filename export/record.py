@@ -7,6 +7,8 @@ Where steps shorten the encoder on the way, later numbers hang on earlier decisi
 otherwise within rounding is judged by a reference that is run again and does what the device did (`forced`). On a
 device without torch everything behind such a step counts as undecided, so that those scenes tell most whose steps are
 far from any such decision (`_steady`).
+Where a step keeps something from frame to frame, every second probe is the frame behind the one in front of it: drawn
+scenes are pairs of frames, and of the two pairs that tell most both become probes.
 Before any weight is cast the traced module itself is held against the reference, in float32: a wrong algorithm cannot
 hide behind the rounding of a precision. A float32 graph is held against it itself, when it is verified.
 """
@@ -24,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ParityError
@@ -39,7 +41,8 @@ from edgeprune.runtime.parity import BOUNDS, Verdict, compare
 from edgeprune.runtime.parity.decisions import Case
 from edgeprune.runtime.parity.inside import RANKED, followed, stepped
 from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed, replayed
-from edgeprune.trace import PrunedEncoder, outputs
+from edgeprune.schedule import NEXT, STATE
+from edgeprune.trace import PrunedEncoder, first_frame, outputs
 
 __all__ = ["TELLING", "Reference", "candidates"]
 
@@ -55,6 +58,8 @@ SEED = 20
 """of the drawn scenes; a probe's name says which of them it is"""
 
 Arrays = dict[str, NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+NOTHING: Outputs = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -72,12 +77,15 @@ class Reference:
         self._official = OfficialEncoder(encoder, method).eval()
         self._traced = PrunedEncoder(encoder, method).eval()
         self._names, self._preprocessing, self._batch, self._rule = outputs(encoder, method), preprocessing, batch, rule
-        self._together = batch if encoder.tiled and method.traits.pools_tiles else 1
+        self._together = batch if encoder.pools and method.traits.pools_tiles else 1
         self._whole = bool(method.steps(encoder.layer)) or encoder.headed
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()
         self._known: dict[str, tuple[Arrays, Arrays]] = {}
-        self._given: dict[str, NDArray[np.float32]] = {}
+        self._first: Arrays = {name: value.numpy() for name, value in first_frame(encoder, batch).items()}
+        self._before: dict[str, Arrays] = {}
+        self._written: dict[str, tuple[NDArray[np.float32], Arrays, Arrays]] = {}
+        self._hardest = ""
 
     def telling(self, size: tuple[int, int]) -> dict[str, Image.Image]:
         """Name -> drawn scene of the given (height, width), the most telling ones; none where nothing is decided."""
@@ -86,15 +94,20 @@ class Reference:
         scenes = Scenes(self._candidates, seed=SEED, size=size)
         drawn = {f"drawn{SEED}-{at:02}": Image.fromarray(scenes[at].image) for at in range(self._candidates)}
         pixel_values = [self._preprocessing(image) for image in drawn.values()]
-        shares, ran = {}, {}
+        shares, ran, wanted = {}, {}, Arrays()
+        frames = 2 if self._first else 1
         for at, name in enumerate(drawn):
-            wanted, quantities = ran[name] = self._run(np.stack([*_tiles(pixel_values, at, self._together)]))
+            self._before[name] = _left(wanted) if at % frames else {}
+            given = np.stack([*_tiles(pixel_values, at, self._together)])
+            wanted, quantities = ran[name] = self._run(given, before=self._before[name])
             # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
             rounded = _rounded(wanted, self._rule)
             verdict = compare(wanted, rounded, "float16", self._rule, quantities)
             steady = _steady(wanted, rounded, self._rule, quantities)
             shares[name] = steady * verdict.decided / max(verdict.decisions, 1)
-        best = sorted(shares, key=lambda name: (-shares[name], name))[:TELLING]
+        every = [list(drawn)[at : at + frames] for at in range(0, len(drawn), frames)]
+        every.sort(key=lambda names: (-sum(shares[name] for name in names), names[0]))
+        best = [name for names in every[: -(-TELLING // frames)] for name in names]
         if self._batch == 1:  # of several images another one stands beside it among the probes
             self._known = {name: ran[name] for name in best}
         return {name: drawn[name] for name in sorted(best)}
@@ -110,15 +123,20 @@ class Reference:
 
         Raises ParityError when the traced module decides anything wrong, in float32.
         """
-        tensors: Arrays = {}
+        tensors, wanted = Arrays(), Arrays()
         for at, name in enumerate(images):
             tiles = _tiles(list(images.values()), at, self._batch)
             pixel_values = np.stack([self._preprocessing(image) for image in tiles])
-            wanted, quantities = self._known.get(name) or self._run(pixel_values)
-            if self._encoder.inside is not None:
-                self._given[name] = pixel_values
+            if name not in self._known:
+                self._before[name] = _left(wanted) if at % 2 else {}
+            before = self._before[name]
+            wanted, quantities = self._known.get(name) or self._run(pixel_values, before=before)
+            self._written[name] = pixel_values, wanted, quantities
             if check:
-                self._check(name, pixel_values, wanted, quantities)
+                self._check(name)
+            tensors |= {
+                f"{name}/{key}": np.ascontiguousarray(value) for key, value in {**self._first, **before}.items()
+            }
             given = np.stack([self._preprocessing.pixels(image) for image in tiles]) if uint8 else pixel_values
             tensors[f"{name}/pixel_values"] = given
             tensors |= {f"{name}/{key}": np.ascontiguousarray(value) for key, value in wanted.items()}
@@ -131,32 +149,65 @@ class Reference:
 
     def forced(self, name: str, got: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
         """Outputs and quantities of a probe that was written, with every step inside the encoder as in `got`."""
-        return self._run(self._given[name], got)
+        return self._run(self._written[name][0], got, self._before[name])
+
+    def judge(self, module: nn.Module, bounds: Mapping[str, float]) -> str:
+        """What a traced module makes of the probes that were written, where it is beyond the bounds of a quantised
+        graph: the first of them, with why; nothing where none is.
+
+        The one that was beyond them the last time is asked first: of modules that differ little, it tells most.
+        """
+        for name in sorted(self._written, key=lambda one: one != self._hardest):
+            with torch.inference_mode():
+                results = module(*self._inputs(name))
+            verdict = self._judged(name, results, bounds)
+            if not verdict.passed:
+                self._hardest = name
+                return f"of {name}, {verdict.reasons[0]}"
+        return ""
+
+    def _inputs(self, name: str) -> list[Tensor]:
+        """Of a traced module, for a probe that was written: its pixels, and what the frame before left."""
+        state = {**self._first, **self._before[name]}
+        return [torch.from_numpy(value) for value in (self._written[name][0], *state.values())]
 
     def _run(
-        self, pixel_values: NDArray[np.float32], done: Mapping[str, NDArray[Any]] = MappingProxyType({})
+        self, pixel_values: NDArray[np.float32], done: Outputs = NOTHING, before: Outputs = NOTHING
     ) -> tuple[Arrays, Arrays]:
-        """done: outputs of a device, whose steps are done here, too; empty where there is none"""
+        """done: outputs of a device, whose steps are done here, too; empty where there is none
+        before: what the frame before left, by the names of the graph's inputs; empty in front of a first one"""
         inside, forced = self._encoder.inside, dict[int, Taken]()
         for step in inside.steps if inside and done else ():
             trail, scores = (np.asarray(done[f"{name}.{step.layer}"]) for name in ("trail", "scores"))
             forced[step.layer] = torch.from_numpy(trail.astype(np.int64)), torch.from_numpy(scores)
         with torch.inference_mode():
-            results, chosen = self._official.choose(torch.from_numpy(pixel_values), forced)
+            state = {name.removeprefix(STATE): torch.from_numpy(value) for name, value in before.items()}
+            results, chosen = self._official.choose(torch.from_numpy(pixel_values), forced, state)
         wanted = {name: value.numpy() for name, value in zip(self._names, results, strict=True)}
         return wanted, replayed({name: value.float().numpy() for name, value in chosen.quantities.items()})
 
-    def _check(self, name: str, pixel_values: NDArray[np.float32], wanted: Arrays, quantities: Arrays) -> None:
+    def _check(self, name: str) -> None:
         encoder = self._encoder
         with torch.inference_mode(), watching(self._traced, encoder.tower, encoder.layer, self.largest):
-            results = self._traced(torch.from_numpy(pixel_values))
-        got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
-        verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
-        if verdict.passed and not followed(wanted, got):
-            wanted, quantities = self._run(pixel_values, got)
-            verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole)
+            results = self._traced(*self._inputs(name))
+        verdict = self._judged(name, results)
         if not verdict.passed:
             raise ParityError(f"the traced module differs from the reference on {name}: {verdict.reasons[0]}")
+
+    def _judged(self, name: str, results: Sequence[Tensor], bounds: Mapping[str, float] | None = None) -> Verdict:
+        """Outputs of a traced module for a probe that was written; bounds: of a quantised one."""
+        pixel_values, wanted, quantities = self._written[name]
+        got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
+        verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
+        if verdict.passed and not followed(wanted, got):
+            wanted, quantities = self._run(pixel_values, got, self._before[name])
+            verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
+        return verdict
+
+
+def _left(outputs: Outputs) -> Arrays:
+    """What a frame left for the next one, by the names of the inputs that it goes into."""
+    return {STATE + name.removeprefix(NEXT): value for name, value in outputs.items() if name.startswith(NEXT)}
 
 
 def candidates(multiply_adds: int) -> int:

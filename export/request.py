@@ -17,9 +17,11 @@ from typing import Any
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
 from edgeprune.export import hub
+from edgeprune.export.quantise.scheme import CALIBRATED, PRECISIONS, QUANTISED, scheme_of
 from edgeprune.export.wheel import Wheel, wheel
 from edgeprune.probes import check_own, folder_of
 from edgeprune.runtime.images.levels import check_range
+from edgeprune.runtime.images.preprocess import check_file
 from edgeprune.targets import Target
 from edgeprune.traits import WEIGHTING, Traits
 
@@ -30,6 +32,7 @@ __all__ = [
     "Request",
     "carried",
     "check",
+    "check_calibration",
     "check_flags",
     "output_of",
     "pair",
@@ -42,6 +45,8 @@ OPTIONAL = ("origin",)
 """outputs that a graph has where they are asked for"""
 SCENES = "scenes"
 """what stands for drawn scenes where a folder of images is expected"""
+FEWEST = 2
+"""images that ranges are taken of"""
 TRAINED = Path("bavit-scorer")
 """where `edgeprune bavit train` writes unless it is told otherwise"""
 
@@ -81,7 +86,14 @@ class Request:
     revision: str | None = None
     output: Path | None = None
     precision: str | None = None
-    """float32 or float16; None takes the target's"""
+    """float32, float16, or one of `quantise.scheme.QUANTISED`; None takes the target's float"""
+    calibrated_on: str | None = None
+    """a folder of images, or SCENES, that ranges of activations are taken of; None: SCENES and the probes, with a
+    warning"""
+    calibration_images: int = 64
+    """how many of them, at most"""
+    keep_float: tuple[str, ...] = ()
+    """products that are not quantised, by name or a pattern such as projector.*"""
     layer: int | None = None
     """index into hidden_states; None takes the checkpoint's"""
     tiles: int = 1
@@ -133,6 +145,8 @@ def check(request: Request, exported: bool = True) -> None:
         if not request.probes.is_dir():
             raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
         check_own(request.probes, request.image_range)
+    if request.calibrated_on not in (None, SCENES):
+        check_calibration(Path(str(request.calibrated_on)), request.image_range)
     if not exported:
         return
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
@@ -178,6 +192,22 @@ def spelled_out(request: Request) -> Request:
     own = request.schedule is None and request.encoder_cost is None and entry.every
     schedule = "official" if own else request.schedule
     return replace(request, method="none", inside=name, schedule=schedule, called=name)
+
+
+def check_calibration(folder: Path, within: tuple[float, float] | None = None) -> list[Path]:
+    """The images that ranges are to be taken of, as far as can be said without decoding them.
+
+    Raises ImageError where there are fewer than FEWEST, or one is no image.
+    """
+    paths = folder_of(folder, "--calibration")
+    if len(paths) < FEWEST:
+        raise ImageError(
+            f"--calibration must be a folder of {FEWEST} images or more, as one alone has no range of anything; "
+            f"{folder} has {len(paths)}: add some, or leave it out"
+        )
+    for path in paths:
+        check_file(path, within)
+    return paths
 
 
 def _name(model: str | None) -> str:
@@ -289,8 +319,16 @@ def _check_model(request: Request) -> None:
 
 
 def check_flags(request: Request, target: Target) -> None:
-    if request.precision not in (None, "float32", "float16"):
-        raise RequestError(f"--precision must be float32 or float16, got {request.precision}")
+    if request.precision not in (None, *PRECISIONS):
+        raise RequestError(f"--precision must be one of {', '.join(PRECISIONS)}; got {request.precision}")
+    scheme_of(request.precision, target)
+    for given, option, kinds in (
+        (request.calibrated_on, "--calibration", CALIBRATED),
+        (request.keep_float, "--keep-float", QUANTISED),
+    ):
+        if given and request.precision not in kinds:
+            got = request.precision or f"{target.onnx.float} of {target.name}"
+            raise RequestError(f"{option} goes with --precision {' or '.join(kinds)}, got {got}; leave it out")
     if request.precision == "float32" and not target.onnx.float32_matmul:
         raise RequestError(f"{target.name} computes products in float16 alone, got --precision float32; leave it out")
     if request.dynamic_batch and target.engine.kind != "onnxruntime":

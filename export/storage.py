@@ -1,4 +1,8 @@
-"""Graphs on disk: small ones whole, large ones with their weights beside them, once for all of them."""
+"""Graphs on disk: small ones whole, large ones with their weights beside them, once for all of them.
+
+A quantised graph has few weights in common with what it is measured against: those of the first float one then lie
+beside that, for all others.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +33,32 @@ def weights_nbytes(model: ir.Model) -> int:
 
 
 def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> None:
-    """Write <name>.onnx for each graph; where the weights of the first are large, the others use its file of them.
+    """Write <name>.onnx for each graph; where the weights of the first are large, the others use its file of them, and
+    the first whose own outweigh what is there has one more.
 
     All graphs must come from one set of parameters: an initializer of the same name is taken to be the same tensor.
     """
     (first, main), *others = graphs.items()
-    if weights_nbytes(main) <= INLINE_NBYTES:
-        for name, model in graphs.items():
-            ir.save(model, folder / file_of(name))
-        return
-    ir.save(main, folder / file_of(first), external_data=f"{file_of(first)}.data", size_threshold_bytes=SMALL_NBYTES)
-    written = ir.load(folder / file_of(first)).graph.initializers
+    if weights_nbytes(main) > INLINE_NBYTES:
+        beside = f"{file_of(first)}.data"
+        ir.save(main, folder / file_of(first), external_data=beside, size_threshold_bytes=SMALL_NBYTES)
+    else:
+        ir.save(main, folder / file_of(first))
+    written = {key: value.const_value for key, value in ir.load(folder / file_of(first)).graph.initializers.items()}
     for name, model in others:
+        own: list[ir.Value] = []
+        there = 0
         for key, value in model.graph.initializers.items():
-            shared = written[key].const_value if key in written else None
+            shared = written.get(key)
             if isinstance(shared, ir.ExternalTensor):
                 value.const_value = shared
+                there += shared.nbytes
+            elif value.const_value is not None and value.const_value.nbytes > SMALL_NBYTES:
+                own.append(value)
+        tensors = [value.const_value for value in own if value.const_value is not None]
+        if sum(tensor.nbytes for tensor in tensors) > max(INLINE_NBYTES, there):
+            external = ir.external_data.convert_tensors_to_external(tensors, folder, f"{file_of(name)}.data")
+            for value, tensor in zip(own, external, strict=True):
+                value.const_value = tensor
+                written[str(value.name)] = tensor
         ir.save(model, folder / file_of(name))

@@ -17,6 +17,8 @@ __all__ = ["Budgets", "Cut", "first_picks"]
 
 WHOLE = ("picks", "scores", "origin")
 """outputs that are not cut as rows of tokens are"""
+OF_STEPS = ("trail.", "scores.", "next.")
+"""how the names of those begin that steps inside the encoder hand out: of the rows there, however many are kept"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class Cut:
         self.raw, self.device, self.source, self.flags = whole.raw, whole.device, whole.source, whole.flags
         self.inputs, self.outputs = whole.inputs, dict(whole.outputs)
         for name, spec in whole.outputs.items():
-            if name not in ("scores", "origin") and (axis := _axis(spec.shape, batch, every)) is not None:
+            if (
+                name not in ("scores", "origin")
+                and not name.startswith(OF_STEPS)
+                and (axis := _axis(spec.shape, batch, every)) is not None
+            ):
                 shape = (*spec.shape[:axis], keep, *spec.shape[axis + 1 :])
                 self.outputs[name] = TensorSpec(shape, spec.dtype)
 
@@ -95,7 +101,11 @@ def first_picks(tensors: Mapping[str, NDArray[Any]], keep: int, greedy: bool = F
     every = picks.shape[1]
     _check_range(keep, every)
     stays = np.argsort(picks, axis=1) < keep  # when each was picked, in raster order
-    cut = {name: _rows(value, stays, keep) for name, value in tensors.items() if name not in WHOLE}
+    cut = {
+        name: value if name.startswith(OF_STEPS) else _rows(value, stays, keep)
+        for name, value in tensors.items()
+        if name not in WHOLE
+    }
     cut["picks"] = picks[:, :keep]
     if (origin := tensors.get("origin")) is not None:
         cut["origin"] = _renumbered(origin, stays)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeprune.bundle import ENCODER, Bundle
+from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime.backends import Backend
 from edgeprune.runtime.backends import plan as plans
-from edgeprune.runtime.backends.ort import DEVICES, available_devices, open_session
+from edgeprune.runtime.backends.ort import DEVICES, available_devices, open_encoder
 
 __all__ = ["AUTO", "KNOWN", "open_backend"]
 
@@ -26,7 +26,7 @@ def open_backend(
     """The encoder, open on a device, and the better devices that were passed over for it, each with why.
 
     device: one of KNOWN
-    threads, outputs: as `open_session` takes them
+    threads, outputs: as `open_encoder` takes them
 
     Raises RequestError when the device cannot be used, of auto none; BundleError when the graph or the plan that would
     be opened is damaged; MissingPackageError without onnxruntime where it is needed.
@@ -56,7 +56,7 @@ def open_backend(
 
 def _open(bundle: Bundle, device: str, threads: int | None, outputs: Sequence[str] | None) -> Backend:
     if device != plans.DEVICE:
-        return open_session(bundle.graph(ENCODER), device, threads, outputs=outputs)
+        return open_encoder(bundle, device, threads, outputs=outputs)
     from edgeprune.runtime.backends.plan_session import open_plan
 
     return open_plan(bundle, outputs)

@@ -99,7 +99,7 @@ class Probes:
         got = second if which is first else first
         if dtype is None:
             weak = got.runner_name.startswith("trt") and _weakly_typed(self.bundle)
-            dtype = "float16" if weak else self.bundle.manifest.precision
+            dtype = "float16" if weak else self.bundle.manifest.computes
         return which.runner_name, self._compare(which.runner_name, got.runner_name, dict(got.items()), dtype)
 
     def _compare(self, probe: str, runner: str, got: Mapping[str, NDArray[Any]], dtype: str) -> Verdict:

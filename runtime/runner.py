@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +19,15 @@ from edgeprune.runtime.devices import AUTO, open_backend
 from edgeprune.runtime.images.finite import check_finite
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
-__all__ = ["PIXELS", "Images", "Runner", "check_tensors"]
+__all__ = ["NEXT", "PIXELS", "STATE", "Images", "Runner", "check_tensors"]
 
 Images: TypeAlias = "ImageLike | list[ImageLike] | tuple[ImageLike, ...] | NDArray[Any]"
 Self = TypeVar("Self", bound="Runner")
 
 PIXELS = "pixel_values"
 """the input that images become"""
+STATE, NEXT = "state.", "next."
+"""how the names of the inputs begin that are what the frame before left, and of the outputs that they come from"""
 
 
 class Runner:
@@ -62,6 +65,7 @@ class Runner:
             self.session = Cut(self.session, Budgets.of(self.manifest), keep)
         pixels = self.session.inputs[PIXELS]
         self._shape, self._dtype = pixels.shape, np.dtype(pixels.dtype)
+        self._kept: dict[str, NDArray[Any]] | None = None
 
     def outputs(self, images: Images, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Everything that the graph hands out for B images, by name.
@@ -71,7 +75,8 @@ class Runner:
                 then run in pieces of B, the last one filled up; or
                 pixel_values, float32 or the graph's own dtype, of exactly the graph's shape [B, 3, H, W]; they pass
                 unchanged, except that float32 is cast to float16 for a float16 graph.
-        inputs: what else the graph takes, by name (`manifest.inputs`)
+        inputs: what else the graph takes, by name (`manifest.inputs`). Without what the frame before left (`stream`)
+                this is a first frame
 
         An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, the whole image first;
         as a list, it holds that one image. `edgeprune.runtime.images.tiles.packed` puts what is kept of them in order.
@@ -93,8 +98,10 @@ class Runner:
 
         So a language model on the same GPU gets its tokens without a copy through the host. (On a GPU not run here.)
 
-        Raises as `outputs` does, RequestError for a bundle that was opened with a smaller budget.
+        Raises as `outputs` does, RequestError for a bundle that was opened with a smaller budget, and for a stream.
         """
+        if self._kept is not None:
+            raise RequestError("a stream keeps its state on the host; call outputs, or give the state yourself")
         return self.session.run_on_device(self._feeds({PIXELS: self.prepare(images), **inputs}))
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -102,13 +109,42 @@ class Runner:
 
         Raises RequestError when an input is missing or there is no such one, ImageError when one does not fit.
         """
-        return self.session.run(self._feeds(feeds))
+        found = self.session.run(self._feeds(feeds))
+        if self._kept is not None:
+            self._kept = {STATE + name.removeprefix(NEXT): one for name, one in found.items() if name.startswith(NEXT)}
+        return found
+
+    def stream(self: Self) -> Self:
+        """A video: the same encoder, which gives every frame what the one before it left. It begins with a first frame.
+
+        Of a bundle whose steps keep something from frame to frame (inputs `state.*`, outputs `next.*`). It shares the
+        graph; several videos are several streams, each of which one thread uses at a time.
+
+        Raises RequestError where nothing is kept from frame to frame.
+        """
+        if not any(name.startswith(STATE) for name in self.session.inputs):
+            raise RequestError(
+                f"a stream needs a bundle whose steps keep something from frame to frame, this one of "
+                f"{self.manifest.method} keeps nothing; call it image by image"
+            )
+        video = copy.copy(self)
+        video._kept = {}
+        return video
 
     def _feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         specs = self.session.inputs
+        feeds = {**self._before(feeds), **feeds}
         if feeds.keys() != specs.keys():
             raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
         return {name: self._checked(name, _cast(name, feeds[name], spec)) for name, spec in specs.items()}
+
+    def _before(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What the frame before left, of which nothing was given: 0 in front of a first one."""
+        specs = {name: spec for name, spec in self.session.inputs.items() if name.startswith(STATE)}
+        if not specs or any(name in feeds for name in specs):
+            return {}
+        zeros = {name: np.zeros([int(size) for size in spec.shape], spec.dtype) for name, spec in specs.items()}
+        return zeros | (self._kept or {})
 
     def _pieces(self, images: Any) -> list[Images]:
         """More images than a run of a fixed batch takes, in pieces of B; all else as it is."""

@@ -125,8 +125,8 @@ def _found(objects: int, threshold: float) -> str:
 
 
 def _view(steps: Preprocessing, image: ImageLike) -> str:
-    """What of an image the encoder does not see as it is; tiles and sizes that stay have nothing to say."""
-    if steps.resize is None or steps.tiles is not None:
+    """What of an image the encoder does not see as it is; tiles, sizes that stay and padding have nothing to say."""
+    if steps.resize is None or steps.tiles is not None or steps.pad:
         return ""
     rgb = as_rgb(image, steps.convert_rgb)
     height, width = steps.size

@@ -14,6 +14,7 @@
 
     [onnx]
     opset, ir_version, forbidden_ops
+    quantised_opset  of a graph with quantised products, whose scales may be float16 from 19 on; left out: opset
     float        float16 | float32: the dtype that is written into the graph
     greedy       looped | unrolled: a greedy method's picks as one Scan, which is what is taken, or written out
     topk_limit   the largest K of a TopK; left out: any
@@ -23,6 +24,8 @@
     [engine]
     kind         tensorrt | tensorrt-rtx | onnxruntime
     version      what the device has, ">=10.3,<10.4"
+    quantised    what products with weights may be: int8, int8-dynamic, fp8, each where device and engine have kernels
+                 for it; left out: floats alone
     and, unless the kind is onnxruntime:
     typing       strong: types stand in the graph    weak_fp16: a float32 graph, the builder chooses float16
     build        here | on-device
@@ -46,7 +49,6 @@ A new target is one file of this form: beside this module, or anywhere, given as
 
 from __future__ import annotations
 
-import operator
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -57,6 +59,7 @@ from typing import Any, Literal
 
 from edgeprune import typed
 from edgeprune.errors import TargetError, unknown_name
+from edgeprune.targets._versions import accepts, span
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,15 +67,6 @@ else:
     import tomli as tomllib
 
 __all__ = ["Bench", "Board", "Engine", "Gpu", "Jetson", "Onnx", "Target", "accepts", "check", "load", "names", "parse"]
-
-
-def accepts(range_: str, version: str) -> bool:
-    """Whether a version lies in a range; one that does not begin with a number is older than all others.
-
-    >>> accepts(">=2.11,<2.14", "2.13.0+cu130"), accepts("", "anything"), accepts(">=2", "unknown")
-    (True, True, False)
-    """
-    return all(_COMPARE[sign](_release(version), _release(bound)) for sign, bound in _clauses(range_))
 
 
 @dataclass(frozen=True)
@@ -93,12 +87,19 @@ class Onnx:
     topk_limit: int | None = None
     index_float: bool = False
     float32_matmul: bool = True
+    quantised_opset: int | None = None
+
+    @property
+    def newest_quantised(self) -> int:
+        """The newest opset of a graph with quantised products."""
+        return self.quantised_opset or self.opset
 
 
 @dataclass(frozen=True)
 class Engine:
     kind: Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
     version: str
+    quantised: tuple[Literal["int8", "int8-dynamic", "fp8"], ...] = ()
     typing: Literal["strong", "weak_fp16"] | None = None
     build: Literal["here", "on-device"] | None = None
     build_flags: tuple[str, ...] = ()
@@ -203,7 +204,8 @@ def parse(given: Mapping[str, Any], where: str) -> Target:
 def check(target: Target, where: str = "") -> None:
     """Raises TargetError when fields that are right alone contradict each other; `where` names the file."""
     for rules in (
-        _head_rules, _gpu_rules, _onnx_rules, _engine_rules, _parser_rules, _trtexec_rules, _jetson_rules,
+        _head_rules, _gpu_rules, _onnx_rules, _engine_rules, _quantised_rules, _parser_rules, _trtexec_rules,
+        _jetson_rules,
     ):  # fmt: skip
         for holds, field, rule, value in rules(target):
             if not holds:
@@ -250,6 +252,8 @@ def _gpu_rules(target: Target) -> Rules:
 def _onnx_rules(target: Target) -> Rules:
     onnx = target.onnx
     yield 17 <= onnx.opset <= 20, "onnx.opset", "be in 17..20", onnx.opset
+    newest = onnx.newest_quantised
+    yield onnx.opset <= newest <= 21, "onnx.quantised_opset", f"be in {onnx.opset}..21", newest
     yield 8 <= onnx.ir_version <= 10, "onnx.ir_version", "be in 8..10", onnx.ir_version
     # The operator keeps the scores to itself and fails in float32; decomposed attention is fused just as well.
     yield "Attention" in onnx.forbidden_ops, "onnx.forbidden_ops", "name Attention", list(onnx.forbidden_ops)
@@ -265,7 +269,7 @@ def _onnx_rules(target: Target) -> Rules:
 def _engine_rules(target: Target) -> Rules:
     engine = target.engine
     yield _VERSION.fullmatch(engine.version), "engine.version", "be a range such as '>=10.3,<10.4'", engine.version
-    oldest, newest = _span(engine.version)
+    oldest, newest = span(engine.version)
     yield oldest <= newest, "engine.version", "hold at least one version", engine.version
     ort = engine.kind == "onnxruntime"
     for name in ("typing", "build", "workspace_mib"):
@@ -274,6 +278,27 @@ def _engine_rules(target: Target) -> Rules:
     if engine.typing == "weak_fp16":
         yield engine.kind == "tensorrt", "engine.typing", "be 'strong' for tensorrt-rtx", engine.typing
         yield target.onnx.float == "float32", "onnx.float", "be float32 under weak_fp16", target.onnx.float
+
+
+def _quantised_rules(target: Target) -> Rules:
+    """Explicit QuantizeLinear and DequantizeLinear: symmetric, as TensorRT takes them; of the CPU, as kernels of ONNX
+    Runtime are."""
+    have, gpu, engine = target.engine.quantised, target.gpu, target.engine
+    distinct = len(set(have)) == len(have)
+    yield distinct, "engine.quantised", "name each type once", list(have)
+    dynamic = engine.kind == "onnxruntime" and gpu is None
+    yield (
+        dynamic or "int8-dynamic" not in have,
+        "engine.quantised",
+        "leave int8-dynamic to ONNX Runtime's CPU",
+        list(have),
+    )
+    if "fp8" in have:
+        old = [sm for sm in (gpu.sm if gpu else ()) if sm < _FP8_SM]
+        yield gpu and not old, "engine.quantised", f"leave fp8 to SM {_FP8_SM} and later", list(have)
+        yield engine.kind != "onnxruntime", "engine.quantised", "leave fp8 to TensorRT", list(have)
+        newest = target.onnx.newest_quantised
+        yield newest >= 19, "onnx.quantised_opset", "be at least 19 for fp8", newest
 
 
 def _parser_rules(target: Target) -> Rules:
@@ -285,7 +310,7 @@ def _parser_rules(target: Target) -> Rules:
         yield refused, "onnx.float32_matmul", "be false for TensorRT-RTX on SM 75", onnx.float32_matmul
     if engine.kind != "tensorrt":
         return
-    oldest, _ = _span(engine.version)
+    oldest, _ = span(engine.version)
     # https://github.com/onnx/onnx-tensorrt/blob/release/8.5-GA/docs/operators.md
     if oldest < (9,):
         yield onnx.opset <= 17, "onnx.opset", "be at most 17 for TensorRT 8", onnx.opset
@@ -306,10 +331,13 @@ def _trtexec_rules(target: Target) -> Rules:
     yield engine.build == "on-device", "engine.build", "be 'on-device' for tensorrt", engine.build
     for flag in engine.build_flags:
         yield _FLAG.fullmatch(flag), "engine.build_flags", _FLAG_RULE, flag
+        # The ranges stand in the graph; implicit calibration went with TensorRT 11.
+        implicit = flag.startswith(("--int8", "--fp8", "--best", "--calib"))
+        yield not implicit, "engine.build_flags", "leave out what is quantised, the graph says it", flag
     yield bench.flags, "bench.flags", "be given for tensorrt", list(bench.flags)
     for flag in bench.flags:
         yield _FLAG.fullmatch(flag), "bench.flags", _FLAG_RULE, flag
-    oldest, newest = _span(engine.version)
+    oldest, newest = span(engine.version)
     # Strong typing came with TensorRT 9, weak typing went with 11:
     # https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/api/migration/tensorrt-10x-to-11x-jetson.html
     if engine.typing == "weak_fp16":
@@ -349,6 +377,7 @@ def _line(text: str) -> bool:
 
 _JETSON = (72, 87, 110)
 _NO_RTX = (*_JETSON, 90, 100, 103)
+_FP8_SM = 89  # Ada: the first that has products of float8
 _TOPK_LIMIT = 3840  # of ITopKLayer, in every release from 8.5 to 11.1 and in TensorRT-RTX
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _LINK = re.compile(r"https://\S+")
@@ -360,36 +389,3 @@ _FLAG_RULE = "be --name or --name=value, without spaces or quotes"
 _PATH = re.compile(r"(/|[A-Za-z0-9_.])[A-Za-z0-9_.+/-]*")
 _PYTHON = re.compile(r"[1-9]\d*\.\d+")
 _BETWEEN = re.compile(r"\d+(\.\d+)*(-\d+(\.\d+)*)?")
-_COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "==": operator.eq}
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, without zeros at the end: 10.3 equals 10.3.0.
-
-    >>> _release("10.3.0"), _release("10.14.1.48.post1")
-    ((10, 3), (10, 14, 1, 48))
-    """
-    match = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(number) for number in match.group().split(".")] if match else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
-
-
-def _clauses(range_: str) -> list[tuple[str, str]]:
-    return re.findall(r"(>=|<=|==|<)([\d.]+)", range_)
-
-
-def _span(range_: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The oldest and newest release of a range: infinite when it has no upper bound, just below the bound for `<`."""
-    oldest: tuple[float, ...] = (0,)
-    newest: tuple[float, ...] = (float("inf"),)
-    for sign, bound in _clauses(range_):
-        release: tuple[float, ...] = _release(bound)
-        if sign in (">=", "=="):
-            oldest = release
-        if sign in ("<=", "=="):
-            newest = release
-        if sign == "<":
-            newest = (*release[:-1], release[-1] - 0.5)
-    return oldest, newest

@@ -60,13 +60,21 @@ def expected(values: NDArray[Any]) -> Expected:
 
 
 def graph(
-    batch: int | str, dtype: str, shift: int, picks: bool | str = False, prior: bool = False, classes: bool = False
+    batch: int | str,
+    dtype: str,
+    shift: int,
+    picks: bool | str = False,
+    prior: bool = False,
+    classes: bool = False,
+    video: bool = False,
 ) -> onnx.ModelProto:
     """dtype: of the input, float32, float16 or uint8; shift: added to every index (a wrong graph)
 
     picks: hand them out, too, "reversed" backwards; prior: take another input [B, N], which is added to the scores
     classes: give logits [B, WIDTH] in place of tokens, their mean
+    video: add the scores of the frame before, state.1.scores [B, N], and hand these out as next.1.scores
     """
+    added = "state.1.scores" if video else "prior"
     floats = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
     kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
     shape = [batch, *SIZE, 3] if dtype == "uint8" else [batch, 3, *SIZE]
@@ -95,8 +103,8 @@ def graph(
         helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[PATCH, PATCH], strides=[PATCH, PATCH]),
         helper.make_node("Reshape", ["pooled", "patches"], ["channels_first"]),
         helper.make_node("Transpose", ["channels_first"], ["rows"], perm=[0, 2, 1]),
-        helper.make_node("ReduceMean", ["rows", "last"], ["means" if prior else "scores"], keepdims=0),
-        *([helper.make_node("Add", ["means", "prior"], ["scores"])] if prior else []),
+        helper.make_node("ReduceMean", ["rows", "last"], ["means" if prior or video else "scores"], keepdims=0),
+        *([helper.make_node("Add", ["means", added], ["scores"])] if prior or video else []),
         helper.make_node("TopK", ["scores", "keep"], ["best_scores", "best"], axis=1),
         helper.make_node("TopK", ["best", "keep"], ["ascending", "order"], axis=1, largest=0),
         helper.make_node("Unsqueeze", ["ascending", "last"], ["where"]),
@@ -113,8 +121,11 @@ def graph(
         helper.make_tensor_value_info("tokens", floats, [batch, KEEP, WIDTH]),
     ]
     inputs = [helper.make_tensor_value_info("pixel_values", kinds[dtype], shape)]
-    if prior:
-        inputs.append(helper.make_tensor_value_info("prior", TensorProto.FLOAT, [batch, GRID[0] * GRID[1]]))
+    if prior or video:
+        inputs.append(helper.make_tensor_value_info(added, TensorProto.FLOAT, [batch, GRID[0] * GRID[1]]))
+    if video:
+        nodes.append(helper.make_node("Identity", ["scores"], ["next.1.scores"]))
+        outputs.append(helper.make_tensor_value_info("next.1.scores", TensorProto.FLOAT, [batch, GRID[0] * GRID[1]]))
     if picks:
         constants["turned"] = np.arange(KEEP)[:: -1 if picks == "reversed" else 1].copy()
         nodes.append(helper.make_node("Gather", ["best", "turned"], ["chosen"], axis=1))
@@ -142,10 +153,11 @@ def write_bundle(
     picks: bool | str = False,
     prior: bool = False,
     classes: bool = False,
+    video: bool = False,
     **changes: Any,
 ) -> Path:
     folder.mkdir()
-    onnx.save(graph(batch, dtype, shift, picks, prior, classes), folder / "encoder.onnx")
+    onnx.save(graph(batch, dtype, shift, picks, prior, classes, video), folder / "encoder.onnx")
     tiles = batch if isinstance(batch, int) else 1
     tensors: dict[str, NDArray[Any]] = {}
     for probe in range(probes):
@@ -161,6 +173,9 @@ def write_bundle(
             tensors[f"scene{probe:02}/picks"] = best.astype(np.int32)
         if prior:
             tensors[f"scene{probe:02}/prior"] = np.zeros_like(scores)
+        if video:
+            tensors[f"scene{probe:02}/state.1.scores"] = np.zeros_like(scores)
+            tensors[f"scene{probe:02}/next.1.scores"] = scores.copy()
     save_file(tensors, folder / "reference.safetensors")
     floats = "float16" if dtype == "float16" else "float32"
     inputs = {"pixel_values": TensorSpec((batch, *SIZE, 3) if dtype == "uint8" else (batch, 3, *SIZE), dtype)}
@@ -177,6 +192,8 @@ def write_bundle(
         outputs["picks"] = TensorSpec((batch, KEEP), "int32")
     if prior:
         inputs["prior"] = TensorSpec((batch, GRID[0] * GRID[1]), "float32")
+    if video:
+        inputs["state.1.scores"] = outputs["next.1.scores"] = outputs["scores"]
     fields: dict[str, Any] = {
         "method": "brightest",
         "options": {},

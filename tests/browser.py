@@ -33,7 +33,7 @@ NODE_MODULES = Path(os.environ.get("EDGEPRUNE_NODE_MODULES", "node_modules")).ab
 GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 """WebGPU on the CPU, by SwiftShader"""
 
-SILENCE_S = 120
+SILENCE_S = 600
 """after which a browser is taken to be stuck"""
 
 _HAS_LIBRARY = (NODE_MODULES / "@huggingface/transformers/package.json").is_file()

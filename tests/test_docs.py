@@ -17,7 +17,8 @@ from tests.pages import blocks, commands, languages
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+ENGINES = sorted((ROOT / "docs" / "engines").glob("*.md"))
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *ENGINES, ROOT / "CONTRIBUTING.md"]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 COMMANDS = [line for text in TEXTS.values() for block in blocks(text, "sh") for line in commands(block)]
 EDGEPRUNE = sorted({line for line in COMMANDS if line.startswith("edgeprune ")})
@@ -57,8 +58,10 @@ def test_every_page_says_what_it_is_for(page: str) -> None:
     assert page == "README.md" or first.startswith("For ")
 
 
-def test_every_page_is_reached_from_the_readme() -> None:
-    assert [page for page in TEXTS if page != "README.md" and f"({page})" not in TEXTS["README.md"]] == []
+def test_every_page_is_reached_from_the_readme_and_those_of_engines_from_the_page_of_whole_models() -> None:
+    pages = [page for page in TEXTS if page != "README.md" and not page.startswith("docs/engines/")]
+    assert [page for page in pages if f"({page})" not in TEXTS["README.md"]] == []
+    assert [path.name for path in ENGINES if f"(engines/{path.name})" not in TEXTS["docs/whole-model.md"]] == []
 
 
 def anchors(text: str) -> set[str]:

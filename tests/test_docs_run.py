@@ -137,7 +137,10 @@ NOT_RUN = {
         "edgeprune build rtx-bundle --audit": "compiles with TensorRT-RTX",
         "edgeprune bench rtx-bundle --device tensorrt": "needs a GPU",
     },
-    "docs/whole-model.md": {"pip install '.[assemble]'": "changes the reader's environment"},
+    "docs/whole-model.md": {
+        "pip install '.[assemble]'": "changes the reader's environment",
+        'build/examples/edgeprune-ask model photo.ppm "what color is the square?"': C_LIBRARY,
+    },
     "CONTRIBUTING.md": {
         line: "changes the reader's environment"
         for line in ("make test", "make test-all", "make lint types", "make lowest", "make cpp", "make docs")

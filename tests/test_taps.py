@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from edgeprune import encoders
+from edgeprune import taps as taps_module
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import attending, recording
@@ -54,6 +55,28 @@ def test_column_mean_is_over_heads_and_all_queries_without_the_special_columns()
     weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     got = taps(Attention(torch.tensor(query), torch.tensor(key), 0.5)).column_mean()
     np.testing.assert_allclose(got.numpy(), weights.mean(axis=(1, 2))[:, 1:], rtol=1e-5)
+
+
+def test_case_the_map_of_many_patches_is_never_there_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of Gemma 3's 4096, in float32 1 GiB."""
+    rng = np.random.default_rng(4)
+    query, key = (torch.tensor(rng.normal(size=(2, 3, 7, 4)), dtype=torch.float32) for _ in range(2))
+    seen = Attention(query, key, 0.5)
+    exact = (query.double() @ key.double().mT * 0.5).softmax(-1).mean(dim=(1, 2))
+    largest: list[int] = []
+    softmax = torch.Tensor.softmax
+
+    def counted(given: torch.Tensor, dim: int) -> torch.Tensor:
+        largest.append(given.numel())
+        return softmax(given, dim)
+
+    monkeypatch.setattr(torch.Tensor, "softmax", counted)
+    for limit, parts in ((2 * 3 * 7 * 7, 1), (2 * 3 * 7 * 3, 3), (1, 7)):
+        monkeypatch.setattr(taps_module, "LARGEST", limit)
+        largest.clear()
+        torch.testing.assert_close(taps(seen).column_mean().double(), exact[:, 1:], rtol=1e-6, atol=1e-8)
+        assert len(largest) == parts
+        assert max(largest) <= max(limit, 2 * 3 * 7)
 
 
 def test_only_the_named_layers_are_recorded(encoder: Encoder) -> None:

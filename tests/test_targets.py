@@ -109,6 +109,10 @@ FORM = [  # what a single field gets wrong
     (("onnx.topk_limit", 3840.0), "onnx.topk_limit must be an integer, got 3840.0"),
     (("onnx.index_float", 1), "onnx.index_float must be true or false, got 1"),
     (("onnx.float32_matmul", "no"), "onnx.float32_matmul must be true or false, got 'no'"),
+    (
+        ("engine.quantised", "int4"),
+        "engine.quantised must be one of int8, int8-dynamic, fp8; got 'int4'",
+    ),
     (("onnx.ir", 10), "onnx.ir: no field 'ir'; have "),
     (("onnx", 18), "onnx must be a table, got 18"),
     (("onnx", ...), "onnx must be given"),
@@ -193,6 +197,21 @@ CONTRADICTIONS: list[tuple[list[tuple[str, Any]], str]] = [  # what only the who
     (
         [("engine.build_flags", ["stronglyTyped"])],
         "engine.build_flags must be --name or --name=value, without spaces",
+    ),
+    *(
+        (
+            [("engine.build_flags", ["--stronglyTyped", flag])],
+            f"engine.build_flags must leave out what is quantised, the graph says it, got '{flag}'",
+        )
+        for flag in ("--int8", "--fp8", "--best", "--calib=ranges.cache")
+    ),
+    ([("engine.quantised", ["int8", "int8"])], "engine.quantised must name each type once"),
+    ([("engine.quantised", ["fp8"])], "engine.quantised must leave fp8 to SM 89 and later, got ['fp8']"),
+    ([("engine.quantised", ["int8-dynamic"])], "engine.quantised must leave int8-dynamic to ONNX Runtime's CPU"),
+    ([("onnx.quantised_opset", 17)], "onnx.quantised_opset must be in 18..21, got 17"),
+    (
+        [*DESKTOP, ("engine.quantised", ["fp8"]), ("onnx.quantised_opset", 18)],
+        "onnx.quantised_opset must be at least 19 for fp8, got 18",
     ),
     ([("bench.flags", [])], "bench.flags must be given for tensorrt"),
     (

@@ -7,6 +7,7 @@ that a runtime would stumble over. Whether the graph itself has these shapes sho
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from edgeprune.bundle.schema import KINDS, Fields, Graph, TensorSpec
 
 __all__ = ["check"]
 
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8", "int8-dynamic", "fp8")
+BOUNDS = ("regret", "token_median", "token_each")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 
@@ -23,7 +25,7 @@ def check(manifest: Fields) -> None:
     for path, text in _texts(dataclasses.asdict(manifest), ""):
         if not text.isprintable():
             raise ValueError(f"{path} must be text that can be printed, got {text!a:.60}")
-    for rules in (_counts, _graphs, _encoder, _steps):
+    for rules in (_counts, _graphs, _encoder, _steps, _quantised):
         for holds, rule, got in rules(manifest):
             if not holds:
                 raise ValueError(rule if got is None else f"{rule}, got {got!r:.60}")
@@ -130,6 +132,27 @@ def _steps(manifest: Fields) -> Rules:
         yield counted, f"the hidden rows behind layer {layer} must be a count", hidden
         before, rows = layer, keep
     yield manifest.keep <= rows, f"keep must be at most the {rows} rows that the last step leaves", manifest.keep
+
+
+def _quantised(manifest: Fields) -> Rules:
+    """What a runtime reads of it."""
+    if (given := manifest.quantised) is None:
+        return
+    yield not manifest.precision.startswith("float"), "what is quantised must be no float", manifest.precision
+    bounds, session = given.get("bounds"), given.get("session", {})
+    said = isinstance(bounds, Mapping) and all(_is_bound(bounds.get(name)) for name in BOUNDS)
+    yield said, f"quantised.bounds must hold {', '.join(BOUNDS)}, each above 0", bounds
+    devices = session.values() if isinstance(session, Mapping) else [None]
+    lists = all(isinstance(one, Mapping) and _is_texts(one.get("disable", [])) for one in devices)
+    yield lists, "quantised.session must hold objects by device, each with a list of names to disable", session
+
+
+def _is_bound(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
 
 
 def _pixels(manifest: Fields, encoder: Graph) -> Rules:

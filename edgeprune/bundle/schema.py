@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ENCODER", "KINDS", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec"]
+__all__ = ["ENCODER", "KINDS", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec", "words"]
 
 SCHEMA_VERSION = "2.0"
 ENCODER = "encoder"
@@ -91,7 +91,7 @@ class Fields:
     """images, frames or tiles of one image per run, B"""
     model: Model
     precision: str
-    """what the weights are: float32, float16 or int8"""
+    """what the weights are: float32, float16, int8, int8-dynamic or fp8; with `quantised`, those of most products"""
     graphs: Mapping[str, Graph]
     """name -> graph; `encoder` is there, and what it is measured against as `baseline.<name>`"""
     preprocessing: Mapping[str, Any]
@@ -125,6 +125,9 @@ class Fields:
     """of the encoder, in its order: what a builder that chooses float16 by itself has to leave in float32"""
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """of --keep auto: what was wanted, and what was measured on which images; empty where the budget was given"""
+    quantised: Mapping[str, Any] | None = None
+    """of a graph whose products have fewer bits: `scheme`, `activations`, `smoothed`, `layers`, `calibration`, and the
+    `bounds` and `session` options that a runtime has to know; None of a float one"""
     schema_version: str = SCHEMA_VERSION
     """of the file that it was read from; what is written is always this reader's"""
 
@@ -132,6 +135,21 @@ class Fields:
     def encoder(self) -> Graph:
         """The pruned graph."""
         return self.graphs[ENCODER]
+
+    @property
+    def computes(self) -> str:
+        """The float that is rounded to where nothing is quantised: what parity's own roundings are of."""
+        return self.precision if self.quantised is None else self.outputs[KINDS[self.kind][0]].dtype
+
+    @property
+    def bounds(self) -> Mapping[str, Any] | None:
+        """What parity judges a quantised graph by; None of a float graph, every decision of which is judged."""
+        return None if self.quantised is None else self.quantised["bounds"]
+
+    def disabled(self, device: str) -> tuple[str, ...]:
+        """ONNX Runtime's optimizers that must not run on a device before its own form of the graph is found."""
+        session = {} if self.quantised is None else self.quantised.get("session", {})
+        return tuple(session.get(device, {}).get("disable", ()))
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
@@ -179,3 +197,19 @@ class Fields:
     @property
     def dynamic_batch(self) -> bool:
         return any(isinstance(size, str) for tensor in self.inputs.values() for size in tensor.shape)
+
+
+def words(made: Any) -> str:
+    """What stands alone of an object of a manifest, name=value; of several numbers the first and the last.
+
+    >>> words({"kind": "affine", "residual": [0.4, 0.2], "bias": True, "fits": {"keep": 32}})
+    'kind=affine, residual=0.4 to 0.2, bias=true'
+    """
+    given = made.items() if isinstance(made, Mapping) else ()
+    found = []
+    for name, one in given:
+        if isinstance(one, (bool, int, float, str)):
+            found.append(f"{name}={str(one).lower() if isinstance(one, bool) else one}")
+        elif isinstance(one, (list, tuple)) and one and all(type(part) in (int, float) for part in one):
+            found.append(f"{name}={one[0]} to {one[-1]}")
+    return ", ".join(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -88,9 +89,23 @@ def _from_hub(id: str, revision: str | None) -> Files:
         raise MissingPackageError("huggingface_hub", "export") from None
     pinned = revision
 
+    @functools.cache
+    def away() -> bool:
+        """Whether the hub cannot be reached: asked once and without retries, which last half a minute for each file."""
+        url = huggingface_hub.hf_hub_url(id, "config.json", revision=revision)
+        try:
+            huggingface_hub.get_hf_file_metadata(url)
+        except (errors.HfHubHTTPError, errors.HFValidationError):
+            return False  # it says what is wrong
+        except Exception:  # those of what the package speaks HTTP with, which differ from release to release
+            return True
+        return False
+
     def locate(name: str) -> Path:
         try:
-            return Path(huggingface_hub.hf_hub_download(id, name, revision=pinned))
+            held = isinstance(huggingface_hub.try_to_load_from_cache(id, name, revision=pinned), str)
+            alone = not held and away()
+            return Path(huggingface_hub.hf_hub_download(id, name, revision=pinned, local_files_only=alone))
         except errors.LocalEntryNotFoundError:
             raise Absent(f"{id} has no {name} in the cache, and the hub cannot be reached") from None
         except errors.EntryNotFoundError:

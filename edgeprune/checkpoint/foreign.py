@@ -50,7 +50,7 @@ class Foreign(Checkpoint):
 
     def values(self, names: list[str]) -> dict[str, Tensor]:
         self.read.update(names)
-        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         stands = {name: (self.places[name].files, self.places[name].file) for name in names}
         for files, file in dict.fromkeys(stands.values()):
             try:
@@ -59,8 +59,8 @@ class Foreign(Checkpoint):
                 raise ModelError(f"{error}; tensors of the vision encoder are in it, so add it") from None
             here = {name: self.places[name].name for name in names if stands[name] == (files, file)}
             tensors = self._tensors(path, [*here.values()])
-            found |= {name: tensors[own] for name, own in here.items()}
-        return {name: found[name] for name in names}
+            values |= {name: tensors[own] for name, own in here.items()}
+        return {name: values[name] for name in names}
 
     def _tensors(self, path: Path, names: list[str]) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
@@ -78,13 +78,15 @@ def stored(files: Files) -> dict[str, Stored]:
 
     Raises ModelError when there are no weights, or two tensors would have one name.
     """
-    found: dict[str, Stored] = {}
+    by_name: dict[str, Stored] = {}
     for name, file in _names(files).items():
         plain = unwrapped(name)
-        if plain in found:
-            raise ModelError(f"{files.id}: without names of wrappers, {name} and {found[plain].name} are both {plain}")
-        found[plain] = Stored(files, file, name)
-    return found
+        if plain in by_name:
+            raise ModelError(
+                f"{files.id}: without names of wrappers, {name} and {by_name[plain].name} are both {plain}"
+            )
+        by_name[plain] = Stored(files, file, name)
+    return by_name
 
 
 def _names(files: Files) -> Mapping[str, str]:

@@ -18,7 +18,10 @@ __all__ = ["command"]
 @options.first
 @options.threads
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed runs of each graph; default 20 to 60 seconds' worth.")
-@click.option("--against", multiple=True, help="Only this baseline, may be repeated; default all in the bundle.")
+@click.option(
+    "--against", multiple=True,
+    help="Only this baseline, or another bundle; may be repeated; default all baselines in the bundle.",
+)  # fmt: skip
 @click.option("--wide", is_flag=True, help="All columns: the 99th percentile and the MatMul utilisation, too.")
 @options.language_model
 @options.verb
@@ -43,6 +46,7 @@ def command(
     edgeprune bench my-bundle
     edgeprune bench my-bundle --device tensorrt
     edgeprune bench my-bundle --against unpruned --threads 2 --json
+    edgeprune bench my-int8-bundle --against my-bundle
 
     Of a folder of `edgeprune assemble` the whole answer is measured: time to the first token and tokens per second,
     pruned and unpruned in turns, encoder and prefill apart, beside what multiply-adds promise.
@@ -60,12 +64,14 @@ def command(
         _whole(bundle, device, threads, rounds, as_json)
         return
     from edgeprune.bundle import load
+    from edgeprune.bundle.finding import find
     from edgeprune.runtime.ledger.bench import bench
 
     model = options.read_language_model(language_model)
     bound = options.bound_of(model, load(bundle).manifest, keep=keep) if model else None
+    beside = [Path(find(one)) if _is_folder(one) else one for one in against]
     with progress() as show:
-        ledger = bench(bundle, device, threads, rounds, against or None, show, keep)
+        ledger = bench(bundle, device, threads, rounds, beside or None, show, keep)
     if as_json:
         print_json(ledger.to_json() if bound is None else {**ledger.to_json(), "bound": bound.to_json()})
         return
@@ -74,6 +80,11 @@ def command(
 
     display(ledger_table(ledger, wide), *([] if bound is None else [bound_table(bound)]), wide=wide)
     click.echo(ledger_line(ledger))
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a name is of another bundle; one without a slash may be of a baseline, which comes first."""
+    return "/" in name or (Path(name) / "manifest.json").is_file()
 
 
 def _whole(folder: Path, device: str, threads: int | None, rounds: int | None, as_json: bool) -> None:

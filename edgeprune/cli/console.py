@@ -122,7 +122,8 @@ def progress(each: bool = False) -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def _lines() -> Iterator[Callable[[int, int, str], None]]:
-    """A step is printed when it is over, so that a request refused in the first of them is one line still."""
+    """A step is printed when it is over, so that a request refused in the first of them is one line still. One that
+    says how far it is stays the same, without what stands behind its colon."""
     begun: list[tuple[str, float]] = []
 
     def over() -> None:
@@ -131,8 +132,10 @@ def _lines() -> Iterator[Callable[[int, int, str], None]]:
         begun.clear()
 
     def show(done: int, total: int, what: str) -> None:
-        over()
-        begun.append((f"[{done + 1}/{total}] {what}", time.monotonic()))
+        line = f"[{done + 1}/{total}] {what.partition(':')[0]}"
+        if not begun or begun[0][0] != line:
+            over()
+            begun.append((line, time.monotonic()))
 
     yield show
     over()

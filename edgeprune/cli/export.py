@@ -58,7 +58,21 @@ __all__ = ["command"]
 @click.option("--revision", help="Commit or branch of a Hugging Face id.")
 @click.option("--output", type=options.PATH, help="Folder to write; default <model>-<method>-<keep>-<target>.")
 @click.option(
-    "--precision", type=click.Choice(["float32", "float16"]), help="Float of the graph; default the target's."
+    "--precision", type=click.Choice(["float32", "float16", "int8", "int8-dynamic", "fp8"]),
+    help="Float of the graph, default the target's; or what its products are quantised to.",
+)  # fmt: skip
+@click.option(
+    "--calibration", "calibrated_on", metavar="DIR",
+    help="With int8 or fp8: images that ranges of activations are taken of. Default scenes.",
+)  # fmt: skip
+@click.option(
+    "--calibration-images", type=click.IntRange(min=2), default=64, show_default=True, metavar="N",
+    help="How many of them, at most.",
+)  # fmt: skip
+@click.option(
+    "--keep-float",
+    metavar="LAYER,...",
+    help="Products that are not quantised, as `inspect` names them; * stands for any.",
 )
 @click.option("--layer", type=int, help="Feature layer, an index into hidden_states; default the model's.")
 @click.option(
@@ -107,6 +121,7 @@ def command(
     from edgeprune.export.request import Request, check, takes_images
 
     own = options.named(settings)
+    given["keep_float"] = tuple(name for name in (given["keep_float"] or "").split(",") if name)
     found = given["keep"] == "auto"
     given |= {"keep": None, "output": given["output"] or _output(given)} if found else {}
     if not found and (floor, ceiling_ms) != (None, None):
@@ -124,12 +139,13 @@ def command(
         import transformers.modeling_utils  # noqa: F401  (every family imports it, later)
 
         from edgeprune.export.hub import push
-        from edgeprune.export.job import STEPS, export_bundle
+        from edgeprune.export.job import export_bundle, steps_of
 
     if found:
         request = _budgeted(request, floor, ceiling_ms, calibrate)
     with progress(each=True) as show:
-        exported = export_bundle(request, lambda step: show(STEPS.index(step), len(STEPS), step))
+        steps = steps_of(request)
+        exported = export_bundle(request, lambda step: show(steps.index(step.partition(":")[0]), len(steps), step))
     for warning in exported.warnings:
         warn(warning)
     bound = options.bound_of(model, exported.manifest, request.target)

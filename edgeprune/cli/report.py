@@ -9,6 +9,7 @@ import click
 
 from edgeprune.cli import options
 from edgeprune.cli.console import print_json, progress
+from edgeprune.errors import ParityError
 
 __all__ = ["command"]
 
@@ -64,6 +65,8 @@ def command(
             page = describe_bundle(subject, images, device, not no_bench, rounds, show)
     write_report(page, output)
     if as_json:
-        print_json({"report": str(output), "bytes": output.stat().st_size})
+        print_json({"report": str(output), "bytes": output.stat().st_size, "passed": not page.failed})
     else:
         click.echo(f"wrote {output}, {output.stat().st_size / 1024:,.0f} KiB: open it in a browser")
+    if page.failed:
+        raise ParityError(f"{page.failed}; {output} shows where")

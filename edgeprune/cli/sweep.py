@@ -31,8 +31,12 @@ T = TypeVar("T")
 )  # fmt: skip
 @click.option("--inside", metavar="REDUCER,...", help="Try each method with these inside the encoder as well.")
 @click.option("--encoder-cost", metavar="SHARE,...", help="With --inside: of the unpruned multiply-adds, as 0.6,0.5.")
+@click.option("--adapted", metavar="DIR,...", help="With --inside: once more with what `edgeprune adapt` wrote for it.")
 @click.option("--keep", metavar="K,...", help="Tokens kept, or their shares (0.5); default 64,32,16,8.")
-@click.option("--precision", metavar="FLOAT,...", default="float32", show_default=True, help="float32, float16.")
+@click.option(
+    "--precision", metavar="NAME,...", default="float32", show_default=True,
+    help="float32, float16, int8, int8-dynamic; losses are against the unpruned graph in the first.",
+)  # fmt: skip
 @click.option("--layer", metavar="L,...", help="Feature layers, indices into hidden_states; default the model's.")
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
 @click.option("--images", metavar="DIR", help="Folder with images, or scenes: drawn ones, which need no file.")
@@ -63,6 +67,7 @@ def command(
     methods: str | None,
     inside: str | None,
     encoder_cost: str | None,
+    adapted: str | None,
     keep: str | None,
     precision: str,
     layer: str | None,
@@ -77,6 +82,7 @@ def command(
     \b
     edgeprune sweep
     edgeprune sweep --methods fastervlm,divprune --keep 32,16 --count 100
+    edgeprune sweep --methods fastervlm --precision float32,int8,int8-dynamic
     edgeprune sweep --model llava-hf/llava-1.5-7b-hf --images photos \\
         --questions questions.jsonl --keep 192,128,64 --ray
     """
@@ -88,6 +94,7 @@ def command(
         methods=_listed("--methods", methods, str),
         inside=_listed("--inside", inside, str),
         encoder_costs=_listed("--encoder-cost", encoder_cost, float),
+        adapted=_listed("--adapted", adapted, str),
         keep=_listed("--keep", keep, lambda text: float(text) if "." in text else int(text)),
         precisions=_listed("--precision", precision, str),
         layers=_listed("--layer", layer, int) or (None,),

@@ -108,6 +108,11 @@ def _doubt(bundle: Path, report: BackendReport) -> str:
     """Why parity says little there; empty where it says enough, and where nothing ran."""
     if report.not_run or report.proven:
         return ""
+    if report.bounds is not None:
+        return (
+            f"{bundle} is not proven on {report.device}: on half of its probes a choice by chance must fail, and "
+            "tokens must be compared; export it with images of yours (--probes), or leave out --strict"
+        )
     return (
         f"{bundle} is not proven on {report.device}: half of the decisions must be decided, "
         f"{report.decided:.0%} are; export it with images of yours (--probes), or leave out --strict"

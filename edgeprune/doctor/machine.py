@@ -70,22 +70,24 @@ class Machine:
 def look(folder: Path | None = None) -> Machine:
     """Of this machine; folder: whose disk is meant, by default where it was called."""
     seen, error = ask("import runpy; runpy.run_module('edgeprune.doctor.hardware', run_name='__main__')")
-    found: dict[str, Any] = seen or {"gpu": {"sm": None, "name": "", "cuda": None, "why_not": "it could not be asked"}}
-    gpu = found["gpu"]
-    board = found.get("board")
+    answers: dict[str, Any] = seen or {
+        "gpu": {"sm": None, "name": "", "cuda": None, "why_not": "it could not be asked"}
+    }
+    gpu = answers["gpu"]
+    board = answers.get("board")
     return Machine(
         python=f"{platform.python_version()} ({sys.executable})",
         system=f"{platform.system()} {platform.machine()}",
-        processor=found.get("processor", platform.processor()),
+        processor=answers.get("processor", platform.processor()),
         memory_gib=_memory(),
         disk_gib=shutil.disk_usage(folder or Path.cwd()).free / GIB,
         modules={name: module for name in MODULES if (module := _module(name)) is not None},
         sm=gpu["sm"],
         gpu=gpu["name"] if gpu["sm"] is not None else gpu["why_not"],
         cuda=gpu["cuda"],
-        no_cuda=found.get("cuda_bindings", "it could not be asked"),
+        no_cuda=answers.get("cuda_bindings", "it could not be asked"),
         board=tuple(board) if board else None,
-        trtexec=found.get("trtexec", {}),
+        trtexec=answers.get("trtexec", {}),
         broken=error,
     )
 

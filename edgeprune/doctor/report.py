@@ -70,20 +70,20 @@ def report_of(machine: Machine, packages: Sequence[Package], every: Sequence[tar
 
 def _general(machine: Machine, packages: Sequence[Package]) -> list[Obstacle]:
     """What is wrong whatever it is for."""
-    found = []
+    obstacles = []
     if machine.broken:
-        found.append(
+        obstacles.append(
             Obstacle(f"the runtime cannot be imported: {machine.broken}", "pip install --force-reinstall edgeprune")
         )
     if "error" in machine.trtexec:
-        found.append(Obstacle(*machine.trtexec["error"].rpartition("; ")[::2]))
-    found += [
+        obstacles.append(Obstacle(*machine.trtexec["error"].rpartition("; ")[::2]))
+    obstacles += [
         Obstacle(one.problem(), f"pip install '{one.name}{max(one.wanted.values())}'")
         for one in packages
         if one.installed is not None and not one.fits() and not {BASE, "export"} & one.wanted.keys()
     ]
     installed = {one.name for one in packages if one.installed is not None}
-    found += [
+    obstacles += [
         Obstacle(
             f"{one} and {other} are both installed, and are the same module",
             f"pip uninstall {one} {other}, then install one",
@@ -91,7 +91,7 @@ def _general(machine: Machine, packages: Sequence[Package]) -> list[Obstacle]:
         for one, other in INSTEAD.items()
         if {one, other} <= installed
     ]
-    return found
+    return obstacles
 
 
 def _facts(machine: Machine) -> dict[str, str]:
@@ -110,7 +110,7 @@ def _facts(machine: Machine) -> dict[str, str]:
         "CUDA driver": f"takes CUDA {machine.cuda}" if machine.cuda else "",
         "ONNX Runtime": ", ".join((ort.version or "broken", *ort.providers)) if ort else "not installed",
         **{
-            name: (found.version or "broken") if (found := machine.modules.get(module)) else "not installed"
+            name: (own.version or "broken") if (own := machine.modules.get(module)) else "not installed"
             for name, module in (("TensorRT", "tensorrt"), ("TensorRT-RTX", "tensorrt_rtx"))
         },
         "trtexec": f"{tool['version']}, {tool['path']}" if "path" in tool else "not found",

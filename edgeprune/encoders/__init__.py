@@ -5,7 +5,8 @@ of another also declares `tower(checkpoint, config, *prefixes, size=None) -> Tow
 `video`, `size` or `head` names them in `OPTIONS`; one that knows why its like are refused says so in `REFUSED`. Two
 more are read by others: `HAS`, by the catalog, which imports nothing, so that it is a literal; and `PROCESSORS`, the
 classes of image processors that come with the family. Nothing else has to change for a new one. What families share is
-in `_load`, `_heads`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`.
+in `_load`, `_heads`, `_processor` and `_settings`, `_positions`, `_attention` and `_grid`. Models that none is like are
+refused in `_refused`.
 
     HAS = {"": ("[CLS]", "variable sequence length")}       kind of tower, where there are several -> traits.FEATURES
     PROCESSORS = {"ViT": Processor(VIT)}                class of transformers, without ImageProcessor
@@ -112,6 +113,8 @@ class Encoder:
     """[N, P] float32: how the projected patches are averaged to tokens; None where they are not"""
     tiled: bool = False
     """whether the images of a batch are tiles of one image, which share its budget"""
+    tagged: bool = False
+    """whether the prompt has tags between the tiles, so that each keeps its own share, whatever the method"""
     layout: str = ""
     """how the tokens of tiles or frames are ordered for the language model, and what of the model's own is left out"""
     positions: Tensor | None = None
@@ -136,6 +139,11 @@ class Encoder:
     def labels(self) -> tuple[str, ...]:
         """The classes of its head, if it has one."""
         return () if self.head is None else self.head.labels
+
+    @property
+    def pools(self) -> bool:
+        """Whether the tiles of an image may be one pool of candidates, of a method that makes one."""
+        return self.tiled and not self.tagged
 
     @property
     def headed(self) -> bool:

@@ -15,7 +15,7 @@ Source  transformers Qwen2VisionTransformerPretrainedModel, Qwen2_5_VisionTransf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -29,7 +29,21 @@ from edgeprune.encoders._attention import WINDOWS
 from edgeprune.encoders._load import pretrained, tower_around
 from edgeprune.errors import ModelError, RequestError
 
-__all__ = ["GridTower", "Merger", "Windows", "checked", "merged", "visual"]
+__all__ = [
+    "GridTower",
+    "Mean",
+    "Merger",
+    "Windows",
+    "checked",
+    "convolution",
+    "in_squares",
+    "learned",
+    "merged",
+    "merger_of",
+    "squares",
+    "token_places",
+    "visual",
+]
 
 Rotate = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Windows = Mapping[int, list[int]]
@@ -39,10 +53,11 @@ Windows = Mapping[int, list[int]]
 def checked(id: str, grid: tuple[int, int] | None, patch_size: int, merge: int = 1) -> tuple[int, int]:
     """The grid that was asked for. Raises RequestError when there is none, or it does not divide into merge x merge."""
     if grid is None:
-        pixels = 32 * patch_size
+        side = 32 // merge * merge
+        pixels = side * patch_size
         raise RequestError(
-            f"{id} takes images of any size: --grid must say how many rows x columns of patches, such as 32x32 for "
-            f"{pixels}x{pixels} pixels; it is missing"
+            f"{id} takes images of any size: --grid must say how many rows x columns of patches, such as {side}x{side} "
+            f"for {pixels}x{pixels} pixels; it is missing"
         )
     rows, columns = grid
     if rows % merge or columns % merge:
@@ -56,9 +71,30 @@ def checked(id: str, grid: tuple[int, int] | None, patch_size: int, merge: int =
     return grid
 
 
-def visual(checkpoint: Checkpoint, cls: Any, config: Any) -> Any:
-    """The vision model of a Qwen checkpoint: below `model.visual.` as transformers 5 writes it, or below `visual.`."""
-    return cast(Any, pretrained(cls, config, checkpoint.tensors("model.visual.", "visual."), checkpoint.id))
+def visual(checkpoint: Checkpoint, cls: Any, config: Any, flat: Collection[str] = ()) -> Any:
+    """The vision model of a Qwen checkpoint: below `model.visual.` as transformers 5 writes it, or below `visual.`.
+
+    flat: its parts, of a family that has files with nothing in front of their names
+    """
+    bare = {name: file for name, file in checkpoint.shards.items() if name.partition(".")[0] in flat}
+    read, names = (replace(checkpoint, shards=bare), ("",)) if bare else (checkpoint, ("model.visual.", "visual."))
+    return cast(Any, pretrained(cls, config, read.tensors(*names), checkpoint.id))
+
+
+def learned(own: Any, grid: tuple[int, int]) -> Tensor:
+    """[P, C], the learned positions of a vision model of Qwen3-VL's kind at one grid, square by square, by
+    transformers' own interpolation."""
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+    near, weights = get_vision_interpolation_indices_and_weights(
+        torch.tensor([[1, *grid]]),
+        own.num_grid_per_side,
+        mode=own.interpolation_mode,
+        align_corners=own.interpolation_align_corners,
+        spatial_merge_size=own.config.spatial_merge_size,
+    )
+    positions: Tensor = (own.pos_embed(near) * weights[:, :, None]).sum(dim=1)
+    return positions
 
 
 class GridTower(nn.Module):
@@ -67,6 +103,7 @@ class GridTower(nn.Module):
     own: the vision model of transformers; its blocks get the attention below, in place
     order: [P] int64, the place in the raster of each patch
     cos, sin: [P, d]; positions: [P, C], added to the embedded patches; all in the tower's order
+    norm: of the embedded patches, in front of the positions
     """
 
     def __init__(
@@ -77,10 +114,11 @@ class GridTower(nn.Module):
         rotation: tuple[Tensor, Tensor],
         positions: Tensor | None = None,
         windows: Windows | None = None,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = own.config
-        self.patch_embedding = _without_time(own.patch_embed.proj)
+        self.patch_embedding, self.norm = _without_time(own.patch_embed.proj), norm
         self.blocks = own.blocks
         for at, block in enumerate(self.blocks):
             block.attn = _Attention(block.attn, rotate)
@@ -93,6 +131,8 @@ class GridTower(nn.Module):
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = True) -> SimpleNamespace:
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         hidden = [patches.index_select(1, cast(Tensor, self.order))]
+        if self.norm is not None:
+            hidden = [self.norm(hidden[0])]
         if self.positions is not None:
             hidden = [hidden[0] + self.positions]
         for block in self.blocks:
@@ -135,6 +175,25 @@ class Merger(nn.Module):
         return projected
 
 
+class Mean(nn.Module):
+    """[B, N, g * C] -> [B, N, D]: the mean of the patches of a token, a norm, and one product."""
+
+    def __init__(self, norm: nn.Module, projection: nn.Linear, patches: int) -> None:
+        super().__init__()
+        self.norm, self.projection, self._patches = norm, projection, patches
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.reshape(*x.shape[:2], self._patches, -1).float().mean(dim=2)
+        projected: Tensor = self.projection(self.norm(mean).to(x.dtype))
+        return projected
+
+
+def merger_of(own: Any, patches: int) -> Merger:
+    """The merger of a vision model of Qwen3-VL's kind; patches: of a token."""
+    mlp = nn.Sequential(own.linear_fc1, own.act_fn, own.linear_fc2)
+    return Merger(own.norm, mlp, 1 if own.use_postshuffle_norm else patches)
+
+
 def merged(
     family: str,
     modeling: ModuleType,
@@ -146,6 +205,7 @@ def merged(
     positions: Tensor | None = None,
     token_order: Tensor | None = None,
     windows: Windows | None = None,
+    norm: nn.Module | None = None,
     extras: Mapping[str, tuple[int, nn.Module]] | None = None,
 ) -> Encoder:
     """The encoder around a vision model of Qwen at one grid.
@@ -177,17 +237,46 @@ def merged(
         rotation,
         None if positions is None else positions[reorder],
         windows,
+        norm,
     )
-    place = torch.cartesian_prod(torch.arange(rows // merge), torch.arange(columns // merge)).T
     return Encoder(
         family,
         _described(tower, own.blocks[0].mlp, (rows * patch, columns * patch)),
         feature_depth(-1 if layer is None else layer, len(tower.blocks)),
         merger,
         groups=tokens.argsort()[:, None] * each + torch.arange(each),
-        positions=torch.cat((torch.zeros_like(place[:1]), place)).to(torch.int32),
+        positions=token_places(grid, merge),
         extras=extras or {},
     )
+
+
+def squares(grid: tuple[int, int], merge: int) -> Tensor:
+    """[P] int64, the place in the raster of each patch, merge x merge of them by merge x merge.
+
+    >>> squares((2, 4), 2).tolist()
+    [0, 1, 4, 5, 2, 3, 6, 7]
+    """
+    rows, columns = grid
+    raster = torch.arange(rows * columns).reshape(rows // merge, merge, columns // merge, merge)
+    return raster.transpose(1, 2).flatten()
+
+
+def in_squares(embeddings: Any, grid: tuple[int, int], merge: int) -> None:
+    """Bring what the embeddings of a transformers model give, in raster order, into that of `squares`, in place: so
+    that layers that take any number of patches take any number of whole squares."""
+    kind, order = type(embeddings), squares(grid, merge)
+
+    def forward(self: Any, *given: Any, **named: Any) -> Tensor:
+        patches: Tensor = kind.forward(self, *given, **named)
+        return patches.index_select(1, order)
+
+    embeddings.__class__ = type(kind.__name__, (kind,), {"forward": forward})  # of the object, as a copy has it, too
+
+
+def token_places(grid: tuple[int, int], merge: int) -> Tensor:
+    """[3, N] int32, the time, row and column of each token of merge x merge patches."""
+    place = torch.cartesian_prod(*(torch.arange(size // merge) for size in grid)).T
+    return torch.cat((torch.zeros_like(place[:1]), place)).to(torch.int32)
 
 
 def _described(tower: GridTower, mlp: nn.Module, image_size: Sequence[int]) -> Tower:
@@ -208,11 +297,22 @@ def _without_time(own: nn.Conv3d) -> nn.Conv2d:
     return flat
 
 
+def convolution(own: nn.Linear, size: int) -> nn.Conv2d:
+    """The Linear over flattened patches, (row, column, channel), as a convolution over the image."""
+    flat = nn.Conv2d(own.in_features // size**2, own.out_features, size, size, bias=own.bias is not None, device="meta")
+    weight = own.weight.reshape(-1, size, size, flat.in_channels).permute(0, 3, 1, 2).contiguous()
+    flat.weight, flat.bias = nn.Parameter(weight, requires_grad=False), own.bias
+    return flat
+
+
 def _thirds(fused: nn.Linear) -> list[nn.Linear]:
     """The three products that one Linear computes side by side; their weights are views of its own."""
     found = []
-    for weight, bias in zip(fused.weight.chunk(3), fused.bias.chunk(3), strict=True):
-        part = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        part.weight, part.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
+    biases: Sequence[Any] = (None,) * 3 if fused.bias is None else fused.bias.chunk(3)
+    for weight, bias in zip(fused.weight.chunk(3), biases, strict=True):
+        part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        part.weight = nn.Parameter(weight, requires_grad=False)
+        if bias is not None:
+            part.bias = nn.Parameter(bias, requires_grad=False)
         found.append(part)
     return found

@@ -15,7 +15,23 @@ from edgeprune.encoders import Encoder, Tower, family_of, feature_depth
 from edgeprune.encoders._settings import pair
 from edgeprune.errors import ModelError
 
-__all__ = ["pretrained", "settings", "tower_around", "with_projector", "without", "without_projector"]
+__all__ = [
+    "PROJECTOR",
+    "behind_norm",
+    "part_of",
+    "pretrained",
+    "renamed",
+    "settings",
+    "spelled",
+    "tower_around",
+    "with_projector",
+    "without",
+    "without_projector",
+]
+
+
+PROJECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
+"""the prefixes of what most models call their projector, of transformers 5 and 4"""
 
 
 def settings(cls: Any, config: Mapping[str, Any], **changes: Any) -> Any:
@@ -27,6 +43,17 @@ def without(checkpoint: Checkpoint, *parts: str) -> Checkpoint:
     """The checkpoint without the tensors that have one of the parts in their dotted name: heads that nobody exports."""
     shards = {name: file for name, file in checkpoint.shards.items() if not set(parts) & set(name.split("."))}
     return replace(checkpoint, shards=shards)
+
+
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors with these parts of their names, as some files have them, as transformers' module has them."""
+
+    def own(name: str) -> str:
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        return name
+
+    return {own(name): value for name, value in tensors.items()}
 
 
 def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **options: Any) -> nn.Module:
@@ -55,6 +82,21 @@ def pretrained(cls: Any, config: Any, tensors: dict[str, Tensor], id: str, **opt
     _check_fit(id, cls.__name__, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     model: nn.Module = module.eval().requires_grad_(False)
     return model
+
+
+def part_of(cls: Any, config: Any, stored: dict[str, Tensor], id: str) -> nn.Module:
+    """A module of transformers that is no model of its own, such as a projector, with these tensors, in float32.
+
+    Raises ModelError when it is not made of just these, each of the size that the config says.
+    """
+    with torch.device("meta"):
+        module: nn.Module = cls(config)
+    own = module.state_dict()
+    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
+    differ = [one for one in sizes if one[1] != one[2]]
+    _check_fit(id, cls.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
+    module.load_state_dict(stored, assign=True)
+    return module.float().eval().requires_grad_(False)
 
 
 def _check_size(cls: Any, config: Any, tensors: Mapping[str, Tensor], id: str, options: dict[str, Any]) -> None:
@@ -138,6 +180,25 @@ def without_projector(family: str, tower: Tower, layer: int | None) -> Encoder:
     return Encoder(family, tower, depth, nn.Identity(), normed=layer is None)
 
 
+def spelled(name: str, roots: Sequence[str] = ("model.", "")) -> list[str]:
+    """The prefixes of a vision tower that the whole model calls so: of transformers 4, which has one part more, and 5.
+
+    >>> spelled("vision_tower", ("model.",))
+    ['model.vision_tower.vision_model.', 'model.vision_tower.']
+    """
+    return [f"{root}{name}{part}" for part in (".vision_model.", ".") for root in roots]
+
+
+def behind_norm(
+    family: str, tower: Tower, projector: nn.Module, layer: int | None, groups: Tensor | None = None
+) -> Encoder:
+    """An encoder whose projector takes last_hidden_state, or hidden_states[layer] if one is given.
+
+    groups: as in Encoder
+    """
+    return replace(without_projector(family, tower, layer), projector=projector, groups=groups)
+
+
 def with_projector(
     family: str,
     checkpoint: Checkpoint,
@@ -163,10 +224,7 @@ def with_projector(
     tower: Tower = tower_family.tower(
         checkpoint,
         vision,
-        f"model.{tower_name}.vision_model.",
-        f"{tower_name}.vision_model.",
-        f"model.{tower_name}.",
-        f"{tower_name}.",
+        *spelled(tower_name),
         size=size,
     )
     # "default" drops the first token whatever it is, "full" drops none
@@ -176,18 +234,11 @@ def with_projector(
         raise ModelError(
             f"{checkpoint.id}: vision_feature_select_strategy must be {wanted!r} ({what}), got {strategy!r}"
         )
-    stored = checkpoint.tensors("model.multi_modal_projector.", "multi_modal_projector.")
-    with torch.device("meta"):
-        module = projector(config)
-    own = module.state_dict()
-    sizes = [(name, stored[name].shape, own[name].shape) for name in stored.keys() & own.keys()]
-    differ = [one for one in sizes if one[1] != one[2]]
-    _check_fit(checkpoint.id, projector.__name__, own.keys() - stored.keys(), stored.keys() - own.keys(), differ)
-    module.load_state_dict(stored, assign=True)
+    module = part_of(projector, config, checkpoint.tensors(*PROJECTOR), checkpoint.id)
     least = 0 if len(chosen) > 1 else 1  # beside others there may be the embeddings
     depths = tuple(feature_depth(one, len(tower.attention), least) for one in chosen)
     beside, deepest = depths if len(depths) > 1 else (), feature_depth(max(depths), len(tower.attention))
-    return Encoder(family, tower, deepest, module.float().eval().requires_grad_(False), beside=beside)
+    return Encoder(family, tower, deepest, module, beside=beside)
 
 
 def _feature_layers(checkpoint: Checkpoint, config: Any, layer: int | None) -> list[int]:

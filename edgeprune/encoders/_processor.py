@@ -9,7 +9,7 @@ name it: a LLaVA often comes with CLIP's. How a file is read is in `_settings`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["CLIP", "COMMON", "SIGLIP", "VIT", "Processor"]
@@ -32,8 +32,12 @@ class Processor:
     """those of COMMON that have no say in the pixels of an image or tile, or that it does not read"""
     fills: Sequence[str] = ()
     """settings of which null means the default; of others it switches their step off"""
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """those of `reads` that do what no graph does where they are on, and what to do instead"""
     squares: bool = False
     """whether do_pad is a square of the mean colour around the image, in front of every other step"""
+    splits: bool = False
+    """whether images are scaled to a longest edge, and then squeezed into squares of max_image_size, as Idefics 3's"""
 
 
 COMMON = (

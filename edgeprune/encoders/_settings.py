@@ -29,6 +29,8 @@ SILENT = {
     *("data_format", "input_data_format", "device", "return_tensors", "disable_grouping", "image_seq_length"),
 }
 """what a file of any class may say that changes no pixel"""
+MOST_LONGEST = 4096
+"""pixels of the longest edge that a class that splits images scales to"""
 _SIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
 
 
@@ -56,6 +58,9 @@ class Settings:
 
     def resize(self) -> dict[str, int] | None:
         """{height, width}, {shortest_edge}, {shortest_edge, longest_edge} or {max_height, max_width}; None: off"""
+        if self.processor.splits:
+            side = self._longest("max_image_size")
+            return {"height": side, "width": side}
         if not self.on("do_resize"):
             return None
         if self.values.get("use_square_size") and "use_square_size" in self.processor.reads:
@@ -66,6 +71,20 @@ class Settings:
         if set(size) not in _SIZES:
             raise ValueError(f"{self.kind} cannot resize images to a size of {', '.join(sorted(given))}")
         return size
+
+    def longest(self) -> int:
+        """The longer side that an image is scaled to before it is split."""
+        if not self.on("do_resize"):
+            raise ValueError(f"{self.kind} must scale images first (do_resize), or their number of tiles is not known")
+        if (longest := self._longest("size")) > MOST_LONGEST:
+            raise ValueError(f"size must have a longest_edge of at most {MOST_LONGEST}, got {longest}")
+        return longest
+
+    def _longest(self, name: str) -> int:
+        size = _size(self.value(name), True)
+        if set(size) != {"longest_edge"}:
+            raise ValueError(f"{name} must have longest_edge; it has {', '.join(sorted(size))}")
+        return size["longest_edge"]
 
     def crop(self) -> tuple[int, int] | None:
         """(height, width); None: it is off"""
@@ -79,7 +98,16 @@ class Settings:
     def result(self) -> tuple[int, int] | None:
         """(height, width) of what every image becomes; None where that depends on the image."""
         resize, crop = self.resize() or {}, self.crop()
+        if (padded := self.padded()) is not None:
+            return padded
         return (resize["height"], resize["width"]) if crop is None and "height" in resize else crop
+
+    def padded(self) -> tuple[int, int] | None:
+        """(height, width) that a smaller image, normalised, is padded to; None: it is not, or by another step."""
+        if self.processor.squares or not self.on("do_pad") or self.values.get("pad_size") is None:
+            return None
+        size = _size(self.values["pad_size"], True)
+        return size["height"], size["width"]
 
     @property
     def tiled(self) -> bool:

@@ -21,7 +21,9 @@ OPTIONS = ("size", "head")
 HAS = {"": ("[CLS]", "variable sequence length")}
 PROCESSORS = {
     "CLIP": Processor(
-        CLIP, models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model"), reads=("use_square_size",)
+        CLIP,
+        models=("clip", "clip_vision_model", "aimv2", "aimv2_vision_model", "radio", "vipllava"),
+        reads=("use_square_size",),
     )
 }
 

@@ -16,11 +16,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._grid import squares
 from edgeprune.encoders._load import pretrained, settings, tower_around, with_projector, without_projector
 from edgeprune.encoders._positions import resample, whole_patches
 from edgeprune.encoders._processor import CLIP, Processor
@@ -35,7 +33,7 @@ PROCESSORS = {
         CLIP
         | {"size": {"height": 384, "width": 384}, "default_to_square": True, "do_center_crop": False}
         | {"crop_to_patches": False, "min_patches": 1, "max_patches": 12},
-        models=("internvl", "internvl_vision"),
+        models=("internvl", "internvl_vision", "aya_vision"),
         reads=("crop_to_patches", "min_patches", "max_patches"),
         ignores=("do_center_crop", "do_pad"),
     ),
@@ -66,7 +64,7 @@ def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None
             f"{rows}x{columns}; check --size, or image_size and downsample_ratio of its config.json"
         )
     chosen = config.vision_feature_layer if layer is None else layer
-    encoder = replace(encoder, groups=_squares(rows, side), normed=chosen == -1)
+    encoder = replace(encoder, groups=squares((rows, rows), side).reshape(-1, side * side), normed=chosen == -1)
     return _tiled(encoder, checkpoint)
 
 
@@ -86,13 +84,3 @@ def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str, size: 
             resample(module.embeddings, size, 1, checkpoint.id)
     attention, patches = [layer.attention for layer in layers], module.embeddings.patch_embeddings.projection
     return tower_around(module, attention, layers[0].mlp, patches, size or ours.image_size, prefix=1)
-
-
-def _squares(rows: int, side: int) -> Tensor:
-    """[N, side * side] int64: the places in the raster of the patches of each square, squares in raster order.
-
-    >>> _squares(4, 2).tolist()
-    [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    """
-    squares = torch.arange(rows * rows).reshape(rows // side, side, rows // side, side).transpose(1, 2)
-    return squares.reshape(-1, side * side)

@@ -1,8 +1,9 @@
 """LLaVA-1.5: a vision tower, the features of `vision_feature_layer`, and a two-layer projector
-(LlavaForConditionalGeneration with a CLIP or SigLIP tower).
+(LlavaForConditionalGeneration with a CLIP, SigLIP or Pixtral tower).
 
 With a CLIP tower the features are the patches without [CLS] (vision_feature_select_strategy "default"), with a SigLIP
-tower, which has no [CLS], all tokens ("full").
+or Pixtral tower, which has no [CLS], all tokens ("full"). Pixtral's is of image_size where --size says nothing, the
+largest that it takes; its prompt has a break behind each row of tokens, as `mistral3`.
 
 Source  haotian-liu/LLaVA, llava/model/multimodal_encoder/clip_encoder.py (feature_select) and
         transformers LlavaModel.get_image_features, whose conventions these are.
@@ -20,6 +21,7 @@ OPTIONS = ("size",)
 HAS = {
     "a CLIP tower": ("[CLS]", "two-layer projector", "variable sequence length"),
     "a SigLIP tower": ("two-layer projector", "variable sequence length"),
+    "a Pixtral tower": ("two-layer projector",),
 }
 PROCESSORS = {"Llava": Processor(CLIP, models=("llava",), squares=True)}
 REFUSED = {

@@ -22,7 +22,7 @@ HAS = {"": ()}
 PROCESSORS = {
     "Qwen2VL": Processor(
         CLIP,
-        models=("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+        models=("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "qwen3_5", "qwen3_5_moe"),
         any_size=True,
         reads=("min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size"),
         ignores=("do_center_crop", "do_pad"),

@@ -22,7 +22,7 @@ from edgeprune.encoders._processor import SIGLIP, Processor
 MODEL_TYPES = ("siglip", "siglip_vision_model")
 OPTIONS = ("size", "head")
 HAS = {"": ("variable sequence length",)}
-PROCESSORS = {"Siglip": Processor(SIGLIP, models=("siglip", "siglip_vision_model"))}
+PROCESSORS = {"Siglip": Processor(SIGLIP, models=("siglip", "siglip_vision_model", "paligemma"))}
 
 
 def load(checkpoint: Checkpoint, layer: int | None, size: tuple[int, int] | None = None, head: bool = False) -> Encoder:

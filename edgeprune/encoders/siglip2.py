@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.encoders import Encoder
-from edgeprune.encoders._grid import checked
+from edgeprune.encoders import Encoder, Tower
+from edgeprune.encoders._grid import checked, convolution, squares
 from edgeprune.encoders._load import pretrained, settings, tower_around, without, without_projector
 from edgeprune.encoders._processor import SIGLIP, Processor
 
@@ -39,46 +39,55 @@ PROCESSORS = {
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:
     """Raises RequestError when the grid is missing."""
-    from transformers import Siglip2VisionConfig, Siglip2VisionModel
+    from transformers import Siglip2VisionConfig
 
     given = checkpoint.config.get("vision_config", checkpoint.config)
     config = settings(Siglip2VisionConfig, given, vision_use_head=False)
-    rows, columns = checked(checkpoint.id, grid, config.patch_size)
     tensors = without(checkpoint, "head").tensors("vision_model.", "siglip2.vision_model.", "")
-    own = cast(Any, pretrained(Siglip2VisionModel, config, tensors, checkpoint.id))
-    tower = _Tower(own, (rows, columns))
+    return without_projector("siglip2", tower_at(config, tensors, checkpoint.id, grid), layer)
+
+
+def tower_at(config: Any, tensors: dict[str, Tensor], id: str, grid: tuple[int, int] | None, merge: int = 1) -> Tower:
+    """The tower of these tensors at one grid.
+
+    merge: how many rows and columns of patches stand side by side in it, for a model that makes one token of them
+
+    Raises RequestError when the grid is missing or does not divide into merge x merge.
+    """
+    from transformers import Siglip2VisionModel
+
+    rows, columns = checked(id, grid, config.patch_size, merge)
+    own = cast(Any, pretrained(Siglip2VisionModel, config, tensors, id))
+    tower = _Tower(own, (rows, columns), merge)
     attention = [block.self_attn for block in tower.layers]
     size = rows * config.patch_size, columns * config.patch_size
     mlp = own.encoder.layers[0].mlp
-    around = tower_around(
+    return tower_around(
         tower, attention, mlp, tower.patch_embedding, size, prefix=0, has_cls=False, blocks=tower.layers
     )
-    return without_projector("siglip2", around, layer)
 
 
 class _Tower(nn.Module):
-    """pixel_values [B, 3, H, W] -> .hidden_states, .last_hidden_state, [B, P, C] in raster order"""
+    """pixel_values [B, 3, H, W] -> .hidden_states, .last_hidden_state, [B, P, C] in raster order, of squares of patches
+    where merge is more than 1"""
 
-    def __init__(self, own: Any, grid: tuple[int, int]) -> None:
+    def __init__(self, own: Any, grid: tuple[int, int], merge: int) -> None:
         super().__init__()
         self.config = own.config
-        self.patch_embedding = _convolution(own.embeddings.patch_embedding, own.config.patch_size)
+        self.patch_embedding = convolution(own.embeddings.patch_embedding, own.config.patch_size)
         side, patches = own.embeddings.position_embedding_size, grid[0] * grid[1]
         learned = own.embeddings.position_embedding.weight.reshape(side, side, -1)
         resampled = own.embeddings.resize_positional_embeddings(learned, torch.tensor([grid]), patches)
-        self.position_embedding = nn.Parameter(resampled, requires_grad=False)
+        order = squares(grid, merge)
+        self.register_buffer("order", None if merge == 1 else order, persistent=False)
+        self.position_embedding = nn.Parameter(resampled[:, order], requires_grad=False)
         self.layers, self.post_layernorm = own.encoder.layers, own.post_layernorm
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = True) -> SimpleNamespace:
-        hidden = [self.patch_embedding(pixel_values).flatten(2).transpose(1, 2) + self.position_embedding]
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        if self.order is not None:
+            patches = patches.index_select(1, cast(Tensor, self.order))
+        hidden = [patches + self.position_embedding]
         for layer in self.layers:
             hidden.append(layer(hidden[-1], None))
         return SimpleNamespace(hidden_states=tuple(hidden), last_hidden_state=self.post_layernorm(hidden[-1]))
-
-
-def _convolution(own: nn.Linear, size: int) -> nn.Conv2d:
-    """The Linear over flattened patches, (row, column, channel), as a convolution over the image."""
-    convolution = nn.Conv2d(own.in_features // size**2, own.out_features, size, size, device="meta")
-    weight = own.weight.reshape(-1, size, size, convolution.in_channels).permute(0, 3, 1, 2).contiguous()
-    convolution.weight, convolution.bias = nn.Parameter(weight, requires_grad=False), own.bias
-    return convolution

@@ -4,6 +4,10 @@
 
     prompt     text <image> text            one placeholder for each image, or as many as the processor writes
     becomes    text <image> x K text        and the tokens travel as mm_encoder_outputs, in place of pixel_values
+    prompt     text tag <image> tag <image> text        where the processor writes tags between the tiles of an image
+    becomes    text tag <image> x K tag <image> x K text
+    prompt     text <image> x columns <break> ... text      where it ends each row of tokens (BREAKS)
+    becomes    text <image> x kept in the row <break> ...   all breaks stay, so that the length is fixed
 
 Positions: LLaVA's are compact, 0, 1, 2, ... over what is there, as in the official codes. A model with rotary positions
 of three axes (Qwen-VL) keeps the place that each token has in the whole image, and the text behind it goes on where it
@@ -23,10 +27,18 @@ from edgeprune.runtime import TokenEncoder
 from edgeprune.runtime.images.preprocess import ImageLike
 from edgeprune.runtime.images.tiles import packed
 
-__all__ = ["generation_inputs"]
+__all__ = ["PREFIX", "generation_inputs", "split"]
 
-TOGETHER = ("internvl", "video_llava")
+TOGETHER = ("internvl", "video_llava", "gemma3", "paligemma", "vipllava", "aya_vision")
 """models that take the tokens of all images as one tensor, not as a list"""
+MARKED = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}
+"""models in which the tokens of an image see each other both ways -> the input that says which they are, 1 for each"""
+PREFIX = {"paligemma": "token_type_ids"}
+"""models that attend to the whole prompt both ways -> the input that says so, 0 for all of it"""
+BREAKS = ("mistral3", "pixtral")
+"""models whose prompts have a token behind each row of an image's tokens"""
+THREE_AXES = ("cosmos3_edge",)
+"""models of rotary positions whose generation takes no place in the sequence in front of the three axes"""
 
 
 def generation_inputs(
@@ -36,30 +48,51 @@ def generation_inputs(
 
     model: the transformers model that the bundle's encoder was taken from, a ...ForConditionalGeneration
     images: one image, or as many as the prompt has placeholders
-    input_ids: [1, L] int64, the prompt; a run of the model's image token stands for one image
+    input_ids: [1, L] int64, the prompt; a run of the model's image token stands for one image, one tile, or one row
 
     Returns input_ids [1, L'] with exactly as many image tokens as are kept of each image, attention_mask [1, L'],
-    mm_encoder_outputs, and position_ids [4, 1, L'] where the model has rotary positions of three axes.
+    mm_encoder_outputs, and position_ids [4, 1, L'] (of THREE_AXES [3, 1, L']) where the model has rotary positions of
+    three axes, and what MARKED and PREFIX have.
 
     Raises RequestError when the prompt has not one placeholder for each image, and ImageError as the encoder does.
     """
     each = images if isinstance(images, list) else [images]
-    text = _split(input_ids, model.config.image_token_id)
-    if len(text) - 1 != len(each):
+    text = split(input_ids, model.config.image_token_id)
+    encoded = [{name: torch.from_numpy(array) for name, array in _outputs(encoder, one).items()} for one in each]
+    count, rest = divmod(len(text) - 1, max(1, len(each)))
+    lengths = [] if rest else [length for found in encoded for length in _lengths(model, encoder, found, count)]
+    if not lengths:
         raise RequestError(
             f"the prompt must have one image placeholder (token {model.config.image_token_id}) for each image, "
             f"got {len(text) - 1} for {len(each)}"
         )
-    encoded = [{name: torch.from_numpy(array) for name, array in _outputs(encoder, one).items()} for one in each]
     prompt = text[0]
-    for found, behind in zip(encoded, text[1:], strict=True):
-        prompt = prompt + [model.config.image_token_id] * len(found["tokens"]) + behind
+    for length, behind in zip(lengths, text[1:], strict=True):
+        prompt = prompt + [model.config.image_token_id] * length + behind
     expanded = torch.tensor([prompt], device=input_ids.device)
     inputs: dict[str, Any] = {"input_ids": expanded, "attention_mask": torch.ones_like(expanded)}
+    if (mark := MARKED.get(model.config.model_type)) is not None:
+        inputs[mark] = (expanded == model.config.image_token_id).long()
+    if (prefix := PREFIX.get(model.config.model_type)) is not None:
+        inputs[prefix] = torch.zeros_like(expanded)
     if "positions" in encoded[0]:
         places = [found["positions"] for found in encoded]
-        inputs["position_ids"] = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+        axes = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+        inputs["position_ids"] = axes[1:] if model.config.model_type in THREE_AXES else axes
     return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model)}}
+
+
+def _lengths(model: Any, encoder: TokenEncoder, found: dict[str, Tensor], runs: int) -> list[int]:
+    """How many tokens each of the runs of placeholders of one image gets; none where these are not as many as its tiles
+    that are read one after the other, nor as its rows of tokens, of a model that ends each row."""
+    kept, tiles, (rows, columns) = found["indices"], encoder.preprocessing.tiles, encoder.grid
+    if runs == 1:
+        return [len(found["tokens"])]
+    if tiles is not None:
+        apart = tiles.squeezed and runs == tiles.count and not encoder.manifest.pooled
+        return [kept.shape[1]] * runs if apart else []
+    ends = {model.config.model_type, model.config.vision_config.model_type} & {*BREAKS}
+    return torch.bincount(kept[0].long() // columns, minlength=rows).tolist() if ends and runs == rows else []
 
 
 def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]:
@@ -103,7 +136,7 @@ def _positions(text: list[list[int]], places: list[Tensor], side: int) -> Tensor
     return torch.cat((torch.arange(axes.shape[1])[None], axes))[:, None]
 
 
-def _split(input_ids: Tensor, image_token: int) -> list[list[int]]:
+def split(input_ids: Tensor, image_token: int) -> list[list[int]]:
     """The text before the first image, and the text behind each."""
     pieces: list[list[int]] = [[]]
     previous = None

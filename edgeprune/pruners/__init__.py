@@ -99,6 +99,8 @@ class Eager:
     """[B, n] float32, how many patches each of them stands for"""
     hidden: int = 0
     """rows behind them that are attended to only"""
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """name -> [B, ...] float32, what a step inside the encoder kept of the frame before"""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,10 @@ class Method:
 
     def multiply_adds(self, patches: int) -> int:
         """Of its own weights, for one image of N patches."""
+        return 0
+
+    def ranking(self, rows: int, width: int) -> int:
+        """Multiply-adds of its score alone, where a reducer ranks so many rows by it (`Traits.ranks`)."""
         return 0
 
 

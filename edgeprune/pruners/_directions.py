@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgeprune.pruners._loop import State, repeat
 
-__all__ = ["main_directions", "steps_of"]
+__all__ = ["main_directions", "multiply_adds", "steps_of"]
 
 STEPS, STEPS_EACH = 48, 12
 """of Lanczos, at least, and for each direction"""
@@ -31,6 +31,14 @@ TINY = 1e-18
 def steps_of(count: int, rows: int) -> int:
     """How many steps of Lanczos are taken: never more than there are rows."""
     return min(rows, max(STEPS, STEPS_EACH * count))
+
+
+def multiply_adds(count: int, rows: int, width: int) -> int:
+    """Of the first `count` directions of so many rows, of one image."""
+    steps = steps_of(count, rows)
+    lanczos = steps * (2 * rows * width + 6 * rows * steps) + rows * steps * steps
+    eigenvectors = count * ((SQUARINGS + 2) * steps**3 + 2 * steps * steps)
+    return lanczos + eigenvectors + count * rows * (steps + width) + 2 * count * (count - 1) * width
 
 
 def main_directions(x: Tensor, count: int) -> Tensor:

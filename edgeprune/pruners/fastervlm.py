@@ -25,6 +25,7 @@ class Method(pruners.Method):
         reads=("[CLS] attention",),
         multiply_adds="0.59 M",
         query_rows=1,
+        ranks=True,
         nested=True,
         deviations=("scores are float32 in every precision; the official code averages heads in the model's dtype",),
     )

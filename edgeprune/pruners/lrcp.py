@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits
-from edgeprune.pruners._directions import main_directions
+from edgeprune.pruners._directions import main_directions, multiply_adds
 from edgeprune.pruners._select import lower_take, ranked_top
 from edgeprune.taps import Taps
 
@@ -44,6 +44,7 @@ class Method(pruners.Method):
         reads=("projected features",),
         multiply_adds="572.3 M",
         early=False,
+        ranks=True,
         official_in_onnx=False,
         emits=("picks", "origin"),
         deviations=(
@@ -60,6 +61,9 @@ class Method(pruners.Method):
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "match", "form": "nearest"}
+
+    def ranking(self, rows: int, width: int) -> int:
+        return multiply_adds(self.rank, rows, width) + 2 * self.rank * rows * width
 
     def select(self, taps: Taps) -> Selection:
         x = taps.projected.float()

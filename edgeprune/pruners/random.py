@@ -32,7 +32,7 @@ class Method(pruners.Method):
     keep: int
     seed: int = 0
     written_from: ClassVar[str] = "ours"
-    traits: ClassVar[Traits] = Traits(nested=True)
+    traits: ClassVar[Traits] = Traits(ranks=True, nested=True)
 
     def rule(self, patches: int) -> dict[str, Any]:
         return {"name": "fixed"}

@@ -89,8 +89,8 @@ def _chosen(answer: str, options: Sequence[str]) -> int | None:
     }
     if _plain(answer) in lettered:
         return lettered[_plain(answer)]
-    found = LETTER.match(answer.upper() if len(answer) == 1 else answer) or SENTENCE.search(answer)
-    return None if found is None else ord(found[1]) - 65
+    letter = LETTER.match(answer.upper() if len(answer) == 1 else answer) or SENTENCE.search(answer)
+    return None if letter is None else ord(letter[1]) - 65
 
 
 def normalized(answer: str) -> str:
@@ -107,11 +107,11 @@ def normalized(answer: str) -> str:
 
 def _without_punctuation(text: str) -> str:
     """A mark beside a space goes; one inside of a word becomes a space. A full stop in front of a digit stays."""
-    found = text
+    plain = text
     for mark in PUNCTUATION:
         beside = f"{mark} " in text or f" {mark}" in text
-        found = found.replace(mark, "" if beside else " ")
-    return re.sub(r"\.(?!\d)", "", found)
+        plain = plain.replace(mark, "" if beside else " ")
+    return re.sub(r"\.(?!\d)", "", plain)
 
 
 def _plain(text: str) -> str:

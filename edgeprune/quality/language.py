@@ -108,13 +108,13 @@ class Language:
         return ids[:at], ids[at + 1 :]
 
     def _packed(self, tokens: list[Tensor], prompts: list[list[Prompt]]) -> list[list[str]]:
-        found: list[list[str]] = [[] for _ in prompts]
+        first: list[list[str]] = [[] for _ in prompts]
         asked = [at for at, one in enumerate(prompts) if one]
         for part in _parts(asked, [length(tokens[at], prompts[at]) for at in asked], POSITIONS[self.model.device.type]):
             best = self._next([tokens[at] for at in part], [prompts[at] for at in part])
             for at, row in zip(part, best, strict=True):
-                found[at] = [self._tokenizer.decode([one], skip_special_tokens=True).strip() for one in row]
-        return found
+                first[at] = [self._tokenizer.decode([one], skip_special_tokens=True).strip() for one in row]
+        return first
 
     def _next(self, tokens: list[Tensor], prompts: list[list[Prompt]]) -> list[list[int]]:
         """The likeliest next id of every question."""
@@ -125,7 +125,7 @@ class Language:
 
     def _generated(self, tokens: list[Tensor], prompts: list[list[Prompt]], longest: int) -> list[list[str]]:
         """By the model's own `generate`, padded on the left."""
-        device, found = self.model.device, [[""] * len(own) for own in prompts]
+        device, answers = self.model.device, [[""] * len(own) for own in prompts]
         asked = [(at, number) for at, own in enumerate(prompts) for number in range(len(own))]
         lengths = [len(tokens[at]) + sum(map(len, prompts[at][number])) for at, number in asked]
         for part in _parts(range(len(asked)), lengths, POSITIONS[device.type]):
@@ -149,8 +149,8 @@ class Language:
             texts = self._tokenizer.batch_decode(given, skip_special_tokens=True)
             for one, text in zip(part, texts, strict=True):
                 at, number = asked[one]
-                found[at][number] = text.strip()
-        return found
+                answers[at][number] = text.strip()
+        return answers
 
 
 def _check_positions(config: dict[str, Any], id: str) -> None:

@@ -110,9 +110,9 @@ def train_tiny(
             loop.run(asked, show)
             losses[stage] = {"loss": loop.state.losses, "seconds": round(loop.state.seconds, 1)}
     model.eval().requires_grad_(False)
-    found = accuracy(model, processor, judged)
-    _write(output, model, {**dataclasses.asdict(settings), **losses}, found)
-    return found
+    by_kind = accuracy(model, processor, judged)
+    _write(output, model, {**dataclasses.asdict(settings), **losses}, by_kind)
+    return by_kind
 
 
 def new_model() -> tuple[Any, Any]:
@@ -176,7 +176,7 @@ def _scale(model: Any, drawings: Drawings, processor: Any) -> None:
 @torch.no_grad()
 def accuracy(model: Any, processor: Any, count: int, batch: int = 50) -> dict[str, Mean]:
     """Kind of question -> share of right answers on the first held-out scenes, with all tokens."""
-    language, found = Language(model, processor, "the model"), defaultdict(list)
+    language, marks = Language(model, processor, "the model"), defaultdict(list)
     scenes = held_out(count)
     for at in range(0, count, batch):
         part = scenes[at : at + batch]
@@ -186,13 +186,13 @@ def accuracy(model: Any, processor: Any, count: int, batch: int = 50) -> dict[st
         answers = language.answers(tokens, [[one.text for one in own] for own in questions])
         for scene, own, given in zip(part, questions, answers, strict=True):
             for question, answer in zip(own, given, strict=True):
-                found[question.kind].append((float(answer == question.answer), scene.index))
-    return {kind: clustered(*map(list, zip(*rows, strict=True))) for kind, rows in sorted(found.items())}
+                marks[question.kind].append((float(answer == question.answer), scene.index))
+    return {kind: clustered(*map(list, zip(*rows, strict=True))) for kind, rows in sorted(marks.items())}
 
 
-def _write(output: Path, model: Any, record: dict[str, Any], found: dict[str, Mean]) -> None:
+def _write(output: Path, model: Any, record: dict[str, Any], by_kind: dict[str, Mean]) -> None:
     """As float16, like the embedded one; the record comes last."""
-    record |= {"accuracy": {kind: dataclasses.asdict(mean) for kind, mean in found.items()}}
+    record |= {"accuracy": {kind: dataclasses.asdict(mean) for kind, mean in by_kind.items()}}
     record |= {"threads": torch.get_num_threads()}
     record |= {"versions": {"edgeprune": __version__, "torch": torch.__version__, "python": platform.python_version()}}
     try:
@@ -225,11 +225,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     settings = TinySettings(seed=given.seed, lr=given.lr)
     try:
-        found = train_tiny(given.output, settings, resume=given.resume, force=given.force, show=report)
+        by_kind = train_tiny(given.output, settings, resume=given.resume, force=given.force, show=report)
     except EdgepruneError as error:
         print(f"edgeprune: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    print(", ".join(f"{kind} {100 * mean.value:.1f} +- {100 * mean.error:.1f} %" for kind, mean in found.items()))
+    print(", ".join(f"{kind} {100 * mean.value:.1f} +- {100 * mean.error:.1f} %" for kind, mean in by_kind.items()))
 
 
 if __name__ == "__main__":

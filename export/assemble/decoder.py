@@ -94,6 +94,11 @@ def causal_of(files: Files, config: Any) -> Causal:
             f"the language model must be one that onnxruntime-genai's builder has ({', '.join(known)}), {files.id} has "
             f"{architecture}; give a model with one of these"
         )
+    if getattr(text, "use_bidirectional_attention", None):
+        raise ModelError(
+            "the language model must attend backwards alone, as onnxruntime-genai's builder writes it; that of "
+            f"{files.id} attends to its prompt both ways; run it in transformers (edgeprune.integrations)"
+        )
     if "rope_type" not in (getattr(text, "rope_parameters", None) or {"rope_type": ""}):
         raise ModelError(
             f"onnxruntime-genai's builder reads one kind of rotary positions, {files.id} has several "

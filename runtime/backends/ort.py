@@ -11,11 +11,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeprune.bundle import TensorSpec
+from edgeprune.bundle import ENCODER, Bundle, TensorSpec
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime.backends import Closed, check_names
 
-__all__ = ["DEVICES", "Session", "available_devices", "in_one_line", "open_session"]
+__all__ = ["DEVICES", "Session", "available_devices", "in_one_line", "open_encoder", "open_session"]
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device -> the execution provider that must be the one in use."""
@@ -98,12 +98,28 @@ def available_devices() -> list[str]:
     return [device for device, provider in DEVICES.items() if provider in have]
 
 
+def open_encoder(
+    bundle: Bundle,
+    device: str = "cpu",
+    threads: int | None = None,
+    profile: bool | str | os.PathLike[str] = False,
+    outputs: Sequence[str] | None = None,
+) -> Session:
+    """The pruned graph of a bundle, with the options that its manifest says this form of graph needs.
+
+    Arguments and errors as those of `open_session`.
+    """
+    disabled = bundle.manifest.disabled(device)
+    return open_session(bundle.graph(ENCODER), device, threads, profile, outputs, disabled)
+
+
 def open_session(
     path: str | os.PathLike[str],
     device: str = "cpu",
     threads: int | None = None,
     profile: bool | str | os.PathLike[str] = False,
     outputs: Sequence[str] | None = None,
+    disabled: Sequence[str] = (),
 ) -> Session:
     """Open a graph.
 
@@ -111,6 +127,7 @@ def open_session(
     profile: write ONNX Runtime's JSON trace, to a file whose name begins with this path, or (True) into the working
         folder; `session.raw.end_profiling()` returns the file's name
     outputs: what `run` returns, and in which order; None for all, in the graph's order
+    disabled: optimizers that must not run, by ONNX Runtime's names
 
     On CUDA, TF32 is off: its 10-bit mantissa would break the float32 bound of parity.
 
@@ -131,6 +148,8 @@ def open_session(
     options.enable_profiling = profile is not False
     if not isinstance(profile, bool):
         options.profile_file_prefix = os.fspath(profile)
+    if disabled:
+        options.add_session_config_entry("optimization.disable_specified_optimizers", ";".join(disabled))
     if threads is not None:
         options.intra_op_num_threads = threads
     with in_one_line(Path(path).name):

@@ -101,13 +101,13 @@ def find_gpu() -> Gpu:
         return Gpu(None, why_not=f"there is no NVIDIA driver ({library})")
     if failed := driver.cuInit(0):
         return Gpu(None, why_not=f"the NVIDIA driver shows none (cuInit returns {failed})")
-    found, name = ctypes.c_int(), ctypes.create_string_buffer(128)
-    cuda = None if driver.cuDriverGetVersion(ctypes.byref(found)) else found.value // 1000
+    answer, name = ctypes.c_int(), ctypes.create_string_buffer(128)
+    cuda = None if driver.cuDriverGetVersion(ctypes.byref(answer)) else answer.value // 1000
     number = 0
     for attribute in (MAJOR, MINOR):
-        if failed := driver.cuDeviceGetAttribute(ctypes.byref(found), attribute, 0):
+        if failed := driver.cuDeviceGetAttribute(ctypes.byref(answer), attribute, 0):
             return Gpu(None, why_not=f"the NVIDIA driver shows none (cuDeviceGetAttribute returns {failed})")
-        number = 10 * number + found.value
+        number = 10 * number + answer.value
     driver.cuDeviceGetName(name, len(name), 0)
     return Gpu(number, name.value.decode(errors="replace"), cuda)
 
@@ -131,9 +131,9 @@ def choose(bundle: Bundle, have: Have) -> Plan:
     if fits:
         best = min(fits, key=lambda name: (engines[name].kind != "tensorrt", name != bundle.manifest.target, name))
         return engines[best]
-    found = {name: misfit for name, misfit in misfits.items() if misfit is not None}
-    reasons = "; ".join(f"{engines[name].plan} {misfit.reason}" for name, misfit in found.items())
-    remedy = max(found.values(), key=lambda misfit: misfit.rank).remedy
+    real = {name: misfit for name, misfit in misfits.items() if misfit is not None}
+    reasons = "; ".join(f"{engines[name].plan} {misfit.reason}" for name, misfit in real.items())
+    remedy = max(real.values(), key=lambda misfit: misfit.rank).remedy
     raise RequestError(f"device {DEVICE} finds no plan in {folder} that fits this machine: {reasons}; {remedy}")
 
 
@@ -197,8 +197,8 @@ def _for_sm(bundle: Bundle, sm: int) -> str:
     """How to get a plan for a GPU: by the targets that have it, the bundle's own first."""
     from edgeprune import targets  # needs tomli on Python 3.10, and only a refusal needs it
 
-    found = [target for target in map(targets.load, targets.names()) if target.gpu and sm in target.gpu.sm]
-    able = [target.name for target in found if target.engine.kind in MODULES]
+    of_gpu = [target for target in map(targets.load, targets.names()) if target.gpu and sm in target.gpu.sm]
+    able = [target.name for target in of_gpu if target.engine.kind in MODULES]
     if not able:
         return f"no target has SM {sm}: write one (see `edgeprune targets`), and build with --target"
     name = bundle.manifest.target if bundle.manifest.target in able else able[0]

@@ -12,6 +12,7 @@ Source  huggingface/transformers@v5.23 models/clip/image_processing_pil_clip.py,
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ class Preprocessing:
     """how an image is cut up, of an encoder that takes the tiles of one image; the steps above are those of one tile"""
     square: tuple[int, int, int] | None = None
     """the colour around an image that is made square in front of every other step; None where it is not"""
+    pad: bool = False
+    """whether an image that comes out smaller stands in the upper left corner, with zeros around it, normalised ones"""
 
     def __post_init__(self) -> None:
         if self.resize is not None and set(self.resize) not in _RESIZES:
@@ -76,18 +79,19 @@ class Preprocessing:
             raise ValueError(f"resample must be Pillow's number of a filter, 0..5, got {self.resample}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std) or not math.isfinite(self.rescale):
             raise ValueError(f"mean and std must be 3 numbers, std not zero, got {self.mean} and {self.std}")
-        if self.crop is None and self.resize is not None and "height" not in self.resize:
+        if self.crop is None and self.resize is not None and "height" not in self.resize and not self.pad:
             by = " and ".join(sorted(self.resize))
             raise ValueError(f"a resize by {by} needs a crop, or the size would depend on the image")
-        result = self.crop or (self.resize and (self.resize["height"], self.resize["width"]))
-        if result and result != self.size:
+        exact = self.resize is not None and "height" in self.resize
+        result = self.crop or (self.resize and exact and (self.resize["height"], self.resize["width"]))
+        if result and result != self.size and not (self.pad and all(map(operator.le, result, self.size))):
             raise ValueError(
                 f"images come out at {result[0]}x{result[1]}, but the encoder takes {self.size[0]}x{self.size[1]}"
             )
         if self.tiles is not None and {*self.size, *(self.resize or {"": 0}).values()} != {self.tiles.side}:
             raise ValueError("tiles must be squares of the size that their processor resizes to and the encoder takes")
-        if self.tiles is not None and self.square is not None:
-            raise ValueError("images that are cut into tiles must not be made square first")
+        if self.tiles is not None and (self.square is not None or self.pad):
+            raise ValueError("images that are cut into tiles must not be made square first, nor padded")
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Preprocessing:
@@ -105,22 +109,26 @@ class Preprocessing:
                 convert_rgb=bool(given["convert_rgb"]),
                 tiles=None if tiles is None else Tiles.from_json(tiles, size[0]),
                 square=_colour(given.get("square")),
+                pad=bool(given.get("pad", False)),
             )
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise BundleError(f"the manifest's preprocessing is wrong ({error}); export the bundle again") from None
 
     def to_json(self) -> dict[str, Any]:
-        """`tiles` and `square` are there only where images are cut up, or made square."""
+        """`tiles`, `square` and `pad` are there only where images are cut up, made square, or padded."""
         fields = {name: value for name, value in asdict(replace(self, tiles=None)).items() if name != "tiles"}
         if self.square is None:
             del fields["square"]
+        if not self.pad:
+            del fields["pad"]
         if self.tiles is not None:
             fields["tiles"] = self.tiles.to_json()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     def __call__(self, image: ImageLike) -> NDArray[np.float32]:
         """-> [3, H, W] float32, normalised. Raises ImageError."""
-        values: NDArray[np.float32] = self._normalised(self.pixels(image)[None])[0]
+        pixels = self._small(image) if self.pad else self.pixels(image)
+        values: NDArray[np.float32] = self._normalised(pixels[None])[0]
         return values
 
     def tiled(self, image: ImageLike) -> NDArray[np.float32]:
@@ -142,6 +150,21 @@ class Preprocessing:
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """-> [H, W, 3] uint8, RGB: resized and cropped, before rescale and normalisation. Raises ImageError."""
+        pixels = self._small(image)
+        if self.pad:  # with the level that comes nearest to a normalised zero
+            ground = np.empty((*self.size, 3), np.uint8)
+            ground[:] = np.clip(np.round(np.divide(self.mean, self.rescale)), 0, 255)
+            ground[: pixels.shape[0], : pixels.shape[1]] = pixels
+            return ground
+        if pixels.shape[:2] != self.size:
+            raise ImageError(
+                f"images must be {self.size[0]}x{self.size[1]} (height x width) for this encoder; "
+                f"got {pixels.shape[0]}x{pixels.shape[1]}; resize it first"
+            )
+        return pixels
+
+    def _small(self, image: ImageLike) -> NDArray[np.uint8]:
+        """The same of an image that may come out smaller."""
         rgb = as_rgb(image, self.convert_rgb)
         if self.square is not None and rgb.width != rgb.height:
             side = max(rgb.size)
@@ -159,7 +182,7 @@ class Preprocessing:
         if self.crop is not None:  # Pillow fills with zeros what lies outside, and // puts the odd pixel where HF does
             left, top = (rgb.width - self.crop[1]) // 2, (rgb.height - self.crop[0]) // 2
             rgb = rgb.crop((left, top, left + self.crop[1], top + self.crop[0]))
-        if (rgb.height, rgb.width) != self.size:
+        if rgb.height > self.size[0] or rgb.width > self.size[1]:
             raise ImageError(
                 f"images must be {self.size[0]}x{self.size[1]} (height x width) for this encoder; "
                 f"got {rgb.height}x{rgb.width}; resize it first"
@@ -167,12 +190,13 @@ class Preprocessing:
         return np.array(rgb)
 
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[B, H, W, 3] -> [B, 3, H, W]"""
+        """[B, H, W, 3] -> [B, 3, *size], zeros where there is no pixel"""
         levels = (np.arange(256, dtype=np.float64) * self.rescale).astype(np.float32)
-        values = np.empty((len(pixels), 3, *self.size), np.float32)
+        height, width = pixels.shape[1:3]
+        values = np.zeros((len(pixels), 3, *self.size), np.float32)
         for channel in range(3):
             table = (levels - np.float32(self.mean[channel])) / np.float32(self.std[channel])
-            values[:, channel] = np.take(table, pixels[..., channel], mode="clip")
+            values[:, channel, :height, :width] = np.take(table, pixels[..., channel], mode="clip")
         return values
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:

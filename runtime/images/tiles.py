@@ -13,12 +13,20 @@ Squeezed, of InternVL:
     tiles    = [tile (0, 0), tile (0, 1), ... of the image squeezed into W x H, image squeezed into one tile]
     order    = the tokens of the tiles one after the other, then those of the whole image
 
-Tiles are the bits that LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil and GotOcr2ImageProcessorPil make
-where these choose as many. An image for which they would choose another number gets the best of those there are.
+Squeezed, of Idefics 3 and SmolVLM (`longest`):
+
+    scaled   : the longer side to `longest`, the other in proportion, rounded down and then up to an even number
+    best     : that, each side up to whole tiles; where there is no such pinpoint, the nearest as above
+    tiles    = [tile (0, 0), tile (0, 1), ... of the scaled image squeezed into W x H, all of that squeezed into one]
+
+Tiles are the bits that LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil, GotOcr2ImageProcessorPil and
+Idefics3ImageProcessorPil make where these choose as many. An image for which they would choose another number gets the
+best of those there are.
 
 Paper   https://llava-vl.github.io/blog/2024-01-30-llava-next/, https://arxiv.org/abs/2404.16821
 Source  huggingface/transformers@v5.23 image_processing_utils.py (select_best_resolution, get_patch_output_size),
-        models/got_ocr2/image_processing_pil_got_ocr2.py (get_optimal_tiled_canvas, crop_image_to_patches);
+        models/got_ocr2/image_processing_pil_got_ocr2.py (get_optimal_tiled_canvas, crop_image_to_patches),
+        models/idefics3/image_processing_pil_idefics3.py (resize_for_vision_encoder, split_images);
         Theia-4869/FasterVLM llava/model/llava_arch.py for the order
 """
 
@@ -50,15 +58,23 @@ class Tiles:
     """(height, width) each, T - 1 tiles in area; none where the whole image is the only tile"""
     squeezed: bool = False
     """whether it is squeezed into the nearest shape, with the whole image last, and not fitted with zeros around it"""
+    longest: int = 0
+    """the longer side that an image is scaled to before it is squeezed; 0: it is not"""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.count == 1) == bool(self.pinpoints):
             raise ValueError(f"{self.count} tiles do not go with {len(self.pinpoints)} pinpoints")
+        if self.longest < 0 or (self.longest and not self.squeezed):
+            raise ValueError(
+                f"only tiles that are squeezed are of an image scaled to a longest side, got {self.longest}"
+            )
         if any(min(self.side, *one) < 1 or _tiles(one, self.side) != self.count - 1 for one in self.pinpoints):
             raise ValueError(f"pinpoints must have {self.count - 1} tiles of {self.side} pixels, got {self.pinpoints}")
 
     @classmethod
-    def among(cls, count: int, side: int, pinpoints: Iterable[tuple[int, int]], squeezed: bool = False) -> Tiles:
+    def among(
+        cls, count: int, side: int, pinpoints: Iterable[tuple[int, int]], squeezed: bool = False, longest: int = 0
+    ) -> Tiles:
         """With those of the pinpoints that have as many tiles. Raises ModelError when none has.
 
         squeezed: where a single tile is no other than the whole image, which is not added to it
@@ -70,18 +86,20 @@ class Tiles:
         if count not in by_count:
             have = ", ".join(str(one) for one in sorted(by_count))
             raise ModelError(f"--tiles must be how many its image processor can make ({have}), got {count}")
-        return cls(count, side, tuple(by_count[count]), squeezed)
+        return cls(count, side, tuple(by_count[count]), squeezed, longest)
 
     def to_json(self) -> dict[str, Any]:
-        """`squeezed` is there only where it is so."""
+        """`squeezed` and `longest` are there only where they are so."""
         fields = {"count": self.count, "pinpoints": [list(one) for one in self.pinpoints]}
-        return {**fields, "squeezed": True} if self.squeezed else fields
+        said = {"squeezed": self.squeezed, "longest": self.longest}
+        return {**fields, **{name: value for name, value in said.items() if value}}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any], side: int) -> Tiles:
         """Raises ValueError, TypeError or KeyError."""
         pinpoints = tuple((int(height), int(width)) for height, width in given["pinpoints"])
-        return cls(int(given["count"]), side, pinpoints, bool(given.get("squeezed", False)))
+        squeezed, longest = bool(given.get("squeezed", False)), int(given.get("longest", 0))
+        return cls(int(given["count"]), side, pinpoints, squeezed, longest)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
         """size: (height, width) of an image -> rows and columns of its tiles, (0, 0) where it stays whole."""
@@ -91,10 +109,13 @@ class Tiles:
     def cut(self, image: Image.Image, resample: Image.Resampling) -> list[Image.Image]:
         """An RGB image -> its T tiles, the whole one first, or last where they are squeezed."""
         side = self.side
+        height, width = self._best(image.height, image.width)
+        if self.longest:
+            image = image.resize(_scaled(image.height, image.width, self.longest)[::-1], resample=resample)
+            image = image.resize((width or side, height or side), resample=resample)
         whole = [image.resize((side, side), resample=resample)]
         if self.count == 1:
             return whole
-        height, width = self._best(image.height, image.width)
         corners = [(left, top) for top in range(0, height, side) for left in range(0, width, side)]
         canvas = self._canvas(image, height, width, resample)
         tiles = [canvas.crop((left, top, left + side, top + side)) for left, top in corners]
@@ -102,6 +123,8 @@ class Tiles:
 
     def _canvas(self, image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
         """The image in the size that is cut up."""
+        if self.longest:
+            return image
         if self.squeezed:
             return image.resize((width, height), resample=resample)
         down, across = height / image.height, width / image.width
@@ -126,12 +149,35 @@ class Tiles:
         return max(self.pinpoints, key=fit, default=(0, 0))
 
     def _nearest(self, height: int, width: int) -> tuple[int, int]:
+        if self.longest and (own := self._whole(*_scaled(height, width, self.longest))) in self.pinpoints:
+            return own
         best, least = (0, 0), math.inf
         for down, across in self.pinpoints:
             away = abs(width / height - across / down)
             if away < least or (away == least and width * height > 0.5 * down * across):
                 best, least = (down, across), away
         return best
+
+    def _whole(self, height: int, width: int) -> tuple[int, int]:
+        """Up to whole tiles: the longer side first, the other in proportion to that."""
+        ratio, side = width / height, self.side
+        if width >= height:
+            width = math.ceil(width / side) * side
+            height = math.ceil(int(width / ratio) / side) * side
+        else:
+            height = math.ceil(height / side) * side
+            width = math.ceil(int(height * ratio) / side) * side
+        return height, width
+
+
+def _scaled(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) with the longer side as long as that, rounded as transformers does."""
+    ratio = width / height
+    if width >= height:
+        shorter = int(longest / ratio)
+        return max(shorter + shorter % 2, 1), longest
+    shorter = int(longest * ratio)
+    return longest, max(shorter + shorter % 2, 1)
 
 
 def packed(

@@ -6,6 +6,8 @@
     pool       plain average pooling to the same number of tokens
     matmul     a large matrix product: what this machine and backend can do at best
 
+or whole bundles beside it, as one of another precision or method: each by the name of its folder.
+
 The graphs take turns, with the same input, device and thread count, so that a machine that slows down slows all of
 them; figures are medians, ratios are ratios of medians, and one that the runs do not bear out is not told (`spread`).
 Which part of the encoder the time goes to comes from ONNX Runtime's own profile, in runs apart from the timed ones.
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,11 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import ENCODER, Bundle
+from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, RequestError
 from edgeprune.runtime.adopt import take_in
 from edgeprune.runtime.backends import Backend
-from edgeprune.runtime.backends.ort import open_session
+from edgeprune.runtime.backends.ort import Session, open_encoder, open_session
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.ledger.jetson import Board, watching
@@ -109,7 +112,7 @@ def bench(
     device: str = "cpu",
     threads: int | None = None,
     rounds: int | None = None,
-    against: Iterable[str] | None = None,
+    against: Iterable[str | Path] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     keep: int | None = None,
 ) -> Ledger:
@@ -118,7 +121,8 @@ def bench(
     threads: CPU threads of every graph, None for ONNX Runtime's own choice
     rounds: timed runs of each graph, None for as many as fit into about 20 seconds (7 to 200), and up to three times as
         many where these do not settle a ratio
-    against: names of baselines, None for all that the bundle brings; each is held in memory at once
+    against: names of baselines, and folders of other bundles; None for all baselines that the bundle brings. Each is
+        held in memory at once
     progress: called with rounds done, rounds in all, and what comes next
     keep: cut each run of the pruned encoder to its first so many picks, which is in its time; trtexec cannot
 
@@ -134,7 +138,12 @@ def bench(
             raise RequestError(next(iter(left.values())))
         return _bench_plan(bundle, threads, rounds, against, progress, keep)
     graphs = _graphs(bundle, against)
-    sessions: dict[str, Backend] = {name: open_session(path, device, threads) for name, path in graphs.items()}
+    sessions: dict[str, Backend] = {
+        name: open_encoder(graph, device, threads)
+        if isinstance(graph, Bundle)
+        else open_session(graph, device, threads)
+        for name, graph in graphs.items()
+    }
     sessions[PRUNED] = _first(bundle, sessions[PRUNED], keep)
     inputs = {name: noise(session) for name, session in sessions.items()}
     names = list(sessions)
@@ -147,9 +156,12 @@ def bench(
         progress(rounds, rounds, "profile")
     del sessions
     peak = _macs(bundle, PEAK) / float(np.median(times[PEAK])) if PEAK in times else None
+    macs = {
+        name: _cost(one, "graph") if isinstance(one, Bundle) else _macs(bundle, name) for name, one in graphs.items()
+    }
     return Ledger(
-        rows=tuple(_row(bundle, name, times, peak) for name in names if name != PEAK),
-        parts=parts(graphs[PRUNED], device, threads, inputs[PRUNED]),
+        rows=tuple(_row(name, times, macs[name], peak) for name in names if name != PEAK),
+        parts=parts(partial(open_encoder, bundle, device, threads), inputs[PRUNED]),
         formula=_cost(bundle, "formula"),
         device=device,
         threads=threads,
@@ -165,7 +177,7 @@ def _bench_plan(
     bundle: Bundle,
     threads: int | None,
     rounds: int | None,
-    against: Iterable[str] | None,
+    against: Iterable[str | Path] | None,
     progress: Callable[[int, int, str], None] | None,
     keep: int | None,
 ) -> Ledger:
@@ -187,7 +199,7 @@ def _bench_plan(
     if progress:
         progress(len(seconds), len(seconds), "done")
     return Ledger(
-        rows=(_row(bundle, PRUNED, {PRUNED: seconds}, None),),
+        rows=(_row(PRUNED, {PRUNED: seconds}, _macs(bundle, PRUNED), None),),
         parts={},
         formula=_cost(bundle, "formula"),
         device=PLAN_DEVICE,
@@ -238,13 +250,24 @@ def _settled(times: Mapping[str, Sequence[float]]) -> bool:
     return settled({name: seconds for name, seconds in times.items() if name != PEAK}, PRUNED)
 
 
-def _graphs(bundle: Bundle, against: Iterable[str] | None) -> dict[str, Path]:
+def _graphs(bundle: Bundle, against: Iterable[str | Path] | None) -> dict[str, Bundle | Path]:
+    """What takes turns, by name: bundles, and graphs of baselines."""
     have = bundle.baselines
     wanted = [name for name in ORDER if name in have] if against is None else [*against, *({PEAK} & set(have))]
-    unknown = [name for name in wanted if name not in have]
-    if unknown:
-        raise RequestError(f"no baseline '{unknown[0]}' in {bundle.folder}; it has {', '.join(have) or 'none'}")
-    return {PRUNED: bundle.graph(ENCODER), **{name: have[name] for name in wanted}}
+    graphs: dict[str, Bundle | Path] = {PRUNED: bundle}
+    for one in wanted:
+        if isinstance(one, Path):
+            graphs[_called(one, graphs)] = bundles.load(one)
+        elif one in have:
+            graphs[one] = have[one]
+        else:
+            raise RequestError(f"no baseline '{one}' in {bundle.folder}; it has {', '.join(have) or 'none'}")
+    return graphs
+
+
+def _called(folder: Path, taken: Iterable[str]) -> str:
+    """A bundle's name in the table, one that no other graph has."""
+    return str(folder) if (name := folder.resolve().name) in (*ORDER, *taken) else name
 
 
 def noise(session: Backend) -> dict[str, NDArray[Any]]:
@@ -269,9 +292,8 @@ def _time(session: Backend, feeds: Feeds) -> float:
     return time.perf_counter() - start
 
 
-def _row(bundle: Bundle, name: str, times: Mapping[str, list[float]], peak: float | None) -> Row:
+def _row(name: str, times: Mapping[str, list[float]], macs: int, peak: float | None) -> Row:
     median, p95, p99 = (float(np.percentile(times[name], q)) for q in (50, 95, 99))
-    macs = _macs(bundle, name)
     ratio = None if name == PRUNED else ratio_of(times[PRUNED], times[name], (PRUNED, name))
     return Row(
         name=name,
@@ -296,10 +318,13 @@ def _cost(bundle: Bundle, key: str) -> int:
     return bundle.manifest.cost[key]
 
 
-def parts(path: Path, device: str, threads: int | None, feeds: Feeds) -> dict[str, float]:
-    """Share of a graph's kernel time by part of the encoder, by ONNX Runtime's profile."""
+def parts(opened: Callable[..., Session], feeds: Feeds) -> dict[str, float]:
+    """Share of a pruned graph's kernel time by part of the encoder, by ONNX Runtime's profile.
+
+    opened: opens it with the given `profile`
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        session = open_session(path, device, threads, profile=Path(scratch) / "profile")
+        session = opened(profile=Path(scratch) / "profile")
         for _ in range(PROFILED_RUNS):
             session.run(feeds)
         events = json.loads(Path(session.raw.end_profiling()).read_text(encoding="utf-8"))

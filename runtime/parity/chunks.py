@@ -7,9 +7,12 @@ then    the `share` highest scores of each chunk, and, where a chunk has fewer p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined, largest, mask, out_of_order
+from edgeprune.runtime.parity.regret import Worth, together
 from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["chunks"]
@@ -20,13 +23,16 @@ def chunks(case: Case) -> Chain:
     marked = tiers_of(case.got["scores"]) > 0
     reference, error, relative, errors = compared(case)
     kept = mask(len(marked), case.got["indices"])
-    chains, ends = [_shares(case, marked, sizes, largest(relative, case.unseen))], np.cumsum(sizes)
+    shares = _shares(case, marked, sizes, largest(relative, case.unseen))
+    cuts, ends = [], np.cumsum(sizes)
     for size, end in zip(sizes, ends, strict=True):
         here = mask(len(marked), np.arange(end - size, end))
-        chains.append(cut(reference, np.flatnonzero(marked & here), here, errors, case.eps))
-    chains.append(cut(reference, np.flatnonzero(kept & ~marked), ~marked, errors, case.eps))
+        cuts.append(cut(reference, np.flatnonzero(marked & here), here, errors, case.eps))
+    cuts.append(cut(reference, np.flatnonzero(kept & ~marked), ~marked, errors, case.eps))
+    chosen = joined(cuts)
+    chosen = replace(chosen, sets=[together(chosen.sets)])  # a chunk of next to nothing is no set of its own
     defects = [] if kept[marked].all() else ["a patch of a chunk's share is not kept"]
-    return joined(chains, error, relative, [*defects, *out_of_order(case)])
+    return joined([shares, chosen], error, relative, [*defects, *out_of_order(case)])
 
 
 def _shares(case: Case, marked: np.ndarray, sizes: list[int], relative: float) -> Chain:
@@ -45,4 +51,5 @@ def _shares(case: Case, marked: np.ndarray, sizes: list[int], relative: float) -
     if one_more.any() and without.any():
         over = np.maximum(weight[without].max() - weight, 0) * case.keep / weight.sum()
         regret = np.maximum(regret, np.where(one_more, over, 0))
-    return Chain(regret, tolerance, margin)
+    astray = Worth(float(regret.sum()), 0.0, float(case.keep))  # of the budget, in tokens
+    return Chain(regret, tolerance, margin, sets=[astray])

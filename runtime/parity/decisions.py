@@ -6,6 +6,7 @@ margin     how far the chosen value is from the best alternative
 
 wrong      regret > tolerance          within rounding   0 < regret <= tolerance          equal   regret = 0
 decided    equal, and margin > tolerance: a mistake there would be seen
+sets       what all choices of one kind together lost (`regret`): a quantised graph is judged by it alone
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeprune.runtime.parity.regret import Worth, worth
 
 __all__ = [
     "COSINE_NOISE",
@@ -86,6 +89,18 @@ class Chain:
     """the same over the largest of these quantities; parity fails where it is beyond the bound"""
     defects: Sequence[str] = field(default=())
     """what cannot be a chain of decisions of this rule at all"""
+    sets: Sequence[Worth] = field(default=())
+    """what the choices are worth, one for each quantity that they are made by"""
+
+    @property
+    def lost(self) -> float:
+        """The largest share of the best choices that these lack, of all sets."""
+        return largest(*(one.of(one.lost) for one in self.sets))
+
+    @property
+    def blind(self) -> float:
+        """The largest share that a choice by chance lacks."""
+        return largest(*(one.of(one.blind) for one in self.sets))
 
     @property
     def wrong(self) -> int:
@@ -134,17 +149,17 @@ def cut(
     error: of the values; or [N], of each of them, of which the largest near the cut is taken
     """
     values = values.astype(np.float64)
-    left = among & ~mask(len(values), chosen)
+    left, sets = among & ~mask(len(values), chosen), [worth(values, chosen, among)]
     if not len(chosen) or not left.any():
         none = np.zeros(len(chosen))
-        return Chain(none, none, none + np.inf)
+        return Chain(none, none, none + np.inf, sets=sets)
     if isinstance(error, np.ndarray):
         ranked = np.flatnonzero(among)[np.argsort(-values[among], kind="stable")]
         width = max(1, min(NEAR, len(chosen) // 2))
         error = float(error[ranked[max(0, len(chosen) - width) : len(chosen) + width]].max())
     tolerance = 2 * error + eps * float(np.abs(values[among]).max())
     over = float(values[left].max()) - values[chosen]
-    return Chain(np.maximum(over, 0), np.full(len(chosen), tolerance), np.abs(over))
+    return Chain(np.maximum(over, 0), np.full(len(chosen), tolerance), np.abs(over), sets=sets)
 
 
 def out_of_order(case: Case, first: int = 0, end: int | None = None) -> list[str]:
@@ -169,4 +184,5 @@ def joined(chains: Sequence[Chain], error: float = 0.0, relative: float = 0.0, d
         largest(error, *(one.error for one in chains)),
         largest(relative, *(one.relative for one in chains)),
         [*defects, *(defect for one in chains for defect in one.defects)],
+        [one for chain in chains for one in chain.sets],
     )

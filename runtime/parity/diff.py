@@ -33,7 +33,7 @@ from edgeprune.runtime.runner import PIXELS
 
 __all__ = ["Diff", "ProbeDiff", "diff"]
 
-APART = ("cost", "deviations", "engines", "files", "graphs", "schema_version", "versions")
+APART = ("cost", "deviations", "engines", "files", "graphs", "quantised", "schema_version", "versions")
 """fields of a manifest that are compared in a way of their own, or not at all"""
 ROWS = ("logits", "pred_boxes")
 """outputs of a head, which have no patch"""
@@ -233,7 +233,20 @@ def _said(manifest: Manifest, *only: str) -> dict[str, Any]:
         tensors = {**manifest.inputs, **manifest.outputs}
         flat |= {f"tensor.{name}": f"{spec.dtype} {list(spec.shape)}" for name, spec in tensors.items()}
         flat |= {f"engine.{target}": f"{one.kind} {one.version}" for target, one in manifest.engines.items()}
+        flat |= _quantised(manifest.quantised or {})
     return flat
+
+
+def _quantised(given: Mapping[str, Any]) -> dict[str, Any]:
+    """In a few words: every layer has its own error, and every tensor its range."""
+    said = {f"quantised.{name}": given[name] for name in ("activations", "bounds") if name in given}
+    if layers := given.get("layers"):
+        floats = [layer["name"] for layer in layers if layer.get("float")]
+        said["quantised.layers"] = f"{len(layers) - len(floats)} of {len(layers)}"
+        said["quantised.float"] = ", ".join(floats) or "none"
+    if calibration := given.get("calibration"):
+        said["quantised.calibration"] = f"{calibration.get('images')} images, {calibration.get('source')}"
+    return said
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

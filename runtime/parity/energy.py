@@ -21,6 +21,7 @@ import numpy as np
 
 from edgeprune.runtime.parity.decisions import NEAR, NOTHING, Case, Chain, Floats, joined, largest
 from edgeprune.runtime.parity.joins import nearest
+from edgeprune.runtime.parity.regret import Worth
 from edgeprune.runtime.parity.tiers import TIER_ROUNDING, parted, tiers_of
 from edgeprune.runtime.parity.topk import measured
 
@@ -147,11 +148,14 @@ def _order(own: Floats, gone: np.ndarray, takers: np.ndarray) -> np.ndarray:
 def _picked(true: Floats, order: np.ndarray, errors: Floats, scale: float) -> Chain:
     """Was each the highest of all that were left?"""
     left, regret, tolerance, margin = true.copy(), [], [], []
+    highest, mean = np.zeros(len(order)), np.zeros(len(order))
     for turn, row in enumerate(order):
+        highest[turn], mean[turn] = left.max(), left[np.isfinite(left)].mean()
         left[row] = -np.inf
         best = left.max()
         near = order[max(0, turn - NEAR) : turn + NEAR]
         regret.append(max(0.0, best - true[row]))
         margin.append(abs(true[row] - best))
         tolerance.append(2 * float(errors[near].max()) + scale)
-    return Chain(np.array(regret), np.array(tolerance), np.array(margin))
+    lost = Worth(float((highest - true[order]).sum()), float((highest - mean).sum()), float(np.abs(highest).sum()))
+    return Chain(np.array(regret), np.array(tolerance), np.array(margin), sets=[lost])

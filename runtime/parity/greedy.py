@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, largest
+from edgeprune.runtime.parity.regret import Worth
 
 __all__ = ["OBJECTIVES", "greedy"]
 
@@ -58,12 +59,12 @@ def greedy(case: Case) -> Chain:
     objective = OBJECTIVES[case.rule["objective"]](quantities, case.rule)
     picks, reported = case.picks.tolist(), case.got["scores"].astype(np.float64)
     free = np.ones(len(reported), bool)
-    regret, margin, scales, chosen, noise, measured = (np.zeros(len(picks)) for _ in range(6))
+    regret, margin, scales, chosen, best, mean, noise, measured = (np.zeros(len(picks)) for _ in range(8))
     for step, pick in enumerate(picks):
         gains = objective.gains(picks[:step])
         noise[step], measured[step] = objective.noise(picks[:step])[pick], objective.measured(picks[:step])[pick]
-        chosen[step] = gains[pick]
-        scales[step] = max(abs(gains[free].max()), abs(gains[pick])) if objective.falls else np.abs(gains[free]).max()
+        chosen[step], best[step], mean[step] = gains[pick], gains[free].max(), gains[free].mean()
+        scales[step] = max(abs(best[step]), abs(gains[pick])) if objective.falls else np.abs(gains[free]).max()
         free[pick] = False
         if free.any():
             over = gains[free].max() - gains[pick]
@@ -76,7 +77,8 @@ def greedy(case: Case) -> Chain:
     # One scale for all would let a gain be anything where it is small beside the first. Roundings add up.
     rounding = 4 * COSINE_NOISE * np.sqrt(1 + np.arange(len(picks)))
     scale = measured + noise * (case.cosine_error + rounding) / case.bound
-    return Chain(regret, tolerance, margin, largest(errors), largest(errors / scale))
+    lost = Worth(float((best - chosen).sum()), float((best - mean).sum()), float(np.abs(best).sum()))
+    return Chain(regret, tolerance, margin, largest(errors), largest(errors / scale), sets=[lost])
 
 
 def _max_min(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import NOTHING, Case, Chain, Floats, joined
+from edgeprune.runtime.parity.regret import Worth
 from edgeprune.runtime.parity.topk import lower_went_on, topk
 
 __all__ = ["joins", "nearest", "unjoined"]
@@ -39,4 +40,6 @@ def nearest(alike: Floats, target: np.ndarray, tolerance: float) -> Chain:
     got = alike[np.arange(len(alike)), target]
     ranked = np.sort(alike, axis=1)
     second = ranked[:, -2] if alike.shape[1] > 1 else np.full(len(alike), -np.inf)
-    return Chain(ranked[:, -1] - got, np.full(len(alike), tolerance), np.abs(got - second))
+    best = ranked[:, -1]
+    lost = Worth(float((best - got).sum()), float((best - alike.mean(axis=1)).sum()), float(np.abs(best).sum()))
+    return Chain(best - got, np.full(len(alike), tolerance), np.abs(got - second), sets=[lost])

@@ -10,10 +10,13 @@ the scores: the error of a cosine is taken for the largest of theirs.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined, largest, mask
 from edgeprune.runtime.parity.joins import nearest
+from edgeprune.runtime.parity.regret import worth
 from edgeprune.runtime.parity.topk import lower_went_on
 
 __all__ = ["TAKES", "pairs", "unpaired"]
@@ -30,7 +33,9 @@ def pairs(case: Case) -> Chain:
     even = np.arange(0, len(reference), 2)
     gone = np.setdiff1d(even, stays)
     noise = np.maximum(errors, COSINE_NOISE)
-    chosen = cut(-reference, gone, mask(len(reference), even), noise, case.eps)
+    among = mask(len(reference), even)
+    chosen = cut(-reference, gone, among, noise, case.eps)
+    chosen = replace(chosen, sets=[worth(1 - reference, gone, among)])  # of the cosines themselves
     alike = case.quantities["alike"].astype(np.float64)[gone // 2]
     joins = nearest(alike, stays[trail[gone]] // 2, 2 * largest(error, COSINE_NOISE) + case.eps)
     return joined([chosen, joins], error, error)

@@ -18,9 +18,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import ENCODER, Bundle, Plan
+from edgeprune.bundle import Bundle, Plan
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError, RequestError
-from edgeprune.runtime.backends.ort import open_session
+from edgeprune.runtime.backends.ort import open_encoder
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.parity.verdict import Verdict
 from edgeprune.runtime.parity.verify import BackendReport, Progress, devices_of
@@ -73,7 +73,9 @@ def verify(
                 progress(first + done, len(probes.names) * len(backends), f"{name} {what}")
 
         compared = _compared(runner, probes, backend.dtype, show)
-        reports.append(BackendReport(backend.name, backend.dtype, compared, source=backend.source))
+        bounds = bundle.manifest.bounds
+        shown = backend.dtype if bounds is None else bundle.manifest.precision
+        reports.append(BackendReport(backend.name, shown, compared, source=backend.source, bounds=bounds))
     if refused is not None and not any(report.probes for report in reports):
         raise refused
     if progress:
@@ -93,7 +95,7 @@ class _Backend:
 
 
 def _backends(bundle: Bundle, device: str | None, threads: int | None) -> list[_Backend]:
-    engines, dtype = bundle.manifest.engines, bundle.manifest.precision
+    engines, dtype = bundle.manifest.engines, bundle.manifest.computes
     if device == PLAN_DEVICE and not engines:
         raise RequestError(f"{bundle.folder} has no plan; make one with `edgeprune build`, or choose another --device")
     found = []
@@ -126,7 +128,7 @@ def _choose_tensorrt(bundle: Bundle) -> None:
 def _onnxrt(bundle: Bundle, device: str, threads: int | None) -> Any:
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
-    return OnnxrtRunner(open_session(bundle.graph(ENCODER), device, threads).raw)
+    return OnnxrtRunner(open_encoder(bundle, device, threads).raw)
 
 
 def _trt(bundle: Bundle, engine: Plan) -> Any:

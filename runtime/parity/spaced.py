@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import Case, Chain, joined, out_of_order
+from edgeprune.runtime.parity.regret import Worth
 from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["spaced"]
@@ -34,13 +35,16 @@ def spaced(case: Case) -> Chain:
     off = 4 * case.cosine_error  # of a cosine, and of the rank that it is held against
     over, free = np.full(patches, -np.inf), np.ones(patches, bool)  # over: how much nearer it stands than it may
     regret, tolerance, margin = (np.zeros(2 * len(picks)) for _ in range(3))
+    best, mean = np.zeros(len(picks)), np.zeros(len(picks))
     for turn, pick in enumerate(picks):
         had, room, edge = tiers[pick] == 2, free & (over < -off), free & (over <= off)
         among, sure = (edge, room) if had else (free, free)
         held = float(over[pick]) if had else -float(over[free].min())
         regret[2 * turn], margin[2 * turn], tolerance[2 * turn] = max(held, 0.0), abs(held), off
+        mean[turn] = reference[free].mean()
         free[pick] = False
         others = [float(np.max(reference[mask & free], initial=-math.inf)) for mask in (sure, among)]
+        best[turn] = max(others[0], float(reference[pick]))
         near = picks[max(0, turn - BESIDE) : turn + BESIDE + 1]
         regret[2 * turn + 1] = max(others[0] - reference[pick], 0.0)
         margin[2 * turn + 1] = abs(others[1] - reference[pick])
@@ -55,4 +59,6 @@ def spaced(case: Case) -> Chain:
     count = int((tiers > 0).sum())
     if count != len(picks):
         defects.append(f"the scores must mark the {len(picks)} picks, got {count}")
-    return joined([Chain(regret, tolerance, margin)], error, relative, [*defects, *out_of_order(case)])
+    chosen = reference[picks]
+    lost = Worth(float((best - chosen).sum()), float((best - mean).sum()), float(np.abs(best).sum()))
+    return joined([Chain(regret, tolerance, margin, sets=[lost])], error, relative, [*defects, *out_of_order(case)])

@@ -56,6 +56,8 @@ class Probe:
     """what the rule replays them by"""
     whole: bool = False
     """whether every output hangs on all that are kept"""
+    bounds: Mapping[str, Any] | None = None
+    """by which a quantised graph is judged; None of a float one"""
     images: NDArray[np.uint8] | None = None
     """[B, H, W, 3] uint8 of any size, before the preprocessing, from which pixel_values come; where there are such"""
 
@@ -67,13 +69,13 @@ class Probe:
     def compare(self, got: Mapping[str, NDArray[Any]], dtype: str) -> Verdict:
         """How the outputs of a backend compare with the reference's.
 
-        dtype: what the backend computes in, which the bounds go with, whatever it hands out
+        dtype: the float that the backend computes in, which the bounds go with, whatever it hands out
 
         Raises BundleError when the reference is not that of such a graph.
         """
         cast = {name: value.astype(dtype, copy=False) for name, value in got.items() if name == "tokens"}
         with _fitting():
-            return compare(self.outputs, {**got, **cast}, dtype, self.rule, self.quantities, self.whole)
+            return compare(self.outputs, {**got, **cast}, dtype, self.rule, self.quantities, self.whole, self.bounds)
 
 
 def packed(name: str, value: NDArray[Any]) -> NDArray[Any]:
@@ -162,6 +164,7 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
                 rule or _older(expected),
                 {one: unpacked(one, value) for one, value in named.items()},
                 whole,
+                bundle.manifest.bounds,
                 tensor(IMAGES) if IMAGES in have[name] else None,
             )
 

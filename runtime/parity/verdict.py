@@ -5,7 +5,8 @@
     3  tokens       that are of the same patches agree within the bound, relative, each
     4  shape        indices ascend, are those of `picks` and the K highest of the own scores; scores are float32
 
-    Bounds: 1e-4 in float32, 1e-2 in float16. `docs/parity.md` tells it with an example.
+    Bounds: 1e-4 in float32, 1e-2 in float16. `docs/parity.md` tells it with an example. A quantised graph brings
+    bounds of its own, by which it is judged in place of the first three (`regret`).
 
 Where tokens are dropped inside the encoder every output hangs on all that are kept: they are compared only where the
 kept sets are equal; where steps shorten the sequence on the way (`inside`), where all of them did the same.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ from edgeprune.runtime.parity.inside import (
     undecided,
 )
 from edgeprune.runtime.parity.match import match
+from edgeprune.runtime.parity.regret import beyond, median
 from edgeprune.runtime.parity.spaced import spaced
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
@@ -63,6 +65,8 @@ ROUNDING = 1e-5
 """far more than a float32 score of another executor differs by, and far less than most differ from a float16 number"""
 NOT_ROWS = ("tokens", "indices", "scores", "picks", "origin", "order", "worth")
 """outputs that are no rows of the kept patches, of another kind than an extra"""
+NEXT = "next."
+"""how the names of outputs begin that are kept for the next frame: of all rows in front of a step"""
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -85,12 +89,18 @@ class Verdict:
     wrong: int
     regret: float
     """the largest, over its tolerance"""
+    lost: float
+    """of what the best choice is worth, the share that this one lacks"""
+    blind: float
+    """of a choice by chance; the smallest of the images: where it is little, a small `lost` says little"""
     error: float
     """of what the device ranked by"""
     error_relative: float
     """the same over the largest of these quantities"""
     token_error: float
     """the largest ||a - b|| / ||b|| of tokens that are of the same patches; of a head, of its rows"""
+    token_median: float
+    """the median of them"""
     tokens: int
     """how many were compared"""
     reasons: tuple[str, ...] = ()
@@ -111,16 +121,23 @@ class Verdict:
 
 
 def compare(
-    reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, Any], quantities: Outputs, whole: bool = False
+    reference: Outputs,
+    got: Outputs,
+    dtype: str,
+    rule: Mapping[str, Any],
+    quantities: Outputs,
+    whole: bool = False,
+    bounds: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Judge one run, image by image.
 
     reference, got: outputs by name: indices [B, K] int32, scores [B, N] float32, picks [B, K] and origin [B, N] where
         the graph has them, tokens [B, K, D] or a head's rows, extras [B, K, D], or positions [3, K]
     dtype: what the device computes in, float32 or float16: the bounds go with it
-    rule: as the manifest has it, {"name": ..., parameters}
+    rule: as the manifest has it, {"name": ..., parameters}; `whole` as below, where it is so of a method
     quantities: what the rule replays, by name, [B, ...]
     whole: whether every output hangs on all that are kept, as where tokens are dropped inside the encoder
+    bounds: of a quantised graph, by name (`regret.NAMES`); no single decision of it is held against it then
 
     Raises ValueError for another dtype or rule. Malformed outputs are a failed verdict, not an exception.
     """
@@ -131,14 +148,15 @@ def compare(
     images = len(reference["indices"])
     if defects := _not_finite(reference, quantities, rule) or _defects(reference, got, dtype, rule):
         inf = math.inf
-        return Verdict(images, 0, 0, 0, 0, 0, inf, inf, inf, inf, 0, tuple(defects))
+        return Verdict(images, 0, 0, 0, 0, 0, inf, inf, 0.0, inf, inf, inf, inf, 0, tuple(defects))
     verdicts = []
     for at in range(images):
         parts = [
             {name: _image(value, at, images) for name, value in one.items()} for one in (reference, got, quantities)
         ]
         name = f"image {at}: " if images > 1 else ""
-        verdicts.append(_judge(name, parts[0], parts[1], parts[2], dtype, rule, whole))
+        hanging = whole or bool(rule.get("whole"))
+        verdicts.append(_judge(name, parts[0], parts[1], parts[2], dtype, rule, hanging, bounds))
     return worst(verdicts)
 
 
@@ -150,7 +168,9 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
         column = [getattr(part, spec.name) for part in parts]
         if spec.name == "reasons":
             values[spec.name] = tuple(reason for reasons in column for reason in reasons)
-        elif spec.name in ("regret", "error", "error_relative", "token_error"):
+        elif spec.name == "blind":
+            values[spec.name] = min(column, default=0.0)
+        elif spec.type == "float":
             values[spec.name] = largest(*column)
         else:
             values[spec.name] = sum(column)
@@ -163,12 +183,19 @@ def _image(value: NDArray[Any], at: int, images: int) -> NDArray[Any]:
 
 
 def _judge(
-    name: str, reference: Outputs, got: Outputs, quantities: Outputs, dtype: str, rule: Mapping[str, Any], whole: bool
+    name: str,
+    reference: Outputs,
+    got: Outputs,
+    quantities: Outputs,
+    dtype: str,
+    rule: Mapping[str, Any],
+    whole: bool,
+    bounds: Mapping[str, Any] | None,
 ) -> Verdict:
-    bound, eps = BOUNDS[dtype], float(np.finfo(dtype).eps)
+    bound, eps = bounds["token_each"] if bounds else BOUNDS[dtype], float(np.finfo(dtype).eps)
     same = np.array_equal(reference["indices"], got["indices"])
     steps = rule.get("steps") or []
-    hanging = not followed(reference, got) if steps else whole and not same
+    hanging = not followed(reference, got) if steps else whole and not same and not bounds
     errors, others = _rows(reference, got, steps, hanging)
     apart = largest(errors)
     unseen = min(apart, bound) if len(errors) else bound
@@ -180,23 +207,19 @@ def _judge(
     else:
         chain = judge(case)
     reasons = [f"{name}{defect}" for defect in chain.defects]
-    if not chain.relative <= bound:
-        reasons.append(f"{name}scores differ by {chain.relative:.2g} of the reference's, {dtype} allows {bound:g}")
-    if chain.wrong:
-        reasons.append(
-            f"{name}{chain.wrong} of {len(chain.regret)} decisions are wrong: something better was there, by up to "
-            f"{chain.worst:.3g} times what rounding explains"
-        )
-    if not apart <= bound:
-        what = "tokens" if "tokens" in reference else " or ".join(others)
-        reasons.append(f"{name}{what} differ by up to {apart:.2g} of their length, {dtype} allows {bound:g}")
+    what, extras = ("tokens", others) if "tokens" in reference else (" or ".join(others), {})
+    reasons += [
+        f"{name}{one}"
+        for one in (beyond(bounds, chain.lost, errors, what) if bounds else _wrong(chain, apart, bound, dtype, what))
+    ]
     ranks = {"scores": rule["name"] == "greedy"}
     ranks |= {f"{RANKED}{step['layer']}": not step.get("shares") for step in steps}
     if any(_rounded(reference[one], got[one], small) for one, small in ranks.items()):
         reasons.append(f"{name}every score is a float16 number, so they were rounded; they must be computed in float32")
-    for extra, error in others.items():
-        if not error <= bound and "tokens" in reference:
-            reasons.append(f"{name}{extra} differs by up to {error:.2g} of its length, {dtype} allows {bound:g}")
+    allows = f"{bound:g} is allowed" if bounds else f"{dtype} allows {bound:g}"
+    for extra, error in extras.items():
+        if not error <= bound:
+            reasons.append(f"{name}{extra} differs by up to {error:.2g} of its length, {allows}")
     return Verdict(
         images=1,
         equal_sets=int(same),
@@ -205,12 +228,28 @@ def _judge(
         within=chain.within,
         wrong=chain.wrong,
         regret=chain.worst,
+        lost=chain.lost,
+        blind=chain.blind,
         error=chain.error,
         error_relative=chain.relative,
         token_error=apart,
+        token_median=median(errors),
         tokens=len(errors),
         reasons=tuple(reasons),
     )
+
+
+def _wrong(chain: Chain, apart: float, bound: float, dtype: str, what: str) -> Iterator[str]:
+    """Why one image fails where every decision is held against it; apart: the largest error of `what`."""
+    if not chain.relative <= bound:
+        yield f"scores differ by {chain.relative:.2g} of the reference's, {dtype} allows {bound:g}"
+    if chain.wrong:
+        yield (
+            f"{chain.wrong} of {len(chain.regret)} decisions are wrong: something better was there, by up to "
+            f"{chain.worst:.3g} times what rounding explains"
+        )
+    if not apart <= bound:
+        yield f"{what} differ by up to {apart:.2g} of their length, {dtype} allows {bound:g}"
 
 
 def _rows(
@@ -240,11 +279,12 @@ def _rows(
         at, where = at[np.array(alike, bool)], where[np.array(alike, bool)]
     found = {}
     for name in extras:
-        pair = reference[name][at], got[name][where]
+        kept = name.startswith(NEXT)
+        pair = (reference[name], got[name]) if kept else (reference[name][at], got[name][where])
         if pair[0].dtype.kind == "i":
             found[name] = 0.0 if np.array_equal(*pair) else math.inf
         else:
-            found[name] = largest(relative(*pair))
+            found[name] = largest(np.atleast_1d(relative(*pair)))
     return relative(reference["tokens"][at], got["tokens"][where]), found
 
 

@@ -47,6 +47,8 @@ class BackendReport:
     """why the device could not be used; then there are no probes"""
     source: str = ""
     """name of the file that was run"""
+    bounds: Mapping[str, Any] | None = None
+    """by which a quantised graph was judged; None of a float one"""
 
     @property
     def worst(self) -> Verdict:
@@ -66,8 +68,16 @@ class BackendReport:
 
     @property
     def proven(self) -> bool:
-        """Whether at least half of the decisions are decided: below, parity says little about what is kept."""
-        return self.decided >= PROVEN
+        """Whether at least half of the decisions are decided: below, parity says little about what is kept.
+
+        Of a quantised graph, whose decisions are not judged one by one: whether on at least half of the probes a choice
+        by chance would have failed, and tokens were compared.
+        """
+        if self.bounds is None:
+            return self.decided >= PROVEN
+        telling = [one for name, one in self.probes.items() if name not in FLAT and one.decisions]
+        seen = sum(one.blind > self.bounds["regret"] for one in telling)
+        return not telling or (seen >= PROVEN * len(telling) and any(one.tokens for one in telling))
 
     def to_json(self) -> dict[str, Any]:
         """`passed` is null for a device that was not run."""
@@ -76,6 +86,7 @@ class BackendReport:
             "device": self.device,
             "source": self.source or None,
             "dtype": self.dtype,
+            "bounds": None if self.bounds is None else dict(self.bounds),
             "passed": self.passed if ran else None,
             "not_run": self.not_run or None,
             "proven": self.proven if ran else None,
@@ -132,7 +143,9 @@ def verify(
                     progress(done, total, f"{name} {probe}")
                 results[probe] = _run(runner, probe, read(probe) if keep is None else read(probe).cut(keep), forced)
                 done += 1
-            reports.append(BackendReport(name, _dtype(runner), results, source=runner.session.source))
+            precision, bounds = bundle.manifest.precision, bundle.manifest.bounds
+            shown = _dtype(runner) if bounds is None else precision
+            reports.append(BackendReport(name, shown, results, source=runner.session.source, bounds=bounds))
             runner.close()
     if device is None:
         reports += [BackendReport(PLAN_DEVICE, bundle.manifest.precision, {}, not_run=why) for why in left.values()]
@@ -160,8 +173,9 @@ def devices_of(bundle: Bundle) -> list[str]:
 
 
 def _dtype(runner: Runner) -> str:
-    """What it computes in: a weakly typed plan takes and gives the float32 of its graph, and computes in float16."""
-    return "float16" if "FP16" in runner.session.flags else runner.manifest.precision
+    """The float that it computes in: a weakly typed plan takes and gives the float32 of its graph, and computes in
+    float16."""
+    return "float16" if "FP16" in runner.session.flags else runner.manifest.computes
 
 
 def _run(runner: Runner, name: str, probe: Probe, forced: Forced | None) -> Verdict:

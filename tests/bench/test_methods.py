@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_a_method_costs_no_more_than_it_may(
         times = measure(sessions, dict.fromkeys(sessions, FEEDS), ROUNDS)
         ratios.append(float(np.median(times["pruned"]) / np.median(times["unpruned"])))
         del sessions
-    selection = parts(path, "cpu", THREADS, FEEDS)["selection"]
+    selection = parts(partial(open_session, path, threads=THREADS), FEEDS)["selection"]
     table.append(f"| `{name}` | {np.median(ratios):.3f} | {cost / whole_cost:.3f} | {selection:.1%} |")
     method = build_method(pruners.get(name), name, encoder, KEEP)
     selecting = float(SELECTION[name].removesuffix(" M")) * 1e6

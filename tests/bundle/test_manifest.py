@@ -102,6 +102,15 @@ def encoder(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+BOUNDS = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
+
+
+def quantised(precision: str = "int8", **changes: Any) -> Change:
+    """A graph whose products have fewer bits."""
+    said = {"scheme": "int8", "bounds": BOUNDS, "session": {"cpu": {"disable": ["MatMulAddFusion"]}}, **changes}
+    return lambda given: given.update(precision=precision, quantised=said)
+
+
 WRONG: dict[str, Change] = {
     "method must be a string, got 7": lambda given: given.update(method=7),
     "keep must be an integer, got '5'": lambda given: given.update(keep="5"),
@@ -133,6 +142,7 @@ WRONG: dict[str, Change] = {
     "deviations must be an array, got 'none'": lambda given: given.update(deviations="none"),
     "preprocessing must be an object, got [1]": lambda given: given.update(preprocessing=[1]),
     "rule must be an object, got 'topk'": lambda given: given.update(rule="topk"),
+    "quantised must be an object, got 'int8'": lambda given: given.update(quantised="int8"),
 }
 
 
@@ -190,7 +200,9 @@ DISAGREE: dict[str, Change] = {
     "grid must be rows and columns, both above 0, got (4, 0)": lambda given: given.update(grid=[4, 0]),
     "scores must be [batch, 20], got '[batch, 24]'": lambda given: given.update(grid=[4, 5]),
     "tiles must be above 0, got -1": lambda given: given.update(tiles=-1),
-    "precision must be one of float32, float16, int8, got 'float64'": lambda given: given.update(precision="float64"),
+    "precision must be one of float32, float16, int8, int8-dynamic, fp8, got 'float64'": lambda given: given.update(
+        precision="float64"
+    ),
     "steps must be pairs of layers and tokens, got (2, -1)": lambda given: given.update(steps=[[2, -1]]),
     "cost['graph'] must not be below 0, got -4": lambda given: given["cost"].update(graph=-4),
     "graphs must have encoder, got ['decoder']": lambda given: given["graphs"].update(
@@ -260,6 +272,19 @@ DISAGREE: dict[str, Change] = {
         lambda given: (given["steps"][1].__setitem__(1, 4), given["rule"]["steps"][1].update(keep=4))
     ),
     "pixel_values must have 4 dimensions": lambda given: encoder(given)["inputs"]["pixel_values"].update(shape=[2, 3]),
+    "what is quantised must be no float, got 'float16'": quantised(precision="float16"),
+    "quantised.bounds must hold regret, token_median, token_each, each above 0": quantised(bounds=None),
+    "each above 0, got {'regret': 0.01, 'token_median': 0.05, 'token_each': True}": quantised(
+        bounds={"regret": 0.01, "token_median": 0.05, "token_each": True}
+    ),
+    "each above 0, got {'regret': 0, 'token_median': 0.05, 'token_each': 0.15}": quantised(
+        bounds={"regret": 0, "token_median": 0.05, "token_each": 0.15}
+    ),
+    "each with a list of names to disable, got ['cpu']": quantised(session=["cpu"]),
+    "each with a list of names to disable, got {'cpu': {'disable': 'GemmFusion'}}": quantised(
+        session={"cpu": {"disable": "GemmFusion"}}
+    ),
+    "quantised.session must hold objects by device": quantised(session=None),
 }
 
 
@@ -267,6 +292,16 @@ DISAGREE: dict[str, Change] = {
 def test_what_contradicts_itself_is_refused(folder: Path, edit: Edit, refusal: Refusal, message: str) -> None:
     edit(folder, DISAGREE[message])
     assert message in refusal(folder)
+
+
+def test_what_is_quantised_says_what_a_runtime_needs_to_know(folder: Path, edit: Edit) -> None:
+    assert (load(folder).manifest.computes, load(folder).manifest.bounds) == ("float16", None)
+    edit(folder, quantised())
+    found = load(folder).manifest
+    assert (found.precision, found.computes, found.bounds) == ("int8", "float16", BOUNDS)
+    assert (found.disabled("cpu"), found.disabled("cuda")) == (("MatMulAddFusion",), ())
+    edit(folder, lambda given: given.update(quantised={"bounds": BOUNDS}))
+    assert load(folder).manifest.disabled("cpu") == ()
 
 
 def test_steps_inside_that_agree_load(folder: Path, edit: Edit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,9 +42,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     names: list[tuple[str, str | None]] = []
     original = huggingface_hub.hf_hub_download
 
-    def counting(id: str, name: str, revision: str | None = None) -> str:
+    def counting(id: str, name: str, revision: str | None = None, local_files_only: bool = False) -> str:
         names.append((name, revision))
-        return original(id, name, revision=revision)
+        return original(id, name, revision=revision, local_files_only=local_files_only)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", counting)
     return names
@@ -109,6 +110,25 @@ def test_without_network_and_cache_a_hub_id_is_refused(refusal: Refusal) -> None
         "owner/name has no config.json in the cache, and the hub cannot be reached; "
         "give a local folder with --model instead"
     )
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, clip_folder: MakeFolder, tmp_path: Path, cached: Cached, refusal: Refusal
+) -> None:
+    """Neither where nothing is cached, nor for what a cached model need not have: it is asked once, without retries."""
+    import huggingface_hub
+
+    waited: list[float] = []
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("time.sleep", waited.append)
+        assert "no config.json in the cache, and the hub cannot be reached" in refusal("nope/nope")
+        cached(clip_folder(tmp_path / "clip"))
+        assert open_checkpoint("owner/name").revision == COMMIT
+    assert waited == []
 
 
 def test_a_cached_model_without_weights_is_refused(

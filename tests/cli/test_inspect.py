@@ -66,3 +66,17 @@ def test_steps_inside_are_shown_layer_by_layer(run: Run, bundle: Path) -> None:
     assert f"2-{manifest.model.layer} 65 10 M 40 M 0.250" in rows
     assert "Behind layer 1 go on: 64 of 144." in rows
     assert json.loads(run("inspect", bundle, "--json").out)["layers"] == [list(layer) for layer in layers]
+
+
+def test_what_was_learned_for_the_steps_is_said_with_what_it_was_made_of(run: Run, bundle: Path) -> None:
+    from edgeprune.bundle import load
+
+    learned = {
+        "adapted": {"reducer": "cells", "options": {"bias": True}, "images": 2000, "loss": [0.012, 0.008, 0.004]},
+        "correction": {"kind": "affine", "images": 200, "residual": [0.4, 0.2]},
+    }
+    manifest = dataclasses.replace(load(bundle).manifest, learned=learned)
+    (bundle / "manifest.json").write_text(manifest.to_json())
+    said = " ".join(run("inspect", bundle).out.split())
+    assert "adapted reducer=cells, images=2000, loss=0.012 to 0.004" in said
+    assert "correction kind=affine, images=200, residual=0.4 to 0.2" in said

@@ -17,8 +17,20 @@ Said = Callable[..., str]
 def test_report_writes_a_page(run: Run, desk: Path, exported: tuple[Path, Done]) -> None:
     done = run("report", exported[0], "--no-bench", "--json")
     given = json.loads(done.out)
-    assert given["report"] == "report.html"
+    assert (done.code, given["report"], given["passed"]) == (0, "report.html", True)
     assert given["bytes"] == (desk / "report.html").stat().st_size
+
+
+def test_report_of_a_bundle_that_fails_parity_is_written_and_fails(
+    run: Run, desk: Path, make_bundle: Callable[..., Path]
+) -> None:
+    bundle = make_bundle(shift=-1)
+    done = run("report", bundle, "--no-bench")
+    assert done.code == 1
+    assert done.err.startswith(f"edgeprune: {bundle} differs from its reference on cpu: ")
+    assert done.err.endswith("; report.html shows where\n")
+    assert '<b class="bad">differs</b>' in (desk / "report.html").read_text(encoding="utf-8")
+    assert json.loads(run("report", bundle, "--no-bench", "--json").out)["passed"] is False
 
 
 @pytest.mark.parametrize("output", ["report.png", "nowhere/report.html"])

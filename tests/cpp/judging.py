@@ -32,10 +32,12 @@ class Case:
     rule: Mapping[str, Any]
     quantities: Arrays
     whole: bool = False
+    bounds: Mapping[str, float] | None = None
 
     def verdict(self) -> dict[str, Any]:
         """Python's."""
-        return compare(self.reference, self.got, self.dtype, self.rule, self.quantities, self.whole).to_json()
+        given = (self.reference, self.got, self.dtype, self.rule, self.quantities, self.whole, self.bounds)
+        return compare(*given).to_json()
 
 
 def judged(build: Path, folder: Path, cases: Iterable[Case]) -> list[dict[str, Any]]:
@@ -57,6 +59,7 @@ def judged(build: Path, folder: Path, cases: Iterable[Case]) -> list[dict[str, A
             "dtype": one.dtype,
             "rule": dict(one.rule),
             "whole": one.whole,
+            "quantised": None if one.bounds is None else {"bounds": dict(one.bounds)},
             **{side: named(getattr(one, side)) for side in ("reference", "got", "quantities")},
         }
         for one in cases

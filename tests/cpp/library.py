@@ -118,6 +118,7 @@ class Library:
             "find": (handle, text, ctypes.POINTER(Tensor)),
             "label": (handle, size),
             "run": (handle, *several),
+            "first_frame": (handle,),
             "run_cuda": (handle, *several, handle),
             "preprocess": (handle, handle, size, size, size, handle, size),
             "detect": (handle, handle, size, handle, size, size, size, ctypes.c_float, handle, size, handle),

@@ -21,11 +21,17 @@ _compare = parity.compare
 
 
 def _recorded(
-    reference: Arrays, got: Arrays, dtype: str, rule: Mapping[str, Any], quantities: Arrays, whole: bool = False
+    reference: Arrays,
+    got: Arrays,
+    dtype: str,
+    rule: Mapping[str, Any],
+    quantities: Arrays,
+    whole: bool = False,
+    bounds: Mapping[str, float] | None = None,
 ) -> parity.Verdict:
-    verdict = _compare(reference, got, dtype, rule, quantities, whole)
+    verdict = _compare(reference, got, dtype, rule, quantities, whole, bounds)
     label = os.environ.get("PYTEST_CURRENT_TEST", "")
-    _cases.append((label, Case(reference, got, dtype, rule, quantities, whole), verdict.to_json()))
+    _cases.append((label, Case(reference, got, dtype, rule, quantities, whole, bounds), verdict.to_json()))
     if len(_cases) >= AT_ONCE:
         _write()
     return verdict

@@ -224,6 +224,15 @@ def test_a_broken_field_is_refused(pictures: Pictures, field: str, value: Any) -
         Preprocessing.from_json({**given, field: value})
 
 
+def test_tiles_of_an_image_that_is_scaled_first_are_refused_and_not_cut_otherwise(pictures: Pictures) -> None:
+    given = FORMS["tiles squeezed"].to_json()
+    given["tiles"]["longest"] = 96
+    with pytest.raises(Refused) as refused:
+        pictures.raw(given, 1, 1, 0, "uint8", b"abc")
+    assert refused.value.status == BAD_BUNDLE
+    assert "cut by the Python runtime alone, got longest 96" in refused.value.line
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,6 +78,27 @@ def test_a_fault_in_what_comes_out_has_the_same_reasons(cpp: Path, tmp_path: Pat
     assert not any(one["passed"] for one in agree(cpp, tmp_path, cases))
 
 
+BOUNDS = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
+NONE = {"regret": 1e-9, "token_median": 1e-9, "token_each": 1e-9}
+"""which nothing holds"""
+
+
+def test_what_is_judged_by_bounds_has_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
+    """What each rule's choices lost, to the last bits, and the words for it."""
+    swapped = faults.a_dropped_patch_in_place_of_a_kept_one
+    plain = {f"{name} {one}": case(of_scenes(), name, one) for name in NAMES for one in PRECISIONS}
+    plain |= {f"{name} swapped": case(of_scenes(), name, "float16", swapped) for name in faults.METHODS}
+    plain |= {f"step {name}": stepped(name, "float16") for name in REDUCERS}
+    cases = {
+        f"{label} {at}": replace(one, bounds=bounds)
+        for label, one in plain.items()
+        for at, bounds in enumerate((BOUNDS, NONE))
+    }
+    verdicts = agree(cpp, tmp_path, cases)
+    assert {one["passed"] for one in verdicts} == {True, False}
+    assert sum(one["lost"] > 0 for one in verdicts) > len(faults.METHODS)
+
+
 REDUCERS = ["cells", "drop", "nearest", "pitome", "tome"]
 """one for each rule of a step"""
 
@@ -99,6 +121,13 @@ def test_what_cannot_be_a_step_has_the_same_reasons(cpp: Path, tmp_path: Path) -
         for fault, (changes, _) in steps.MALFORMED.items()
     }
     assert not any(one["passed"] for one in agree(cpp, tmp_path, cases))
+
+
+def test_what_goes_to_the_next_frame_has_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
+    right = steps.dropped(**steps.VIDEO)
+    given = {"right": right, "off": steps.dropped(**steps.OFF), "behind": steps.dropped(**steps.OTHER, **steps.OFF)}
+    cases = {name: Case(right, got, "float32", steps.DROP, {}, True) for name, got in given.items()}
+    assert [one["passed"] for one in agree(cpp, tmp_path, cases)] == [True, False, False]
 
 
 @pytest.mark.slow

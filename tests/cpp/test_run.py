@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime import Classes, load
 from tests.brightest import KEEP, LABELS, WIDTH, MakeBundle, write_bundle
-from tests.cpp.library import CPU, DTYPES, Failure, Library, seal
+from tests.cpp.library import CPU, DTYPES, Failure, Library, onnxruntime_library, seal
 
 SIMPLE: dict[str, dict[str, Any]] = {
     "one image": {},
@@ -24,6 +24,7 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "uint8": {"dtype": "uint8"},
     "picks": {"picks": True},
     "another input": {"prior": True},
+    "video": {"video": True},
     "classes": {"classes": True},
     "classes of any batch in float16": {"classes": True, "batch": "images", "dtype": "float16"},
 }
@@ -144,6 +145,29 @@ def test_any_of_the_outputs_may_be_asked_for(library: Library, make_bundle: Make
                 assert all(outputs[name].tobytes() == every[name].tobytes() for name in names)
 
 
+@pytest.mark.parametrize("keep", [0, 2])
+def test_a_handle_keeps_what_a_frame_leaves_for_the_next_one(
+    keep: int, library: Library, make_bundle: MakeBundle
+) -> None:
+    """As a stream of Python does; whether the caller asks for it or not, until it says that another video begins."""
+    folder = make_bundle(video=True, picks=True, nested=True)
+    frames = np.random.default_rng(0).normal(size=(4, 1, 3, 32, 48)).astype(np.float32)
+    with load(folder, device="cpu", threads=1, keep=keep or None) as python, library.open(folder, keep=keep) as c:
+        video = python.stream()
+        for at, frame in enumerate(frames):
+            if at == 2:
+                c.check(c.raw.edgeprune_first_frame(c.handle))
+                video = python.stream()
+            expected, outputs = video.outputs(frame), c.empty(names=["tokens", "scores"] if at % 2 else None)
+            c.run_into({"pixel_values": frame}, outputs)
+            assert all(value.tobytes() == expected[name].tobytes() for name, value in outputs.items())
+        given = {"pixel_values": frames[0], "state.1.scores": np.ones((1, 24), np.float32)}
+        c.run_into(given, outputs)  # what the caller gives is not kept, nor is what comes of it
+        assert outputs["scores"].tobytes() == python.run(given)["scores"].tobytes()
+        c.run_into({"pixel_values": frames[1]}, outputs)
+        assert outputs["scores"].tobytes() == video.outputs(frames[1])["scores"].tobytes()
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_weights_that_lie_beside_the_graph(linked: bool, library: Library, tmp_path: Path) -> None:
     """Files or, as in a Hugging Face cache, links to them."""
@@ -205,3 +229,22 @@ def test_classes_of_what_is_none_or_does_not_fit_are_refused(library: Library, m
                     classes.handle, at, size, at, size, 1, 1, 0.5, None, 0, ctypes.byref(count)
                 )
             )
+
+
+def test_the_options_of_a_quantised_bundle_reach_onnx_runtime(
+    library: Library, cpp: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the manifest has them for the device."""
+    watched = next(cpp.rglob("libwatched_onnxruntime.so"))
+    monkeypatch.setenv("WATCHED_ONNXRUNTIME", str(onnxruntime_library()))
+    entry = ctypes.CDLL(str(watched)).watched_entry
+    entry.restype, entry.argtypes = ctypes.c_char_p, (ctypes.c_char_p,)
+    said = {
+        "bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15},
+        "session": {"cpu": {"disable": ["MatMulAddFusion", "ConstantFolding"]}, "cuda": {"disable": ["Other"]}},
+    }
+    key = b"optimization.disable_specified_optimizers"
+    with library.open(make_bundle(), onnxruntime=bytes(watched)):
+        assert entry(key) is None
+    with library.open(make_bundle(precision="int8", quantised=said), onnxruntime=bytes(watched)):
+        assert entry(key) == b"MatMulAddFusion;ConstantFolding"

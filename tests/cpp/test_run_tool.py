@@ -127,6 +127,8 @@ def test_a_classifier_prints_what_it_sees(cpp: Path, photo: Path, make_bundle: M
     ("words", "said"),
     [
         (["{bundle}", "{photo}", "--output", "x.png"], "--output must end in .npy"),
+        (["{bundle}", "{photo}", "--output", "nowhere/x.npy"], "in a folder that is there, nowhere is none; make it"),
+        (["{bundle}", "{photo}", "--output", "photo.ppm/x.safetensors"], "a folder that is there, photo.ppm is none"),
         (["{bundle}", "{photo}", "--threshold", "2"], "--threshold must be a number in 0..1, got 2"),
         (["{bundle}", "{photo}", "--threshold", "half"], "--threshold must be a number in 0..1, got half"),
         (["{bundle}", "{photo}", "--repeat", "0"], "--repeat must be a whole number of at least 1"),
@@ -151,11 +153,22 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(
     assert json.loads(told.stderr)["exit_code"] == 2
 
 
+def test_a_folder_is_no_file_to_write_to(cpp: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.npy").mkdir()
+    done = run(cpp, BUNDLE, photo, "--output", tmp_path / "x.npy")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--output must be a file, " in done.stderr
+
+
 @pytest.mark.parametrize("name", ["tokens.npy", "all.safetensors"])
-def test_a_place_that_cannot_be_written_is_a_failure(cpp: Path, photo: Path, tmp_path: Path, name: str) -> None:
-    done = run(cpp, BUNDLE, photo, "--output", tmp_path / "no folder" / name)
+def test_a_disk_that_is_full_is_a_failure_and_leaves_nothing(cpp: Path, photo: Path, tmp_path: Path, name: str) -> None:
+    """No file may grow beyond 0 bytes."""
+    program: list[str | Path] = [cpp / "tools" / "edgeprune-run", BUNDLE, photo, "--output", tmp_path / name]
+    command: list[str | Path] = ["bash", "-c", """trap '' XFSZ; ulimit -f 0; exec "$@" """, "full", *program]
+    done = subprocess.run(command, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"cannot be written: No such file or directory" in done.stderr
+    assert b"cannot be written: File too large" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.ppm"]
 
 
 def test_an_input_that_is_no_image_is_refused(cpp: Path, make_bundle: MakeBundle, photo: Path) -> None:

@@ -72,6 +72,8 @@ def check_same(tool: Tool, folder: Path, keep: int | None = None) -> dict[str, A
     return wanted
 
 
+QUANTISED = {"bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}}
+SESSION = {"cpu": {"disable": ["MatMulAddFusion"]}, "cuda": {}}
 SIMPLE: dict[str, dict[str, Any]] = {
     "one image": {},
     "batch": {"batch": 3},
@@ -85,6 +87,10 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "of many images the wrong patches": {"shift": 1, "batch": 3},
     "classes": {"classes": True, "batch": 3},
     "classes of the wrong patches": {"classes": True, "shift": 1},
+    "quantised": {"precision": "int8", "quantised": QUANTISED},
+    "quantised, for a device with options": {"precision": "int8", "quantised": {**QUANTISED, "session": SESSION}},
+    "quantised, in float16": {"precision": "int8", "quantised": QUANTISED, "dtype": "float16"},
+    "quantised, the wrong patches": {"precision": "int8-dynamic", "quantised": QUANTISED, "shift": -1},
     "a rule that decides nothing": {"rule": {"name": "fixed"}},
     "a rule": {"rule": {"name": "topk", "shares": True}},
 }

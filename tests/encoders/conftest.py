@@ -67,6 +67,33 @@ def _noisy(kind: Kind, folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def cell(made: Callable[[str], tuple[Path, Encoder]], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """(name, method, keep, **fields of a Request) -> that export of the checkpoint, for the CPU; not to be changed."""
+    kept: dict[str, Any] = {}
+
+    def export(name: str, method: str, keep: int | None, **fields: Any) -> Any:
+        from edgeprune.export import Request, export_bundle
+
+        if (key := f"{name} {method} {keep} {fields}") not in kept:
+            folder, encoder = made(name)
+            takes_any = ALL[name].grid is not None
+            request = Request(
+                method,
+                "cpu",
+                keep=keep,
+                model=str(folder),
+                output=tmp_path_factory.mktemp("cell") / "bundle",
+                baselines=False,
+                grid="x".join(map(str, encoder.tower.grid)) if takes_any else None,
+                **fields,
+            )
+            kept[key] = export_bundle(request)  # raises when the graph and the reference disagree
+        return kept[key]
+
+    return export
+
+
+@pytest.fixture(scope="session")
 def scorer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A seeded scorer in front of encoders of 6x6 patches of 8 pixels, trained for other pixels than theirs."""
     torch.manual_seed(3)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = [
     "CROPPED",
@@ -74,12 +75,19 @@ class Kind:
     config: dict[str, Any] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
     """the grid that it is loaded at, of a family that takes any"""
+    ours: bool = False
+    """whether its tower is ours around the layers of transformers, though it is loaded at its own size"""
     family: str = ""
     """that it stands for in the matrix of methods and encoders, if it does"""
     tower: str = ""
     """the kind of tower that it has, where the family has several"""
     exported: str = ""
     """the methods that are exported on it in every run of the tests, all others in `slow`"""
+    unread: tuple[str, ...] = ()
+    """how the names of those of its tensors begin that are never read"""
+    given: Callable[[Tensor], dict[str, Any]] | None = None
+    """pixels [1, 3, H, W] of that grid -> what get_image_features of its whole model is given; of one whose language
+    model is asked, from a bundle of the first method of `exported`, which must choose tokens and not merge them"""
 
     @property
     def detects(self) -> bool:
@@ -89,7 +97,7 @@ class Kind:
     @property
     def own_tower(self) -> bool:
         """Its tower is transformers' own, not ours around the layers of transformers."""
-        return self.grid is None and not self.detects
+        return self.grid is None and not self.detects and not self.ours
 
     @property
     def bare(self) -> bool:

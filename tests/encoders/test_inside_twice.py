@@ -41,6 +41,7 @@ SELDOM = [
     ("adaptive_sparse", "vit"),
     ("token_transforming", "aimv2"),
     ("flowcut", "llava clip"),
+    ("sta", "dinov2"),
     ("drop", "aimv2"),
 ]
 KEEP, LAYERS = 12, 4

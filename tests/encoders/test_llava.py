@@ -39,7 +39,7 @@ KINDS = {
         config=LLAVA_SIGLIP,
         family="llava",
         tower="a SigLIP tower",
-        exported="lrcp aim otprune pitome_behind",
+        exported="lrcp aim pitome_behind otprune",
     ),
 }
 MakeFolder = Callable[..., Path]

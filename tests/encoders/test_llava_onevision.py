@@ -37,7 +37,7 @@ KINDS = {
             "video_token_index": 4,
         },
         family="llava_onevision",
-        exported="pool dart aim",
+        exported="pool dart aim aot",
     ),
 }
 SIDE, GRID, PATCHES, WIDTH = 56, 7, 49, 48

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from edgeprune.catalog import Entry, Family, families, methods, refusal
 from edgeprune.encoders import Encoder
 from edgeprune.errors import MethodError
-from edgeprune.export import Request, export_bundle
+from edgeprune.export import Exported
 from edgeprune.fit import build_method
 from edgeprune.pruners import Method, get
 from edgeprune.pruners._scorer import load_scorer
@@ -75,7 +76,7 @@ def test_each_method_and_each_encoder_is_always_exported_somewhere() -> None:
 def tiles_of(method: Entry, encoder: Encoder) -> int:
     """Where they make one pool of candidates a thumbnail and its parts, as many as the image processor can make."""
     parts = 2 if encoder.family == "llava_onevision" else 3
-    return parts if encoder.tiled and get(method.name).traits.pools_tiles else 1
+    return parts if encoder.pools and get(method.name).traits.pools_tiles else 1
 
 
 def budget_of(method: Entry) -> int | None:
@@ -128,23 +129,14 @@ def chooses_as_the_reference(encoder: Encoder, method: Method, pixels: Tensor) -
 
 @pytest.mark.parametrize(("family", "method"), WORKING)
 def test_the_method_is_exported_and_verified(
-    made: Made, scorer_file: Path, tmp_path: Path, family: Family, method: Entry
+    made: Made, cell: Callable[..., Exported], scorer_file: Path, family: Family, method: Entry
 ) -> None:
-    folder, encoder = made(CHECKPOINTS[family.name, family.tower])
-    keep = budget_of(method)
-    request = Request(
-        method.name,
-        "cpu",
-        keep=keep,
-        options=OPTIONS.get(method.name, {}),
-        scorer=None if not method.traits.needs_scorer else scorer_file,
-        model=str(folder),
-        output=tmp_path / "bundle",
-        baselines=False,
-        tiles=tiles_of(method, encoder),
-        grid="x".join(map(str, encoder.tower.grid)) if not encoder.tower.batched or family.name == "siglip2" else None,
-    )
-    exported = export_bundle(request)  # raises when the graph and the reference disagree
+    name, keep = CHECKPOINTS[family.name, family.tower], budget_of(method)
+    _, encoder = made(name)
+    more: dict[str, Any] = {"tiles": tiles_of(method, encoder)} if encoder.tiled else {}
+    more |= {"options": OPTIONS[method.name]} if method.name in OPTIONS else {}
+    more |= {"scorer": scorer_file} if method.traits.needs_scorer else {}
+    exported = cell(name, method.name, keep, **more)
     assert exported.manifest.outputs["indices"].shape == (1, keep or encoder.patches)
 
 

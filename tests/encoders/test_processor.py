@@ -30,9 +30,13 @@ def test_a_declared_class_is_one_of_transformers(family: str, name: str) -> None
 @pytest.mark.parametrize(("family", "name"), DECLARED)
 def test_an_empty_file_of_a_declared_class_is_enough(family: str, name: str) -> None:
     one = encoders.processors()[name]
-    size = one.defaults["crop_size" if one.defaults["do_center_crop"] else "size"]
+    step = "crop_size" if one.defaults["do_center_crop"] else "pad_size" if one.defaults["do_pad"] else "size"
+    size, tiles = one.defaults[step if step in one.defaults else "size"], 1 if one.splits else None
+    if one.splits:
+        size = dict.fromkeys(("height", "width"), one.defaults["max_image_size"]["longest_edge"])
     height, width = (32, 48) if one.any_size else (size["height"], size["width"])
-    assert read_processor({"image_processor_type": f"{name}ImageProcessor"}, (height, width)).size == (height, width)
+    steps = read_processor({"image_processor_type": f"{name}ImageProcessor"}, (height, width), tiles)
+    assert steps.size == (height, width)
 
 
 @pytest.mark.parametrize("name", [name for name, one in encoders.processors().items() if one.any_size])

@@ -18,7 +18,9 @@ from tests.encoders.kinds import SIGLIP, SQUARE, TEXT, Kind, processor
 PROCESSOR = processor("Siglip", **SQUARE)
 BOTH = {"vision_config": SIGLIP, "text_config": TEXT}
 KINDS = {
-    "siglip vision": Kind("SiglipVisionModel", PROCESSOR, prefix=0, family="siglip", exported="uniform entropyprune"),
+    "siglip vision": Kind(
+        "SiglipVisionModel", PROCESSOR, prefix=0, family="siglip", exported="uniform entropyprune apet"
+    ),
     "siglip": Kind("SiglipModel", PROCESSOR, "vision_model", 0, BOTH),
 }
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "what no class reads": {**SQUARE, "do_image_splitting": True, "crop_pct": 0.9, "resample_mode": "odd"},
     "nearest": {**SQUARE, "resample": 0},
 }
+TORCHVISION = ("DINOv3ViT", "PI0", "Lfm2Vl")
+"""whose classes have no other backend, and cannot be looked at without it"""
 TILED = ("LlavaNext", "LlavaOnevision")
 OTHER = (
     *("an integer is the shortest edge", "lists", "height and width", "height, width and a crop", "size and most"),
@@ -72,7 +75,11 @@ def refusal(name: str, spelling: str) -> str:
     """How this project refuses what transformers takes; empty where it takes it."""
     if name in TILED and spelling in OTHER:
         return "tiles must be squares|would depend on the image"
-    return "images come out at 24x24, but the encoder takes 40x40" if spelling == "padding of another size" else ""
+    if encoders.processors()[name].splits:
+        return "must have longest_edge|must scale images first"
+    if name == "Pixtral":
+        return "has do_center_crop on"
+    return ""
 
 
 NAMES = sorted(encoders.processors())
@@ -80,6 +87,47 @@ IMAGES = [
     Image.fromarray(np.random.default_rng(at).integers(0, 256, (*size, 3), np.uint8))
     for at, size in enumerate([(40, 57), (96, 50), (24, 30)])
 ]
+
+
+def _siglip2(out: Any, own: Any) -> NDArray[Any]:
+    """Of patches in raster order, (row, column, channel) each."""
+    (rows, columns), side = out["spatial_shapes"][0], own.patch_size
+    patches = out["pixel_values"][0, : rows * columns].reshape(rows, columns, side, side, 3)
+    return np.asarray(patches.transpose(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side))
+
+
+def _qwen2_vl(out: Any, own: Any) -> NDArray[Any]:
+    """Of squares of patches, (channel, frame, row, column) each."""
+    (_, rows, columns), side, merge = out["image_grid_thw"][0], own.patch_size, own.merge_size
+    patches = out["pixel_values"].reshape(rows // merge, columns // merge, merge, merge, 3, -1, side, side)
+    whole = patches[:, :, :, :, :, 0].transpose(4, 0, 2, 5, 1, 3, 6)
+    return np.asarray(whole.reshape(3, rows * side, columns * side))
+
+
+def _cosmos3_edge(out: Any, own: Any) -> NDArray[Any]:
+    """Of squares of patches, (row, column, channel, frame) each."""
+    (_, rows, columns), side, merge = out["image_grid_thw"][0], own.patch_size, own.merge_size
+    patches = out["pixel_values"].reshape(rows // merge, columns // merge, merge, merge, side, side, 3, -1)
+    whole = patches[..., 0].transpose(6, 0, 2, 4, 1, 3, 5)
+    return np.asarray(whole.reshape(3, rows * side, columns * side))
+
+
+def _gemma4(out: Any, own: Any) -> NDArray[Any]:
+    """Of patches in raster order, (row, column, channel) each, with their columns and rows."""
+    (columns, rows), side = out["image_position_ids"][0].max(axis=0) + 1, own.patch_size
+    patches = out["pixel_values"][0, : rows * columns].reshape(rows, columns, side, side, 3)
+    return np.asarray(patches.transpose(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side))
+
+
+PACKED: dict[str, Callable[[Any, Any], NDArray[Any]]] = {
+    "Siglip2": _siglip2,
+    **dict.fromkeys(("Qwen2VL", "Glm4v", "Glm46V"), _qwen2_vl),
+    "Cosmos3Edge": _cosmos3_edge,
+    "Gemma4": _gemma4,
+}
+"""the classes that hand patches over -> what they return, and the processor, to [3, H, W]"""
+BY_PIXELS = ("Qwen2VL", "Cosmos3Edge", "Glm4v", "Glm46V")
+"""whose size is of pixels, not of sides: the other settings stand beside its default"""
 
 
 def theirs(folder: Path, name: str, given: dict[str, Any], image: Image.Image) -> NDArray[Any]:
@@ -91,20 +139,18 @@ def theirs(folder: Path, name: str, given: dict[str, Any], image: Image.Image) -
     own = auto.from_pretrained(folder)
     out = own(image, return_tensors="np")
     values = out["pixel_values_images" if name == "VideoLlava" else "pixel_values"][0]
-    if name == "Siglip2":
-        rows, columns = out["spatial_shapes"][0]
-        patches = values[: rows * columns].reshape(rows, columns, own.patch_size, own.patch_size, 3)
-        values = patches.transpose(4, 0, 2, 1, 3).reshape(3, rows * own.patch_size, columns * own.patch_size)
-    if name == "Qwen2VL":
-        (_, rows, columns), side, merge = out["image_grid_thw"][0], own.patch_size, own.merge_size
-        patches = out["pixel_values"].reshape(rows // merge, columns // merge, merge, merge, 3, -1, side, side)
-        values = patches[:, :, :, :, :, 0].transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * side, columns * side)
-    whole: NDArray[Any] = values[0] if name in TILED else values
+    if name in PACKED:
+        values = PACKED[name](out, own)
+    whole: NDArray[Any] = values[0] if in_tiles(name) else values
     return whole
 
 
+def in_tiles(name: str) -> bool:
+    return name in TILED or encoders.processors()[name].splits
+
+
 def ours(name: str, given: dict[str, Any], image: Image.Image, size: tuple[int, int]) -> NDArray[Any]:
-    if name in TILED:
+    if in_tiles(name):
         whole: NDArray[Any] = read_processor(given, size, 1).tiled(image)[0]
         return whole
     return read_processor(given, size)(image)
@@ -115,15 +161,17 @@ def ours(name: str, given: dict[str, Any], image: Image.Image, size: tuple[int, 
 def test_case_every_class_in_every_spelling_gives_the_pixels_of_transformers(
     name: str, spelling: str, tmp_path: Path
 ) -> None:
-    if name == "DINOv3ViT":
-        pytest.importorskip("torchvision")  # its class has no other backend
+    if name in TORCHVISION:
+        pytest.importorskip("torchvision")
     given = {"image_processor_type": f"{name}ImageProcessor", **SPELLINGS[spelling]}
-    if name == "Qwen2VL":
-        given.pop("size", None)  # of pixels, not of sides: the other settings stand beside its default
+    if name in BY_PIXELS:
+        given.pop("size", None)
     if name == "Yolos":
         given.pop("pad_size", None)  # images are resized to the encoder's size, never padded to it
     if name in TILED:
         given["image_grid_pinpoints"] = [[24, 48], [48, 24]]
+    if encoders.processors()[name].splits:
+        given |= {"max_image_size": {"longest_edge": 24}, "do_image_splitting": False}
     any_size, expected = encoders.processors()[name].any_size, []
     for image in IMAGES:
         try:
@@ -153,8 +201,8 @@ def test_every_setting_that_a_class_of_transformers_reads_is_declared() -> None:
         own: Any = getattr(transformers, f"{name}ImageProcessorPil", None) or getattr(
             transformers, f"{name}ImageProcessor"
         )
-        if name == "DINOv3ViT":
-            continue  # its class has no settings of its own, and cannot be looked at without torchvision
+        if name in TORCHVISION:
+            continue
         unknown = set(own.valid_kwargs.__annotations__) - {*COMMON, *SILENT, *one.reads}
         assert not unknown, f"{name}: {unknown}"
 

@@ -11,7 +11,7 @@ from edgeprune.encoders import Encoder
 from tests.encoders.kinds import SQUARE, Kind, processor
 
 KINDS = {
-    "vit": Kind("ViTModel", processor("ViT", **SQUARE), family="vit", exported="idpruner idselection tome_behind"),
+    "vit": Kind("ViTModel", processor("ViT", **SQUARE), family="vit", exported="idpruner tome_behind idselection"),
     "vit classifier": Kind("ViTForImageClassification", processor("ViT", **SQUARE), "vit"),
 }
 

@@ -261,7 +261,7 @@ class Stand:
         self.ILogger = type("ILogger", (), {})
         network = ["EXPLICIT_BATCH"] if major < 11 else []
         self.NetworkDefinitionCreationFlag = Enum(*network, *(["STRONGLY_TYPED"] if major >= 9 else []))
-        self.BuilderFlag = Enum(*(["FP16"] if major < 11 else []), "TF32", "OBEY_PRECISION_CONSTRAINTS")
+        self.BuilderFlag = Enum(*(["FP16", "INT8"] if major < 11 else []), "TF32", "OBEY_PRECISION_CONSTRAINTS")
         self.MemoryPoolType, self.ProfilingVerbosity = Enum("WORKSPACE"), Enum("DETAILED")
         stand = self
 
@@ -335,6 +335,19 @@ def test_where_the_builder_chooses_float16_it_leaves_the_layers_that_overflow_in
     assert [layer.precision for layer in trt.layers] == ["float32", None]
     assert built.flags[:3] == ("NO_TF32", "FP16", "OBEY_PRECISION_CONSTRAINTS")
     assert bundle.load(folder).manifest.engines == {"jetson-orin-jp60": built}
+
+
+def test_where_the_builder_chooses_types_it_may_take_the_int8_of_the_graph(folder: Path, stand: MakeStand) -> None:
+    """A strongly typed one has no such flag: the types are in the graph."""
+    bounds = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
+    edit(folder, precision="int8", quantised={"bounds": bounds})
+    weak = stand("8.6.2")
+    built, _ = build_engine(folder, "jetson-orin-jp60")
+    assert weak.config.flags == [weak.BuilderFlag.FP16, weak.BuilderFlag.INT8]
+    assert built.flags[:3] == ("NO_TF32", "FP16", "INT8")
+    strong = stand("10.3.0")
+    build_engine(folder, "jetson-orin")
+    assert strong.config.flags == []
 
 
 def test_another_release_is_refused(folder: Path, stand: MakeStand) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +33,7 @@ def encoder(tiny_llava: Callable[..., Encoder]) -> Encoder:
     return tiny_llava()
 
 
-def export(encoder: Encoder, batch: int = 1, **options: bool) -> ir.Model:
+def export(encoder: Encoder, batch: int = 1, **options: Any) -> ir.Model:
     module = PrunedEncoder(encoder, fastervlm.Method(8))
     example = torch.zeros(batch, 3, 48, 48)
     return to_onnx(module, example, OUTPUTS, opset=18, ir_version=10, metadata={"edgeprune.keep": "8"}, **options)

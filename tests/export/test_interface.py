@@ -87,6 +87,15 @@ def test_tiles_are_said(manifest: Callable[..., Manifest]) -> None:
     assert steps[1].startswith("Cut it into 3 tiles of 32x32 (height x width), the whole image squeezed into the first")
 
 
+def test_an_image_that_is_fitted_and_padded_is_said(manifest: Callable[..., Manifest]) -> None:
+    padded = dataclasses.replace(CLIP, resize={"max_height": 32, "max_width": 48}, crop=None, pad=True)
+    steps = interface.inputs(manifest(preprocessing=padded.to_json()))
+    assert steps[1].startswith("Resize it to fit 32x48 (height x width), in its proportions, sides rounded down")
+    assert steps[2] == (
+        "Put it into the upper left corner of 32x48 (height x width); what is left is 0 behind the step below."
+    )
+
+
 def said(manifest: Manifest) -> dict[str, str]:
     return {line.split("`")[1]: line for line in interface.outputs(manifest)}
 
@@ -130,3 +139,13 @@ def test_a_detector_gives_boxes_in_shares_of_the_image(manifest: Callable[..., M
     )
     assert "of its 3 classes and, last, of no object" in said(detector)["logits"]
     assert "in shares of the image" in said(detector)["pred_boxes"]
+
+
+def test_who_follows_the_steps_gives_every_frame_what_the_one_before_left(manifest: Callable[..., Manifest]) -> None:
+    own = manifest(video=True)
+    before = [step for step in interface.inputs(own) if step.startswith("The frame before")]
+    assert len(before) == 1
+    given, left = re.findall(r"`((?:state|next)\.\d\S+)`", before[0])
+    assert given in own.inputs
+    assert left in own.outputs
+    assert not any("frame before" in step for step in interface.inputs(manifest()))

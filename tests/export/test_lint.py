@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -15,11 +16,13 @@ import torch
 
 from edgeprune import encoders, pruners, targets
 from edgeprune.checkpoint import open_checkpoint
-from edgeprune.errors import TargetError
+from edgeprune.errors import RequestError, TargetError
 from edgeprune.export import Request, export_bundle
 from edgeprune.export.downgrade import downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import Finding, lint, parse, refuse
+from edgeprune.export.quantise.scheme import QUANTISED as QUANTISED_PRECISIONS
+from edgeprune.export.quantise.scheme import scheme_of
 from edgeprune.fit import build_method
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder
@@ -131,6 +134,36 @@ CASES: list[tuple[str, Target, str]] = [
         CPU,
         "x has the dynamic dimension n, only the batch may be",
     ),
+    (
+        "(float[1, 8] x) => (float[1, 8] y) <float s = {1}, int8 z = {0}> "
+        "{ q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",
+        WEB,
+        "QuantizeLinear is QuantizeLinear of int8, the target has products of floats alone; give another --precision",
+    ),
+    (
+        "(float[1, 8] x) => (float[1, 8] y) <float s = {1}, uint8 z = {0}> "
+        "{ q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",
+        ORIN,
+        "QuantizeLinear is QuantizeLinear of uint8, TensorRT takes int8 alone; export it for this --target",
+    ),
+    (
+        "(float[1, 8] x) => (float[1, 8] y) <float s = {1}, int8 z = {3}> "
+        "{ q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",
+        ORIN,
+        "QuantizeLinear is QuantizeLinear with a zero point, TensorRT takes 0 alone; quantise it around 0",
+    ),
+    (
+        "(float[1, 8] x) => (uint8[1, 8] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear (x) }",
+        ORIN,
+        "DynamicQuantizeLinear is DynamicQuantizeLinear of int8-dynamic, the target has products of int8; give another",
+    ),
+    (
+        "(float[1, 577, 8] x) => (float[1, 577, 577] y) <float s = {1}, int8 z = {0}> "
+        "{ q = QuantizeLinear (x, s, z) a = DequantizeLinear (q, s, z) b = Transpose <perm = [0, 2, 1]> (a)"
+        "  r = QuantizeLinear (b, s, z) c = DequantizeLinear (r, s, z) y = MatMul (a, c) }",
+        ORIN,
+        "MatMul is attention in int8 of 577 tokens, which TensorRT fuses up to 512; leave the products of attention in",
+    ),
     (LOOP, ORIN, "Det is Det, which the target forbids"),
     (LOOP, JP60, "Loop is Loop, which the target wants unrolled"),
     (
@@ -154,6 +187,38 @@ def test_the_same_is_no_finding_where_the_target_takes_it() -> None:
     pixels = small("(uint8[1, 8] x) => (float[1, 8] y) { y = Cast <to = 1> (x) }")
     assert lint(pixels, ORIN) == []
     assert lint(small("(float[batch, 8] x) => (float[batch, 8] y) { y = Relu (x) }"), ORIN) == []
+
+
+@pytest.mark.parametrize("precision", QUANTISED_PRECISIONS)
+@pytest.mark.parametrize("name", targets.names())
+def test_a_precision_is_taken_where_the_target_says_that_it_has_such_products(name: str, precision: str) -> None:
+    """Before anything is read; the graph is looked at again when it is written."""
+    target = targets.load(name)
+    if precision in target.engine.quantised:
+        scheme = scheme_of(precision, target)
+        assert scheme is not None
+        assert scheme.opset <= target.onnx.newest_quantised
+    else:
+        with pytest.raises(RequestError, match=f"--precision {precision} "):
+            scheme_of(precision, target)
+
+
+QUANTISED = """(float[1, 8] x, int8[8, 4] w) => (float[1, 4] y) <float s = {1}, int8 z = {0}>
+{ q = QuantizeLinear (x, s, z) a = DequantizeLinear (q, s, z) b = DequantizeLinear (w, s, z) y = MatMul (a, b) }"""
+
+
+def test_products_of_a_type_that_the_device_has_fit_and_may_need_a_later_opset() -> None:
+    for target in (ORIN, JP60, RTX, CPU):
+        model = small(QUANTISED, 19 if target is ORIN else 17)
+        model.graph.initializers["w"] = weight = (
+            model.graph.inputs.pop()
+        )  # a weight, which the text form has no way to fill
+        weight.const_value = ir.tensor(np.ones((8, 4), np.int8), name="w")
+        assert lint(model, target) == []
+    plain = small("(float[1, 8] x) => (float[1, 8] y) { y = Relu (x) }", 19)
+    assert [str(one) for one in lint(plain, ORIN)] == [
+        "the graph has opset 19, the target reads up to 18; export it for this --target"
+    ]
 
 
 def test_a_newer_opset_or_file_is_found() -> None:

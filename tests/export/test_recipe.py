@@ -76,6 +76,15 @@ def test_layers_that_float16_cannot_hold_are_named_to_trtexec_as_one_word(tmp_pa
     assert "recision" not in str(build_script(targets.load("jetson-orin-jp60")))
 
 
+def test_a_builder_that_chooses_types_is_allowed_int8_where_the_graph_has_it() -> None:
+    """A strongly typed one takes the types of the graph, and TensorRT 11 refuses such a flag."""
+    for name, flag in (("jetson-orin-jp60", True), ("jetson-orin", False), ("jetson-orin-jp72", False)):
+        script = build_script(targets.load(name), quantised=True)
+        assert ("--int8" in str(script)) is flag
+        assert "--int8" not in str(build_script(targets.load(name)))
+    assert '"--int8"' in str(build_script(targets.load("jetson-orin-jp60"), quantised=True))  # noted for --adopt
+
+
 def test_even_what_a_target_may_not_say_is_only_text_to_the_shell(tmp_path: Path, trtexec: Path) -> None:
     """`targets.check` refuses these before; the script does not rely on it."""
     orin = targets.load("jetson-orin")

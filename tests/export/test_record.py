@@ -34,9 +34,9 @@ def test_the_scenes_that_became_probes_are_run_once_where_each_stands_alone(
     reference, runs = reference_of(tiny_llava(), batch), list[int]()
     run = reference._run
 
-    def counted(pixel_values: NDArray[np.float32]) -> Any:
+    def counted(pixel_values: NDArray[np.float32], **given: Any) -> Any:
         runs.append(len(pixel_values))
-        return run(pixel_values)
+        return run(pixel_values, **given)
 
     monkeypatch.setattr(reference, "_run", counted)
     images = reference.telling(SIZE)

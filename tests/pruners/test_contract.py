@@ -84,6 +84,13 @@ def test_scores_are_float32_and_finite(encoder: Encoder, name: str, build: Build
     assert bool(torch.isfinite(scores).all())
 
 
+@pytest.mark.parametrize("name", [one for one in pruners.names() if pruners.get(one).traits.ranks], indirect=True)
+def test_scores_that_rank_rows_hang_on_no_budget(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
+    first, *others = (run(encoder, build(keep), pixels)[2] for keep in BUDGETS)
+    assert bool(torch.isfinite(first).all())
+    assert all(torch.equal(first, one) for one in others)
+
+
 def test_a_batch_is_its_images_one_by_one(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
     keep = budgets(name)[len(budgets(name)) // 2]
     together = run(encoder, build(keep), pixels)

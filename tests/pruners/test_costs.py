@@ -24,7 +24,7 @@ from edgeprune.pruners import Method, bavit, fastervlm, inside, zoo
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
 from edgeprune.schedule import Inside, Step
 from edgeprune.taps import Attention, Taps
-from edgeprune.trace import PrunedEncoder, outputs
+from edgeprune.trace import PrunedEncoder, first_frame, outputs
 
 HEADS, WIDTH, GRID, FEATURES, PROJECTED = 16, 64, (24, 24), 1024, 4096
 PATCHES, DEPTH, KEEP, PATCH = 576, 23, 64, 14
@@ -83,8 +83,9 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
 
 
 SHORTENED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in inside.names()] + [
-    (name, {"score": score}) for name in ("drop", "cells", "nearest") for score in ("column", "keys", "flowcut")
+    (name, {"score": score}) for name in ("drop", "cells", "nearest") for score in ("column", "keys", "flowcut", "lrcp")
 ]
+SHORTENED.append(("tome", {"metric": "keys"}))
 OFTEN: list[tuple[str, dict[str, str]]] = [("cells", {}), ("drop", {"score": "column"})]
 
 
@@ -95,7 +96,8 @@ def shortened(encoder: Encoder, name: str, options: dict[str, str], steps: tuple
     within, method = replace(encoder, inside=Inside(name, reducer, steps)), fastervlm.Method(keep)
     pixels, tower = torch.zeros(1, 3, *encoder.tower.image_size), encoder.tower
     module = PrunedEncoder(within, method).eval()
-    graph = to_onnx(module, pixels, outputs(within, method), opset=18, ir_version=10).graph
+    before = first_frame(within, 1)
+    graph = to_onnx(module, pixels, outputs(within, method), opset=18, ir_version=10, others=before).graph
     embedding = tower.grid[0] * tower.grid[1] * tower.patch_embedding.weight.numel()
     return (graph_cost(graph) - embedding) / formula(within, method)
 

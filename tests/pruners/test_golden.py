@@ -98,6 +98,10 @@ def as_ours(golden: Golden, selection: Selection, features: Tensor) -> None:
             leads = torch.isin(selection.indices[image], golden.out["indices"][image].long())
             assert selection.indices[image][leads].tolist() == golden.out["indices"][image].tolist()
             torch.testing.assert_close(torch.cat((tokens[leads], tokens[~leads])), golden.out["tokens"][image], **CLOSE)
+    elif golden.method == "apet":
+        assert selection.merge is not None
+        assert selection.indices.tolist() == golden.out["indices"].tolist()
+        torch.testing.assert_close(selection.merge @ features, golden.out["tokens"], **CLOSE)
     elif golden.method == "aim":  # by similarity; ours are in raster order
         assert selection.merged is not None
         for ours, theirs in zip(selection.merged, golden.out["tokens"], strict=True):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime import load
 from edgeprune.runtime.backends import plan as plans
@@ -56,14 +57,14 @@ def test_its_name_says_what_it_runs_on_and_why_on_nothing_better(make_bundle: Ma
 def test_without_a_gpu_cuda_is_not_even_tried(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime would open the graph on the CPU, and tell afterwards."""
     monkeypatch.setattr(plans, "find_gpu", lambda: NO_DRIVER)
-    monkeypatch.setattr("edgeprune.runtime.devices.open_session", only_on("cpu"))
+    monkeypatch.setattr("edgeprune.runtime.devices.open_encoder", only_on("cpu"))
     assert load(make_bundle()).passed_over["cuda"] == NO_DRIVER.why_not
 
 
 @pytest.mark.usefixtures("built_with_cuda")
 def test_cuda_goes_before_the_cpu(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "find_gpu", lambda: Gpu(89, "NVIDIA L4", 13))
-    monkeypatch.setattr("edgeprune.runtime.devices.open_session", only_on("cuda"))
+    monkeypatch.setattr("edgeprune.runtime.devices.open_encoder", only_on("cuda"))
     encoder = load(make_bundle())
     assert (encoder.device, list(encoder.passed_over)) == ("cuda", ["tensorrt"])
 
@@ -71,7 +72,7 @@ def test_cuda_goes_before_the_cpu(make_bundle: MakeBundle, monkeypatch: pytest.M
 @pytest.mark.usefixtures("built_with_cuda")
 def test_what_fails_as_it_is_opened_is_passed_over_with_the_reason(device: Device) -> None:
     folder = device.bundle(content=b"something else")
-    device.monkeypatch.setattr("edgeprune.runtime.devices.open_session", only_on("cpu"))
+    device.monkeypatch.setattr("edgeprune.runtime.devices.open_encoder", only_on("cpu"))
     encoder = load(folder)
     assert "cannot be opened by tensorrt 10.3.0: magicTagRead" in encoder.passed_over["tensorrt"]
     assert encoder.passed_over["cuda"] == "cuda has no memory"
@@ -117,12 +118,12 @@ def test_without_a_plan_it_is_onnxruntime_that_is_missing(
 
 def only_on(device: str) -> Callable[..., Any]:
     """ONNX Runtime, of which every other device fails."""
-    from edgeprune.runtime.backends.ort import open_session
+    from edgeprune.runtime.backends.ort import open_encoder
 
-    def opened(path: Path, given: str, *arguments: Any, **options: Any) -> Any:
+    def opened(bundle: Bundle, given: str, *arguments: Any, **options: Any) -> Any:
         if given != device:
             raise RequestError(f"{given} has no memory")
-        session = open_session(path, "cpu", *arguments, **options)
+        session = open_encoder(bundle, "cpu", *arguments, **options)
         session.device = given
         return session
 

@@ -60,6 +60,16 @@ def test_the_loss_falls_and_the_weights_go_into_the_tower_that_they_are_of(adapt
         put_adapted(tower, adapted)
 
 
+@pytest.mark.parametrize(("reducer", "asked"), [("drop", None), ("cells", "those of cells"), (None, "no steps inside")])
+def test_other_steps_than_it_was_trained_for_bring_a_warning(
+    adapted: Path, reducer: str | None, asked: str | None
+) -> None:
+    schedule = None if reducer is None else REQUEST.schedule
+    found = opened(dataclasses.replace(REQUEST, inside=reducer, schedule=schedule, adapted=adapted), load("cpu"))
+    assert len(found.warnings) == (asked is not None)
+    assert all(f"was trained for steps of drop, and this has {asked};" in one for one in found.warnings)
+
+
 def test_what_is_no_adapted_tower_is_refused(adapted: Path, tmp_path: Path) -> None:
     tower = encoders.load(open_checkpoint()).tower.module
     with pytest.raises(ModelError, match="there is no"):

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.bundle import Manifest
+from edgeprune.bundle.schema import words
 from edgeprune.cli.tables import count, facts, ratio, table
 
 __all__ = ["files_table", "layers_table", "manifest_table"]
@@ -33,9 +34,11 @@ def manifest_table(manifest: Manifest) -> Table:
             ),
             **{name: f"{list(spec.shape)} {spec.dtype}" for name, spec in tensors.items()},
             "inside": _inside(manifest),
+            **{name: words(made) for name, made in manifest.learned.items() if name != "schedule"},
             "formula": f"{count(formula)} multiply-adds, {formula / unpruned:.1%} of unpruned" if unpruned else "",
             "graph": f"{count(graph)} multiply-adds, {graph / formula - 1:+.1%} on the formula" if formula else "",
             "saves": _saved(manifest),
+            **_quantised(manifest),
             "calibrated": _calibrated(manifest),
             "order of tokens": manifest.layout,
             "deviations": "\n".join(manifest.deviations),
@@ -68,6 +71,30 @@ def _saved(manifest: Manifest) -> str:
         f"{1 - share:.1%} of the encoder" if share < NOTHING_SAVED else f"nothing in the encoder ({share:.1%} of it)"
     )
     return encoder if manifest.kind != "tokens" else f"{encoder}; behind it, {manifest.budget} are left to read"
+
+
+def _quantised(manifest: Manifest) -> dict[str, str]:
+    """Which products are computed in fewer bits, by which ranges, and which are not, the worst of them first; by an
+    exporter that may say it otherwise."""
+    if (said := manifest.quantised) is None:
+        return {}
+    try:
+        layers, activations = said["layers"], said["activations"] or "ranges of each run"
+        floats = sorted((one for one in layers if one["float"]), key=lambda one: -one["error"])
+        count = f"{len(layers) - len(floats)} of {len(layers)} products, activations {activations}"
+        smoothed, calibration = len(said["smoothed"]), said["calibration"]
+        return {
+            "quantised": f"{said['scheme']}: {count}" + (f"; inputs of {smoothed} smoothed" if smoothed else ""),
+            "ranges": calibration
+            and f"{calibration['method']} of {calibration['images']} images ({calibration['source']}), "
+            f"sha256 {calibration['digest'][:16]}",
+            "stay float": "\n".join(
+                f"{one['name']}: {one['why']}" + (f", {one['error']:.2%} off alone" if one["error"] else "")
+                for one in floats
+            ),
+        }
+    except (KeyError, TypeError, ValueError):
+        return {"quantised": "as its manifest says (--json)"}
 
 
 def _calibrated(manifest: Manifest) -> str:

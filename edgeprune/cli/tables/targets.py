@@ -52,6 +52,7 @@ def target_table(device: Target) -> Table:
             "greedy methods": {"looped": "one Scan", "unrolled": "unrolled"}[onnx.greedy],
             "forbidden": ", ".join(onnx.forbidden_ops),
             "engine": ", ".join(built),
+            "products of": ", ".join((onnx.float, *engine.quantised)),
             "build flags": " ".join(engine.build_flags),
             "bench flags": " ".join(device.bench.flags),
             "Jetson": f"JetPack {jetson.jetpack}, L4T {jetson.l4t}, Python {jetson.python}" if jetson else "",

@@ -53,6 +53,12 @@ class Reducer:
     """where the static form departs from its source"""
 
     @property
+    def early(self) -> bool:
+        """Whether it knows its rows before the queries of the layer in front of a step, and drops the others, so that
+        they are taken there."""
+        return not self.merges
+
+    @property
     def reads_maps(self) -> bool:
         """Whether it reads whole attention maps, so that every query of the layer in front of a step is needed."""
         return False
@@ -89,10 +95,17 @@ class Reducer:
         """Layers whose attention it reads at a step, from 0; all of them in front of it and behind the step before."""
         return (step.layer - 1,)
 
+    def state(self, step: Step, rows: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        """What a step keeps for the next frame, name -> shape of one image; 0 in front of the first one.
+
+        rows: in front of the step; width: of a head
+        """
+        return {}
+
     def select(self, step: Step, taps: Taps, carried: Mapping[str, Tensor]) -> Reduction:
         """The static form. No shape may depend on the data.
 
-        taps: features are the rows in front of the step, [B, n, C]
+        taps: features are the rows in front of the step, [B, n, C]; `state` what the frame before left it
         carried: what the step before carried of them, name -> [B, n]; empty at the first
         """
         raise MethodError(f"{type(self).__module__} has no static form")

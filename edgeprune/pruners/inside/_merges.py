@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["own_or", "place_of", "unit"]
+__all__ = ["in_turns", "own_or", "place_of", "unit"]
 
 
 def unit(x: Tensor) -> Tensor:
@@ -26,3 +26,10 @@ def own_or(rows: Tensor, others: Tensor) -> Tensor:
     """
     same = rows.unsqueeze(-1) == torch.arange(others.shape[1])
     return torch.where(same.any(dim=1), same.float().argmax(dim=1), others)
+
+
+def in_turns(even: Tensor, odd: Tensor) -> Tensor:
+    """Values at even and at odd places -> all of them, [B, n]."""
+    count = even.shape[1] + odd.shape[1]
+    order = [at // 2 + at % 2 * even.shape[1] for at in range(count)]
+    return torch.cat((even, odd), dim=1).index_select(1, torch.tensor(order))

@@ -7,6 +7,9 @@
              a the score `cls`, v[j] = mean over heads of softmax(v_cls . v_j); cum = cum / 2 + s / 2, and s at first,
              carried from step to step
     auto     where there is a [CLS] token cls, for cells flowcut, else keys
+    METHOD   the score of a method that gives every row its own (`Traits.ranks`), with its default options, as if the
+             encoder ended here: of attention in the layer in front of the step, and of the rows as they are there in
+             place of features, projected or not
 
 On the embedded model, cells behind the second of five layers, 32 of 144 tokens, 400 held-out scenes, points against
 the same tokens chosen behind the encoder: cls +.2, keys -1.6, column -36: early column means point away from objects.
@@ -24,8 +27,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError, unknown_name
-from edgeprune.pruners import inside
+from edgeprune.pruners import Method, inside
 from edgeprune.pruners.inside import Eager, Reducer, Step
 from edgeprune.taps import Taps
 
@@ -37,23 +41,37 @@ Carried = Mapping[str, Tensor]
 
 
 class Ranked(inside.Reducer):
-    """A reducer with the option `score`. Raises MethodError for one that is none of SCORES."""
+    """A reducer with the option `score`. Raises MethodError for one that is none of SCORES, nor such a method."""
 
     score: str = "auto"
     best: ClassVar[str] = "cls"
     """what `auto` is where there is a [CLS] token"""
 
     def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise MethodError(unknown_name("score", self.score, SCORES))
+        if self.score in SCORES:
+            return
+        able = [name for name in pruners.names() if pruners.get(name).traits.ranks]
+        if self.score not in pruners.names():
+            raise MethodError(unknown_name("score", self.score, (*SCORES, *able)))
+        if self.score not in able:
+            raise MethodError(
+                f"option score must give each row a score of its own, which {self.score} does not; use "
+                f"{', '.join((*SCORES, *able))}"
+            )
+
+    @property
+    def early(self) -> bool:
+        return not self.merges and (self.score in SCORES or pruners.get(self.score).traits.early)
 
     @property
     def reads_maps(self) -> bool:
-        return self.score == "column"
+        if self.score in SCORES:
+            return self.score == "column"
+        return pruners.get(self.score).traits.query_rows is None
 
     @property
     def needs_cls(self) -> bool:
-        return self.score in ("cls", "flowcut")
+        return self.score in ("cls", "flowcut") if self.score in SCORES else pruners.get(self.score).traits.needs_cls
 
     def prepared(self, has_cls: bool, depth: int) -> Reducer:
         made: Any = self
@@ -62,20 +80,34 @@ class Ranked(inside.Reducer):
         return made  # type: ignore[no-any-return]
 
     def layers(self, step: Step) -> tuple[int, ...]:
-        return tuple(range(max(0, step.layer - (2 if self.score == "flowcut" else 1)), step.layer))
+        own = _method(self.score).layers(step.layer) if self.score not in SCORES else ()
+        return own or tuple(range(max(0, step.layer - (2 if self.score == "flowcut" else 1)), step.layer))
 
     @property
     def shares(self) -> bool:
         """Whether the scores are means of a softmax."""
-        return self.score in ("cls", "column")
+        if self.score in SCORES:
+            return self.score in ("cls", "column")
+        return bool(_method(self.score).rule(1).get("shares"))
 
     def ranking(self, rows: int, width: int) -> int:
         """Multiply-adds of the score."""
-        return rows * rows * width if self.score == "column" else 0
+        if self.score in SCORES:
+            return rows * rows * width if self.score == "column" else 0
+        return _method(self.score).ranking(rows, width)
+
+
+def _method(name: str) -> Method:
+    """Whose scores are asked for, whatever it keeps."""
+    make: Any = pruners.get(name)
+    built: Method = make(1)
+    return built
 
 
 def ranked(score: str, step: Step, taps: Taps, carried: Carried) -> tuple[Tensor, dict[str, Tensor]]:
     """The static form: [B, n] float32, and what it carries to the next step."""
+    if score not in SCORES:
+        return _method(score).select(taps).scores, {}
     if score == "column":
         return taps.column_mean(), {}
     if score == "keys" or (score == "auto" and not taps.prefix):
@@ -104,6 +136,8 @@ def _flow(taps: Taps, layer: int) -> Tensor:
 
 def officially_ranked(score: str, step: Step, eager: Eager, carried: Carried) -> tuple[Tensor, dict[str, Tensor]]:
     """The same as the sources have it, of whole maps."""
+    if score not in SCORES:
+        return _method(score).official(eager).scores, {}
     first, last = eager.prefix, eager.attentions[-1]
     name = score if score != "auto" else "cls" if first else "keys"
     if name == "column":

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle, Manifest
+from edgeprune.bundle.schema import words
 from edgeprune.quality.report.charts import bars
 from edgeprune.quality.report.gallery import Gallery, Shown, data_url, ranks
 from edgeprune.quality.report.page import Chart, Fact, Page, Part, Section, Table, Words
@@ -62,7 +63,14 @@ def describe_bundle(
     sections += [Section("What it is", list(_facts(manifest))), Section("Files", [_files(manifest)], folded=True)]
     title = f"{manifest.method} keeps {manifest.budget}"
     subtitle = f"{manifest.model.id} · {manifest.precision} · {manifest.target}"
-    return Page(title, subtitle, _headline(manifest, reports, ledger), sections)
+    return Page(title, subtitle, _headline(manifest, reports, ledger), sections, _failed(folder, reports))
+
+
+def _failed(folder: str | os.PathLike[str], reports: Sequence[BackendReport]) -> str:
+    for report in reports:
+        if not report.passed:
+            return f"{folder} differs from its reference on {report.device}: {report.worst.reasons[0]}"
+    return ""
 
 
 def gallery_of(bundle: Bundle, images: Sequence[ImageLike], device: str, most: int = MOST, title: str = "") -> Gallery:
@@ -117,7 +125,11 @@ def _headline(manifest: Manifest, reports: Sequence[BackendReport], ledger: Ledg
         if not report.not_run:
             mood = "good" if report.passed and report.proven else "bad"
             word = ("proven" if report.proven else "not proven") if report.passed else "differs"
-            facts.append(Fact(word, f"on {report.device}, {report.decided:.0%} of the decisions decided", mood))
+            lost, decided = (
+                f"{report.worst.lost:.2%} lost by the choice",
+                f"{report.decided:.0%} of the decisions decided",
+            )
+            facts.append(Fact(word, f"on {report.device}, {decided if report.bounds is None else lost}", mood))
     unpruned, formula = manifest.cost.get("unpruned_formula", 0), manifest.cost.get("formula", 0)
     if unpruned:
         facts.append(Fact(f"{formula / unpruned:.1%}", "of the encoder's multiply-adds are left"))
@@ -160,6 +172,9 @@ def _parity(reports: Sequence[BackendReport]) -> Iterator[Part]:
         if report.not_run:
             yield Words(f"Not run on {report.device}: {report.not_run}.")
             continue
+        if report.bounds is not None:
+            yield from _bounded(report, report.bounds)
+            continue
         yield Words(
             f"{report.source} on {report.device} in {report.dtype}: each decision of the device, given those before "
             "it, is held against the reference's numbers. Decided: a mistake there would be seen."
@@ -175,6 +190,34 @@ def _parity(reports: Sequence[BackendReport]) -> Iterator[Part]:
         ])  # fmt: skip
 
 
+def _bounded(report: BackendReport, bounds: Mapping[str, Any]) -> Iterator[Part]:
+    """Of a quantised graph."""
+    yield Words(
+        f"{report.source} on {report.device} in {report.dtype}: what it chooses is held against the best choice by the "
+        f"reference's numbers, of whose worth it may lose {bounds['regret']:.2%}; tokens may be off by "
+        f"{bounds['token_median']:g} in the median, and {bounds['token_each']:g} each."
+    )
+    columns = [
+        "probe",
+        "decided >",
+        "lost >",
+        "lost by chance >",
+        "score error >",
+        "token median >",
+        "token error >",
+        "",
+    ]
+    yield Table(columns, [
+        [
+            name, f"{one.decided} of {one.decisions}", f"{one.lost:.2%}", f"{one.blind:.1%}",
+            f"{one.error_relative:.1e}",
+            *(f"{error:.1e}" if one.tokens else "" for error in (one.token_median, one.token_error)),
+            "pass" if one.passed else "FAIL: " + "; ".join(one.reasons),
+        ]
+        for name, one in report.probes.items()
+    ])  # fmt: skip
+
+
 def _facts(manifest: Manifest) -> Iterator[Part]:
     model = manifest.model
     rows = [
@@ -182,7 +225,7 @@ def _facts(manifest: Manifest) -> Iterator[Part]:
         ("revision", model.revision),
         ("method", " ".join([manifest.method, *(f"{name}={value}" for name, value in manifest.options.items())])),
         ("inside", _inside(manifest)),
-        *((name, _words(made)) for name, made in manifest.learned.items()),
+        *((name, words(made)) for name, made in manifest.learned.items()),
         ("grid", f"{manifest.grid[0]} x {manifest.grid[1]} patches"),
         *((name, f"{spec.dtype} {list(spec.shape)}") for name, spec in manifest.inputs.items()),
         *((name, f"{spec.dtype} {list(spec.shape)}") for name, spec in manifest.outputs.items()),
@@ -197,15 +240,8 @@ def _inside(manifest: Manifest) -> str:
     if not manifest.inside:
         return ""
     rows = ", ".join(f"{keep} behind layer {layer}" for layer, keep in manifest.steps)
-    own = _words(manifest.inside.get("options", {}))
+    own = words(manifest.inside.get("options", {}))
     return f"{manifest.inside.get('reducer')}{f' {own}' if own else ''}: {manifest.patches} tokens become {rows}"
-
-
-def _words(made: Any) -> str:
-    """What stands alone of an object of the manifest, name=value."""
-    given = made.items() if isinstance(made, Mapping) else ()
-    return ", ".join(f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in given
-                     if isinstance(one, (bool, int, float, str)))  # fmt: skip
 
 
 def _files(manifest: Manifest) -> Table:

@@ -70,6 +70,8 @@ class Page:
     subtitle: str
     facts: Sequence[Fact]
     sections: Sequence[Section] = field(default=())
+    failed: str = ""
+    """why its subject is not what it should be; empty where it is"""
 
 
 def render(page: Page) -> str:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.bundle import ENCODER
 from edgeprune.bundle import load as load_bundle
 from edgeprune.errors import RequestError
 from edgeprune.quality.errors import clustered
@@ -27,7 +26,7 @@ from edgeprune.quality.sweep import work
 from edgeprune.quality.sweep.items import SCENES, Item, Shard, drawn, of_folder, of_questions
 from edgeprune.quality.sweep.request import LONGEST, Request, place_of
 from edgeprune.quality.sweep.work import RIGHT, Place
-from edgeprune.runtime.backends.ort import open_session
+from edgeprune.runtime.backends.ort import open_encoder
 from edgeprune.runtime.budgets import Budgets
 from edgeprune.runtime.ledger.bench import measure, noise
 
@@ -281,14 +280,14 @@ class _Judge:
         """Of the graph in a folder, cut to so many tokens, with its standard error."""
         wanted = [(keep, RIGHT)]
         if self.what == "nearest":
-            (found,) = work.faithful(self._place, folder, self._shard, wanted, self._unpruned)
-            mean = clustered(found["nearest"], range(len(found["nearest"])))
+            (judged,) = work.faithful(self._place, folder, self._shard, wanted, self._unpruned)
+            mean = clustered(judged["nearest"], range(len(judged["nearest"])))
             return mean.value, None if math.isnan(mean.error) else mean.error
         if not self._base:
-            (found,) = work.answers(self._place, self._unpruned, self._shard, [(0, RIGHT)])
-            self._base = found["score"]
-        (found,) = work.answers(self._place, folder, self._shard, wanted)
-        return _ratio(found["score"], self._base, self._shard.items)
+            (judged,) = work.answers(self._place, self._unpruned, self._shard, [(0, RIGHT)])
+            self._base = judged["score"]
+        (judged,) = work.answers(self._place, folder, self._shard, wanted)
+        return _ratio(judged["score"], self._base, self._shard.items)
 
 
 def _ratio(values: Sequence[float], base: Sequence[float], items: Sequence[Item]) -> tuple[float, float | None]:
@@ -304,7 +303,7 @@ def _ratio(values: Sequence[float], base: Sequence[float], items: Sequence[Item]
 
 def _median_ms(folder: Path) -> tuple[float, float | None]:
     """Of the graph here, with half the interval that holds the median with 95 %."""
-    session = open_session(load_bundle(folder).graph(ENCODER))
+    session = open_encoder(load_bundle(folder))
     seconds = np.sort(measure({"graph": session}, {"graph": noise(session)}, ROUNDS)["graph"])
     off = math.ceil(0.98 * math.sqrt(len(seconds)))  # ranks, by the binomial's normal approximation
     middle = len(seconds) // 2

@@ -46,11 +46,11 @@ def key_of(about: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Of edgeprune and of what it runs on."""
-    found = {"edgeprune": edgeprune.__version__}
+    tools = {"edgeprune": edgeprune.__version__}
     for tool in TOOLS:
         with contextlib.suppress(PackageNotFoundError):
-            found[tool] = version(tool)
-    return found
+            tools[tool] = version(tool)
+    return tools
 
 
 @cache
@@ -64,12 +64,12 @@ def stamp() -> str:
 
 def _sources(root: Path) -> list[Path]:
     """Through the links of a clone as well."""
-    found = []
+    sources = []
     for folder, inner, names in os.walk(root, followlinks=True):
         below = Path(folder).relative_to(root)
         inner[:] = [name for name in inner if name != "__pycache__" and (below / name).as_posix() not in APART]
-        found += [Path(folder) / name for name in names if name.endswith(".py") and name not in SHOWING]
-    return found
+        sources += [Path(folder) / name for name in names if name.endswith(".py") and name not in SHOWING]
+    return sources
 
 
 class Cache:

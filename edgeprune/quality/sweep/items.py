@@ -139,12 +139,12 @@ def drawn(count: int, seed: int = HELD_OUT_SEED) -> tuple[Item, ...]:
 
 def of_folder(folder: Path, count: int | None = None, option: str = "--images") -> tuple[Item, ...]:
     """The images of a folder, by name, without questions. Raises ImageError when there is none, or one is damaged."""
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    if not found:
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not images:
         raise ImageError(f"{option} must be a folder with images ({', '.join(sorted(SUFFIXES))}); {folder} has none")
-    for path in found[:count]:
+    for path in images[:count]:
         check_file(path)
-    return tuple(Item(path.name, str(path)) for path in found[:count])
+    return tuple(Item(path.name, str(path)) for path in images[:count])
 
 
 def of_questions(file: Path, folder: Path, count: int | None = None) -> tuple[Item, ...]:
@@ -159,19 +159,19 @@ def of_questions(file: Path, folder: Path, count: int | None = None) -> tuple[It
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise RequestError(f"--questions must be a readable file of JSON lines; {file} is not: {error}") from None
-    found: dict[str, list[Query]] = {}
+    asked: dict[str, list[Query]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         name, query = _query(line, f"{file}, line {number}")
-        if name not in found:
-            if count is not None and len(found) == count:
+        if name not in asked:
+            if count is not None and len(asked) == count:
                 continue
             _check_image(folder / name, f"{file}, line {number}")
-        found.setdefault(name, []).append(query)
-    if not found:
+        asked.setdefault(name, []).append(query)
+    if not asked:
         raise RequestError(f"--questions must hold a question a line; {file} has none")
-    return tuple(Item(name, str(folder / name), tuple(queries)) for name, queries in found.items())
+    return tuple(Item(name, str(folder / name), tuple(queries)) for name, queries in asked.items())
 
 
 def _query(line: str, where: str) -> tuple[str, Query]:

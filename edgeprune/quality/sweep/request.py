@@ -25,6 +25,8 @@ RESULT = "sweep.json"
 ROUNDS = 20
 LONGEST = 16
 """new tokens of an answer, of a model that was not trained to give one"""
+PRECISIONS = ("float32", "float16", "int8", "int8-dynamic")
+"""what graphs for the CPU are exported in"""
 WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """what a checkpoint's answers depend on"""
 
@@ -40,9 +42,12 @@ class Request:
     """reducers that each method is tried with, inside the encoder"""
     encoder_costs: tuple[float, ...] = ()
     """shares of the unpruned multiply-adds that their steps are chosen for"""
+    adapted: tuple[str, ...] = ()
+    """what `edgeprune adapt` wrote for steps of some of these reducers, which are tried with it once more"""
     keep: tuple[int | float, ...] = ()
     """tokens, or floats in (0, 1]: their share of all; none: those of KEEP that are less than all"""
     precisions: tuple[str, ...] = ("float32",)
+    """of PRECISIONS; what is lost is lost against the unpruned graph in the first of them"""
     layers: tuple[int | None, ...] = (None,)
     """indices into hidden_states; None: the model's own"""
     model: str | None = None
@@ -82,15 +87,15 @@ def checked(request: Request) -> tuple[Variant, ...]:
     for cost in request.encoder_costs:
         if not 0 < cost < 1:
             raise RequestError(f"--encoder-cost must be shares of the unpruned multiply-adds in (0, 1), got {cost:g}")
-    found = variants(request.methods, request.inside, request.encoder_costs)
+    found = variants(request.methods, request.inside, request.encoder_costs, _adapted(request))
     for keep in request.keep:
         if isinstance(keep, float) and not 0 < keep <= 1:
             raise RequestError(f"--keep as a share must be in (0, 1], got {keep:g}; give tokens without a point, as 64")
         if keep <= 0:
             raise RequestError(f"--keep must be 1 or more, got {keep}")
     for precision in request.precisions:
-        if precision not in ("float32", "float16"):
-            raise RequestError(f"--precision must be float32 or float16, got {precision}")
+        if precision not in PRECISIONS:
+            raise RequestError(f"--precision must be one of {', '.join(PRECISIONS)}; got {precision}")
     if request.model is not None and request.images is None:
         raise RequestError(
             f"--images must say what {request.model} is judged on, and is missing: a folder of images, with "
@@ -103,6 +108,22 @@ def checked(request: Request) -> tuple[Variant, ...]:
         raise RequestError(f"--output must be a folder, {output} is a file; choose another")
     if output.is_dir() and any(output.iterdir()) and not (output / CACHE).is_dir():
         raise RequestError(f"--output must be a new folder or that of a sweep, {output} holds something else")
+    return found
+
+
+def _adapted(request: Request) -> dict[str, str]:
+    """Reducer -> what was adapted to its steps. Raises RequestError and ModelError."""
+    if request.adapted and request.ray:
+        raise RequestError("--adapted is read on this machine, and --ray runs on others; leave one of them out")
+    found: dict[str, str] = {}
+    for given in request.adapted:
+        from edgeprune.adapted import made_of  # brings torch
+
+        reducer = str(made_of(Path(given)).get("reducer"))
+        if reducer not in request.inside or reducer in found:
+            wanted = "one of each reducer that --inside names" if reducer in request.inside else f"--inside {reducer}"
+            raise RequestError(f"--adapted {given} was trained for steps of {reducer}; give {wanted} with it")
+        found[reducer] = given
     return found
 
 

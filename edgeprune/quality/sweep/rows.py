@@ -104,8 +104,8 @@ def read(file: Path) -> Sweep:
             for values in (row["values"], row["gains"]):
                 for mean in values.values():
                     mean["error"] = math.nan if mean["error"] is None else mean["error"]
-        found: Sweep = typed.read(Sweep, given, typed.JSON)
-        return found
+        sweep: Sweep = typed.read(Sweep, given, typed.JSON)
+        return sweep
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RequestError(f"{file} must be what `edgeprune sweep` wrote: {error!s:.100}") from None
 
@@ -190,12 +190,12 @@ def _refused(
     serving: Serving, records: Mapping[Graph, Mapping[str, Any]], setting: Setting
 ) -> list[tuple[Variant, Row]]:
     """One row for each reason of a method, at the largest budget that it is given for."""
-    found: dict[tuple[Variant, str], Row] = {}
+    refusals: dict[tuple[Variant, str], Row] = {}
     for (variant, keep, own), graph in serving.items():
         why = records[graph]["refused"]
-        if own == setting and why and (variant, why) not in found:
-            found[variant, why] = Row(variant.name, keep, *setting, refused=why)
-    return [(variant, row) for (variant, _), row in found.items()]
+        if own == setting and why and (variant, why) not in refusals:
+            refusals[variant, why] = Row(variant.name, keep, *setting, refused=why)
+    return [(variant, row) for (variant, _), row in refusals.items()]
 
 
 Found = list[tuple[Variant, str, Row, "dict[str, list[float]]"]]
@@ -203,35 +203,35 @@ Found = list[tuple[Variant, str, Row, "dict[str, list[float]]"]]
 
 def _over_seeds(rows: Found, kinds: Sequence[str], places: Sequence[int], base: Any) -> list[Row]:
     """The rows of RANDOM become one for each budget."""
-    found, seeds = [], dict[tuple[Any, ...], list[tuple[Row, dict[str, list[float]]]]]()
+    merged, seeds = [], dict[tuple[Any, ...], list[tuple[Row, dict[str, list[float]]]]]()
     for variant, _, row, values in rows:
         if variant in RANDOM and not row.refused:
             of = seeds.setdefault((row.keep, row.precision, row.layer), [])
             if not of:
-                found.append(row)  # its place
+                merged.append(row)  # its place
             of.append((row, values))
         elif variant not in RANDOM[1:]:
-            found.append(row)
+            merged.append(row)
     for drawn in seeds.values():
         mean = {column: np.mean([values[column] for _, values in drawn], axis=0).tolist() for column in drawn[0][1]}
-        place = next(at for at, row in enumerate(found) if row is drawn[0][0])
-        found[place] = replace(
-            found[place],
+        place = next(at for at, row in enumerate(merged) if row is drawn[0][0])
+        merged[place] = replace(
+            merged[place],
             method=f"random ({len(drawn)} seeds)",
             values=_spread(_means(mean, kinds, places), [row.values for row, _ in drawn]),
             gains=_spread(_means(mean, kinds, places, base), [row.gains for row, _ in drawn]),
         )
-    return found
+    return merged
 
 
 def _spread(means: dict[str, Mean], seeds: Sequence[Mapping[str, Mean]]) -> dict[str, Mean]:
     """With what the seeds differ by in the error."""
-    found = {}
+    spread = {}
     for column, mean in means.items():
         own = [seed[column].value for seed in seeds]
         variance = float(np.var(own, ddof=1)) / len(own) if len(own) > 1 else 0.0
-        found[column] = replace(mean, error=math.sqrt(mean.error**2 + variance))
-    return found
+        spread[column] = replace(mean, error=math.sqrt(mean.error**2 + variance))
+    return spread
 
 
 def _ordered(rows: list[Row]) -> tuple[Row, ...]:

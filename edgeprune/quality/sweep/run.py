@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,10 +109,15 @@ class _State:
 
     def about(self, graph: Graph) -> dict[str, Any]:
         """What the graph depends on."""
+        given = graph.variant.request()
+        if "adapted" in given:
+            from edgeprune.adapted import file_of
+
+            given["adapted"] = hashlib.sha256(file_of(given["adapted"]).read_bytes()).hexdigest()
         return {
             "model": self.digest,
             "grid": self.place.grid,
-            **graph.variant.request(),
+            **given,
             "keep": graph.keep,
             "precision": graph.precision,
             "layer": graph.layer,
@@ -300,7 +306,7 @@ def _task(state: _State, cells: _Cells) -> Task:
 
 def _times(state: _State) -> Mapping[Graph, dict[str, Any]]:
     """Of every graph but the unpruned ones, by the ledger's rules, with nothing else running of this sweep."""
-    found: dict[Graph, dict[str, Any]] = {}
+    times: dict[Graph, dict[str, Any]] = {}
     missing: dict[Graph, dict[str, Any]] = {}
     for graph in dict.fromkeys(state.serving.values()):
         if graph.variant == UNPRUNED or state.records[graph]["refused"]:
@@ -310,14 +316,14 @@ def _times(state: _State) -> Mapping[Graph, dict[str, Any]]:
         if (value := state.cache.get("times", about)) is None:
             missing[graph] = about
         else:
-            found[graph] = value
+            times[graph] = value
     beside = {graph: Graph(UNPRUNED, 0, graph.precision, graph.layer) for graph in missing}
     state.restore([*missing, *beside.values()])
     state.close()
     for at, (graph, about) in enumerate(missing.items()):
         state.show(at, len(missing), f"time {graph.name}")
         paths = state.bundle(graph), state.bundle(beside[graph])
-        found[graph] = time_graph(*paths, state.place.device, state.request.rounds)
-        state.cache.put("times", about, found[graph])
+        times[graph] = time_graph(*paths, state.place.device, state.request.rounds)
+        state.cache.put("times", about, times[graph])
         state.computed["times"] += 1
-    return found
+    return times

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import ENCODER
-from edgeprune.runtime.backends.ort import open_session
+from edgeprune.runtime.backends.ort import open_encoder
 from edgeprune.runtime.ledger.bench import measure, noise
 from edgeprune.runtime.ledger.spread import ratio_of, settled
 
@@ -25,7 +24,7 @@ def time_graph(folder: Path, unpruned: Path, device: str, rounds: int) -> dict[s
     interval: None of too few rounds; doubt: why the ratio says too little, empty where it may be told
     """
     graphs = {"pruned": folder, "unpruned": unpruned}
-    sessions = {name: open_session(bundles.load(one).graph(ENCODER), device) for name, one in graphs.items()}
+    sessions = {name: open_encoder(bundles.load(one), device) for name, one in graphs.items()}
     feeds = {name: noise(session) for name, session in sessions.items()}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(LONGER):

@@ -69,21 +69,21 @@ def captions(sweep: Sweep) -> list[str]:
     what = "shares that are right" if sweep.asked else "shares that are left of the unpruned tokens"
     about = sweep.about
     asked = f" with {about['questions']:,} questions" if sweep.asked else ""
-    found = [
+    notes = [
         f"Percent, {what}, of {about['images']:,} images{asked} ({about['data']}), ± one standard error, clustered by "
         f"image; {'adds and time' if _timed(sweep) else 'adds'}: over the unpruned graph's."
     ]
     if any(row.graph_keep > row.keep > 0 and "unpruned" not in row.method and row.time for row in sweep.rows):
         most = max(row.graph_keep for row in sweep.rows if row.keep < row.graph_keep and row.time)
-        found.append(f"Methods whose sets nest ran once, at {most} tokens, and were cut; their time is that graph's.")
+        notes.append(f"Methods whose sets nest ran once, at {most} tokens, and were cut; their time is that graph's.")
     if doubts := [row for row in sweep.rows if row.time is not None and row.time.doubt]:
-        found.append(f"No time is told for {len(doubts)} rows: {doubts[0].time.doubt}.")  # type: ignore[union-attr]
+        notes.append(f"No time is told for {len(doubts)} rows: {doubts[0].time.doubt}.")  # type: ignore[union-attr]
     if _shortened(sweep):
-        found.append(
+        notes.append(
             "Steps inside shorten the encoder on the way, to the share of its multiply-adds that stands with them."
         )
-    found += [f"{row.method}, {row.keep} tokens: refused: {row.refused}." for row in sweep.rows if row.refused]
-    return found
+    notes += [f"{row.method}, {row.keep} tokens: refused: {row.refused}." for row in sweep.rows if row.refused]
+    return notes
 
 
 def to_markdown(sweep: Sweep) -> str:

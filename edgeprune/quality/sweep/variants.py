@@ -4,14 +4,16 @@ fastervlm                       as it comes
 hiprune:alpha=0.2               with an option; one that is the default is as if it were not given
 fastervlm+tome@0.5              with steps inside the encoder: reducer, and share of the unpruned multiply-adds
 fastervlm+cells@0.5:bias=false  with an option of the reducer
+fastervlm+adapted cells@0.5     with the tower that `edgeprune adapt` trained for these steps, where one was given
 tome                            a reducer by itself: all that it leaves, on the schedule of its paper
 random:seed=0, 1, 2; uniform; pool; none        always: what a method has to beat, and what it is measured from
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from edgeprune import catalog
@@ -31,17 +33,21 @@ class Variant:
     """the reducer, if there is one"""
     cost: float = 1.0
     """of the encoder with its steps, of the unpruned one's"""
+    adapted: str = ""
+    """what `edgeprune adapt` wrote for such steps, if the tower has these weights"""
 
     @property
     def name(self) -> str:
-        """As it is written on the command line."""
-        method = f"{self.method}+{self.inside}@{self.cost:g}" if self.inside else self.method
+        """As it is written on the command line, where it can be."""
+        inside = f"adapted {self.inside}" if self.adapted else self.inside
+        method = f"{self.method}+{inside}@{self.cost:g}" if inside else self.method
         return ":".join([method, *(f"{option}={value}" for option, value in self.options)])
 
     def request(self) -> dict[str, Any]:
         """What `edgeprune export` is asked for."""
         inside = {"inside": self.inside, "encoder_cost": self.cost} if self.inside else {}
-        return {"method": self.method, "options": dict(self.options), **inside}
+        adapted = {"adapted": Path(self.adapted)} if self.adapted else {}
+        return {"method": self.method, "options": dict(self.options), **inside, **adapted}
 
 
 UNPRUNED = Variant("none")
@@ -49,10 +55,16 @@ RANDOM = tuple(Variant("random", (("seed", str(seed)),) if seed else ()) for see
 CONTROLS = (*RANDOM, Variant("uniform"), Variant("pool"))
 
 
-def variants(given: Sequence[str] = (), inside: Sequence[str] = (), costs: Sequence[float] = ()) -> tuple[Variant, ...]:
+def variants(
+    given: Sequence[str] = (),
+    inside: Sequence[str] = (),
+    costs: Sequence[float] = (),
+    adapted: Mapping[str, str] | None = None,
+) -> tuple[Variant, ...]:
     """What was asked for, then what always stands beside it; without any, every method. `none` comes first.
 
     inside, costs: reducers and shares of the unpruned multiply-adds that each of the methods is tried with as well
+    adapted: reducer -> what was adapted to its steps, which these are tried with once more
 
     >>> [one.name for one in variants(["fastervlm"], ["tome"], [0.6, 0.5])][1:4]
     ['fastervlm', 'fastervlm+tome@0.6', 'fastervlm+tome@0.5']
@@ -78,6 +90,12 @@ def variants(given: Sequence[str] = (), inside: Sequence[str] = (), costs: Seque
         each
         for one in asked
         for each in (one, *(replace(one, inside=name, cost=cost) for name in within(one) for cost in costs))
+    ]
+    trained = adapted or {}
+    asked = [
+        each
+        for one in asked
+        for each in (one, *([replace(one, adapted=trained[one.inside])] if one.inside in trained else []))
     ]
     return tuple(dict.fromkeys((UNPRUNED, *asked, *CONTROLS)))
 

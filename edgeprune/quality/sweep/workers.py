@@ -152,21 +152,21 @@ class Pool:
         return self._ended.popleft()
 
     def _collect(self, done: Iterable[Future[Any]]) -> list[tuple[Task, Any]]:
-        found: list[tuple[Task, Any]] = []
+        finished: list[tuple[Task, Any]] = []
         broken = False
         for future in done:
             task = self._running.pop(future)
             try:
-                found.append((task, future.result()))
+                finished.append((task, future.result()))
             except BrokenProcessPool:
-                found.append((task, Lost()))
+                finished.append((task, Lost()))
                 broken = True
         if broken:  # the executor ends them all when one is gone
-            found += [(task, Lost()) for task in self._running.values()]
+            finished += [(task, Lost()) for task in self._running.values()]
             self._running.clear()
             self._pool.shutdown(wait=True)
             self._pool = self._new()
-        return found
+        return finished
 
     def close(self) -> None:
         if self._running:  # interrupted; else they end by themselves

@@ -14,6 +14,17 @@
 #include "error.hpp"
 #include "images/preprocessing.hpp"
 
+namespace edgeprune {
+
+// What a run leaves for the next one, where the caller gives no `state.*`: of the frame before, at first 0.
+struct Kept {
+    std::size_t input, output;           // places of state.X and next.X
+    std::vector<unsigned char> before, after;  // what goes in; where it comes out if the caller does not ask for it
+    const void *source = nullptr;        // where it came out in this run; NULL where the caller gave state.X
+};
+
+}  // namespace edgeprune
+
 struct edgeprune_bundle {
     edgeprune_bundle(std::uint64_t number, edgeprune::Bundle files, std::unique_ptr<edgeprune::Backend> backend,
                      edgeprune::Preprocessing preprocessing, bool look)
@@ -29,6 +40,7 @@ struct edgeprune_bundle {
     std::vector<edgeprune::Bound> inputs, outputs;            // of this call
     std::vector<edgeprune::Bound> known_inputs, known_outputs;  // of the last one whose memory was found to be good,
     bool known_gpu = false;                                   // and whose it was
+    std::vector<edgeprune::Kept> kept;
 
     std::mutex preparing;  // images take turns
     edgeprune::Preprocessing preprocessing;
@@ -66,6 +78,9 @@ edgeprune_status with(Handle *bundle, Call call) noexcept {
 
 // Of one image in pixel_values; of all tiles of it where it is cut up.
 std::size_t image_nbytes(const edgeprune_bundle &bundle);
+
+// What the bundle keeps from frame to frame, all of it 0.
+std::vector<Kept> kept_of(const Backend &backend);
 
 inline void need(const void *pointer, const char *name) {
     if (!pointer) throw wrong_request(name, " must not be NULL");

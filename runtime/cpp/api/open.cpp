@@ -41,7 +41,10 @@ edgeprune_bundle *opened(const char *folder, const edgeprune_options &options) {
     std::unique_ptr<Backend> backend = open_backend(files, choice_of(options));
     if (options.keep) backend = cut_to(std::move(backend), files.manifest, options.keep);
     const bool look = !options.skip_finite;
-    return new edgeprune_bundle(++numbers, std::move(files), std::move(backend), std::move(preprocessing), look);
+    std::vector<Kept> kept = kept_of(*backend);
+    auto *handle = new edgeprune_bundle(++numbers, std::move(files), std::move(backend), std::move(preprocessing), look);
+    handle->kept = std::move(kept);
+    return handle;
 }
 
 }  // namespace

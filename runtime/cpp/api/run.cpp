@@ -1,5 +1,6 @@
 // edgeprune_run and edgeprune_run_cuda: names become places, memory is looked at once, and the backend runs.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -91,6 +92,25 @@ void look_at(const edgeprune_bundle &bundle, bool gpu) {
     }
 }
 
+// What the caller leaves out of what goes from frame to frame, in the handle's own memory.
+void keep(edgeprune_bundle &bundle) {
+    for (Kept &one : bundle.kept) {
+        const auto bound = [](const std::vector<Bound> &given, std::size_t at) -> const Bound * {
+            const auto found = std::find_if(given.begin(), given.end(), [at](const Bound &own) { return own.at == at; });
+            return found == given.end() ? nullptr : &*found;
+        };
+        one.source = nullptr;
+        if (bound(bundle.inputs, one.input)) continue;
+        bundle.inputs.push_back({one.input, one.before.data(), one.before.size()});
+        if (const Bound *asked = bound(bundle.outputs, one.output)) {
+            one.source = asked->data;
+        } else {
+            bundle.outputs.push_back({one.output, one.after.data(), one.after.size()});
+            one.source = one.after.data();
+        }
+    }
+}
+
 // Of this call, with everything about it found to be good; the number of images.
 std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std::size_t inputs_count,
                   const edgeprune_buffer *outputs, std::size_t outputs_count, bool gpu) {
@@ -100,10 +120,11 @@ std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std:
     if (!outputs_count) throw wrong_request("at least one output must be asked for, got none");
     std::int64_t batch = UNKNOWN;
     read(inputs, inputs_count, specs, "input", bundle.inputs, batch);
-    if (inputs_count != specs.size())
+    read(outputs, outputs_count, bundle.backend->outputs(), "output", bundle.outputs, batch);
+    if (!gpu) keep(bundle);
+    if (bundle.inputs.size() != specs.size())
         throw wrong_request("the graph must be given ", names_of(specs), "; it was given ",
                             given(inputs, inputs_count));
-    read(outputs, outputs_count, bundle.backend->outputs(), "output", bundle.outputs, batch);
     const bool known = gpu == bundle.known_gpu && bundle.inputs == bundle.known_inputs &&
                        bundle.outputs == bundle.known_outputs;
     if (!known) {
@@ -118,6 +139,20 @@ std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std:
 
 }  // namespace
 
+std::vector<Kept> edgeprune::kept_of(const Backend &backend) {
+    const std::string state = "state.", next = "next.";
+    std::vector<Kept> kept;
+    for (std::size_t at = 0; at < backend.inputs().size(); ++at) {
+        const Spec &spec = backend.inputs()[at];
+        if (spec.name.compare(0, state.size(), state) != 0 || spec.open()) continue;
+        const Spec *from = find(backend.outputs(), next + spec.name.substr(state.size()));
+        if (!from || from->nbytes() != spec.nbytes() || from->dtype != spec.dtype) continue;
+        kept.push_back({at, static_cast<std::size_t>(from - backend.outputs().data()),
+                        std::vector<unsigned char>(spec.nbytes()), std::vector<unsigned char>(spec.nbytes())});
+    }
+    return kept;
+}
+
 edgeprune_status edgeprune_run(edgeprune_bundle *bundle, const edgeprune_buffer *inputs, size_t inputs_count,
                                const edgeprune_buffer *outputs, size_t outputs_count) {
     return with(bundle, [&](edgeprune_bundle &open) {
@@ -127,6 +162,15 @@ edgeprune_status edgeprune_run(edgeprune_bundle *bundle, const edgeprune_buffer 
             for (const Bound &bound : open.inputs)
                 check_finite(open.backend->inputs()[bound.at], bound.data, bound.nbytes);
         open.backend->run(open.inputs, open.outputs, batch);
+        for (Kept &one : open.kept)
+            if (one.source) std::memcpy(one.before.data(), one.source, one.before.size());
+    });
+}
+
+edgeprune_status edgeprune_first_frame(edgeprune_bundle *bundle) {
+    return with(bundle, [](edgeprune_bundle &open) {
+        const std::lock_guard<std::mutex> turn(open.running);
+        for (Kept &one : open.kept) std::fill(one.before.begin(), one.before.end(), static_cast<unsigned char>(0));
     });
 }
 

@@ -31,6 +31,13 @@ Along along(const std::vector<std::int64_t> &shape, std::int64_t batch, std::int
     return batch == 1 && !shape.empty() && shape.back() == every ? Along::last : Along::nothing;
 }
 
+// Outputs of steps inside the encoder: of the rows there, however many tokens are kept.
+bool of_steps(const std::string &name) {
+    for (const char *begin : {"trail.", "scores.", "next."})
+        if (name.compare(0, std::strlen(begin), begin) == 0) return true;
+    return false;
+}
+
 // Whether the scores are gains of picks, and -inf elsewhere.
 bool gains(const Json &rule) {
     const auto name = rule.find("name");
@@ -54,7 +61,8 @@ class Cut final : public Backend {
         every_ = static_cast<std::size_t>(every);
         outputs_ = have;
         for (std::size_t at = 0; at < have.size(); ++at) {
-            along_.push_back(at == scores_ || at == origin_ ? Along::nothing : along(have[at].shape, batch, every));
+            const bool whole = at == scores_ || at == origin_ || of_steps(have[at].name);
+            along_.push_back(whole ? Along::nothing : along(have[at].shape, batch, every));
             if (along_[at] == Along::images) outputs_[at].shape[1] = keep;
             if (along_[at] == Along::last) outputs_[at].shape.back() = keep;
         }

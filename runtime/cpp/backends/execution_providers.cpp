@@ -34,7 +34,7 @@ std::string missing(const OnnxRuntime &runtime, const ExecutionProvider &wanted,
 
 // Not run here: needs a GPU.
 void add_provider(const OnnxRuntime &runtime, OrtSessionOptions *options, const ExecutionProvider &wanted, int gpu,
-                  bool float16) {
+                  const Manifest &manifest) {
     if (const std::string why = missing(runtime, wanted, gpu); !why.empty()) throw unusable(wanted, why);
     const OrtApi &api = runtime.api();
     const auto check = [&](OrtStatus *status) {
@@ -50,11 +50,13 @@ void add_provider(const OnnxRuntime &runtime, OrtSessionOptions *options, const 
         check(api.UpdateCUDAProviderOptions(made, keys, values, 2));
         check(api.SessionOptionsAppendExecutionProvider_CUDA_V2(options, made));
     } else if (wanted.device == EDGEPRUNE_ORT_TENSORRT) {
-        const char *keys[] = {"device_id", "trt_fp16_enable"}, *values[] = {number.c_str(), float16 ? "1" : "0"};
+        const char *halves = manifest.computes() == "float16" ? "1" : "0", *bytes = manifest.quantised.is_null() ? "0" : "1";
+        const char *keys[] = {"device_id", "trt_fp16_enable", "trt_int8_enable"};
+        const char *values[] = {number.c_str(), halves, bytes};
         OrtTensorRTProviderOptionsV2 *made = nullptr;
         check(api.CreateTensorRTProviderOptions(&made));
         const Owned<OrtTensorRTProviderOptionsV2> tensorrt(made, {api.ReleaseTensorRTProviderOptions});
-        check(api.UpdateTensorRTProviderOptions(made, keys, values, 2));
+        check(api.UpdateTensorRTProviderOptions(made, keys, values, 3));
         check(api.SessionOptionsAppendExecutionProvider_TensorRT_V2(options, made));
     } else if (wanted.device == EDGEPRUNE_ORT_TENSORRT_RTX) {
         const char *keys[] = {"device_id"}, *values[] = {number.c_str()};

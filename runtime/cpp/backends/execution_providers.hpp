@@ -18,8 +18,8 @@ const ExecutionProvider &provider_of(edgeprune_device device);
 // Why an execution provider need not be tried: "" where it may be.
 std::string missing(const OnnxRuntime &runtime, const ExecutionProvider &wanted, int gpu);
 
-// Throws no_device when it is not there. `float16`: whether the graph's weights are.
+// Throws no_device when it is not there. manifest: says what the graph computes in.
 void add_provider(const OnnxRuntime &runtime, OrtSessionOptions *options, const ExecutionProvider &wanted, int gpu,
-                  bool float16);
+                  const Manifest &manifest);
 
 }  // namespace edgeprune

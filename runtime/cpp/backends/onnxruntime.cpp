@@ -127,9 +127,14 @@ class Session final : public Backend {
         check(api_.SetSessionLogSeverityLevel(made, ORT_LOGGING_LEVEL_FATAL));  // errors come as a status, too
         // Idle threads would spin into the run of another session.
         check(api_.AddSessionConfigEntry(made, "session.force_spinning_stop", "1"));
+        std::string disabled;
+        if (choice.graph == "encoder")
+            for (const auto &name : bundle.manifest.disabled(provider_.name)) disabled += (disabled.empty() ? "" : ";") + name;
+        if (!disabled.empty())
+            check(api_.AddSessionConfigEntry(made, "optimization.disable_specified_optimizers", disabled.c_str()));
         if (choice.threads) check(api_.SetIntraOpNumThreads(made, choice.threads));
         if (provider_.device != EDGEPRUNE_CPU)
-            add_provider(runtime_, made, provider_, gpu_, bundle.manifest.precision == "float16");
+            add_provider(runtime_, made, provider_, gpu_, bundle.manifest);
         return options;
     }
 

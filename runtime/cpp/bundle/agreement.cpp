@@ -14,7 +14,8 @@ namespace edgeprune {
 namespace {
 
 constexpr const char *DTYPES[] = {"float32", "float16", "uint8", "int8", "int32", "int64", "bool"};
-constexpr const char *PRECISIONS[] = {"float32", "float16", "int8"};
+constexpr const char *PRECISIONS[] = {"float32", "float16", "int8", "int8-dynamic", "fp8"};
+constexpr const char *BOUNDS[] = {"regret", "token_median", "token_each"};
 
 template <std::size_t N>
 std::string joined(const char *const (&names)[N]) {
@@ -303,6 +304,43 @@ void check_steps(const Asked &asked) {
          field(asked.fields, "keep"));
 }
 
+// Without what was given where that is nothing, as Python leaves it out.
+void must_be(bool holds, const std::string &rule, const Value &got) {
+    if (!holds && got.null()) throw Wrong(rule);
+    must(holds, rule, got);
+}
+
+bool is_bound(const Value *value) {
+    const double most = std::numeric_limits<double>::infinity();
+    if (!value) return false;
+    if (const std::int64_t *number = value->whole()) return *number > 0;
+    return value->real() && *value->real() > 0 && *value->real() < most;
+}
+
+bool is_texts(const Value *value) {
+    const auto is_text = [](const Value &one) { return one.text() != nullptr; };
+    return !value || (value->array() && std::all_of(value->array()->begin(), value->array()->end(), is_text));
+}
+
+// What a runtime reads of what is quantised.
+void check_quantised(const Asked &asked) {
+    const Value *given = asked.fields.find("quantised");
+    if (!given || given->null()) return;
+    const Value &precision = field(asked.fields, "precision");
+    must(text(precision).compare(0, 5, "float") != 0, "what is quantised must be no float", precision);
+    static const Value none;
+    const Value *bounds = given->find("bounds"), *session = given->find("session");
+    bool said = bounds && bounds->object();
+    for (const char *name : BOUNDS) said = said && is_bound(bounds->find(name));
+    must_be(said, "quantised.bounds must hold " + joined(BOUNDS) + ", each above 0", bounds ? *bounds : none);
+    if (!session) return;
+    bool lists = session->object() != nullptr;
+    if (lists)
+        for (const auto &device : *session->object())
+            lists = lists && device.second.object() && is_texts(device.second.find("disable"));
+    must_be(lists, "quantised.session must hold objects by device, each with a list of names to disable", *session);
+}
+
 }  // namespace
 
 void check_agreement(const Value &fields) {
@@ -312,6 +350,7 @@ void check_agreement(const Value &fields) {
     check_graphs(asked);
     check_encoder(asked);
     check_steps(asked);
+    check_quantised(asked);
 }
 
 }  // namespace edgeprune

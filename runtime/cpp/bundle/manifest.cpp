@@ -153,6 +153,7 @@ Manifest manifest_of(const Value &fields) {
     made.preprocessing = json_of(field(fields, "preprocessing"));
     const Value *rule = fields.find("rule");
     made.rule = rule ? json_of(*rule) : Json::object();
+    if (const Value *quantised = fields.find("quantised")) made.quantised = json_of(*quantised);
     return made;
 }
 
@@ -169,6 +170,17 @@ Gives Manifest::gives() const {
     const auto has = [&](const char *name) { return find(encoder().outputs, name) != nullptr; };
     if (has("tokens") || !has("logits")) return Gives::TOKENS;
     return has("pred_boxes") ? Gives::DETECTIONS : Gives::LOGITS;
+}
+
+std::string Manifest::computes() const {
+    if (quantised.is_null()) return precision;
+    return name_of(find(encoder().outputs, gives() == Gives::TOKENS ? "tokens" : "logits")->dtype);
+}
+
+std::vector<std::string> Manifest::disabled(const std::string &device) const {
+    const Json::json_pointer names("/session/" + device + "/disable");
+    return quantised.is_object() && quantised.contains(names) ? quantised[names].get<std::vector<std::string>>()
+                                                              : std::vector<std::string>();
 }
 
 Manifest Manifest::read(const std::string &given) {

@@ -48,12 +48,17 @@ struct Manifest {
     std::vector<std::pair<int, int>> steps;
     std::vector<std::string> labels;
     Json preprocessing, rule;  // objects
+    Json quantised;            // an object, or null of a float graph
 
     const Graph &encoder() const { return graphs.at("encoder"); }
     int patches() const { return rows * columns; }
     bool tiled() const;
     bool pooled() const;
     Gives gives() const;
+    // The float that is rounded to where nothing is quantised.
+    std::string computes() const;
+    // ONNX Runtime's optimizers that must not run on a device, "cpu" or "cuda", before its form of the graph is found.
+    std::vector<std::string> disabled(const std::string &device) const;
 
     // Throws bad_bundle when the text is no manifest that this library knows, has changed, or contradicts itself.
     static Manifest read(const std::string &text);

@@ -9,7 +9,7 @@ namespace {
 constexpr Kind ANY{Kind::any}, BOOLEAN{Kind::boolean}, INTEGER{Kind::integer}, TEXT{Kind::text};
 constexpr Kind DIMENSION{Kind::integer_or_text};
 constexpr Kind INTEGERS = array_of(INTEGER), PAIR = array_of(INTEGER, 2), TEXTS = array_of(TEXT);
-constexpr Kind TREE = map_of(ANY), COUNTS = map_of(INTEGER), VERSIONS = map_of(TEXT);
+constexpr Kind TREE = map_of(ANY), TREE_OR_NULL = or_null(TREE), COUNTS = map_of(INTEGER), VERSIONS = map_of(TEXT);
 
 constexpr Kind SHAPE = array_of(DIMENSION);
 constexpr Field TENSOR_FIELDS[] = {{"shape", &SHAPE}, {"dtype", &TEXT}};
@@ -60,6 +60,7 @@ constexpr Field FIELDS[] = {
     {"labels", &TEXTS, MAY},
     {"float32_nodes", &TEXTS, MAY},
     {"calibration", &TREE, MAY},
+    {"quantised", &TREE_OR_NULL, MAY},
     {"schema_version", &TEXT, MAY},
 };
 

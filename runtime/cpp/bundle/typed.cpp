@@ -46,6 +46,7 @@ Value read_array(const Kind &kind, const Value &given, const std::string &where)
 }  // namespace
 
 Value read(const Kind &kind, const Value &given, const std::string &where) {
+    if (kind.null && given.null()) return given;
     switch (kind.is) {
         case Kind::table: return read_table(kind, given, where);
         case Kind::map: return read_map(kind, given, where);

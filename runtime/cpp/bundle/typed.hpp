@@ -24,6 +24,7 @@ struct Kind {
     std::size_t count = 0;
     const Field *fields = nullptr;  // of a table
     std::size_t fields_count = 0;
+    bool null = false;  // whether null will do, too
 };
 
 struct Field {
@@ -34,6 +35,10 @@ struct Field {
 
 template <std::size_t N>
 constexpr Kind table(const Field (&fields)[N]) { return {Kind::table, nullptr, 0, fields, N}; }
+constexpr Kind or_null(Kind kind) {
+    kind.null = true;
+    return kind;
+}
 constexpr Kind map_of(const Kind &kind) { return {Kind::map, &kind}; }
 constexpr Kind array_of(const Kind &kind, std::size_t count = 0) { return {Kind::array, &kind, count}; }
 

@@ -123,6 +123,9 @@ Tiles tiles_of(const Json &given, std::size_t side) {
             throw wrong("pinpoints must have ", tiles.count - 1, " tiles of ", side, " pixels, got ", said(pinpoints));
         tiles.pinpoints.push_back(size);
     }
+    if (const Json *longest = may(given, "longest"); longest && *longest != 0)
+        throw wrong("tiles of an image that is scaled first are cut by the Python runtime alone, got longest ",
+                    said(*longest));
     if (const Json *squeezed = may(given, "squeezed")) tiles.squeezed = squeezed->is_boolean() && squeezed->get<bool>();
     return tiles;
 }

@@ -196,10 +196,15 @@ EDGEPRUNE_API edgeprune_status edgeprune_preprocess(edgeprune_bundle *bundle, co
  * nbytes must be the tensor's; where the batch is open, that of B images, the same B for all.
  * Allocates nothing and copies no tensor when it is called with the addresses and sizes of the call before: an
  * application keeps its buffers. Other addresses are fine and cost some microseconds.
+ * Where steps keep something from frame to frame (inputs `state.*`, outputs `next.*`), these may be left out: the handle
+ * keeps it then, and every run is the frame behind the one before. A handle is one video; see edgeprune_first_frame.
  */
 EDGEPRUNE_API edgeprune_status edgeprune_run(edgeprune_bundle *bundle, const edgeprune_buffer *inputs,
                                              size_t inputs_count, const edgeprune_buffer *outputs,
                                              size_t outputs_count);
+
+/* The next run begins a video: what the handle kept of the frame before is forgotten. Does nothing where nothing is kept. */
+EDGEPRUNE_API edgeprune_status edgeprune_first_frame(edgeprune_bundle *bundle);
 
 /*
  * The same with buffers in the memory of the GPU that the bundle is open on, so that a frame that is there stays there.

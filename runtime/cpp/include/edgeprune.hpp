@@ -118,6 +118,8 @@ class Bundle {
     void run(const std::vector<edgeprune_buffer> &inputs, const std::vector<edgeprune_buffer> &outputs) {
         check(edgeprune_run(handle_, inputs.data(), inputs.size(), outputs.data(), outputs.size()));
     }
+    // The next run begins a video.
+    void first_frame() { check(edgeprune_first_frame(handle_)); }
     // Memory of the GPU; returns when the work is queued on the stream.
     void run_cuda(std::initializer_list<edgeprune_buffer> inputs, std::initializer_list<edgeprune_buffer> outputs,
                   void *stream = nullptr) {

@@ -51,12 +51,11 @@ Chain shares(const Case &one, const Mask &marked, const Places &sizes, double re
         one_more = one_more || (more[at] >= 1 && !full[at]);
         if (more[at] <= 0 && !full[at]) without_one.push_back(weight[at]);
     }
-    if (!one_more || without_one.empty()) return chain;
-    const double heaviest = highest(without_one);
-    for (std::size_t at = 0; at < sizes.size(); ++at) {
-        const double over = higher(heaviest - weight[at], 0) * keep / total;
+    for (std::size_t at = 0; one_more && !without_one.empty() && at < sizes.size(); ++at) {
+        const double over = higher(highest(without_one) - weight[at], 0) * keep / total;
         chain.regret[at] = higher(chain.regret[at], more[at] >= 1 && !full[at] ? over : 0);
     }
+    chain.sets = {{sum(chain.regret.data(), chain.regret.size()), 0, keep}};  // of the budget, in tokens
     return chain;
 }
 
@@ -71,18 +70,21 @@ Chain chunks(const Case &one) {
     const auto [reference, error, relative, errors] = compared(one);
     const Mask kept = mask(patches, one.indices());
     const auto bounds = bounds_of(sizes, patches);
-    std::vector<Chain> chains{shares(one, marked, sizes, largest({relative, one.unseen}))};
+    const Chain shared = shares(one, marked, sizes, largest({relative, one.unseen}));
+    std::vector<Chain> cuts;
     for (std::size_t at = 0; at < sizes.size(); ++at) {
         Mask here(patches, 0);
         std::fill(here.begin() + static_cast<std::ptrdiff_t>(bounds[at]),
                   here.begin() + static_cast<std::ptrdiff_t>(bounds[at + 1]), 1);
-        chains.push_back(cut(reference, those(where(marked), here), here, errors, one.eps));
+        cuts.push_back(cut(reference, those(where(marked), here), here, errors, one.eps));
     }
     const Places unmarked = those(where(kept), marked, false);
-    chains.push_back(cut(reference, unmarked, !marked, errors, one.eps));
+    cuts.push_back(cut(reference, unmarked, !marked, errors, one.eps));
+    Chain chosen = joined(cuts);
+    chosen.sets = {together(chosen.sets)};  // a chunk of next to nothing is no set of its own
     std::vector<std::string> defects;
     if (!those(where(marked), kept, false).empty()) defects = {"a patch of a chunk's share is not kept"};
-    return joined(chains, error, relative, defects + out_of_order(one));
+    return joined({shared, chosen}, error, relative, defects + out_of_order(one));
 }
 
 }  // namespace edgeprune::parity

@@ -32,6 +32,18 @@ Floats Case::of_patches(const char *name, std::size_t patches) const {
     return floats(value);
 }
 
+double Chain::lost() const {
+    double most = 0;
+    for (const Worth &one : sets) most = higher(most, one.of(one.lost));
+    return most;
+}
+
+double Chain::blind() const {
+    double most = 0;
+    for (const Worth &one : sets) most = higher(most, one.of(one.blind));
+    return most;
+}
+
 int Chain::wrong() const {
     int found = 0;
     for (std::size_t at = 0; at < regret.size(); ++at) found += !(regret[at] <= tolerance[at]);
@@ -87,9 +99,10 @@ Chain cut(const Floats &values, const Places &chosen, const Mask &among, double 
         if (among[at] && !left[at]) others.push_back(values[at]);
     }
     const Floats none(chosen.size(), 0.0);
-    if (chosen.empty() || others.empty()) return {none, none, Floats(chosen.size(), INFINITE), 0, 0, {}};
+    const std::vector<Worth> sets{worth_of_cut(values, chosen, among)};
+    if (chosen.empty() || others.empty()) return {none, none, Floats(chosen.size(), INFINITE), 0, 0, {}, sets};
     const double best = highest(others), tolerance = 2 * error + eps * highest(candidates);
-    Chain chain{none, Floats(chosen.size(), tolerance), none, 0, 0, {}};
+    Chain chain{none, Floats(chosen.size(), tolerance), none, 0, 0, {}, sets};
     for (std::size_t at = 0; at < chosen.size(); ++at) {
         const double over = best - values[place(chosen[at], values.size())];
         chain.regret[at] = higher(over, 0), chain.margin[at] = std::abs(over);
@@ -127,6 +140,7 @@ Chain joined(const std::vector<Chain> &chains, double error, double relative, st
         append(all.regret, one.regret), append(all.tolerance, one.tolerance), append(all.margin, one.margin);
         all.error = higher(all.error, one.error), all.relative = higher(all.relative, one.relative);
         all.defects = std::move(all.defects) + one.defects;
+        all.sets.insert(all.sets.end(), one.sets.begin(), one.sets.end());
     }
     all.error = largest({all.error}), all.relative = largest({all.relative});
     return all;

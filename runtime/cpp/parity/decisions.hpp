@@ -15,6 +15,7 @@
 
 #include "parity/numbers.hpp"
 #include "parity/parity.hpp"
+#include "parity/regret.hpp"
 
 namespace edgeprune::parity {
 
@@ -52,7 +53,11 @@ struct Chain {
     double error = 0;     // largest difference of what the device ranked by from what the reference computes
     double relative = 0;  // the same over the largest of these quantities; parity fails where it is beyond the bound
     std::vector<std::string> defects;  // what cannot be a chain of decisions of this rule at all
+    std::vector<Worth> sets = {};      // what the choices are worth, one for each quantity that they are made by
 
+    // The largest share of the best choices that these lack, of all sets; and that a choice by chance lacks.
+    double lost() const;
+    double blind() const;
     int wrong() const;
     int within() const;
     int decided() const;

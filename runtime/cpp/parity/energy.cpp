@@ -66,10 +66,13 @@ double beyond(const Case &one, const Matrix &similarity, const Floats &errors) {
 
 // Was each the highest of all that were left?
 Chain picked(const Floats &known, const Places &order, const Floats &errors, double scale) {
-    Floats left = known;
+    Floats left = known, best_of_all, chosen, mean;
     Chain chain;
     for (std::size_t turn = 0; turn < order.size(); ++turn) {
         const std::size_t row = place(order[turn], left.size());
+        Floats candidates;
+        std::copy_if(left.begin(), left.end(), std::back_inserter(candidates), [](double one) { return std::isfinite(one); });
+        best_of_all.push_back(highest(left)), mean.push_back(mean_of(candidates)), chosen.push_back(known[row]);
         left[row] = -INFINITE;
         const double best = highest(left), over = best - known[row];
         const auto middle = static_cast<std::int64_t>(turn);
@@ -78,6 +81,7 @@ Chain picked(const Floats &known, const Places &order, const Floats &errors, dou
         chain.margin.push_back(std::abs(known[row] - best));
         chain.tolerance.push_back(2 * highest(taken(errors, near)) + scale);
     }
+    chain.sets = {worth(best_of_all, chosen, mean)};
     return chain;
 }
 

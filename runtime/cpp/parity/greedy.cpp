@@ -18,14 +18,6 @@ namespace {
 // Picks on either side that the error of one is taken of: gains fall by orders of magnitude along a chain
 constexpr std::int64_t BESIDE = 8;
 
-// The highest of those that are free
-double best_of(const Floats &values, const Mask &free) {
-    Floats left;
-    for (std::size_t at = 0; at < values.size(); ++at)
-        if (free[at]) left.push_back(values[at]);
-    return highest(left);
-}
-
 }  // namespace
 
 Chain greedy(const Case &one) {
@@ -35,19 +27,22 @@ Chain greedy(const Case &one) {
     const Places picks = one.picks();
     Mask free = all(patches);
     Chain chain;
-    Floats scales, noise, measured, errors;
+    Floats scales, noise, measured, errors, best, chosen, mean;
     for (const auto given : picks) {
         const std::size_t pick = place(given, patches);
         const Floats gains = objective->gains();
         Floats sizes(patches);
         std::transform(gains.begin(), gains.end(), sizes.begin(), [](double gain) { return std::abs(gain); });
         noise.push_back(objective->noise(pick)), measured.push_back(objective->measured(pick));
-        scales.push_back(objective->falls() ? std::max(std::abs(best_of(gains, free)), std::abs(gains[pick]))
-                                            : best_of(sizes, free));
+        scales.push_back(objective->falls()
+                             ? std::max(std::abs(highest(left_of(gains, free))), std::abs(gains[pick]))
+                             : highest(left_of(sizes, free)));
         errors.push_back(std::abs(reported[pick] - gains[pick]));
+        const Floats candidates = left_of(gains, free);
+        best.push_back(highest(candidates)), mean.push_back(mean_of(candidates)), chosen.push_back(gains[pick]);
         free[pick] = 0;
         const bool last = count(free) == 0;
-        const double over = last ? 0 : best_of(gains, free) - gains[pick];
+        const double over = last ? 0 : highest(left_of(gains, free)) - gains[pick];
         chain.regret.push_back(over < 0 ? 0 : over), chain.margin.push_back(last ? INFINITE : std::abs(over));
         objective->take(pick);
     }
@@ -60,7 +55,7 @@ Chain greedy(const Case &one) {
         const double rounding = 4 * COSINE_NOISE * std::sqrt(1 + static_cast<double>(at));
         relative[at] = errors[at] / (measured[at] + noise[at] * (one.cosine_error() + rounding) / one.bound);
     }
-    chain.error = largest(errors), chain.relative = largest(relative);
+    chain.error = largest(errors), chain.relative = largest(relative), chain.sets = {worth(best, chosen, mean)};
     return chain;
 }
 

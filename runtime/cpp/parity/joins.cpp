@@ -5,8 +5,9 @@
 //
 // Keys do not leave the graph: the error of a cosine is that of rows as exact as the tokens.
 #include <algorithm>
+#include <cmath>
 
-#include "parity/match.hpp"
+#include "parity/rules.hpp"
 
 namespace edgeprune::parity {
 
@@ -33,10 +34,20 @@ Defects unjoined(const Case &one) {
 
 Chain nearest(const Matrix &alike, const Places &target, double tolerance) {
     Chain chain;
+    Floats best, chosen, mean;
     for (std::size_t row = 0; row < alike.rows; ++row) {
         const Floats line(alike[row], alike[row] + alike.columns);
-        judge(chain, line, line[place(target[row], line.size())], tolerance);
+        const Places order = ranked(line);
+        const auto nth = [&](std::size_t from_the_top) {
+            return line[static_cast<std::size_t>(order[order.size() - from_the_top])];
+        };
+        chosen.push_back(line[place(target[row], line.size())]);
+        best.push_back(nth(1)), mean.push_back(mean_of(line));
+        chain.regret.push_back(best.back() - chosen.back());
+        chain.tolerance.push_back(tolerance);
+        chain.margin.push_back(std::abs(chosen.back() - (line.size() > 1 ? nth(2) : -INFINITE)));
     }
+    if (alike.rows) chain.sets = {worth(best, chosen, mean)};
     return chain;
 }
 

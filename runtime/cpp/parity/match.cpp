@@ -4,6 +4,9 @@
 //              patch joins the kept one of the highest `similarity`                                               lrcp
 //     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
 //              of these                                                                                       visionzip
+//     windows  windows.cpp                                                                                          aot
+//     basis    basis.cpp                                                                                           apet
+//     recycled recycled.cpp                                                                                    vflowopt
 //     rounds   rounds.cpp                                                                              aim, tome_behind
 //     energy   energy.cpp, one step of `energy` after the other                                          pitome_behind
 //
@@ -21,34 +24,7 @@ namespace {
 // Of the farthest that directions may turn, what is allowed in a row: unharmed devices use a 20th of that
 constexpr double TURNED = 1.0 / 8;
 
-// Each of the others must have gone to the nearest of the targets; what is no merge at all goes to `defects`.
-Chain joins(const Case &one, const Places &others, const Places &targets, double relative, std::size_t patches,
-            std::vector<std::string> &defects) {
-    const Places origin = places(Case::line_of(one.got, "origin")), kept = one.indices();
-    if (taken(origin, kept) != up_to(kept.size())) defects.push_back("a kept patch must be of its own token");
-    Chain chain;
-    if (others.empty()) return chain;
-    Places went;
-    for (const auto patch : others) {
-        const std::int64_t token = origin[place(patch, origin.size())];
-        went.push_back(token >= 0 ? kept[place(token, kept.size())] : -1);
-        if (!std::binary_search(targets.begin(), targets.end(), went.back())) {
-            defects.push_back("a patch went to a token that takes none");
-            return chain;
-        }
-    }
-    const Matrix similarity = one.similarity(patches);
-    const double tolerance = 2 * cosine_error(one, relative) + one.eps;
-    for (std::size_t at = 0; at < others.size(); ++at) {
-        const double *row = similarity[place(others[at], patches)];
-        Floats alike;
-        for (const auto target : targets) alike.push_back(row[place(target, patches)]);
-        judge(chain, alike, row[place(went[at], patches)], tolerance);
-    }
-    return chain;
-}
-
-Chain nearest(const Case &one) {
+Chain nearest_kept(const Case &one) {
     const Floats reference = floats(one.reference.at("scores")), got = floats(one.got.at("scores"));
     const std::size_t patches = reference.size();
     // An error of e in X_j, which subtractions left little of, is one of 2 e sqrt(score_j) in the score. The mean is
@@ -68,7 +44,7 @@ Chain nearest(const Case &one) {
     const Places kept = one.indices();
     std::vector<std::string> defects;
     const Chain chosen = cut(reference, kept, all(patches), errors, one.eps);
-    const Chain merges = joins(one, without(up_to(patches), kept), kept, 0, patches, defects);
+    const Chain merges = joins(one, without(up_to(patches), kept), kept, 0, one.similarity(patches), defects);
     return joined({chosen, merges}, largest(apart), largest(over), defects + out_of_order(one));
 }
 
@@ -96,7 +72,7 @@ Chain stands(const Case &one) {
         defects.push_back("the kept patches are not those that the scores mark");
     std::vector<Chain> chains{cut(reference, lead, all(patches), errors, one.eps)};
     if (contextual != 0 && defects.empty())
-        chains.push_back(joins(one, without(rest, own), own, relative, patches, defects));
+        chains.push_back(joins(one, without(rest, own), own, relative, one.similarity(patches), defects));
     return joined(chains, error, relative, defects + out_of_order(one));
 }
 
@@ -104,24 +80,40 @@ Chain stands(const Case &one) {
 
 Chain match(const Case &one) {
     const std::string form = text(one.rule, "form");
-    if (form == "nearest") return nearest(one);
+    if (form == "nearest") return nearest_kept(one);
     if (form == "stands") return stands(one);
+    if (form == "windows") return windows(one);
+    if (form == "basis") return basis(one);
+    if (form == "recycled") return recycled(one);
     if (form == "rounds") return rounds(one);
     if (form == "energy") return energy_rounds(one);
     throw misfit("'", form, "'");
 }
 
-double cosine_error(const Case &one, double relative) { return 2 * largest({one.unseen, relative}) + COSINE_NOISE; }
-
-void judge(Chain &chain, Floats alike, double chosen, double tolerance) {
-    const Places order = ranked(alike);
-    const auto nth = [&](std::size_t from_the_top) {
-        return alike[static_cast<std::size_t>(order[order.size() - from_the_top])];
-    };
-    const double second = alike.size() > 1 ? nth(2) : -INFINITE;
-    chain.regret.push_back(nth(1) - chosen);
-    chain.tolerance.push_back(tolerance);
-    chain.margin.push_back(std::abs(chosen - second));
+Chain joins(const Case &one, const Places &others, const Places &targets, double relative, const Matrix &similarity,
+            std::vector<std::string> &defects) {
+    const Places origin = places(Case::line_of(one.got, "origin")), kept = one.indices();
+    if (taken(origin, kept) != up_to(kept.size())) defects.push_back("a kept patch must be of its own token");
+    if (others.empty()) return {};
+    Places target;  // which of the targets each went to
+    for (const auto patch : others) {
+        const std::int64_t token = origin[place(patch, origin.size())], went = token >= 0 ? kept[place(token, kept.size())] : -1;
+        const auto found = std::lower_bound(targets.begin(), targets.end(), went);
+        if (found == targets.end() || *found != went) {
+            defects.push_back("a patch went to a token that takes none");
+            return {};
+        }
+        target.push_back(found - targets.begin());
+    }
+    Matrix alike(others.size(), targets.size());
+    for (std::size_t at = 0; at < others.size(); ++at) {
+        const double *row = similarity[place(others[at], similarity.rows)];
+        for (std::size_t column = 0; column < targets.size(); ++column)
+            alike[at][column] = row[place(targets[column], similarity.columns)];
+    }
+    return nearest(alike, target, 2 * cosine_error(one, relative) + one.eps);
 }
+
+double cosine_error(const Case &one, double relative) { return 2 * largest({one.unseen, relative}) + COSINE_NOISE; }
 
 }  // namespace edgeprune::parity

@@ -12,8 +12,14 @@ Matrix cosines(const Matrix &mix, const Places &left, const Places &right, const
 // energy.cpp: rounds of `energy`, one behind the other
 Chain energy_rounds(const Case &one);
 
+// basis.cpp, recycled.cpp, windows.cpp
+Chain basis(const Case &one);
+Chain recycled(const Case &one);
+Chain windows(const Case &one);
+
+// Each of the others must have gone to the nearest of the targets; what is no merge at all goes to `defects`.
+Chain joins(const Case &one, const Places &others, const Places &targets, double relative, const Matrix &similarity,
+            std::vector<std::string> &defects);
 double cosine_error(const Case &one, double relative);
-// One decision more: of what it was `alike` with, the highest should have been `chosen`.
-void judge(Chain &chain, Floats alike, double chosen, double tolerance);
 
 }  // namespace edgeprune::parity

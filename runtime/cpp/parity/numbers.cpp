@@ -110,6 +110,13 @@ std::string shown(const std::vector<std::int64_t> &shape) {
 double higher(double one, double other) { return std::isnan(one) || one > other ? one : other; }
 double lower(double one, double other) { return std::isnan(one) || one < other ? one : other; }
 
+Floats left_of(const Floats &values, const Mask &free) {
+    Floats left;
+    for (std::size_t at = 0; at < values.size(); ++at)
+        if (free[at]) left.push_back(values[at]);
+    return left;
+}
+
 double highest(const Floats &values) {
     if (values.empty()) throw misfit("zero-size array to reduction operation maximum which has no identity");
     return std::accumulate(values.begin() + 1, values.end(), values.front(), higher);

@@ -40,6 +40,7 @@ bool equal(const View &one, const View &other);
 // "[1, 36, 48]"
 std::string shown(const std::vector<std::int64_t> &shape);
 
+Floats left_of(const Floats &values, const Mask &free);  // those that are free
 // numpy.max and .min: NaN where there is one. Throws misfit of nothing.
 double highest(const Floats &values);
 double lowest(const Floats &values);

@@ -23,21 +23,23 @@ Chain pairs(const Case &one) {
     const Floats reference = floats(one.reference.at("scores")), got = floats(one.got.at("scores"));
     if (got.size() != reference.size()) throw misfit("scores must be ", reference.size(), ", got ", got.size());
     const std::size_t count = reference.size();
-    Floats errors(count), noise(count), falling(count);
+    Floats errors(count), noise(count), falling(count), cosines(count);
     for (std::size_t at = 0; at < count; ++at) {
         errors[at] = std::abs(got[at] - reference[at]);
         noise[at] = higher(errors[at], COSINE_NOISE), falling[at] = -reference[at];
+        cosines[at] = 1 - reference[at];
     }
     const double error = largest(errors);
     const Places stays = one.indices(), trail = places(one.got.at("trail"));
     const Places even = every_other(up_to(count), 0), gone = without(even, stays);
-    const Chain chosen = cut(falling, gone, mask(count, even), noise, one.eps);
-    const View &cosines = one.quantities.at("alike");
+    Chain chosen = cut(falling, gone, mask(count, even), noise, one.eps);
+    chosen.sets = {worth_of_cut(cosines, gone, mask(count, even))};  // of the cosines themselves
+    const View &given = one.quantities.at("alike");
     const std::size_t odd = count / 2;
-    if (cosines.shape.size() != 2 || cosines.shape[0] != static_cast<std::int64_t>(even.size()) ||
-        cosines.shape[1] != static_cast<std::int64_t>(odd))
-        throw misfit("alike must be [", even.size(), ", ", odd, "], got ", shown(cosines.shape));
-    const Floats all = floats(cosines);
+    if (given.shape.size() != 2 || given.shape[0] != static_cast<std::int64_t>(even.size()) ||
+        given.shape[1] != static_cast<std::int64_t>(odd))
+        throw misfit("alike must be [", even.size(), ", ", odd, "], got ", shown(given.shape));
+    const Floats all = floats(given);
     Matrix alike(gone.size(), odd);
     Places target;
     for (std::size_t row = 0; row < gone.size(); ++row) {

@@ -26,7 +26,7 @@ class Tensors {
 
 struct Verdict {
     int images = 0, equal_sets = 0, decisions = 0, decided = 0, within = 0, wrong = 0;
-    double regret = 0, error = 0, error_relative = 0, token_error = 0;
+    double regret = 0, lost = 0, blind = 0, error = 0, error_relative = 0, token_error = 0, token_median = 0;
     int tokens = 0;
     std::vector<std::string> reasons;
 
@@ -35,9 +35,10 @@ struct Verdict {
 };
 
 // One run against the reference, image by image (runtime/parity/verdict.py, compare). `dtype`: "float32" or "float16".
+// quantised: that of the manifest, by whose bounds it is judged then; null of a float graph.
 // Malformed outputs are a failed verdict. A reference or rule that cannot be that of the graph: throws misfit.
 Verdict compare(const Tensors &reference, const Tensors &got, const std::string &dtype, const Json &rule,
-                const Tensors &quantities, bool whole);
+                const Tensors &quantities, bool whole, const Json &quantised = nullptr);
 Verdict worst(const std::vector<Verdict> &verdicts);
 
 // What a hand put into the reference may be of any shape: "reference.safetensors is not that of the graph (...)"

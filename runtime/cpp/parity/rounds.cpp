@@ -83,24 +83,24 @@ void replay(const Case &one, Replay &so_far, std::size_t turn, std::int64_t want
     for (std::size_t at = 0; at < a.size(); ++at)
         best[static_cast<std::size_t>(a[at])] = highest(Floats(alike[at], alike[at] + alike.columns));
     so_far.chains.push_back(cut(best, gone, mask(patches, a), noise, one.eps));
-    std::vector<std::size_t> into;
+    Places into;  // which of b each goes to
     for (const auto name : gone) {
         const auto found = std::find(b.begin(), b.end(), order[place(name, order.size())]);
         if (found == b.end()) {
             so_far.defect = "a patch went to a token that none of its round became";
             return;
         }
-        into.push_back(static_cast<std::size_t>(found - b.begin()));
+        into.push_back(found - b.begin());
     }
     Places renamed = up_to(patches);
-    Chain merges;
+    Matrix merging(gone.size(), b.size());
     for (std::size_t at = 0, row = 0; row < a.size(); ++row) {
         if (!goes(a[row])) continue;
-        renamed[static_cast<std::size_t>(a[row])] = b[into[at]];
-        judge(merges, Floats(alike[row], alike[row] + alike.columns), alike[row][into[at]], 2 * noise + one.eps);
+        renamed[static_cast<std::size_t>(a[row])] = b[static_cast<std::size_t>(into[at])];
+        std::copy(alike[row], alike[row] + alike.columns, merging[at]);
         ++at;
     }
-    so_far.chains.push_back(merges);
+    so_far.chains.push_back(nearest(merging, into, 2 * noise + one.eps));
     so_far.root = taken(renamed, so_far.root);
     const bool by_size = said(one.rule, "by_size");
     const auto share = [&](std::int64_t name) { return by_size ? so_far.size[static_cast<std::size_t>(name)] : 1.0; };
@@ -111,13 +111,14 @@ void replay(const Case &one, Replay &so_far, std::size_t turn, std::int64_t want
         shares.push_back(share(name));
     }
     for (std::size_t at = 0; at < gone.size(); ++at) {
-        double *target = so_far.mix[static_cast<std::size_t>(b[into[at]])];
+        const auto to = static_cast<std::size_t>(into[at]);
+        double *target = so_far.mix[static_cast<std::size_t>(b[to])];
         const double *row = so_far.mix[static_cast<std::size_t>(gone[at])];
         const double times = share(gone[at]);
         std::transform(target, target + patches, row, target,
                        [&](double left, double right) { return left + right * times; });
-        shares[into[at]] += times;
-        more[into[at]] += so_far.size[static_cast<std::size_t>(gone[at])];
+        shares[to] += times;
+        more[to] += so_far.size[static_cast<std::size_t>(gone[at])];
     }
     for (std::size_t at = 0; at < b.size(); ++at) {
         double *row = so_far.mix[static_cast<std::size_t>(b[at])];

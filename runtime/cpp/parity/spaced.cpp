@@ -41,6 +41,7 @@ Chain spaced(const Case &one) {
     Floats over(patches, -INFINITE);            // how much nearer a patch stands than it may
     Mask free(patches, 1);
     Chain chain;
+    Floats best, chosen, mean;
     bool falls = true;
     for (std::size_t turn = 0; turn < picks.size(); ++turn) {
         const std::size_t pick = place(picks[turn], patches);
@@ -56,17 +57,20 @@ Chain spaced(const Case &one) {
         chain.regret.push_back(held <= 0 ? 0 : held);  // not a number stays so
         chain.margin.push_back(std::abs(held));
         chain.tolerance.push_back(off);
+        mean.push_back(mean_of(left_of(reference, free)));
         free[pick] = 0;
         const auto middle = static_cast<std::int64_t>(turn);
         const Places near = slice(picks, std::max<std::int64_t>(0, middle - BESIDE), middle + BESIDE + 1);
         const double better = highest_of(reference, sure, free) - reference[pick];
         chain.regret.push_back(better > 0 ? better : 0);
+        best.push_back(std::max(highest_of(reference, sure, free), reference[pick])), chosen.push_back(reference[pick]);
         chain.margin.push_back(std::abs(highest_of(reference, among, free) - reference[pick]));
         chain.tolerance.push_back(2 * highest(taken(errors, near)) + one.eps * highest(taken(reference, near)));
         if (!had) continue;
         const double tau = lower(most, step * static_cast<double>(turn + 1) * share);
         for (std::size_t at = 0; at < patches; ++at) over[at] = higher(over[at], similarity[pick][at] - 1 + tau);
     }
+    chain.sets = {worth(best, chosen, mean)};
     std::vector<std::string> defects;
     if (!falls) defects.push_back("picks must be those that had room, and then those that had none");
     const auto count = std::count_if(tiers.begin(), tiers.end(), [](double tier) { return tier > 0; });

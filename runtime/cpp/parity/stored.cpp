@@ -176,7 +176,7 @@ Verdict Probe::compare(const Tensors &given, const std::string &dtype) const {
     const View *tokens = given.find("tokens");
     const DType wanted = dtype == "float16" ? EDGEPRUNE_FLOAT16 : EDGEPRUNE_FLOAT32;
     if (tokens == nullptr || tokens->dtype == wanted || !floating(tokens->dtype))
-        return parity::compare(outputs, given, dtype, rule, quantities, whole);
+        return parity::compare(outputs, given, dtype, rule, quantities, whole, quantised);
     const Floats values = floats(*tokens);
     Memory cast(values.size() * size_of(wanted) + 1);
     for (std::size_t at = 0; at < values.size(); ++at) {
@@ -187,7 +187,7 @@ Verdict Probe::compare(const Tensors &given, const std::string &dtype) const {
     }
     Tensors same_dtype = given;
     same_dtype.set("tokens", {wanted, tokens->shape, cast.data()});
-    return parity::compare(outputs, same_dtype, dtype, rule, quantities, whole);
+    return parity::compare(outputs, same_dtype, dtype, rule, quantities, whole, quantised);
 }
 
 void Probe::cut(int keep) {
@@ -263,7 +263,7 @@ Probe Reference::read(const std::string &name) const {
         return found->second;
     };
     Probe probe;
-    probe.whole = !manifest_.steps.empty();
+    probe.whole = !manifest_.steps.empty(), probe.quantised = manifest_.quantised;
     for (const Spec &spec : manifest_.encoder().inputs) probe.inputs.set(spec.name, tensor(spec.name));
     for (const Spec &spec : manifest_.encoder().outputs) probe.outputs.set(spec.name, tensor(spec.name));
     for (const auto &field : quantities_) {

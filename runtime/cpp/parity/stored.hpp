@@ -19,10 +19,12 @@ struct Probe {
     Json rule;               // how decisions are judged
     Tensors quantities;      // what the rule replays them by; symmetric ones [B, N, N]
     bool whole = false;      // whether every output hangs on all that are kept
+    Json quantised;          // that of the manifest; null of a float graph
     std::optional<View> images;  // [B, H, W, 3] uint8 of any size, from which pixel_values come; where there are such
     std::vector<Memory> memory;  // of what is not in the file as it is here
 
-    // How the outputs of a backend compare with the reference's. dtype: what it computes in, whatever it hands out.
+    // How the outputs of a backend compare with the reference's. dtype: the float that it computes in, whatever it hands
+    // out.
     Verdict compare(const Tensors &got, const std::string &dtype) const;
     // With the first `keep` picks of the reference alone, as the first of a device's are held against it. Throws
     // wrong_request when keep is not in 1..K, or there are no picks.

@@ -9,11 +9,14 @@
 // kept sets are equal; where steps shorten the sequence on the way (`inside`), where all of them did the same.
 #include "parity/verdict.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "parity/inside.hpp"
 #include "parity/outputs.hpp"
+#include "parity/regret.hpp"
 #include "parity/rules.hpp"
 
 namespace edgeprune::parity {
@@ -44,42 +47,56 @@ std::string joined(const std::vector<std::pair<std::string, double>> &extras) {
     return names;
 }
 
+// Why one image fails where every decision is held against it; apart: the largest error of `what`
+std::vector<std::string> wrong(const Chain &chain, double apart, double bound, const std::string &dtype,
+                               const std::string &what) {
+    std::vector<std::string> found;
+    const std::string allows = line(", ", dtype, " allows ", formatted("%g", bound));
+    if (!(chain.relative <= bound))
+        found.push_back(line("scores differ by ", formatted("%.2g", chain.relative), " of the reference's", allows));
+    if (chain.wrong())
+        found.push_back(line(chain.wrong(), " of ", chain.regret.size(), " decisions are wrong: something better was ",
+                             "there, by up to ", formatted("%.3g", chain.worst()), " times what rounding explains"));
+    if (!(apart <= bound))
+        found.push_back(line(what, " differ by up to ", formatted("%.2g", apart), " of their length", allows));
+    return found;
+}
+
 Verdict judge(const std::string &name, const Tensors &reference, const Tensors &got, const Tensors &quantities,
-              const std::string &dtype, const Json &given, const Rule &rule, bool whole) {
-    const auto [bound, eps] = precision_of(dtype);
+              const std::string &dtype, const Json &given, const Rule &rule, bool whole,
+              const std::optional<Bounds> &bounds) {
+    const double bound = bounds ? bounds->token_each : precision_of(dtype).bound, eps = precision_of(dtype).eps;
     const bool same = equal(reference.at("indices"), got.at("indices"));
     const Json &steps = steps_of(given);
-    const Rows compared = rows(reference, got, steps, steps.empty() ? whole && !same : !followed(reference, got));
+    const Rows compared = rows(reference, got, steps, steps.empty() ? whole && !same && !bounds : !followed(reference, got));
     const double apart = largest(compared.errors);
     const double unseen = compared.count == 0 ? bound : bound < apart ? bound : apart;
     const Case one{reference, got, quantities, given, bound, eps, unseen};
     const Chain chain = steps.empty() ? rule.judge(one) : with_steps(one, steps, rule.judge);
-    const std::string allows = line(", ", dtype, " allows ", formatted("%g", bound));
     const bool tokens = reference.find("tokens") != nullptr;
     Verdict verdict;
     const auto because = [&](const std::string &reason) { verdict.reasons.push_back(name + reason); };
     for (const auto &defect : chain.defects) because(defect);
-    if (!(chain.relative <= bound))
-        because(line("scores differ by ", formatted("%.2g", chain.relative), " of the reference's", allows));
-    if (chain.wrong())
-        because(line(chain.wrong(), " of ", chain.regret.size(), " decisions are wrong: something better was there, ",
-                     "by up to ", formatted("%.3g", chain.worst()), " times what rounding explains"));
-    if (!(apart <= bound))
-        because(line(tokens ? "tokens" : joined(compared.extras), " differ by up to ", formatted("%.2g", apart),
-                     " of their length", allows));
+    const std::string what = tokens ? "tokens" : joined(compared.extras);
+    for (const auto &one_reason : bounds ? beyond(*bounds, chain.lost(), compared.errors, what)
+                                         : wrong(chain, apart, bound, dtype, what))
+        because(one_reason);
     bool halves = rounded(reference.at("scores"), got.at("scores"), std::strcmp(rule.name, "greedy") == 0);
     for (const Json &step : steps) {
         const std::string ranked = name_of_step("scores.", step);
         halves = halves || rounded(reference.at(ranked), got.at(ranked), !said(step, "shares"));
     }
     if (halves) because("every score is a float16 number, so they were rounded; they must be computed in float32");
+    const std::string allows = bounds ? formatted("%g", bound) + " is allowed"
+                                      : line(dtype, " allows ", formatted("%g", bound));
     for (const auto &[extra, error] : compared.extras)
         if (!(error <= bound) && tokens)
-            because(line(extra, " differs by up to ", formatted("%.2g", error), " of its length", allows));
+            because(line(extra, " differs by up to ", formatted("%.2g", error), " of its length, ", allows));
     verdict.images = 1, verdict.equal_sets = same;
     verdict.decisions = static_cast<int>(chain.regret.size());
     verdict.decided = chain.decided(), verdict.within = chain.within(), verdict.wrong = chain.wrong();
     verdict.regret = chain.worst(), verdict.error = chain.error, verdict.error_relative = chain.relative;
+    verdict.lost = chain.lost(), verdict.blind = chain.blind(), verdict.token_median = median(compared.errors);
     verdict.token_error = apart, verdict.tokens = static_cast<int>(compared.count);
     return verdict;
 }
@@ -130,16 +147,20 @@ Json Verdict::to_json() const {
             {"within", within},
             {"wrong", wrong},
             {"regret", finite(regret)},
+            {"lost", finite(lost)},
+            {"blind", finite(blind)},
             {"error", finite(error)},
             {"error_relative", finite(error_relative)},
             {"token_error", finite(token_error)},
+            {"token_median", finite(token_median)},
             {"tokens", tokens},
             {"reasons", reasons}};
 }
 
 Verdict compare(const Tensors &reference, const Tensors &got, const std::string &dtype, const Json &rule,
-                const Tensors &quantities, bool whole) {
+                const Tensors &quantities, bool whole, const Json &quantised) {
     precision_of(dtype);
+    const std::optional<Bounds> bounds = bounds_of(quantised);
     const std::string name = text(rule, "name");
     const Rule *judged = nullptr;
     for (const Rule &one : RULES)
@@ -151,7 +172,8 @@ Verdict compare(const Tensors &reference, const Tensors &got, const std::string 
     if (malformed.reasons.empty()) malformed.reasons = defects_of(reference, got, dtype, rule);
     if (!malformed.reasons.empty()) {
         malformed.images = static_cast<int>(images);
-        malformed.regret = malformed.error = malformed.error_relative = malformed.token_error = INFINITE;
+        malformed.regret = malformed.lost = malformed.error = malformed.error_relative = INFINITE;
+        malformed.token_error = malformed.token_median = INFINITE;
         return malformed;
     }
     std::vector<Verdict> verdicts;
@@ -159,14 +181,18 @@ Verdict compare(const Tensors &reference, const Tensors &got, const std::string 
         const Image one = image_of(reference, at, images), other = image_of(got, at, images),
                     replayed = image_of(quantities, at, images);
         const std::string shown = images > 1 ? line("image ", at, ": ") : "";
-        verdicts.push_back(judge(shown, one.tensors, other.tensors, replayed.tensors, dtype, rule, *judged, whole));
+        verdicts.push_back(judge(shown, one.tensors, other.tensors, replayed.tensors, dtype, rule, *judged,
+                                 whole || said(rule, "whole"), bounds));
     }
     return worst(verdicts);
 }
 
 Verdict worst(const std::vector<Verdict> &verdicts) {
     Verdict all;
+    all.blind = verdicts.empty() ? 0 : INFINITE;
     for (const auto &one : verdicts) {
+        all.blind = std::min(all.blind, one.blind), all.lost = largest({all.lost, one.lost});
+        all.token_median = largest({all.token_median, one.token_median});
         all.images += one.images, all.equal_sets += one.equal_sets, all.decisions += one.decisions;
         all.decided += one.decided, all.within += one.within, all.wrong += one.wrong, all.tokens += one.tokens;
         all.regret = largest({all.regret, one.regret}), all.error = largest({all.error, one.error});

@@ -17,6 +17,7 @@ namespace {
 
 // Probes that prove shapes, not choices: all their patches are alike
 const char *const FLAT[] = {"flat", "black", "white"};
+bool is_flat(const std::string &name) { return std::find(std::begin(FLAT), std::end(FLAT), name) != std::end(FLAT); }
 constexpr double PROVEN = 0.5;  // share of the decisions
 constexpr char PIXELS[] = "pixel_values";
 
@@ -140,18 +141,30 @@ Verdict Report::worst() const {
 double Report::decided() const {
     std::int64_t decided = 0, decisions = 0;
     for (const auto &[name, verdict] : probes) {
-        if (std::find(std::begin(FLAT), std::end(FLAT), name) != std::end(FLAT)) continue;
+        if (is_flat(name)) continue;
         decided += verdict.decided, decisions += verdict.decisions;
     }
     return decisions ? static_cast<double>(decided) / static_cast<double>(decisions) : 1.0;
 }
 
-bool Report::proven() const { return decided() >= PROVEN; }
+bool Report::proven() const {
+    if (!bounds) return decided() >= PROVEN;
+    std::size_t telling = 0, seen = 0, tokens = 0;
+    for (const auto &[name, verdict] : probes) {
+        if (is_flat(name) || verdict.decisions == 0) continue;
+        ++telling, seen += verdict.blind > bounds->regret, tokens += verdict.tokens != 0;
+    }
+    return telling == 0 || (static_cast<double>(seen) >= PROVEN * static_cast<double>(telling) && tokens != 0);
+}
 
 Json Report::to_json() const {
     Json by_name = Json::object();
     for (const auto &[name, verdict] : probes) by_name[name] = verdict.to_json();
+    Json allowed;
+    if (bounds)
+        allowed = {{"regret", bounds->regret}, {"token_median", bounds->token_median}, {"token_each", bounds->token_each}};
     return {{"device", device},
+            {"bounds", allowed},
             {"source", source.empty() ? Json(nullptr) : Json(source)},
             {"dtype", dtype},
             {"passed", passed()},
@@ -169,13 +182,15 @@ Report verify(Bundle &bundle, const Choice &choice, int keep, const Progress &pr
     const auto flags = backend->flags();
     // A weakly typed plan takes and gives the float32 of its graph, and computes in float16.
     const bool halves = std::find(flags.begin(), flags.end(), "FP16") != flags.end();
-    Report report{backend->device(), halves ? "float16" : bundle.manifest.precision, backend->source(), {}};
+    const std::string computes = halves ? "float16" : bundle.manifest.computes();
+    Report report{backend->device(), computes, backend->source(), {}, bounds_of(bundle.manifest.quantised)};
+    if (report.bounds) report.dtype = bundle.manifest.precision;
     Feed feed(bundle, *backend);
     for (const auto &name : reference.names()) {
         if (progress) progress(report.probes.size(), reference.names().size(), name);
         Probe probe = reference.read(name);
         if (keep) probe.cut(keep);
-        report.probes.emplace_back(name, run(*backend, feed, name, probe, report.dtype));
+        report.probes.emplace_back(name, run(*backend, feed, name, probe, computes));
     }
     return report;
 }

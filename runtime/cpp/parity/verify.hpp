@@ -3,24 +3,28 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "backends/backend.hpp"
 #include "parity/parity.hpp"
+#include "parity/regret.hpp"
 
 namespace edgeprune::parity {
 
 struct Report {
     std::string device, dtype, source;  // source: name of the file that was run
     std::vector<std::pair<std::string, Verdict>> probes;
+    std::optional<Bounds> bounds = {};  // by which a quantised graph was judged
 
     Verdict worst() const;
     bool passed() const { return worst().passed(); }
     // Share of the decisions that a mistake would be seen in, on all probes but the flat ones; 1 of none.
     double decided() const;
-    // Whether at least half of the decisions are decided: below, parity says little about what is kept.
+    // Whether at least half of the decisions are decided: below, parity says little about what is kept. Of a quantised
+    // graph, whether on half of the probes a choice by chance would have failed, and tokens were compared.
     bool proven() const;
     Json to_json() const;  // as BackendReport.to_json of Python, field by field
 };

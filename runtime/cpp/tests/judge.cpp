@@ -2,7 +2,7 @@
 //
 //     judge CASES.json TENSORS.safetensors
 //
-// CASES.json: a list of {"dtype", "rule", "whole", "reference": [[name, tensor], ...], "got": ..., "quantities": ...},
+// CASES.json: a list of {"dtype", "rule", "whole", "quantised", "reference": [[name, tensor], ...], "got": ..., ...},
 // where a tensor is named as in the file. Prints a list of verdicts; {"refused": line} where there is none.
 #include <fstream>
 #include <iostream>
@@ -23,7 +23,8 @@ parity::Tensors tensors_of(const Json &named, const std::map<std::string, View> 
 Json judged(const Json &one, const std::map<std::string, View> &file) {
     try {
         return parity::compare(tensors_of(one.at("reference"), file), tensors_of(one.at("got"), file), one.at("dtype"),
-                               one.at("rule"), tensors_of(one.at("quantities"), file), one.at("whole"))
+                               one.at("rule"), tensors_of(one.at("quantities"), file), one.at("whole"),
+                               one.at("quantised"))
             .to_json();
     } catch (const Error &error) {
         return {{"refused", error.what()}};

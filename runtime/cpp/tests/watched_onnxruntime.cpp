@@ -1,11 +1,13 @@
 // ONNX Runtime as a test sees it: a library that passes everything on to the real one, named by the environment
 // variable WATCHED_ONNXRUNTIME, and tells whether a thread is inside of it, what memory runs were given, how often it
-// was asked to look at some, and which session ran last.
+// was asked to look at some, which session ran last, and with what options one was asked for.
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <string>
 
 #include <dlfcn.h>
 #include <onnxruntime_c_api.h>
@@ -17,6 +19,7 @@ thread_local std::size_t made = 0;
 thread_local const void *given[64];
 thread_local std::size_t count = 0;
 thread_local OrtSession *session_ = nullptr;
+thread_local std::map<std::string, std::string> entries;
 
 const OrtApiBase *real() {
     static void *library = dlopen(std::getenv("WATCHED_ONNXRUNTIME"), RTLD_NOW | RTLD_LOCAL);
@@ -48,6 +51,11 @@ OrtStatusPtr run(OrtSession *session, const OrtRunOptions *options, const char *
     return status;
 }
 
+OrtStatusPtr configure(OrtSessionOptions *options, const char *key, const char *value) noexcept {
+    entries[key] = value;
+    return api->AddSessionConfigEntry(options, key, value);
+}
+
 OrtStatusPtr create(const OrtMemoryInfo *memory, void *data, std::size_t nbytes, const std::int64_t *shape,
                     std::size_t rank, ONNXTensorElementDataType type, OrtValue **value) noexcept {
     ++made;
@@ -62,6 +70,7 @@ const OrtApi *get_api(std::uint32_t version) noexcept {
     std::memcpy(static_cast<void *>(&watched), api, size);
     watched.Run = run;
     watched.CreateTensorWithDataAsOrtValue = create;
+    watched.AddSessionConfigEntry = configure;
     return &watched;
 }
 
@@ -78,6 +87,10 @@ __attribute__((visibility("default"))) const OrtApiBase *OrtGetApiBase() noexcep
 __attribute__((visibility("default"))) int watched_inside() { return inside; }
 __attribute__((visibility("default"))) std::size_t watched_made() { return made; }
 __attribute__((visibility("default"))) OrtSession *watched_session() { return session_; }
+__attribute__((visibility("default"))) const char *watched_entry(const char *key) {
+    const auto found = entries.find(key);
+    return found == entries.end() ? nullptr : found->second.c_str();
+}
 __attribute__((visibility("default"))) std::size_t watched_given(const void **data) {
     std::memcpy(data, given, count * sizeof *given);
     return count;

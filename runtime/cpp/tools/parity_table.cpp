@@ -15,8 +15,23 @@ using Row = std::array<std::string, 8>;
 
 const Row HEADINGS[] = {{"backend", "", "within", "", "regret /", "score", "token", ""},
                             {"and probe", "decided", "rounding", "wrong", "tolerance", "error", "error", ""}};
+// Of a quantised graph, no single decision of which is held against it
+const Row BOUND[] = {{"backend", "", "", "lost by", "score", "token", "token", ""},
+                     {"and probe", "decided", "lost", "chance", "error", "median", "error", ""}};
 
-Row row_of(const std::string &name, const parity::Verdict &verdict) {
+std::string percent(const char *format, double share) { return formatted(format, 100 * share) + "%"; }
+
+Row row_of(const std::string &name, const parity::Verdict &verdict, bool bound) {
+    const char *passed = verdict.passed() ? "pass" : "FAIL";
+    if (bound)
+        return {name,
+                line(verdict.decided, "/", verdict.decisions),
+                percent("%.2f", verdict.lost),
+                percent("%.1f", verdict.blind),
+                formatted("%.1e", verdict.error_relative),
+                verdict.tokens ? formatted("%.1e", verdict.token_median) : "-",
+                verdict.tokens ? formatted("%.1e", verdict.token_error) : "-",
+                passed};
     return {name,
             line(verdict.decided, "/", verdict.decisions),
             line(verdict.within),
@@ -24,7 +39,7 @@ Row row_of(const std::string &name, const parity::Verdict &verdict) {
             formatted("%.2g", verdict.regret),
             formatted("%.1e", verdict.error_relative),
             verdict.tokens ? formatted("%.1e", verdict.token_error) : "-",
-            verdict.passed() ? "pass" : "FAIL"};
+            passed};
 }
 
 // In columns, not in bytes.
@@ -36,12 +51,13 @@ std::size_t width_of(const std::string &text) {
 }  // namespace
 
 std::string parity_table(const parity::Report &report) {
-    std::vector<Row> rows(std::begin(HEADINGS), std::end(HEADINGS));
+    const bool bound = report.bounds.has_value();
+    std::vector<Row> rows(std::begin(bound ? BOUND : HEADINGS), std::end(bound ? BOUND : HEADINGS));
     const std::string name = report.device + " " + report.dtype;
     const bool wide = name.size() > 15;  // else the table is wider than 80 columns
-    rows.push_back(row_of(wide ? report.device : name, report.worst()));
+    rows.push_back(row_of(wide ? report.device : name, report.worst(), bound));
     if (wide) rows.push_back({report.dtype});
-    for (const auto &[probe, verdict] : report.probes) rows.push_back(row_of("  " + printable(probe), verdict));
+    for (const auto &[probe, verdict] : report.probes) rows.push_back(row_of("  " + printable(probe), verdict, bound));
     std::array<std::size_t, 8> widths{};
     for (const Row &row : rows)
         for (std::size_t at = 0; at < row.size(); ++at) widths[at] = std::max(widths[at], width_of(row[at]));
@@ -69,10 +85,18 @@ std::string parity_line(const parity::Report &report) {
     const parity::Verdict worst = report.worst();
     std::string text = line(worst.passed() ? "parity" : "NO PARITY", " on ", report.device, ": ");
     if (!report.proven()) text += "not proven: ";
-    text += worst.decisions ? formatted("%.0f", 100 * report.decided()) + "% decided" : "nothing to decide";
-    if (worst.within) text += line(", ", worst.within, " within rounding");
-    text += line(", ", worst.wrong, " wrong, score error ", formatted("%.1e", worst.error_relative), ", ");
-    text += worst.tokens ? "token error " + formatted("%.1e", worst.token_error) : "no token to compare";
+    const std::string share =
+        worst.decisions ? formatted("%.0f", 100 * report.decided()) + "% decided" : "nothing to decide";
+    const std::string tokens = worst.tokens ? "token error " + formatted("%.1e", worst.token_error) : "no token to compare";
+    if (report.bounds) {
+        text += line(percent("%.2f", worst.lost), " lost by the choice, ", percent("%.2f", report.bounds->regret),
+                     " allowed, ", share, ", ", tokens);
+        if (worst.tokens) text += line(", ", formatted("%.1e", worst.token_median), " in the median");
+    } else {
+        text += share;
+        if (worst.within) text += line(", ", worst.within, " within rounding");
+        text += line(", ", worst.wrong, " wrong, score error ", formatted("%.1e", worst.error_relative), ", ", tokens);
+    }
     for (const auto &reason : worst.reasons) text += "\n  " + printable(reason);
     return text + "\n";
 }

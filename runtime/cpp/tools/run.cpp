@@ -140,6 +140,12 @@ bool ends_with(const std::string &text, const std::string &end) {
 void check_output(const std::string &path) {
     if (!path.empty() && !ends_with(path, ".npy") && !ends_with(path, ".safetensors"))
         throw wrong_request("--output must end in .npy, for the tokens, or .safetensors, for all outputs, got ", path);
+    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+    std::error_code unknown;
+    if (!folder.empty() && !std::filesystem::is_directory(folder, unknown))
+        throw wrong_request("--output must lie in a folder that is there, ", folder.string(), " is none; make it first");
+    if (std::filesystem::is_directory(path, unknown))
+        throw wrong_request("--output must be a file, ", path, " is a folder; name a file in it");
 }
 
 void write_output(const std::string &path, const Done &done) {

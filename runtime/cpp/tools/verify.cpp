@@ -51,6 +51,9 @@ int verify(int count, char **given) {
     std::fflush(stdout);
     if (!report.passed())
         throw failed(folder, " differs from its reference on ", report.device, ": ", report.worst().reasons[0]);
+    if (options.has("strict") && !report.proven() && report.bounds)
+        throw failed(folder, " is not proven on ", report.device, ": on half of its probes a choice by chance must fail, ",
+                     "and tokens must be compared; export it with images of yours (--probes), or leave out --strict");
     if (options.has("strict") && !report.proven())
         throw failed(folder, " is not proven on ", report.device, ": half of the decisions must be decided, ",
                      parity::formatted("%.0f", 100 * report.decided()),

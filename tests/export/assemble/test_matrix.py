@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Gemma3TextConfig, LlavaNextConfig
+from transformers import Gemma3TextConfig, GemmaConfig, LlavaNextConfig
 
 from edgeprune.errors import EdgepruneError, ModelError, RequestError
 from edgeprune.export.assemble import Request, assemble
@@ -69,6 +69,19 @@ def test_gemma_3_is_refused_as_the_builder_cannot_read_its_positions(
     shutil.copytree(folder / "model", tmp_path / "model")
     config.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match=r"one kind of rotary positions, .* has several \(.*full_attention.*\)"):
+        assemble(Request(folder / "bundle", str(tmp_path / "model"), output=tmp_path / "new"))
+
+
+def test_a_language_model_that_attends_both_ways_is_refused_before_it_is_built(
+    exported_kind: Callable[[str], tuple[Any, Path]], tmp_path: Path
+) -> None:
+    """As PaliGemma's does to its prefix: the builder would write the same decoder, which says something else."""
+    folder = exported_kind("llava next")[1]
+    config = LlavaNextConfig.from_pretrained(folder / "model")
+    config.text_config = GemmaConfig(vocab_size=101, hidden_size=48, use_bidirectional_attention=True)
+    shutil.copytree(folder / "model", tmp_path / "model")
+    config.save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"must attend backwards alone, .* attends to its prompt both ways"):
         assemble(Request(folder / "bundle", str(tmp_path / "model"), output=tmp_path / "new"))
 
 

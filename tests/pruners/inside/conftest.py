@@ -70,7 +70,11 @@ def rows_at(step: Step, count: int, seed: int, hidden: int = 0, has_cls: bool = 
         parts = [torch.tensor(one, dtype=torch.float32) for one in (query, key, value, bias[:, None, None])]
         attention[layer] = Attention(parts[0], parts[1], WIDTH**-0.5, parts[2], None if first else parts[3])
     end = prefix + count
-    features = torch.zeros(IMAGES, count, HEADS * WIDTH)
+    features = torch.tensor(random.normal(size=(IMAGES, count, HEADS * WIDTH)), dtype=torch.float32)
+    before = random.normal(size=(IMAGES, count, WIDTH))
+    before /= np.linalg.norm(before, axis=2, keepdims=True)
+    seen = (seed % 2) * random.dirichlet(np.ones(count), IMAGES)  # every second one is a first frame
+    state = {name: torch.tensor(one, dtype=torch.float32) for name, one in (("keys", before), ("seen", seen))}
     own = torch.tensor(np.array(names))
     sizes = torch.tensor(size[:, :count], dtype=torch.float32)
     shared = features, features, GRID, prefix
@@ -81,6 +85,7 @@ def rows_at(step: Step, count: int, seed: int, hidden: int = 0, has_cls: bool = 
         suffix=SUFFIX + hidden,
         names=None if first else own,
         size=None if first else sizes,
+        state=state,
     )
     cut = [
         {layer: torch.tensor(one, dtype=torch.float32) for layer, one in given.items()}
@@ -94,6 +99,7 @@ def rows_at(step: Step, count: int, seed: int, hidden: int = 0, has_cls: bool = 
         names=own,
         size=sizes,
         hidden=hidden,
+        state=state,
     )
     return Rows(step, count, hidden, np.array(names), size, maps, keys, values, taps, eager)
 
@@ -137,6 +143,10 @@ def agrees() -> Agrees:
         assert chosen.carried.keys() == official.carried.keys()
         for name, one in chosen.carried.items():
             torch.testing.assert_close(one, official.carried[name], rtol=1e-4, atol=1e-6)
+        assert chosen.state.keys() == official.state.keys() == reducer.state(rows.step, rows.count, WIDTH).keys()
+        for name, shape in reducer.state(rows.step, rows.count, WIDTH).items():
+            assert chosen.state[name].shape == (IMAGES, *shape)
+            torch.testing.assert_close(chosen.state[name], official.state[name], rtol=1e-4, atol=1e-6)
         forced = reducer.official(rows.step, rows.eager, rows.carried, chosen.rows)
         assert torch.equal(forced.rows, chosen.rows)  # forced to its own choice it is the same
         if chosen.into is not None and forced.into is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners.inside import Step
 from edgeprune.pruners.inside._scores import officially_ranked, ranked
 from edgeprune.pruners.inside.drop import Reducer
+from edgeprune.pruners.random import shuffled
 from tests.pruners.inside.conftest import HEADS, PATCHES, PREFIX, SUFFIX, Cases, Rows, rows_at
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-6}
@@ -108,6 +111,50 @@ def test_auto_is_the_cls_row_where_there_is_one(has_cls: bool) -> None:
 def test_a_score_that_there_is_not_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(MethodError, match=r"no score 'colum'; have auto, cls, .* Did you mean 'column'"):
         Reducer(score="colum")
+
+
+def leftover(x: NDArray[Any], rank: int = 4) -> NDArray[Any]:
+    """[n], of one image: what the first directions of its rows leave of each."""
+    centred = x - x.mean(axis=0)
+    directions = np.linalg.svd(centred)[2][:rank]
+    return np.asarray(((centred - centred @ directions.T @ directions) ** 2).sum(axis=1))
+
+
+@pytest.mark.parametrize("score", ["fastervlm", "lrcp", "random"])
+def test_a_method_s_own_score_is_its_formula_on_the_rows_that_are_left(cases: Cases, score: str) -> None:
+    """lrcp is given rows of their own: what it reads in place of projected features."""
+    for number, rows in enumerate(cases(hidden=4)):
+        x = torch.randn(3, rows.count, 12, generator=torch.Generator().manual_seed(number))
+        rows = replace(
+            rows,
+            taps=replace(rows.taps, features=x, projected=x),
+            eager=replace(rows.eager, features=x, projected=x),
+        )
+        if score == "fastervlm":
+            wanted = np.stack([by_hand("cls", rows, image) for image in range(3)])
+        elif score == "lrcp":
+            wanted = np.stack([leftover(one.double().numpy()) for one in x])
+        else:
+            wanted = np.array([[1 - shuffled(rows.count, 0).index(at) / rows.count for at in range(rows.count)]] * 3)
+        for found, carried in (
+            ranked(score, rows.step, rows.taps, {}),
+            officially_ranked(score, rows.step, rows.eager, {}),
+        ):
+            np.testing.assert_allclose(found.numpy(), wanted, **CLOSE)
+            assert found.dtype == torch.float32
+            assert not carried
+
+
+def test_of_a_method_it_reads_what_that_reads() -> None:
+    assert Reducer(score="fastervlm").layers(Step(8, 4)) == (7,)
+    assert [Reducer(score=one).needs_cls for one in ("fastervlm", "lrcp", "random")] == [True, False, False]
+    assert [Reducer(score=one).shares for one in ("fastervlm", "lrcp", "random")] == [True, False, False]
+
+
+@pytest.mark.parametrize("name", [one for one in pruners.names() if not pruners.get(one).traits.ranks])
+def test_a_method_whose_scores_are_no_ranking_of_rows_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(MethodError, match=rf"score of its own, which {name} does not; use auto, .*, fastervlm, lrcp"):
+        Reducer(score=name)
 
 
 def test_which_layers_are_read() -> None:

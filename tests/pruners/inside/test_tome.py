@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from edgeprune.errors import RequestError
+from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners.inside import Step
 from edgeprune.pruners.inside.tome import Reducer
 from tests.pruners.inside.conftest import PATCHES, Agrees, Cases, Rows, rows_at
 
+METRICS = ("rows", "keys")
 
-def formula(rows: Rows, image: int) -> tuple[list[int], list[int]]:
+
+def alike(rows: Rows, metric: str) -> NDArray[Any]:
+    """[3, n, n] cosines of the rows, or of the keys of the layer in front of the step."""
+    if metric == "keys":
+        return rows.cosines()
+    x = rows.taps.features.double().numpy()
+    unit = x / np.linalg.norm(x, axis=2, keepdims=True)
+    return np.asarray(unit @ unit.transpose(0, 2, 1))
+
+
+def formula(rows: Rows, image: int, metric: str) -> tuple[list[int], list[int]]:
     """The rows that go on, and where each one goes."""
-    cosines = rows.cosines()[image]
+    cosines = alike(rows, metric)[image]
     even, odd = range(0, rows.count, 2), range(1, rows.count, 2)
     most = {a: max(cosines[a, b] for b in odd) for a in even}
     merged = sorted(even, key=lambda a: -most[a])[: rows.count - rows.step.keep]
@@ -22,17 +36,19 @@ def formula(rows: Rows, image: int) -> tuple[list[int], list[int]]:
     return stays, [stays.index(row) for row in target]
 
 
-def test_it_agrees_with_the_official_form(cases: Cases, agrees: Agrees) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_it_agrees_with_the_official_form(cases: Cases, agrees: Agrees, metric: str) -> None:
     for rows in cases():
-        agrees(Reducer(), rows)
+        agrees(Reducer(metric=metric), rows)
 
 
-def test_the_most_similar_pairs_merge(cases: Cases) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_most_similar_pairs_merge(cases: Cases, metric: str) -> None:
     for rows in cases():
-        chosen = Reducer().select(rows.step, rows.taps, {})
+        chosen = Reducer(metric=metric).select(rows.step, rows.taps, {})
         assert chosen.into is not None
         for image in range(3):
-            stays, into = formula(rows, image)
+            stays, into = formula(rows, image, metric)
             assert chosen.rows[image].tolist() == stays
             assert chosen.into[image].tolist() == into
 
@@ -41,7 +57,12 @@ def test_scores_rank_whom_others_join_above_who_joined_nobody(cases: Cases) -> N
     for rows in cases():
         scores = Reducer().select(rows.step, rows.taps, {}).scores.numpy()
         np.testing.assert_allclose(scores[:, 1::2], 4)
-        np.testing.assert_allclose(scores[:, 0::2], 1 - rows.cosines()[:, 0::2, 1::2].max(axis=2), atol=1e-5)
+        np.testing.assert_allclose(scores[:, 0::2], 1 - alike(rows, "rows")[:, 0::2, 1::2].max(axis=2), atol=1e-5)
+
+
+def test_another_metric_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(MethodError, match=r"no metric 'key'; have keys, rows.* Did you mean 'keys'"):
+        Reducer(metric="key")
 
 
 @pytest.mark.parametrize("form", ["select", "official"])

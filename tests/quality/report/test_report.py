@@ -70,6 +70,15 @@ def test_it_says_what_is_kept_and_that_it_is_proven(page: str) -> None:
     assert page.count(">pass<") == 2  # the probes
 
 
+def test_of_a_quantised_graph_it_says_what_the_choice_lost(make_bundle: MakeBundle) -> None:
+    bounds = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
+    page = render(describe_bundle(make_bundle(precision="int8", quantised={"bounds": bounds}), measured=False))
+    assert "0.00% lost by the choice" in page
+    assert "it may lose 1.00%" in page
+    assert "lost by chance" in page
+    assert "regret / tolerance" not in page
+
+
 def test_it_says_what_shortened_the_sequence_and_what_was_learned_for_it(make_bundle: MakeBundle) -> None:
     manifest = replace(
         load(make_bundle()).manifest,
@@ -81,7 +90,7 @@ def test_it_says_what_shortened_the_sequence_and_what_was_learned_for_it(make_bu
     assert isinstance(facts, Table)
     rows = {row[0]: row[1] for row in facts.rows}
     assert rows["inside"] == "tome bias=true: 24 tokens become 12 behind layer 2, 6 behind layer 3"
-    assert rows["correction"] == "kind=affine, images=200"
+    assert rows["correction"] == "kind=affine, images=200, residual=0.4 to 0.2"
 
 
 def test_the_patches_that_are_dimmed_are_those_that_the_runtime_drops(make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
+from edgeprune.adapted import FILE, packed
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.quality.sweep import Request, sweep
 from edgeprune.quality.sweep.cache import Cache
@@ -147,7 +149,7 @@ def test_damaged_cells_are_named_and_computed_again(drawn: Any, tmp_path: Path) 
     [
         ({"keep": (0,)}, "--keep must be 1 or more, got 0"),
         ({"keep": (1.5,)}, r"--keep as a share must be in \(0, 1\], got 1.5"),
-        ({"precisions": ("int4",)}, "--precision must be float32 or float16, got int4"),
+        ({"precisions": ("int4",)}, "--precision must be one of float32, float16, int8, int8-dynamic; got int4"),
         ({"model": "somewhere"}, "--images must say what somewhere is judged on"),
         ({"questions": Path("q.jsonl")}, "--questions goes with --images DIR"),
         ({"images": "no-folder"}, "--images must be a folder with images"),
@@ -177,3 +179,46 @@ def test_a_model_without_a_language_part_cannot_be_asked(drawn: Any, tmp_path: P
     (model / "config.json").write_text('{"model_type": "clip_vision_model"}')
     with pytest.raises(RequestError, match="--questions need a model with a language part"):
         sweep(request(tmp_path / "out", model=str(model), images=str(tmp_path), questions=tmp_path / "q.jsonl"))
+
+
+class TestAdapted:
+    """A tower that was adapted to steps, beside the tower as it is."""
+
+    @pytest.fixture
+    def weights(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "weights"
+        folder.mkdir()
+        (folder / FILE).write_bytes(packed(nn.Linear(2, 2), {"reducer": "cells"}))
+        return folder
+
+    def asked(self, output: Path, weights: Path, **fields: Any) -> Request:
+        given = {"methods": ("fastervlm",), "inside": ("cells",), "encoder_costs": (0.5,), "keep": (16,), **fields}
+        return request(output, adapted=(str(weights),), **given)
+
+    def test_it_has_a_row_of_its_own(self, drawn: Any, weights: Path, tmp_path: Path) -> None:
+        found = sweep(self.asked(tmp_path / "out", weights))
+        assert {"fastervlm+cells@0.5", "fastervlm+adapted cells@0.5"} <= {row.method for row in found.rows}
+
+    def test_other_weights_in_the_same_folder_are_not_taken_for_those(
+        self, drawn: Any, weights: Path, tmp_path: Path
+    ) -> None:
+        sweep(self.asked(tmp_path / "out", weights))
+        done = len(drawn.exported)
+        sweep(self.asked(tmp_path / "out", weights))
+        assert len(drawn.exported) == done
+        (weights / FILE).write_bytes(packed(nn.Linear(2, 2), {"reducer": "cells"}))
+        sweep(self.asked(tmp_path / "out", weights))
+        assert drawn.exported[done:] == ["fastervlm+adapted cells@0.5 16 float32"]
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"inside": ("drop",)}, "was trained for steps of cells; give --inside cells with it"),
+            ({"ray": "local"}, "--adapted is read on this machine, and --ray runs on others"),
+        ],
+    )
+    def test_what_does_not_go_with_it_is_refused(
+        self, weights: Path, tmp_path: Path, fields: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(RequestError, match=said):
+            sweep(self.asked(tmp_path / "out", weights, **fields))

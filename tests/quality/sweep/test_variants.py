@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from edgeprune import pruners
@@ -46,3 +48,14 @@ def test_a_reducer_is_a_method_by_itself_with_its_own_options_and_no_second_one(
 def test_what_does_not_exist_is_refused(given: str, said: str) -> None:
     with pytest.raises(MethodError, match=said):
         variants([given])
+
+
+def test_steps_are_tried_once_more_with_what_was_adapted_to_them() -> None:
+    found = variants(["fastervlm"], ["tome", "cells"], [0.6, 0.5], {"cells": "weights"})
+    assert [one.name for one in found[1:8]] == [
+        "fastervlm", "fastervlm+tome@0.6", "fastervlm+tome@0.5",
+        "fastervlm+cells@0.6", "fastervlm+adapted cells@0.6", "fastervlm+cells@0.5", "fastervlm+adapted cells@0.5",
+    ]  # fmt: skip
+    asked = found[5].request()
+    assert (asked["inside"], asked["encoder_cost"], asked["adapted"]) == ("cells", 0.6, Path("weights"))
+    assert "adapted" not in found[4].request()

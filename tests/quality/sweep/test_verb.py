@@ -56,7 +56,7 @@ def test_a_refused_method_is_told_below_the_table(drawn: Any, tmp_path: Path) ->
         (("--methods", ""), "--methods must name at least one, got ''"),
         (("--keep", "many"), "--keep must be numbers with commas between them, as 64,32, got many"),
         (("--keep", "0"), "--keep must be 1 or more, got 0"),
-        (("--precision", "int4"), "--precision must be float32 or float16, got int4"),
+        (("--precision", "int4"), "--precision must be one of float32, float16, int8, int8-dynamic; got int4"),
         (("--layer", "last"), "--layer must be numbers"),
         (("--questions", "q.jsonl"), "--questions goes with --images DIR"),
     ],

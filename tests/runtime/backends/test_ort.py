@@ -12,9 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeprune import bundle as bundles
 from edgeprune.bundle import TensorSpec
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
-from edgeprune.runtime.backends.ort import available_devices, open_session
+from edgeprune.runtime.backends.ort import available_devices, open_encoder, open_session
 
 MakeBundle = Callable[..., Path]
 FEEDS = {"pixel_values": np.zeros((1, 3, 32, 48), np.float32)}
@@ -84,6 +85,43 @@ def test_threads_reach_onnxruntime(make_bundle: MakeBundle) -> None:
     assert open_session(graph).raw.get_session_options().intra_op_num_threads == 0  # its own choice
     with pytest.raises(RequestError, match="threads must be at least 1, got 0"):
         open_session(graph, threads=0)
+
+
+QUANTISED = {
+    "bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15},
+    "session": {"cpu": {"disable": ["MatMulAddFusion", "ConstantFolding"]}},
+}
+
+
+def test_what_is_disabled_does_not_run(tmp_path: Path) -> None:
+    """A product and a sum become one Gemm, unless the fusion is off: then quantised products would not be found."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy")
+    ones = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, [1.0] * np.prod(shape))
+        for name, shape in (("w", [3, 3]), ("b", [3]))
+    ]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Add", ["xw", "b"], ["y"])]
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], ones), opset_imports=opset, ir_version=10)
+    onnx.save(model, tmp_path / "g.onnx")
+
+    def ran(disabled: tuple[str, ...]) -> set[str]:
+        session = open_session(tmp_path / "g.onnx", profile=tmp_path / f"run{len(disabled)}", disabled=disabled)
+        session.run({"x": np.ones((2, 3), np.float32)})
+        events = json.loads(Path(session.raw.end_profiling()).read_text())
+        return {event["args"]["op_name"] for event in events if event["name"].endswith("kernel_time")}
+
+    assert ran(()) == {"Gemm"}
+    assert ran(("MatMulAddFusion",)) == {"MatMul", "Add"}
+
+
+def test_the_options_of_a_bundle_are_those_of_its_manifest(make_bundle: MakeBundle) -> None:
+    key = "optimization.disable_specified_optimizers"
+    bundle = bundles.load(make_bundle(precision="int8", quantised=QUANTISED))
+    options = open_encoder(bundle).raw.get_session_options()
+    assert options.get_session_config_entry(key) == "MatMulAddFusion;ConstantFolding"
+    with pytest.raises(RuntimeError, match=key):
+        open_encoder(bundles.load(make_bundle())).raw.get_session_options().get_session_config_entry(key)
 
 
 @pytest.mark.parametrize("where", ["here", "there"])

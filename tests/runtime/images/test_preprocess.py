@@ -203,10 +203,21 @@ def test_what_transformers_saves_is_read_back(tmp_path: Path) -> None:
     assert read_processor(saved, (24, 31)) == ours(PADDED)
 
 
+@pytest.mark.parametrize("size", [(30, 50), (50, 30), (9, 200)], ids=str)
+def test_zeros_around_a_normalised_image_are_those_of_transformers(size: tuple[int, int]) -> None:
+    config = {"size": {"max_height": 24, "max_width": 32}, "do_center_crop": False, "do_pad": True}
+    config["pad_size"] = {"height": 24, "width": 32}
+    steps, image = read_processor(config, (24, 32)), picture(*size)
+    np.testing.assert_array_equal(steps(image), theirs(image, config))
+    assert Preprocessing.from_json(json.loads(json.dumps(steps.to_json()))) == steps
+    ground = (np.array(steps.pixels(image)[-1, -1]) / 255 - steps.mean) / steps.std  # of a graph that takes bytes
+    assert np.abs(ground).max() < 0.5 / 255 / min(steps.std) + 1e-6
+
+
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        ({**CLIP, "do_pad": True, "pad_size": 48}, "pads normalised images to 48"),
+        ({**CLIP, "do_pad": True, "pad_size": 48}, "pads images to 48x48, the encoder takes 24x24"),
         ({**CLIP, "image_processor_type": "OwnImageProcessor", "crop_pct": 0.9}, "is told crop_pct"),
         ({**CLIP, "size": {"longest_edge": 48}}, "longest_edge"),
         ({**CLIP, "size": {"min_pixels": 24, "max_pixels": 48}}, "max_pixels"),

@@ -134,6 +134,14 @@ def test_the_manifest_says_that_tiles_are_squeezed() -> None:
     assert Preprocessing.from_json(json.loads(json.dumps(steps.to_json()))) == steps
 
 
+def test_the_manifest_says_what_side_an_image_is_scaled_to_before_it_is_cut() -> None:
+    given = {"image_processor_type": "SmolVLMImageProcessor", "size": {"longest_edge": 48}}
+    steps = read_processor({**given, "max_image_size": {"longest_edge": 24}}, (24, 24), 3)
+    said = {"count": 3, "pinpoints": [[24, 48], [48, 24]], "squeezed": True, "longest": 48}
+    assert steps.to_json()["tiles"] == said
+    assert Tiles.from_json(said, 24) == steps.tiles
+
+
 def test_kept_tokens_of_squeezed_tiles_follow_tile_after_tile() -> None:
     every = np.random.default_rng(1).normal(size=(3, 6, 4))
     indices = np.array([[1, 4], [0, 5], [2, 3]], np.int32)
@@ -200,6 +208,7 @@ def test_the_manifest_keeps_the_tiles_and_only_where_there_are_any() -> None:
         *({}, [], {"count": 3}, {"count": 3, "pinpoints": []}, {"count": 1, "pinpoints": [[24, 48]]}),
         *({"count": 3, "pinpoints": [[24, 72]]}, {"count": 0, "pinpoints": []}, {"count": 3, "pinpoints": [[24, 50]]}),
         *({"count": 3, "pinpoints": [[-24, -48]]}, {"count": 3, "pinpoints": [[24, float("inf")]]}),
+        {"count": 1, "pinpoints": [], "longest": 48},
     ],
     ids=str,
 )

@@ -51,6 +51,24 @@ def test_what_the_manifests_say_differently_is_named(make_bundle: MakeBundle) ->
     assert found.cost_ratio == 1.5
 
 
+def test_what_is_quantised_is_told_in_a_few_words(make_bundle: MakeBundle) -> None:
+    said = {
+        "activations": "u8",
+        "bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15},
+        "layers": [{"name": "a", "error": 0.1, "float": True, "why": "measured"}, {"name": "b", "error": 0.0}],
+        "calibration": {"images": 64, "source": "scenes", "ranges": {"x": [0, 1]}},
+    }
+    found = diff(make_bundle(), make_bundle(precision="int8", quantised=said)).fields
+    assert found == {
+        "precision": ("float32", "int8"),
+        "quantised.activations": (None, "u8"),
+        "quantised.bounds": (None, said["bounds"]),
+        "quantised.layers": (None, "1 of 2"),
+        "quantised.float": (None, "a"),
+        "quantised.calibration": (None, "64 images, scenes"),
+    }
+
+
 def test_kept_sets_that_differ_are_counted_and_only_common_patches_have_an_error(make_bundle: MakeBundle) -> None:
     """The second graph calls every patch by the number of its neighbour: most of what both keep has another colour."""
     found = diff(make_bundle(), make_bundle(shift=1))

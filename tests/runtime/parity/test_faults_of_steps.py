@@ -46,10 +46,12 @@ def test_without_a_fault_it_passes_and_is_decided(name: str, precision: str) -> 
 # --- what it reads ----------------------------------------------------------------------------------------------------
 
 
-def attending(change: Callable[[Any], Any]) -> Fault:
+def attending(change: Callable[[Any], Any], moved: Callable[[Tensor], Tensor]) -> Fault:
+    """change: of what each layer attends to; moved: of the rows themselves, for who reads these."""
+
     def fault(own: Any, step: Step, taps: Taps, carried: Carried) -> Reduction:
         seen = {at: change(one) for at, one in taps.attention.items()}
-        found: Reduction = own.select(step, replace(taps, attention=seen), carried)
+        found: Reduction = own.select(step, replace(taps, attention=seen, features=moved(taps.features)), carried)
         return found
 
     return fault
@@ -65,9 +67,13 @@ def of_another_layer(own: Any, step: Step, taps: Taps, carried: Carried) -> Redu
 
 
 READS: dict[str, Fault] = {
-    "cls_off_by_one": attending(lambda one: replace(one, query=one.query.roll(-1, 2), key=one.key.roll(1, 2))),
-    "keys_of_another_image": attending(lambda one: replace(one, key=one.key.flip(0))),
-    "the_first_head_alone": attending(lambda one: replace(one, query=one.query[:, :1], key=one.key[:, :1])),
+    "cls_off_by_one": attending(
+        lambda one: replace(one, query=one.query.roll(-1, 2), key=one.key.roll(1, 2)), lambda rows: rows.roll(1, 1)
+    ),
+    "keys_of_another_image": attending(lambda one: replace(one, key=one.key.flip(0)), lambda rows: rows.flip(0)),
+    "the_first_head_alone": attending(
+        lambda one: replace(one, query=one.query[:, :1], key=one.key[:, :1]), lambda rows: rows[..., :32]
+    ),
 }
 
 
@@ -79,7 +85,7 @@ def test_a_fault_in_what_a_step_reads_is_caught(name: str, fault: str, precision
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", some(REDUCERS))
+@pytest.mark.parametrize("name", some([name for name in REDUCERS if inside.get(name)().layers(Step(2, 80))]))
 def test_another_layer_is_caught(name: str, precision: str) -> None:
     def layers(step: Step) -> tuple[int, ...]:
         return (step.layer - 2, step.layer - 1)

@@ -11,13 +11,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
+from edgeprune.runtime.budgets import first_picks
 from edgeprune.runtime.parity import Verdict, compare
 from edgeprune.runtime.parity.inside import followed, places
 from edgeprune.runtime.parity.stored import Probe, packed, unpacked
 
 Arrays: TypeAlias = "dict[str, np.ndarray]"
 DROP: dict[str, Any] = {"name": "topk", "steps": [{"name": "topk", "shares": True, "layer": 1, "keep": 4}]}
-KINDS = {"tokens": np.float32, "scores": np.float32, "scores.1": np.float32, "scores.2": np.float32}
+KINDS = {
+    "next.1.kept": np.float32,
+    "tokens": np.float32,
+    "scores": np.float32,
+    "scores.1": np.float32,
+    "scores.2": np.float32,
+}
 NONE = -np.inf
 
 
@@ -237,6 +244,29 @@ def test_fewer_tokens_are_the_first_picks_with_an_origin_of_their_own() -> None:
 def test_a_step_is_followed_where_its_trail_is_the_same() -> None:
     assert followed(dropped(), dropped(scores_1=[0.2, 0.6, 0.5, 0.24, 0.4, 0.25]))
     assert not followed(dropped(), dropped(**OTHER))
+
+
+VIDEO: dict[str, Any] = {"next.1.kept": [[1.0, 0.0]] * 5 + [[0.6, 0.8]]}
+"""of each of the six rows in front of the step"""
+OFF: dict[str, Any] = {"next.1.kept": [[1.0, 0.0]] * 5 + [[0.6, 0.81]]}
+
+
+def test_what_a_step_leaves_for_the_next_frame_is_compared_row_by_row() -> None:
+    assert judged(dropped(**VIDEO), dropped(**VIDEO)).passed
+    assert judged(dropped(**VIDEO), dropped(**OFF)).reasons == (
+        "next.1.kept differs by up to 0.01 of its length, float32 allows 0.0001",
+    )
+
+
+def test_behind_a_step_that_differs_within_rounding_it_is_not_compared() -> None:
+    off = dropped(**OTHER, **{"next.1.kept": [[0.0, 1.0]] * 6})
+    assert judged(dropped(**VIDEO), off, dtype="float16").passed
+
+
+def test_it_stays_whole_where_fewer_tokens_are_taken() -> None:
+    """It has as many rows, of as many numbers, as there are tokens."""
+    wide = dropped(**{"next.1.kept": [[1.0, 2.0], [3.0, 4.0]]})
+    assert np.array_equal(first_picks(wide, 1)["next.1.kept"], wide["next.1.kept"])
 
 
 def test_cosines_of_a_step_are_stored_as_half_of_the_matrix() -> None:

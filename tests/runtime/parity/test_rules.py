@@ -297,3 +297,52 @@ def test_the_room_that_is_wanted_grows_with_the_rank_over_the_average() -> None:
     assert counts(spaced(case(rule, right, right, similarity=LINE, rank=[2.0])))[2:] == (0, 0)
     tight = {**rule, "average": 1e-3}  # nothing has room beside 0 then
     assert counts(spaced(case(tight, right, right, similarity=LINE, rank=[2.0])))[3] == 1
+
+
+def test_a_basis_is_judged_and_then_what_it_leaves() -> None:
+    """Patches at (1, 0), (0, 2), (3, 0) and (0, 1): the first explains the third, and nothing of the others."""
+    rows = np.array([[1.0, 0], [0, 2], [3, 0], [0, 1]])
+    rule = {"name": "match", "form": "basis", "basis": 1, "ridge": 0.0}
+
+    def given(picks: list[int], **changes: Any) -> dict[str, Any]:
+        scores = [0, 4 / 9, 0, 1 / 9]
+        return {"indices": [1, 3], "picks": picks, "scores": scores, "origin": [0, 0, 0, 1], "order": [0, 1, 2, 0]} | (
+            changes
+        )
+
+    right = given([1, 3])
+    assert counts(match(case(rule, right, right, products=rows @ rows.T))) == (5, 5, 0, 0)
+    other_body = given([3, 1], origin=[1, 0, 1, 1], order=[0, 0, 2, 3])
+    assert counts(match(case(rule, right, other_body, products=rows @ rows.T)))[3] == 1
+    assert match(case(rule, right, given([1, 3], order=[0, 1, 2, 3]), products=rows @ rows.T)).defects
+    assert match(case(rule, right, given([1, 3], order=[2, 1, 2, 0]), products=rows @ rows.T)).defects
+
+
+def test_anchors_are_judged_in_their_window() -> None:
+    rule = {"name": "match", "form": "windows", "whole": True}
+    quantities = {"window": [0, 0, 1, 1], "first": [3.0, 1, 1, 2], "similarity": LINE}
+    right = {"indices": [0, 2, 3], "picks": [3, 0, 2], "scores": [2.1, 0.2, 0.3, 2.4], "origin": [0, 0, 1, 2]}
+    assert counts(match(case(rule, right, right, **quantities))) == (4, 4, 0, 0)
+    other = {"indices": [1, 2, 3], "picks": [3, 1, 2], "scores": [0.1, 2.2, 0.3, 2.4], "origin": [0, 0, 1, 2]}
+    assert counts(match(case(rule, right, other, **quantities)))[3] == 1
+    two_of_one = right | {"scores": [2.1, 0.2, 2.3, 2.4], "picks": [3, 2, 0]}
+    assert match(case(rule, right, two_of_one, **quantities)).defects
+
+
+def test_a_context_is_judged_and_then_what_it_attends_to() -> None:
+    rule = {"name": "match", "form": "recycled", "recycled": 2, "threshold": 2.0}
+    seen = [[0, 0.4, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0.4, 0, 0], [0, 0.4, 0, 0]]  # .025 .35 .075 .1, mean .1375
+    quantities = {"map": seen, "cell": [0, 0, 1, 1]}
+    right = {
+        "indices": [1, 2, 3],
+        "picks": [3, 2, 1],
+        "scores": [0.1, 2.2, 2.3, 4.4],
+        "origin": [0, 0, 1, 2],
+        "order": [0, 1, 0, 0],
+    }
+    assert counts(match(case(rule, right, right, **quantities))) == (7, 7, 0, 0)
+    other_context = right | {"order": [0, 0, 1, 0], "scores": [0.0, 2.4, 2.0, 4.0]}
+    assert counts(match(case(rule, right, other_context, **quantities)))[3] >= 1
+    other_of_the_cell = right | {"indices": [0, 2, 3], "picks": [3, 2, 0], "scores": [2.1, 0.2, 2.3, 4.4]}
+    assert counts(match(case(rule, right, other_of_the_cell, **quantities)))[3] == 1
+    assert match(case(rule, right, right | {"origin": [2, 0, 1, 2]}, **quantities)).defects

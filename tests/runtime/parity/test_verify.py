@@ -117,6 +117,38 @@ def test_the_table_shows_each_probe_and_the_worst(make_bundle: MakeBundle) -> No
     assert "…" not in good + bad  # fits a terminal of 80 columns
 
 
+QUANTISED = {"bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}}
+
+
+def test_a_quantised_graph_is_judged_by_the_bounds_of_its_manifest(make_bundle: MakeBundle) -> None:
+    folder = make_bundle(precision="int8", quantised=QUANTISED)
+    change_reference(folder, lambda tensors: tensors["scene00/tokens"].__imul__(1.04))  # 3.8 % off: no float would be
+    (report,) = verify(folder, device="cpu")
+    assert (report.dtype, report.passed, report.proven) == ("int8", True, True)
+    assert report.worst.token_median == pytest.approx(0.04 / 1.04, rel=1e-3)
+    assert report.to_json()["bounds"] == QUANTISED["bounds"]
+    change_reference(folder, lambda tensors: tensors["scene00/tokens"].__imul__(1.04))
+    assert verify(folder, device="cpu")[0].worst.reasons == (
+        "tokens differ by 0.075 of their length in the median, 0.05 is allowed",
+    )
+    (wrong,) = verify(make_bundle(shift=-1, precision="int8", quantised=QUANTISED), device="cpu")
+    assert not wrong.passed
+
+
+def test_where_a_choice_by_chance_is_as_good_a_quantised_graph_is_not_proven(make_bundle: MakeBundle) -> None:
+    generous = {"bounds": {**QUANTISED["bounds"], "regret": 9.0}}
+    (report,) = verify(make_bundle(precision="int8", quantised=generous), device="cpu")
+    assert (report.passed, report.proven) == (True, False)
+
+
+def test_the_table_of_a_quantised_graph_shows_what_was_lost(make_bundle: MakeBundle) -> None:
+    text = render(verify(make_bundle(precision="int8", quantised=QUANTISED), device="cpu"))
+    for name in ("cpu int8", "lost by", "chance", "median", "0.00%", "pass"):
+        assert name in text
+    assert "wrong" not in text
+    assert "…" not in text
+
+
 @pytest.mark.parametrize("missing", ["scene00/tokens", "scene01/pixel_values"])
 def test_a_reference_that_lacks_a_tensor_is_refused(make_bundle: MakeBundle, missing: str) -> None:
     folder = make_bundle()

@@ -1,0 +1,42 @@
+"""On every kind of encoder a pruned half-precision graph decides nothing wrongly, and all its attention layers are one
+kernel each, as TensorRT-RTX compiles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeprune.encoders import Encoder
+from edgeprune.export import Request, export_bundle
+from edgeprune.export.audit import audit
+from tests.encoders.kinds import declared
+from tests.encoders.test_matrix import KEEP
+
+STANDING = {name: kind for name, kind in declared().items() if kind.family and not kind.detects}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STANDING)
+def test_every_attention_layer_is_one_kernel(
+    made: Callable[[str], tuple[Path, Encoder]], name: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    folder, encoder = made(name)
+    exported = export_bundle(
+        Request(
+            "divprune",
+            "rtx-desktop",
+            keep=KEEP,
+            model=str(folder),
+            output=tmp_path / "bundle",
+            baselines=False,
+            grid=None if STANDING[name].grid is None else "x".join(map(str, encoder.tower.grid)),
+        )
+    )
+    assert exported.reports
+    assert all(report.passed for report in exported.reports)
+    found = audit(exported.folder / "encoder.onnx")
+    assert len(found.layers) == encoder.layer
+    assert [layer.why for layer in found.unfused] == []
