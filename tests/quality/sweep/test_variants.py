@@ -42,7 +42,7 @@ def test_a_reducer_is_a_method_by_itself_with_its_own_options_and_no_second_one(
         ("hiprune:alpha", "must be NAME=VALUE behind a colon, got 'alpha'"),
         ("hiprune:beta=1", "no option of hiprune 'beta'"),
         ("hiprune:alpha=much", "option alpha of hiprune must be a number, got 'much'"),
-        ("fastervlm:alpha=1", "no option of fastervlm 'alpha'; there are none"),
+        ("fastervlm:alpha=1", "no option of fastervlm 'alpha'; have padding, position"),
     ],
 )
 def test_what_does_not_exist_is_refused(given: str, said: str) -> None:
