@@ -183,7 +183,7 @@ class Mean(nn.Module):
         self.norm, self.projection, self._patches = norm, projection, patches
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.unflatten(2, (self._patches, -1)).float().mean(dim=2)
+        mean = x.reshape(*x.shape[:2], self._patches, -1).float().mean(dim=2)
         projected: Tensor = self.projection(self.norm(mean).to(x.dtype))
         return projected
 

@@ -47,7 +47,7 @@ def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None
     from transformers import Cosmos3EdgeConfig, Siglip2VisionConfig
     from transformers.models.cosmos3_edge.modeling_cosmos3_edge import Cosmos3EdgePatchMerger
 
-    config = Cosmos3EdgeConfig(**checkpoint.config)
+    config: Any = Cosmos3EdgeConfig(**checkpoint.config)
     vision = settings(Siglip2VisionConfig, checkpoint.config["vision_config"], vision_use_head=False)
     merge = config.vision_config.spatial_merge_size
     tensors = renamed(checkpoint.tensors("model.visual.", "visual."), NAMES)

@@ -73,6 +73,6 @@ def load(checkpoint: Checkpoint, layer: int | None) -> Encoder:
 
 def _linear(weight: nn.Parameter) -> nn.Linear:
     """[C, D] -> the product with it"""
-    linear = nn.Linear(*weight.shape, bias=False, device="meta")
+    linear = nn.Linear(weight.shape[0], weight.shape[1], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
     return linear

@@ -11,7 +11,7 @@ Source  zai-org/GLM-V, transformers Glm4vVisionModel
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,5 +71,6 @@ def _product(own: nn.Conv2d) -> nn.Linear:
     """A convolution of which each window is one token, as a product over its patches, (row, column, channel)."""
     weight = own.weight.permute(0, 2, 3, 1).flatten(1)
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight.contiguous(), requires_grad=False), own.bias
+    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    linear.bias = cast(nn.Parameter, own.bias)
     return linear
