@@ -185,8 +185,12 @@ def _clipped(own: Any) -> nn.Module:
         linear: nn.Module = own.linear
         return linear
     bounds = [(float(low), float(high)) for low, high in _pairs(own)]
-    parts = [nn.Identity() if pair == (-inf, inf) else _Clamp(*pair) for pair in bounds]
-    return nn.Sequential(parts[0], own.linear, parts[1])
+    widths = own.linear.in_features, own.linear.out_features
+    front, behind = (
+        nn.Identity() if pair == (-inf, inf) else _Clamp(*pair, width)
+        for pair, width in zip(bounds, widths, strict=True)
+    )
+    return nn.Sequential(front, own.linear, behind)
 
 
 def _pairs(own: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -194,12 +198,22 @@ def _pairs(own: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 class _Clamp(nn.Module):
-    def __init__(self, low: float, high: float) -> None:
+    """Between two values, of which one may be infinite, and is left out.
+
+    width: of what is clamped, as are the bounds: of two numbers onnxscript's rewriter makes a Clip, and loses the
+    bounds of all but one where several read the same input, as queries, keys and values do
+    """
+
+    def __init__(self, low: float, high: float, width: int) -> None:
         super().__init__()
-        self._low, self._high = (None if abs(bound) == inf else bound for bound in (low, high))
+        for name, bound in (("low", low), ("high", high)):
+            value = None if abs(bound) == inf else torch.full((width,), bound)
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(self._low, self._high)
+        if self.low is not None:
+            x = torch.maximum(x, cast(Tensor, self.low))
+        return x if self.high is None else torch.minimum(x, cast(Tensor, self.high))
 
 
 class _Norm(nn.Module):
@@ -208,12 +222,13 @@ class _Norm(nn.Module):
     def __init__(self, own: Any) -> None:
         super().__init__()
         self._root, self._eps = own.config.hidden_size**0.5, own.config.rms_norm_eps
-        standard = (own.std_bias, own.std_scale) if own.config.standardize else (None, None)
-        self.register_buffer("bias", standard[0], persistent=False)
-        self.register_buffer("scale", standard[1], persistent=False)
+        # No buffers: .half() would round them, and take what is beyond float16 for infinite.
+        self._standard = (own.std_bias.float(), own.std_scale.float()) if own.config.standardize else None
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled: Tensor = x.float() * self._root
-        if self.bias is not None:
-            scaled = (scaled - cast(Tensor, self.bias).float()) * cast(Tensor, self.scale).float()
-        return scaled * torch.rsqrt(scaled.pow(2).mean(dim=-1, keepdim=True) + self._eps)
+        scaled = x.float() * self._root
+        if self._standard is not None:
+            bias, scale = self._standard
+            scaled = (scaled - bias) * scale
+        normed: Tensor = scaled * torch.rsqrt(scaled.pow(2).mean(dim=-1, keepdim=True) + self._eps)
+        return normed
