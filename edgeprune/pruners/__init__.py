@@ -99,6 +99,8 @@ class Eager:
     """[B, n] float32, how many patches each of them stands for"""
     hidden: int = 0
     """rows behind them that are attended to only"""
+    areas: Tensor | None = None
+    """[N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same"""
 
 
 @dataclass(frozen=True)

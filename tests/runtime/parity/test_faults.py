@@ -100,7 +100,10 @@ def test_a_merge_into_the_wrong_token_is_caught(name: str, precision: str) -> No
     assert of_scenes().judge(name, precision, {**got, "origin": origin}).reasons
 
 
-ORDERS = [("lrcp", "origin"), ("visionzip", "origin"), ("aim", "origin"), ("aim", "order"), ("vispruner", "order")]
+ORDERS = [
+    *((name, "origin") for name in ("aim", "aot", "apet", "lrcp", "vflowopt", "visionzip")),
+    *((name, "order") for name in ("aim", "apet", "vflowopt", "vispruner")),
+]
 
 
 @pytest.mark.parametrize("number", [-2, 1 << 20])
@@ -139,9 +142,10 @@ def wrong_normalisation(own: Method, taps: Taps) -> Selection:
 
 
 READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
-READS_ATTENTION = [*READS_CLS, "hiprune", "idpruner", "received"]
+READS_ATTENTION = [*READS_CLS, "aot", "hiprune", "idpruner", "received", "vflowopt"]
 READS_FEATURES = [
-    *("aim", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp", "otprune", "scope", "score", "todre"),
+    *("aim", "aot", "apet", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp", "otprune", "scope", "score"),
+    "todre",
     *("vispruner", "zoo"),
 ]
 CASES = [
