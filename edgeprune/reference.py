@@ -71,7 +71,7 @@ class OfficialEncoder(nn.Module):
         if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
         chosen = self._method.official(
-            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector)
+            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)
         )
         if chosen.merged is not None:
             tokens = chosen.merged

@@ -102,6 +102,14 @@ class Taps:
         layer = self.depth - 1 if layer is None else layer
         return self._weighted(self._by_token(self._patches(self.attention[layer].received())), layer)
 
+    def attention_map(self, layer: int | None = None) -> Tensor:
+        """What tokens attend to among themselves in a layer, by default the last one: [B, N, N] float32, a row for each
+        that attends. Mean over heads; special tokens are dropped behind the softmax. The whole map is recomputed.
+        """
+        weights = self.attention[self.depth - 1 if layer is None else layer].weights().mean(dim=1)
+        rows = self._by_token(self._patches(weights))[:, self.prefix : weights.shape[1] - self.suffix]
+        return rows if self.areas is None else self.areas @ rows
+
     def keys(self, layer: int | None = None) -> Tensor:
         """The mean over heads of each token's keys in a layer, by default the last one: [B, N, d] float32."""
         seen = self.attention[self.depth - 1 if layer is None else layer]

@@ -101,6 +101,8 @@ class Eager:
     """rows behind them that are attended to only"""
     state: Mapping[str, Tensor] = field(default_factory=dict)
     """name -> [B, ...] float32, what a step inside the encoder kept of the frame before"""
+    areas: Tensor | None = None
+    """[N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same"""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """AOT: anchors from every window of the grid and from the whole image, which what is dropped is transported to.
 
     first    = column mean of A^l, l: option `object_layer`         A: attention, mean over heads
-    then     = column mean of A of the last layer but one
+    then     = column mean of A of the last layer but one, or of option `last_layer`
     anchors  = K // 2 // windows of the highest `first` of each window, and of the others the highest `then`
     windows  = 9, three by three; where the grid does not divide, the first ones are longer by one
     cost     = 1 - cos(x_i, x_j) + .5 |p_i - p_j|                   x: behind the projector; p: places in 0..1
@@ -64,13 +64,15 @@ class Method(pruners.Method):
     keep: int
     object_layer: int = 0
     """layer of `first`, from 1; 0: a quarter of the way up, the official 6th of 26"""
+    last_layer: int = 0
+    """layer of `then`, from 1; 0: the last but one in front of the features"""
     rounds: int = 20
     """of Sinkhorn, 1 or more"""
     written_from: ClassVar[str] = "official code at TyroneLi/AOT@88455ee"
     traits: ClassVar[Traits] = Traits(
         whole_grid=True,
         reads=("attention maps of two layers", "projected features"),
-        multiply_adds="989 M",
+        multiply_adds="985 M",
         query_rows=None,
         early=False,
         official_in_onnx=False,
@@ -88,13 +90,17 @@ class Method(pruners.Method):
             raise MethodError(f"option rounds of aot must be 1 or more, got {self.rounds}")
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        if not 0 <= self.object_layer <= depth:
-            raise MethodError(f"option object_layer of aot must be in 1..{depth}, got {self.object_layer}")
-        return tuple(sorted({self._first(depth), max(depth - 2, 0)}))
+        for option, layer in (("object_layer", self.object_layer), ("last_layer", self.last_layer)):
+            if not 0 <= layer <= depth:
+                raise MethodError(f"option {option} of aot must be in 1..{depth}, got {layer}")
+        return tuple(sorted({self._first(depth), self._then(depth)}))
 
     def _first(self, depth: int) -> int:
         """From 0."""
         return (self.object_layer or max(round(DEPTH * depth), 1)) - 1
+
+    def _then(self, depth: int) -> int:
+        return self.last_layer - 1 if self.last_layer else max(depth - 2, 0)
 
     def _each(self, grid: tuple[int, int]) -> int:
         """Anchors of a window."""
@@ -106,7 +112,7 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         own, each = windows(*taps.grid), self._each(taps.grid)
-        first, then = taps.column_mean(self._first(taps.depth)), taps.column_mean(max(taps.depth - 2, 0))
+        first, then = taps.column_mean(self._first(taps.depth)), taps.column_mean(self._then(taps.depth))
         number, size = torch.arange(then.shape[1]), max(map(len, own))
         anchors = torch.zeros_like(then, dtype=torch.bool)
         if each:
@@ -153,7 +159,7 @@ class Method(pruners.Method):
         depth, patches = len(eager.attentions), rows * columns
         first, then = (
             eager.attentions[layer].mean(dim=(1, 2))[:, eager.prefix : eager.prefix + patches]
-            for layer in (self._first(depth), max(depth - 2, 0))
+            for layer in (self._first(depth), self._then(depth))
         )
         window = torch.tensor([[row * columns + column for column in range(columns)] for row in range(rows)])
         parts = [part for high in window.tensor_split(min(3, rows)) for part in high.tensor_split(min(3, columns), 1)]

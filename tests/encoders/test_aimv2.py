@@ -25,7 +25,7 @@ VISION: dict[str, Any] = {
     "patch_size": 8,
 }
 TEXT: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
-KIND = Kind("Aimv2VisionModel", processor("CLIP", **CROPPED), prefix=0, family="aimv2", exported="dpp bavit")
+KIND = Kind("Aimv2VisionModel", processor("CLIP", **CROPPED), prefix=0, family="aimv2", exported="dpp bavit vflowopt")
 PIXELS = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 

@@ -31,6 +31,8 @@ CHECKPOINTS = {(kind.family, kind.tower): name for name, kind in STANDING.items(
 """(family, tower) -> the tiny checkpoint that stands for it, as the families' own tests declare it"""
 OPTIONS = {"hiprune": {"alpha": "0.5"}, "received": {"layer": "1"}}
 """so that a budget as small has anchors, and a tower as small a layer behind it"""
+WINDOWED = {("qwen2_5_vl", "aot"): {"object_layer": "2", "last_layer": "2"}}
+"""where some layers attend in windows: those that do not"""
 REFUSALS = {
     "no [CLS]": r"no \[CLS\] token",
     "no two-layer projector": "two-layer projector",
@@ -79,6 +81,10 @@ def tiles_of(method: Entry, encoder: Encoder) -> int:
     return parts if encoder.pools and get(method.name).traits.pools_tiles else 1
 
 
+def options_of(family: Family, method: Entry) -> dict[str, str]:
+    return WINDOWED.get((family.name, method.name), OPTIONS.get(method.name, {}))
+
+
 def budget_of(method: Entry) -> int | None:
     return None if method.name == "none" else KEEP
 
@@ -88,7 +94,7 @@ def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_sa
     made: Made, scorer_file: Path, family: Family, method: Entry
 ) -> None:
     _, encoder = made(CHECKPOINTS[family.name, family.tower])
-    keep, options = budget_of(method), OPTIONS.get(method.name, {})
+    keep, options = budget_of(method), options_of(family, method)
     if reason := refusal(method, family):
         with pytest.raises(MethodError, match=REFUSALS[reason]):
             build_method(get(method.name), method.name, encoder, keep, options)
@@ -134,7 +140,7 @@ def test_the_method_is_exported_and_verified(
     name, keep = CHECKPOINTS[family.name, family.tower], budget_of(method)
     _, encoder = made(name)
     more: dict[str, Any] = {"tiles": tiles_of(method, encoder)} if encoder.tiled else {}
-    more |= {"options": OPTIONS[method.name]} if method.name in OPTIONS else {}
+    more |= {"options": options} if (options := options_of(family, method)) else {}
     more |= {"scorer": scorer_file} if method.traits.needs_scorer else {}
     exported = cell(name, method.name, keep, **more)
     assert exported.manifest.outputs["indices"].shape == (1, keep or encoder.patches)

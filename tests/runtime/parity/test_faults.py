@@ -163,11 +163,11 @@ def wrong_normalisation(own: Method, taps: Taps) -> Selection:
 
 
 READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
-READS_ATTENTION = [*READS_CLS, "hiprune", "idpruner", "received"]
+READS_ATTENTION = [*READS_CLS, "aot", "hiprune", "idpruner", "received", "vflowopt"]
 READS_KEYS = ["entropyprune", "pitome_behind", "tome_behind"]
 READS_FEATURES = [
-    *("agilepruner", "aim", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp", "otprune", "scope", "score"),
-    *("todre", "vispruner", "zoo"),
+    *("agilepruner", "aim", "aot", "apet", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp", "otprune"),
+    *("scope", "score", "todre", "vispruner", "zoo"),
 ]
 CASES = [
     *((name, another_query) for name in READS_CLS),
