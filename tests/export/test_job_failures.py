@@ -137,7 +137,7 @@ class TestAFailureLeavesNothing:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"precision": "bfloat16"}, "--precision must be float32 or float16, got bfloat16"),
+        ({"precision": "bfloat16"}, "--precision must be one of float32, float16, int8, "),
         ({"tiles": 0}, "--tiles must be at least 1, got 0"),
         ({"tiles": 2, "dynamic_batch": True}, "--tiles 2 fixes the batch and --dynamic-batch frees it"),
         ({"target": "jetson-orion"}, "no target 'jetson-orion'.* Did you mean 'jetson-orin'"),
