@@ -1,4 +1,4 @@
-"""AOT: anchors from every window of the grid and from the whole image, which what is dropped is transported to.
+"""AOT: anchors from every window of the grid and from the whole image, to which the rest is transported.
 
     first    = column mean of A^l, l: option `object_layer`         A: attention, mean over heads
     then     = column mean of A of the last layer but one, or of option `last_layer`

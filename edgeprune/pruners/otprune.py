@@ -1,4 +1,4 @@
-"""OTPrune: keep the patches that span the most, by the determinant of I + .01 G G, G the products of their channels.
+"""OTPrune: keep the patches that span the most, by a determinant over the products of their channels.
 
     F       = x, each channel divided by its length over all patches        x: behind the projector, [N, D]
     G       = F F^T

@@ -1,4 +1,4 @@
-"""SCORE: keep the patches that [CLS] attends to and that are far from all that are kept, by the product of both.
+"""SCORE: keep what [CLS] attends to and what is far from all that is kept, by the product of both.
 
     w[j]     = a[j]^power                                           a: mean [CLS] row over heads; power: .8
     first    = argmax of w

@@ -1,4 +1,4 @@
-"""VFlowOpt: keep the patches that the most attended ones attend to, and recycle what is left, one token for each cell.
+"""VFlowOpt: keep what the most attended patches attend to, and recycle the rest as one token for each cell.
 
     A         = attention of the layer that produces the features, mean over heads, among patches
     r[j]      = mean over i of A[i, j]
