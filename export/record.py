@@ -40,6 +40,7 @@ from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity import BOUNDS, Verdict, compare
 from edgeprune.runtime.parity.decisions import Case
 from edgeprune.runtime.parity.inside import RANKED, followed, stepped
+from edgeprune.runtime.parity.regret import of_probe
 from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed, replayed
 from edgeprune.schedule import NEXT, STATE
 from edgeprune.trace import PrunedEncoder, first_frame, outputs
@@ -160,7 +161,7 @@ class Reference:
         for name in sorted(self._written, key=lambda one: one != self._hardest):
             with torch.inference_mode():
                 results = module(*self._inputs(name))
-            verdict = self._judged(name, results, bounds)
+            verdict = self._judged(name, results, of_probe(bounds, name))
             if not verdict.passed:
                 self._hardest = name
                 return f"of {name}, {verdict.reasons[0]}"

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NAMES", "Worth", "beyond", "median", "together", "worth"]
+__all__ = ["FLAT", "NAMES", "Worth", "beyond", "median", "of_probe", "together", "worth"]
 
 NAMES = ("regret", "token_median", "token_each")
 """of the bounds, as `quantised` of a manifest has them"""
+FLAT = ("flat", "black", "white")
+"""probes that prove shapes, not choices: all their patches are alike, and a choice is worth what rounding makes it"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ def worth(values: NDArray[np.float64], chosen: NDArray[np.int64], among: NDArray
     best = np.sort(candidates)[len(candidates) - len(chosen) :]
     lost, blind = best - np.sort(values[chosen]), best - candidates.mean()
     return Worth(float(lost.sum()), float(blind.sum()), float(np.abs(best).sum()))
+
+
+def of_probe(bounds: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
+    """The bounds that hold for a probe: of a flat one those of its tokens alone."""
+    return {**bounds, "regret": math.inf} if bounds is not None and name in FLAT else bounds
 
 
 def together(sets: Iterable[Worth]) -> Worth:

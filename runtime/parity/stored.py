@@ -32,6 +32,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError
 from edgeprune.runtime.budgets import first_picks
 from edgeprune.runtime.parity.inside import STEPS
+from edgeprune.runtime.parity.regret import of_probe
 from edgeprune.runtime.parity.verdict import RULES, Verdict, compare
 
 __all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "own_image", "packed", "replayed", "stored_probes"]
@@ -164,7 +165,7 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
                 rule or _older(expected),
                 {one: unpacked(one, value) for one, value in named.items()},
                 whole,
-                bundle.manifest.bounds,
+                of_probe(bundle.manifest.bounds, name),
                 tensor(IMAGES) if IMAGES in have[name] else None,
             )
 

@@ -18,6 +18,7 @@ from edgeprune.runtime.backends.ort import available_devices
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.loading import open_bundle
 from edgeprune.runtime.parity.inside import followed
+from edgeprune.runtime.parity.regret import FLAT
 from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
 from edgeprune.runtime.parity.verdict import Verdict, worst
 from edgeprune.runtime.runner import PIXELS, Runner
@@ -31,8 +32,6 @@ Forced: TypeAlias = "Callable[[str, Mapping[str, NDArray[Any]]], tuple[Mapping[s
 """(name of a probe, what a device made of it) -> outputs and quantities of the reference whose steps inside the encoder
 did what the device's did"""
 
-FLAT = ("flat", "black", "white")
-"""probes that prove shapes, not choices: all their patches are alike"""
 PROVEN = 0.5
 """share of the decisions"""
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "error.hpp"
@@ -10,6 +11,8 @@
 namespace edgeprune::parity {
 
 namespace {
+
+const char *const FLAT[] = {"flat", "black", "white"};
 
 std::string percent(double share) { return formatted("%.2f", 100 * share) + "%"; }
 
@@ -59,6 +62,15 @@ std::optional<Bounds> bounds_of(const Json &quantised) {
     if (quantised.is_null()) return {};
     const Json &given = quantised.at("bounds");
     return Bounds{number(given, "regret"), number(given, "token_median"), number(given, "token_each")};
+}
+
+bool is_flat(const std::string &probe) {
+    return std::find(std::begin(FLAT), std::end(FLAT), probe) != std::end(FLAT);
+}
+
+Json of_probe(Json quantised, const std::string &probe) {
+    if (!quantised.is_null() && is_flat(probe)) quantised.at("bounds")["regret"] = std::numeric_limits<double>::infinity();
+    return quantised;
 }
 
 std::vector<std::string> beyond(const Bounds &bounds, double lost, const Floats &errors, const std::string &what) {

@@ -37,6 +37,11 @@ struct Bounds {
 };
 std::optional<Bounds> bounds_of(const Json &quantised);  // none of null
 
+// Probes that prove shapes, not choices: all their patches are alike, and a choice is worth what rounding makes of it
+bool is_flat(const std::string &probe);
+// `quantised` with the bounds that hold for a probe: of a flat one those of its tokens alone.
+Json of_probe(Json quantised, const std::string &probe);
+
 // Why one image fails by them; errors: of each token, or of each row of a head; what: how they are called
 std::vector<std::string> beyond(const Bounds &bounds, double lost, const Floats &errors, const std::string &what);
 

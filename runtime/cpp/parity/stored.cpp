@@ -10,6 +10,7 @@
 #include "bundle/shown.hpp"
 #include "parity/inside.hpp"
 #include "parity/numbers.hpp"
+#include "parity/regret.hpp"
 #include "parity/verdict.hpp"
 
 namespace edgeprune::parity {
@@ -263,7 +264,7 @@ Probe Reference::read(const std::string &name) const {
         return found->second;
     };
     Probe probe;
-    probe.whole = !manifest_.steps.empty(), probe.quantised = manifest_.quantised;
+    probe.whole = !manifest_.steps.empty(), probe.quantised = of_probe(manifest_.quantised, name);
     for (const Spec &spec : manifest_.encoder().inputs) probe.inputs.set(spec.name, tensor(spec.name));
     for (const Spec &spec : manifest_.encoder().outputs) probe.outputs.set(spec.name, tensor(spec.name));
     for (const auto &field : quantities_) {

@@ -9,15 +9,13 @@
 #include "backends/cut.hpp"
 #include "images/preprocessing.hpp"
 #include "parity/numbers.hpp"
+#include "parity/regret.hpp"
 #include "parity/stored.hpp"
 
 namespace edgeprune::parity {
 
 namespace {
 
-// Probes that prove shapes, not choices: all their patches are alike
-const char *const FLAT[] = {"flat", "black", "white"};
-bool is_flat(const std::string &name) { return std::find(std::begin(FLAT), std::end(FLAT), name) != std::end(FLAT); }
 constexpr double PROVEN = 0.5;  // share of the decisions
 constexpr char PIXELS[] = "pixel_values";
 

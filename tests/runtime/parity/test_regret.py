@@ -15,7 +15,7 @@ from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.joins import joins, nearest
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.pairs import pairs
-from edgeprune.runtime.parity.regret import Worth, beyond, median, together, worth
+from edgeprune.runtime.parity.regret import Worth, beyond, median, of_probe, together, worth
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.topk import fixed, topk
@@ -263,3 +263,11 @@ def test_of_several_images_the_worst_loss_and_the_least_that_chance_would_lose()
 
 def test_errors_that_are_not_numbers_are_beyond_every_bound() -> None:
     assert len([*beyond(BOUNDS, float("nan"), np.array([np.nan]), "tokens")]) == 3
+
+
+def test_of_a_flat_probe_only_tokens_are_judged() -> None:
+    bounds = {"regret": 0.01, "token_median": 0.05, "token_each": 0.15}
+    assert of_probe(None, "black") is None
+    assert of_probe(bounds, "scene00") == bounds
+    assert list(beyond(of_probe(bounds, "black") or {}, 0.5, np.array([0.01]), "tokens")) == []
+    assert len(list(beyond(of_probe(bounds, "black") or {}, 0.5, np.array([0.2]), "tokens"))) == 2
