@@ -46,11 +46,12 @@ from edgeprune.trace import PrunedEncoder, first_frame, outputs
 
 __all__ = ["STEPS", "Exported", "Request", "export_bundle", "steps_of"]
 
+BASELINES = "export the baselines"
 STEPS = (
     "read the checkpoint",
     "run the reference",
     "trace and export",
-    "export the baselines",
+    BASELINES,
     "write the graphs",
     "verify on ONNX Runtime",
 )
@@ -70,11 +71,11 @@ class Exported:
 
 
 def steps_of(request: Request) -> tuple[str, ...]:
-    """Those of STEPS, and CALIBRATE where it is one."""
-    if request.precision not in QUANTISED:
-        return STEPS
-    behind = STEPS.index("run the reference") + 1
-    return (*STEPS[:behind], CALIBRATE, *STEPS[behind:])
+    """Those of STEPS that it takes, and CALIBRATE where it is one."""
+    steps = [step for step in STEPS if request.baselines or step != BASELINES]
+    if request.precision in QUANTISED:
+        steps.insert(steps.index("run the reference") + 1, CALIBRATE)
+    return tuple(steps)
 
 
 def export_bundle(request: Request, step: Callable[[str], None] = lambda name: None) -> Exported:
@@ -270,7 +271,7 @@ def _trace(
         models = {bundle.ENCODER: convert(module, names, metadata=metadata, others=before)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
-        step("export the baselines")
+        step(BASELINES)
         models |= baselines(encoder, method, pixels, convert, pooled)
         models["matmul"] = matmul(precision, opset, ir_version)
     return models

@@ -145,6 +145,7 @@ def check(request: Request, exported: bool = True) -> None:
         if not request.probes.is_dir():
             raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
         check_own(request.probes, request.image_range)
+    check_scenes("--calibration", request.calibrated_on)
     if request.calibrated_on not in (None, SCENES):
         check_calibration(Path(str(request.calibrated_on)), request.image_range)
     if not exported:
@@ -194,6 +195,15 @@ def spelled_out(request: Request) -> Request:
     return replace(request, method="none", inside=name, schedule=schedule, called=name)
 
 
+def check_scenes(option: str, given: str | None) -> None:
+    """Raises RequestError where drawn scenes are asked for beside a folder that is called as they are."""
+    if given == SCENES and Path(SCENES).is_dir():
+        raise RequestError(
+            f"{option} {SCENES} means drawn scenes, and there is a folder {SCENES} here as well; give ./{SCENES} for "
+            "that one, or leave the option out for drawn ones"
+        )
+
+
 def check_calibration(folder: Path, within: tuple[float, float] | None = None) -> list[Path]:
     """The images that ranges are to be taken of, as far as can be said without decoding them.
 
@@ -202,7 +212,7 @@ def check_calibration(folder: Path, within: tuple[float, float] | None = None) -
     paths = folder_of(folder, "--calibration")
     if len(paths) < FEWEST:
         raise ImageError(
-            f"--calibration must be a folder of {FEWEST} images or more, as one alone has no range of anything; "
+            f"--calibration must be a folder of {FEWEST} images or more, too few to tell a range; "
             f"{folder} has {len(paths)}: add some, or leave it out"
         )
     for path in paths:
@@ -235,6 +245,7 @@ def _check_method(request: Request) -> None:
             "--calibrate goes with --keep auto, --option position=fitted, or what takes numbers of images: "
             f"{', '.join(able)}; leave it out"
         )
+    check_scenes("--calibrate", request.calibrate)
     if request.calibrate not in (None, SCENES):
         folder_of(Path(str(request.calibrate)), "--calibrate")
 

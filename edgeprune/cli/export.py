@@ -71,7 +71,7 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option(
     "--keep-float",
-    metavar="LAYER,...",
+    metavar="PRODUCT,...",
     help="Products that are not quantised, as `inspect` names them; * stands for any.",
 )
 @click.option("--layer", type=int, help="Feature layer, an index into hidden_states; default the model's.")

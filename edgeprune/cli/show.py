@@ -47,7 +47,7 @@ def command(
     edgeprune show my-bundle photos/*.jpg --output kept
     """
     from edgeprune.runtime import load
-    from edgeprune.runtime.images.preprocess import as_rgb
+    from edgeprune.runtime.images.preprocess import as_rgb, check_file
     from edgeprune.runtime.show import draw
 
     if not images and image_range is not None:
@@ -56,7 +56,9 @@ def command(
     drawn: list[dict[str, Any]] = []
     with progress() as show:
         runner = bundle if len(places) == 1 else load(bundle, device)
-        if len(places) > 1:  # behind what may be refused of the bundle
+        if len(places) > 1:  # behind what may be refused of the bundle, and of the images
+            for path in images:
+                check_file(path, image_range)
             _make(next(iter(places)).parent)
         for at, (place, image) in enumerate(places.items()):
             show(at, len(places), place.name)
@@ -82,8 +84,8 @@ def _places(images: tuple[Path, ...], output: Path | None) -> dict[Path, Path | 
     places: dict[Path, Path | None] = {folder / f"{image.stem}.png": image for image in images}
     if len(places) < len(images):
         raise click.UsageError("the names of several images must differ, as their pictures have them; give them apart")
-    if folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"--output must be a folder for several images, {folder} is none")
+    if (folder.exists() and not folder.is_dir()) or folder.suffix.lower() == ".png":
+        raise click.UsageError(f"--output must be a folder for several images, got {folder}; name one, or leave it out")
     return places
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
-from edgeprune.errors import ParityError, RequestError, unknown_name
+from edgeprune.errors import ParityError, RequestError
 from edgeprune.export.quantise.products import Products, quantising
 from edgeprune.export.quantise.scheme import Scheme
 from edgeprune.export.ranges import block_of
@@ -35,7 +35,11 @@ def asked_float(patterns: Sequence[str], products: Products) -> dict[str, str]:
     for pattern in patterns:
         fitting = fnmatch.filter(products, pattern)
         if not fitting:
-            raise RequestError(unknown_name("product", pattern, products))
+            some = ", ".join([*products][:2])
+            raise RequestError(
+                f"--keep-float must name products, or patterns as '*.mlp.fc1' and 'projector.*', got {pattern!r}; "
+                f"there are {len(products)}, such as {some}"
+            )
         found |= set(fitting)
     return {name: "asked" for name in products if name in found}
 

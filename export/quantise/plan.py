@@ -68,7 +68,7 @@ class Plan:
             "scheme": self.scheme.precision,
             "activations": None if self.scheme.dynamic else self.scheme.activations,
             "smoothed": [name for name in self.smoothed if name in found],
-            "layers": [
+            "products": [
                 {
                     "name": name,
                     "error": self.errors.get(name, 0.0),
@@ -106,10 +106,11 @@ def planned(
     """
     module = PrunedEncoder(encoder, method).eval()
     products = products_of(module, encoder)
+    asked = asked_float(keep_float, products)
     with behind_norms(module, products) as norms:
         first = calibrated(module, products, source.first(FEW), preprocessing, batch, told, "outliers")
     products = {name: part for name, part in products.items() if name in first.ranges}
-    asked = asked_float(keep_float, products)
+    asked = {name: why for name, why in asked.items() if name in products}
     smoothed = () if scheme.precision == "fp8" else smooth(module, products, norms, first.largest)
     calibration, ranges = None, first.ranges
     if not scheme.dynamic:

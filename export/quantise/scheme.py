@@ -53,11 +53,6 @@ class Scheme:
         return self.precision == "int8-dynamic"
 
     @property
-    def symmetric(self) -> bool:
-        """Whether 0 of the activations is 0 of the integers."""
-        return self.activations != "u8"
-
-    @property
     def percentile(self) -> float:
         """Of the values of a tensor, those that a range is to hold, in percent. A float8 is as exact near the end of a
         range as elsewhere: nothing is gained by a shorter one."""

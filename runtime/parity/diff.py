@@ -238,11 +238,11 @@ def _said(manifest: Manifest, *only: str) -> dict[str, Any]:
 
 
 def _quantised(given: Mapping[str, Any]) -> dict[str, Any]:
-    """In a few words: every layer has its own error, and every tensor its range."""
+    """In a few words: every product has its own error, and every tensor its range."""
     said = {f"quantised.{name}": given[name] for name in ("activations", "bounds") if name in given}
-    if layers := given.get("layers"):
-        floats = [layer["name"] for layer in layers if layer.get("float")]
-        said["quantised.layers"] = f"{len(layers) - len(floats)} of {len(layers)}"
+    if products := given.get("products"):
+        floats = [product["name"] for product in products if product.get("float")]
+        said["quantised.products"] = f"{len(products) - len(floats)} of {len(products)}"
         said["quantised.float"] = ", ".join(floats) or "none"
     if calibration := given.get("calibration"):
         said["quantised.calibration"] = f"{calibration.get('images')} images, {calibration.get('source')}"

@@ -117,7 +117,7 @@ WRONG: dict[tuple[object, ...], str] = {
     ),
     ("export", "--method", "tome", "--keep", 64, "--option", "score=cls"): "no option of tome 'score'; have bias",
     ("export", "--method", "tome", "--keep", 64, "--calibrate", "scenes"): (
-        "--calibrate goes with --keep auto, or with the official schedule of flowcut, whose counts are taken of images"
+        "--calibrate goes with --keep auto, --option position=fitted, or what takes numbers of images: flowcut"
     ),
     ("export", "--method", "flowcut", "--keep", 64, "--calibrate", "nowhere"): (
         "--calibrate must be a folder with images .*; nowhere has none"

@@ -66,6 +66,13 @@ def test_an_image_with_holes_is_refused_by_its_name_and_leaves_nothing(run: Run,
     assert [path.name for path in desk.iterdir()] == ["mine"]
 
 
+def test_drawn_scenes_beside_a_folder_of_that_name_are_refused(run: Run, desk: Path) -> None:
+    (desk / "scenes").mkdir()
+    done = run(*INT8, "--calibration", "scenes")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "give ./scenes for that one" in done.err
+
+
 REFUSED: dict[tuple[str, ...], str] = {
     ("--precision", "int8", "--target", "ort-cuda"): "--precision int8 needs a target with products of int8; ort-cuda",
     ("--precision", "fp8"): "needs a target with products of float8, SM 89 or later; cpu has ONNX Runtime",
@@ -89,9 +96,9 @@ def test_what_a_target_or_a_precision_has_not_is_refused(run: Run, desk: Path, w
 
 
 @pytest.mark.slow
-def test_a_product_that_is_not_there_is_refused_with_the_nearest(run: Run, desk: Path) -> None:
+def test_a_product_that_is_not_there_is_refused_with_some_that_are(run: Run, desk: Path) -> None:
     done = run(*INT8, "--calibration-images", 2, "--keep-float", "projector.linear_3")
     assert (done.code, done.out) == (2, "")
-    assert "no product 'projector.linear_3'" in done.err.splitlines()[-1]
-    assert "Did you mean 'projector.linear_" in done.err.splitlines()[-1]
+    assert "--keep-float must name products" in done.err.splitlines()[-1]
+    assert "there are 32, such as " in done.err.splitlines()[-1]
     assert not any(desk.iterdir())

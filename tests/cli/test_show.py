@@ -61,7 +61,9 @@ def test_several_images_are_drawn_into_a_folder(run: Run, desk: Path, exported: 
     assert "must differ" in said(run("show", exported[0], SCENE, SCENE))
     assert "nowhere" in said(run("show", "nowhere", SCENE, other, "--output", "new"))
     assert not (desk / "new").exists()
-    assert "kept.png is none" in said(run("show", exported[0], SCENE, other, "--output", "kept.png"))
+    assert "nosuch.png" in said(run("show", exported[0], SCENE, "nosuch.png", "--output", "half"))
+    assert not (desk / "half").exists()
+    assert "got kept.png" in said(run("show", exported[0], SCENE, other, "--output", "kept.png"))
 
 
 def test_show_refuses_what_is_no_image(

@@ -79,9 +79,9 @@ def _quantised(manifest: Manifest) -> dict[str, str]:
     if (said := manifest.quantised) is None:
         return {}
     try:
-        layers, activations = said["layers"], said["activations"] or "ranges of each run"
-        floats = sorted((one for one in layers if one["float"]), key=lambda one: -one["error"])
-        count = f"{len(layers) - len(floats)} of {len(layers)} products, activations {activations}"
+        products, activations = said["products"], said["activations"] or "ranges of each run"
+        floats = sorted((one for one in products if one["float"]), key=lambda one: -one["error"])
+        count = f"{len(products) - len(floats)} of {len(products)} products, activations {activations}"
         smoothed, calibration = len(said["smoothed"]), said["calibration"]
         return {
             "quantised": f"{said['scheme']}: {count}" + (f"; inputs of {smoothed} smoothed" if smoothed else ""),

@@ -51,13 +51,13 @@ def test_the_manifest_says_what_is_quantised_by_which_ranges(exported: Exported,
     calibration = said["calibration"]
     assert (calibration["images"], calibration["source"]) == (16, "drawn scenes and probes")
     assert len(calibration["digest"]) == 64
-    quantised = [one["name"] for one in said["layers"] if not one["float"]]
+    quantised = [one["name"] for one in said["products"] if not one["float"]]
     assert sorted(calibration["ranges"]) == sorted(quantised)
     assert all(low <= 0 <= high and low < high for low, high in calibration["ranges"].values())
 
 
 def test_every_product_has_its_error_and_those_in_float_say_why(said: dict[str, Any]) -> None:
-    layers = {one["name"]: one for one in said["layers"]}
+    layers = {one["name"]: one for one in said["products"]}
     assert len(layers) == PRODUCTS
     assert all(0 < one["error"] < 0.1 for one in layers.values())
     assert layers[ASKED]["why"] == "asked"
@@ -78,9 +78,9 @@ def test_the_graph_has_those_products_in_eight_bits_and_the_others_in_float(
         if node.op_type == "MatMul" and all(value is not None for value in given):
             made = [value.producer() for value in given if value is not None]
             quantised[name] = all(one is not None and one.op_type == "DequantizeLinear" for one in made)
-    for one in said["layers"]:
+    for one in said["products"]:
         assert quantised[one["name"]] is not one["float"]
-    assert not any(part for name, part in quantised.items() if name not in {one["name"] for one in said["layers"]})
+    assert not any(part for name, part in quantised.items() if name not in {one["name"] for one in said["products"]})
 
 
 def test_the_user_is_told_what_ranges_were_taken_of(exported: Exported) -> None:
@@ -121,7 +121,7 @@ def test_every_kind_of_graph_is_within_its_bounds(fields: dict[str, Any], tmp_pa
     assert [report.passed for report in exported.reports] == [True]
     said = exported.manifest.quantised
     assert said is not None
-    floats = [one for one in said["layers"] if one["float"]]
+    floats = [one for one in said["products"] if one["float"]]
     assert len(floats) <= PRODUCTS // 4
     cost = exported.manifest.cost
     assert cost["graph"] == pytest.approx(cost["formula"], rel=0.06)  # as of a float graph

@@ -55,7 +55,7 @@ def test_what_is_quantised_is_told_in_a_few_words(make_bundle: MakeBundle) -> No
     said = {
         "activations": "u8",
         "bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15},
-        "layers": [{"name": "a", "error": 0.1, "float": True, "why": "measured"}, {"name": "b", "error": 0.0}],
+        "products": [{"name": "a", "error": 0.1, "float": True, "why": "measured"}, {"name": "b", "error": 0.0}],
         "calibration": {"images": 64, "source": "scenes", "ranges": {"x": [0, 1]}},
     }
     found = diff(make_bundle(), make_bundle(precision="int8", quantised=said)).fields
@@ -63,7 +63,7 @@ def test_what_is_quantised_is_told_in_a_few_words(make_bundle: MakeBundle) -> No
         "precision": ("float32", "int8"),
         "quantised.activations": (None, "u8"),
         "quantised.bounds": (None, said["bounds"]),
-        "quantised.layers": (None, "1 of 2"),
+        "quantised.products": (None, "1 of 2"),
         "quantised.float": (None, "a"),
         "quantised.calibration": (None, "64 images, scenes"),
     }
