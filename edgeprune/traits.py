@@ -28,12 +28,14 @@ FEATURES = (CLS, MLP, SHORTER, DETECTS)
 tokens than there were in front of them"""
 
 _CLS_ATTENTION, _PROJECTED, _PROJECTOR = "[CLS] attention", "projected features", "projector weights"
+_BY_QUERY = "attention map, query by query"
 READS = (
     "image or early hidden states",
     _CLS_ATTENTION,
     "attention map",
     "attention maps of two layers",
     "attention map of an early layer",
+    _BY_QUERY,
     "keys",
     "features",
     _PROJECTED,
@@ -109,8 +111,8 @@ class Traits:
 
     @property
     def attends(self) -> bool:
-        """Whether it ranks by attention, which can be taken times a weight for each position."""
-        return any("attention" in one for one in self.reads)
+        """Whether it ranks by attention that is taken times a weight for each position, where it is asked for."""
+        return any("attention" in one and one != _BY_QUERY for one in self.reads)
 
     @property
     def needs_cls(self) -> bool:

@@ -43,7 +43,7 @@ class Method(pruners.Method):
     written_from: ClassVar[str] = "official code at sihany077/VFlowOpt@129eeef"
     traits: ClassVar[Traits] = Traits(
         whole_grid=True,
-        reads=("attention map", "projected features"),
+        reads=("attention map, query by query", "projected features"),
         multiply_adds="513.5 M",
         query_rows=None,
         early=False,

@@ -97,7 +97,8 @@ def _windows(case: Case) -> Chain:
     kept = np.asarray(case.got["indices"], np.int64)
     unseen = largest(relative, case.unseen) * float(first.max())
     counts = [int(marked[window == one].sum()) for one in np.unique(window)]
-    defects = [] if len(set(counts)) == 1 else ["every window must have as many anchors as the others"]
+    even = len(set(counts)) == 1 and sum(counts) == marked.sum()
+    defects = [] if even else ["every window must have as many anchors as the others"]
     if marked[kept].sum() != marked.sum():
         defects.append("an anchor of a window is not kept")
     chains = [

@@ -18,6 +18,7 @@ Chain windows(const Case &one) {
     const double unseen = largest({relative, one.unseen}) * highest(first);
     std::vector<Chain> chains;
     std::set<std::size_t> counts;
+    std::size_t anchored = 0;
     for (const double name : std::set<double>(window.begin(), window.end())) {
         Mask here(patches);
         Places anchors;
@@ -25,11 +26,12 @@ Chain windows(const Case &one) {
             here[at] = window[at] == name;
             if (here[at] && marked[at]) anchors.push_back(static_cast<std::int64_t>(at));
         }
-        counts.insert(anchors.size());
+        counts.insert(anchors.size()), anchored += anchors.size();
         chains.push_back(cut(first, anchors, here, unseen, one.eps));
     }
     std::vector<std::string> defects;
-    if (counts.size() != 1) defects.push_back("every window must have as many anchors as the others");
+    if (counts.size() != 1 || anchored != count(marked))
+        defects.push_back("every window must have as many anchors as the others");
     if (those(kept, marked).size() != count(marked)) defects.push_back("an anchor of a window is not kept");
     chains.push_back(cut(reference, those(kept, marked, false), !marked, errors, one.eps));
     chains.push_back(

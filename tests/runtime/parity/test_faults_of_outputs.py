@@ -138,7 +138,8 @@ OUTPUTS: dict[Callable[[Arrays], Arrays], list[str]] = {
     a_constant_added_to_scores: [name for name in RANKING if name not in ("idpruner", "lrcp")],
     two_added_to_scores: NAMES,
     scores_of_kept_patches_one_place_on: RANKING,
-    scores_rounded_to_float16: [name for name in NAMES if name not in FIXED],
+    # entropies lie above 2, where numbers may be those of a tier, which lose bits by themselves
+    scores_rounded_to_float16: [name for name in NAMES if name not in (*FIXED, "entropyprune")],
     scores_of_another_image: RANKING,
     origin_shuffled: MERGING,
     origin_by_distance_in_the_raster: MERGING,

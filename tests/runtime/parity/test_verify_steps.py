@@ -24,7 +24,7 @@ def run(got: Arrays, asked: list[str]) -> Verdict:
         assert np.array_equal(outputs["trail.1"], FORCED["trail.1"])
         return FORCED, {}
 
-    session, manifest = SimpleNamespace(flags=()), SimpleNamespace(precision="float16")
+    session, manifest = SimpleNamespace(flags=()), SimpleNamespace(precision="float16", computes="float16")
     runner: Any = SimpleNamespace(session=session, manifest=manifest, run=lambda feeds: got)
     return _run(runner, "scene", Probe({}, dropped(), DROP, {}, True), forced)
 
