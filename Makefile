@@ -36,12 +36,13 @@ quality: $(STAMP)
 	$(BIN)/edgeprune sweep --count 1000 --output demo/quality
 	$(BIN)/python -m edgeprune.cli.tables.quality demo/quality docs/quality.md
 
-# `make test` leaves out what is marked slow, `make test-slow` is that alone, `make test-all` is both.
+# `make test` leaves out what is marked slow or cells, `make test-slow` is what is slow; `make test-all` is all of it, with
+# every cell of the matrices, and takes an hour or more.
 # The workers are the threads, in the processes that tests start as well.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test: $(STAMP) cpp-headers
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not cells"
 
 test-slow: $(STAMP) cpp-headers
 	$(PYTEST) -m slow

@@ -42,7 +42,7 @@ REFUSALS = {
 """the matrix's words -> the code's"""
 KEEP = 12
 EXPORTED = {name: kind.exported for name, kind in STANDING.items()}
-"""the checkpoint -> the methods that are always exported on it, all others in `slow`: each method, each encoder, and
+"""the checkpoint -> the methods that are always exported on it, all others in `cells`: each method, each encoder, and
 what went wrong before: tiles in one pool, attention in windows, grouped patches, positions, extras, drops inside,
 merges, tokens that are averages, and detectors"""
 
@@ -58,7 +58,7 @@ def name_of(family: Family, method: Entry) -> str:
 PAIRS = [(family, method) for family in families() for method in methods()]
 CELLS = [pytest.param(*pair, id=name_of(*pair)) for pair in PAIRS]
 WORKING = [
-    pytest.param(family, method, id=name_of(family, method), marks=() if always(family, method) else pytest.mark.slow)
+    pytest.param(family, method, id=name_of(family, method), marks=() if always(family, method) else pytest.mark.cells)
     for family, method in PAIRS
     if not refusal(method, family)
 ]

@@ -77,7 +77,7 @@ def always(kind: int, method: int, target: int) -> bool:
 
 CELLS = [
     pytest.param(
-        kind, method, target, id=f"{kind}-{method}-{target}", marks=() if always(i, j, k) else pytest.mark.slow
+        kind, method, target, id=f"{kind}-{method}-{target}", marks=() if always(i, j, k) else pytest.mark.cells
     )
     for i, kind in enumerate(KINDS)
     for j, method in enumerate(METHODS)

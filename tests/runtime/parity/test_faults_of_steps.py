@@ -31,7 +31,7 @@ Carried = Mapping[str, Tensor]
 
 
 def some(names: Sequence[str]) -> list[Any]:
-    return [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [name if name in FIRST else pytest.param(name, marks=pytest.mark.cells) for name in names]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -191,7 +191,7 @@ BECOMES = {
     "rows_of_another_image": (rows_of_another_image, REDUCERS),
 }
 EVERY = [
-    pytest.param(name, fault, marks=() if name in FIRST else pytest.mark.slow)
+    pytest.param(name, fault, marks=() if name in FIRST else pytest.mark.cells)
     for fault, (_, names) in BECOMES.items()
     for name in names
 ]
