@@ -17,7 +17,7 @@ from tests.encoders.test_matrix import KEEP
 STANDING = {name: kind for name, kind in declared().items() if kind.family and not kind.detects}
 
 
-@pytest.mark.slow
+@pytest.mark.cells
 @pytest.mark.parametrize("name", STANDING)
 def test_every_attention_layer_is_one_kernel(
     made: Callable[[str], tuple[Path, Encoder]], name: str, tmp_path: Path

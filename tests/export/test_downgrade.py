@@ -33,8 +33,8 @@ GRAPH_ERROR = 1e-5
 
 
 ALWAYS = ("fastervlm", "aim", "holov", "scope", "visionzip")
-"""together they have every operator of a method that opset 17 says otherwise; the others are slow"""
-METHODS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in pruners.names()]
+"""together they have every operator of a method that opset 17 says otherwise; the others are cells"""
+METHODS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.cells) for name in pruners.names()]
 
 
 @pytest.fixture(params=METHODS)

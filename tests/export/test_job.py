@@ -196,7 +196,7 @@ def test_another_layer_is_another_graph(early: Exported) -> None:
 
 
 CELLS = [
-    pytest.param(method, precision, marks=() if precision == "float16" and method in IN_FLOAT16 else pytest.mark.slow)
+    pytest.param(method, precision, marks=() if precision == "float16" and method in IN_FLOAT16 else pytest.mark.cells)
     for method in pruners.names()
     for precision in ("float32", "float16")
 ]

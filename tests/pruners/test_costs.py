@@ -105,7 +105,7 @@ def shortened(encoder: Encoder, name: str, options: dict[str, str], steps: tuple
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param(*one, marks=() if one in OFTEN else pytest.mark.slow, id="-".join([one[0], *one[1].values()]))
+        pytest.param(*one, marks=() if one in OFTEN else pytest.mark.cells, id="-".join([one[0], *one[1].values()]))
         for one in SHORTENED
     ],
 )
