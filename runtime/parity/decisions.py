@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.runtime.parity.regret import Worth, worth
+from edgeprune.runtime.parity.regret import Worth, worth_of_cut
 
 __all__ = [
     "COSINE_NOISE",
@@ -149,7 +149,7 @@ def cut(
     error: of the values; or [N], of each of them, of which the largest near the cut is taken
     """
     values = values.astype(np.float64)
-    left, sets = among & ~mask(len(values), chosen), [worth(values, chosen, among)]
+    left, sets = among & ~mask(len(values), chosen), [worth_of_cut(values, chosen, among)]
     if not len(chosen) or not left.any():
         none = np.zeros(len(chosen))
         return Chain(none, none, none + np.inf, sets=sets)

@@ -21,7 +21,7 @@ import numpy as np
 
 from edgeprune.runtime.parity.decisions import NEAR, NOTHING, Case, Chain, Floats, joined, largest
 from edgeprune.runtime.parity.joins import nearest
-from edgeprune.runtime.parity.regret import Worth
+from edgeprune.runtime.parity.regret import worth
 from edgeprune.runtime.parity.tiers import TIER_ROUNDING, parted, tiers_of
 from edgeprune.runtime.parity.topk import measured
 
@@ -157,5 +157,5 @@ def _picked(true: Floats, order: np.ndarray, errors: Floats, scale: float) -> Ch
         regret.append(max(0.0, best - true[row]))
         margin.append(abs(true[row] - best))
         tolerance.append(2 * float(errors[near].max()) + scale)
-    lost = Worth(float((highest - true[order]).sum()), float((highest - mean).sum()), float(np.abs(highest).sum()))
+    lost = worth(highest, true[order], mean)
     return Chain(np.array(regret), np.array(tolerance), np.array(margin), sets=[lost])

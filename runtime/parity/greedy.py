@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, largest
-from edgeprune.runtime.parity.regret import Worth
+from edgeprune.runtime.parity.regret import worth
 
 __all__ = ["OBJECTIVES", "greedy"]
 
@@ -77,8 +77,8 @@ def greedy(case: Case) -> Chain:
     # One scale for all would let a gain be anything where it is small beside the first. Roundings add up.
     rounding = 4 * COSINE_NOISE * np.sqrt(1 + np.arange(len(picks)))
     scale = measured + noise * (case.cosine_error + rounding) / case.bound
-    lost = Worth(float((best - chosen).sum()), float((best - mean).sum()), float(np.abs(best).sum()))
-    return Chain(regret, tolerance, margin, largest(errors), largest(errors / scale), sets=[lost])
+    sets = [worth(best, chosen, mean)]
+    return Chain(regret, tolerance, margin, largest(errors), largest(errors / scale), sets=sets)
 
 
 def _max_min(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:

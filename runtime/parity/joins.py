@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import NOTHING, Case, Chain, Floats, joined
-from edgeprune.runtime.parity.regret import Worth
+from edgeprune.runtime.parity.regret import worth
 from edgeprune.runtime.parity.topk import lower_went_on, topk
 
 __all__ = ["joins", "nearest", "unjoined"]
@@ -41,5 +41,5 @@ def nearest(alike: Floats, target: np.ndarray, tolerance: float) -> Chain:
     ranked = np.sort(alike, axis=1)
     second = ranked[:, -2] if alike.shape[1] > 1 else np.full(len(alike), -np.inf)
     best = ranked[:, -1]
-    lost = Worth(float((best - got).sum()), float((best - alike.mean(axis=1)).sum()), float(np.abs(best).sum()))
+    lost = worth(best, got, alike.mean(axis=1))
     return Chain(best - got, np.full(len(alike), tolerance), np.abs(got - second), sets=[lost])

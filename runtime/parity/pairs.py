@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined, largest, mask
 from edgeprune.runtime.parity.joins import nearest
-from edgeprune.runtime.parity.regret import worth
+from edgeprune.runtime.parity.regret import worth_of_cut
 from edgeprune.runtime.parity.topk import lower_went_on
 
 __all__ = ["TAKES", "pairs", "unpaired"]
@@ -35,7 +35,7 @@ def pairs(case: Case) -> Chain:
     noise = np.maximum(errors, COSINE_NOISE)
     among = mask(len(reference), even)
     chosen = cut(-reference, gone, among, noise, case.eps)
-    chosen = replace(chosen, sets=[worth(1 - reference, gone, among)])  # of the cosines themselves
+    chosen = replace(chosen, sets=[worth_of_cut(1 - reference, gone, among)])  # of the cosines themselves
     alike = case.quantities["alike"].astype(np.float64)[gone // 2]
     joins = nearest(alike, stays[trail[gone]] // 2, 2 * largest(error, COSINE_NOISE) + case.eps)
     return joined([chosen, joins], error, error)

@@ -21,10 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLAT", "NAMES", "Worth", "beyond", "median", "of_probe", "together", "worth"]
+__all__ = ["FLAT", "Worth", "beyond", "median", "of_probe", "together", "worth", "worth_of_cut"]
 
-NAMES = ("regret", "token_median", "token_each")
-"""of the bounds, as `quantised` of a manifest has them"""
 FLAT = ("flat", "black", "white")
 """probes that prove shapes, not choices: all their patches are alike, and a choice is worth what rounding makes it"""
 
@@ -45,7 +43,12 @@ class Worth:
         return part / self.size if self.size else (math.inf if part else 0.0)
 
 
-def worth(values: NDArray[np.float64], chosen: NDArray[np.int64], among: NDArray[np.bool_]) -> Worth:
+def worth(best: NDArray[np.float64], chosen: NDArray[np.float64], mean: NDArray[np.float64] | float) -> Worth:
+    """Of a chain of choices: the best value at each, the chosen one, and the mean of what there was to choose of."""
+    return Worth(float((best - chosen).sum()), float((best - mean).sum()), float(np.abs(best).sum()))
+
+
+def worth_of_cut(values: NDArray[np.float64], chosen: NDArray[np.int64], among: NDArray[np.bool_]) -> Worth:
     """Of a cut: the highest of the candidates should have been chosen.
 
     values: [N]; among: [N], the candidates, of which all chosen are
@@ -54,8 +57,7 @@ def worth(values: NDArray[np.float64], chosen: NDArray[np.int64], among: NDArray
         return Worth(0.0, 0.0, 0.0)
     candidates = values[among]
     best = np.sort(candidates)[len(candidates) - len(chosen) :]
-    lost, blind = best - np.sort(values[chosen]), best - candidates.mean()
-    return Worth(float(lost.sum()), float(blind.sum()), float(np.abs(best).sum()))
+    return worth(best, np.sort(values[chosen]), candidates.mean())
 
 
 def of_probe(bounds: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import Case, Chain, joined, out_of_order
-from edgeprune.runtime.parity.regret import Worth
+from edgeprune.runtime.parity.regret import worth
 from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["spaced"]
@@ -59,6 +59,5 @@ def spaced(case: Case) -> Chain:
     count = int((tiers > 0).sum())
     if count != len(picks):
         defects.append(f"the scores must mark the {len(picks)} picks, got {count}")
-    chosen = reference[picks]
-    lost = Worth(float((best - chosen).sum()), float((best - mean).sum()), float(np.abs(best).sum()))
-    return joined([Chain(regret, tolerance, margin, sets=[lost])], error, relative, [*defects, *out_of_order(case)])
+    chain = Chain(regret, tolerance, margin, sets=[worth(best, reference[picks], mean)])
+    return joined([chain], error, relative, [*defects, *out_of_order(case)])

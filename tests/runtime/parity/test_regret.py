@@ -15,7 +15,7 @@ from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.joins import joins, nearest
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.pairs import pairs
-from edgeprune.runtime.parity.regret import Worth, beyond, median, of_probe, together, worth
+from edgeprune.runtime.parity.regret import Worth, beyond, median, of_probe, together, worth_of_cut
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.topk import fixed, topk
@@ -46,27 +46,27 @@ VALUES = np.array([9.0, 8.0, 5.0, 2.0, 1.0])
 
 
 def test_a_cut_loses_what_the_best_ones_have_more() -> None:
-    lost = worth(VALUES, np.array([0, 2, 3]), EVERY)  # 9 + 5 + 2 where 9 + 8 + 5 was to be had
+    lost = worth_of_cut(VALUES, np.array([0, 2, 3]), EVERY)  # 9 + 5 + 2 where 9 + 8 + 5 was to be had
     assert (lost.lost, lost.size) == (6, 22)
     assert lost.of(lost.lost) == pytest.approx(6 / 22)
     assert lost.blind == 22 - 3 * 5
-    assert worth(VALUES, np.array([1, 0]), EVERY).lost == 0
+    assert worth_of_cut(VALUES, np.array([1, 0]), EVERY).lost == 0
 
 
 def test_only_candidates_count() -> None:
     among = np.array([True, False, True, True, False])
-    lost = worth(VALUES, np.array([3]), among)  # of 9, 5 and 2
+    lost = worth_of_cut(VALUES, np.array([3]), among)  # of 9, 5 and 2
     assert (lost.lost, lost.size) == (7, 9)
     assert lost.blind == pytest.approx(9 - 16 / 3)
 
 
 def test_equal_values_are_equally_good_and_nothing_chosen_loses_nothing() -> None:
-    assert worth(np.array([2.0, 2.0, 2.0, 1.0]), np.array([2]), np.ones(4, bool)).lost == 0
-    assert worth(VALUES, np.array([], np.int64), EVERY) == Worth(0, 0, 0)
+    assert worth_of_cut(np.array([2.0, 2.0, 2.0, 1.0]), np.array([2]), np.ones(4, bool)).lost == 0
+    assert worth_of_cut(VALUES, np.array([], np.int64), EVERY) == Worth(0, 0, 0)
 
 
 def test_the_share_is_of_the_size_of_the_best_whatever_its_sign() -> None:
-    lost = worth(np.array([-1.0, -2.0, -4.0]), np.array([0, 2]), np.ones(3, bool))
+    lost = worth_of_cut(np.array([-1.0, -2.0, -4.0]), np.array([0, 2]), np.ones(3, bool))
     assert lost.of(lost.lost) == pytest.approx(2 / 3)
     assert Worth(0, 0, 0).of(0) == 0
     assert Worth(1, 0, 0).of(1) == np.inf
