@@ -54,7 +54,7 @@ def fitted(encoder: Encoder, method: Method, pixels: Tensor) -> dict[int, Tensor
                 attended = attended[:, 0] if method.by_cls else attended.mean(dim=1)
                 patches = attended[:, tower.prefix : attended.shape[1] - tower.suffix].sum(dim=0)
                 sums[layer] = sums[layer] + (patches if areas is None else areas @ patches)
-    return {layer: _rounded(_even(total / len(pixels))) for layer, total in sums.items()}
+    return {layer: torch.tensor(_digits(_even(total / len(pixels)))) for layer, total in sums.items()}
 
 
 def _even(mean: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ def _even(mean: Tensor) -> Tensor:
     return mean.min() / mean
 
 
-def _rounded(weights: Tensor) -> Tensor:
-    return torch.tensor([float(f"{weight:.{DIGITS}g}") for weight in weights.tolist()])
+def _digits(weights: Tensor) -> list[float]:
+    return [float(f"{weight:.{DIGITS}g}") for weight in weights.tolist()]
 
 
 def unpadded(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -90,7 +90,7 @@ def _shown(count: int, side: int, length: int) -> list[float]:
 
 def stored(weighting: Mapping[int, Tensor]) -> dict[str, list[float]]:
     """As the manifest keeps them, by layer."""
-    return {str(layer): [float(f"{weight:.{DIGITS}g}") for weight in one.tolist()] for layer, one in weighting.items()}
+    return {str(layer): _digits(one) for layer, one in weighting.items()}
 
 
 def shown(learned: Mapping[str, Any]) -> tuple[str, ...]:

@@ -126,8 +126,8 @@ class Fields:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """of --keep auto: what was wanted, and what was measured on which images; empty where the budget was given"""
     quantised: Mapping[str, Any] | None = None
-    """of a graph whose products have fewer bits: `scheme`, `activations`, `smoothed`, `layers`, `calibration`, and the
-    `bounds` and `session` options that a runtime has to know; None of a float one"""
+    """of a graph whose products have fewer bits: `scheme`, `activations`, `smoothed`, `products`, `calibration`, and
+    the `bounds` and `session` options that a runtime has to know; None of a float one"""
     schema_version: str = SCHEMA_VERSION
     """of the file that it was read from; what is written is always this reader's"""
 

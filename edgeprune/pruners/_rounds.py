@@ -21,6 +21,7 @@ from torch.nn.functional import one_hot
 
 from edgeprune.pruners import Selection, rows_of
 from edgeprune.pruners._select import lower_take
+from edgeprune.pruners.inside._merges import in_turns, unit
 
 __all__ = ["in_rounds", "means_of", "officially_in_rounds", "rounds"]
 
@@ -44,9 +45,8 @@ def in_rounds(x: Tensor, keep: int, by_size: bool = False) -> Selection:
     batch, patches, _ = x.shape
     number = torch.arange(patches)
     similarity = _even_by_odd(x)
-    highest = torch.cat((similarity.amax(dim=2), similarity.amax(dim=1)), dim=1)
-    raster = [at // 2 + at % 2 * ((patches + 1) // 2) for at in range(patches)]  # even and odd in turns again
-    scores = ((1 - highest.index_select(1, torch.tensor(raster))) / 2).clamp(0, 1)
+    highest = in_turns(similarity.amax(dim=2), similarity.amax(dim=1))
+    scores = ((1 - highest) / 2).clamp(0, 1)
     names = number.expand(batch, -1)
     if keep == patches:
         return Selection(names, scores, origin=names, order=names)
@@ -121,7 +121,7 @@ def means_of(origin: Tensor, keep: int) -> Tensor:
 def _even_by_odd(x: Tensor) -> Tensor:
     """Cosines of the tokens at even places with those at odd ones: [B, n, D] -> [B, n - n // 2, n // 2]"""
     halves = x[:, 0::2], x[:, 1::2]  # which merging takes, too
-    even, odd = (half / torch.linalg.vector_norm(half, dim=-1, keepdim=True).clamp_min(1e-12) for half in halves)
+    even, odd = map(unit, halves)
     found: Tensor = even @ odd.transpose(1, 2)
     return found
 
@@ -144,5 +144,5 @@ def _merged(x: Tensor, weight: Tensor, alone: Tensor | None, size: Tensor | None
 
 
 def _likeness(x: Tensor) -> Tensor:
-    unit = torch.nn.functional.normalize(x, dim=-1)
-    return torch.bmm(unit[:, ::2], unit[:, 1::2].mT)
+    rows = torch.nn.functional.normalize(x, dim=-1)
+    return torch.bmm(rows[:, ::2], rows[:, 1::2].mT)

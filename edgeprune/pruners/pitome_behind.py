@@ -29,6 +29,7 @@ from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits, rows_of
 from edgeprune.pruners._rounds import means_of, rounds
 from edgeprune.pruners._select import lower_take, top_in_order
+from edgeprune.pruners.inside._merges import unit
 from edgeprune.taps import Taps
 
 TAKES = 4.0
@@ -145,6 +146,6 @@ class Method(pruners.Method):
 
 def _cosines(x: Tensor) -> Tensor:
     """[B, n, d] float32 -> [B, n, n]"""
-    unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
-    found: Tensor = unit @ unit.transpose(1, 2)
+    rows = unit(x)
+    found: Tensor = rows @ rows.transpose(1, 2)
     return found

@@ -28,7 +28,7 @@ from torch import Tensor
 from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import inside
 from edgeprune.pruners.inside import Eager, Reduction, Step
-from edgeprune.pruners.inside._merges import in_turns
+from edgeprune.pruners.inside._merges import in_turns, unit
 from edgeprune.taps import Taps
 
 METRICS = ("rows", "keys")
@@ -73,10 +73,7 @@ class Reducer(inside.Reducer):
         keys = taps.features.float() if self.metric == "rows" else taps.keys()
         count = keys.shape[1]
         merged = _merged(count, step)
-        even, odd = (
-            half / torch.linalg.vector_norm(half, dim=-1, keepdim=True).clamp_min(1e-12)
-            for half in (keys[:, 0::2], keys[:, 1::2])
-        )
+        even, odd = unit(keys[:, 0::2]), unit(keys[:, 1::2])
         best, near = (even @ odd.transpose(1, 2)).max(dim=-1)
         takes = torch.full_like(best[:, : odd.shape[1]], TAKES)
         scores = in_turns(1 - best, takes)
@@ -96,8 +93,8 @@ class Reducer(inside.Reducer):
     ) -> Reduction:
         keys = eager.features if self.metric == "rows" else eager.keys[:, :, eager.prefix :].mean(dim=1)
         batch, count, _ = keys.shape
-        unit = torch.nn.functional.normalize(keys, dim=-1)
-        alike = torch.bmm(unit[:, ::2], unit[:, 1::2].mT)
+        lengthless = torch.nn.functional.normalize(keys, dim=-1)
+        alike = torch.bmm(lengthless[:, ::2], lengthless[:, 1::2].mT)
         highest, nearest = alike.max(dim=2)
         if rows is None:
             order = highest.argsort(dim=1, descending=True)
