@@ -137,7 +137,7 @@ def compare(
     rule: as the manifest has it, {"name": ..., parameters}; `whole` as below, where it is so of a method
     quantities: what the rule replays, by name, [B, ...]
     whole: whether every output hangs on all that are kept, as where tokens are dropped inside the encoder
-    bounds: of a quantised graph, `regret`, `token_median` and `token_each`; no single decision of it is held against it then
+    bounds: of a quantised graph, `regret`, `token_median` and `token_each`; no single decision is held against it then
 
     Raises ValueError for another dtype or rule. Malformed outputs are a failed verdict, not an exception.
     """
