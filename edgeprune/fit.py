@@ -12,6 +12,7 @@ from edgeprune import catalog, pruners
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
+from edgeprune.ports import ALIGNED
 from edgeprune.pruners import Host, Method
 from edgeprune.pruners._scorer import Scorer
 from edgeprune.traits import WEIGHTING
@@ -71,6 +72,11 @@ def build_method(
         tower, (mean, std) = encoder.tower, pixels
         host = Host(encoder.grid, tower.patch_embedding.kernel_size[0], tower.width, encoder.layer, mean, std)
         built = method.fitted(keep, scorer, host, **typed)
+    if built.space == ALIGNED and encoder.aligner is None:
+        raise MethodError(
+            f"{name} compares patches with a text in CLIP's joint space, which {encoder.family} has no way into: give "
+            "--text-model, the CLIP checkpoint that its tower is of, or another --option form"
+        )
     built = built.prepared(encoder.projector)
     windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
     for layer in built.layers(encoder.layer):

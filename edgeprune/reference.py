@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import recording
+from edgeprune.ports import PRIOR
 from edgeprune.pruners import Eager, Method, Selection, depth_of, rows_of
 from edgeprune.reference_steps import Steps, Taken
 
@@ -36,9 +37,12 @@ class OfficialEncoder(nn.Module):
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
         self._encoder, self._method, self._areas = encoder, method, encoder.areas
+        self._ports = encoder.ports(method.ports)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        outputs, _ = self.choose(pixel_values)
+    def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """others: what the method and a prior are given, in the order of their ports; without, what is blank"""
+        given = dict(zip([port.name for port in self._ports], others, strict=True)) if others else None
+        outputs, _ = self.choose(pixel_values, given=given)
         return outputs
 
     def choose(
@@ -46,15 +50,18 @@ class OfficialEncoder(nn.Module):
         pixel_values: Tensor,
         forced: Mapping[int, Taken] | None = None,
         before: Mapping[str, Tensor] | None = None,
+        given: Mapping[str, Tensor] | None = None,
     ) -> tuple[tuple[Tensor, ...], Selection]:
         """The outputs, and what the method said of how it chose them, with the quantities of each step among its own,
         as `<layer>.<name>`.
 
         forced: by layer, what a device did at the steps inside the encoder, to be done here as well
         before: `<layer>.<name>` -> [B, ...], what these steps kept of the frame before; None: this is the first one
+        given: what the method and a prior are given beside the pixels, by name; None: what is blank
         """
+        given = self._encoder.blank(self._ports, len(pixel_values)) if given is None else given
         if self._encoder.inside is not None:
-            return self._stepped(self.pixels(pixel_values), forced, before)
+            return self._stepped(self.pixels(pixel_values), forced, before, given)
         if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(self.pixels(pixel_values), depth)
         encoder, tower = self._encoder, self._encoder.tower
@@ -70,9 +77,17 @@ class OfficialEncoder(nn.Module):
             features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
         if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
+            given = encoder.pooled(self._ports, given)
+        joint = torch.empty(0) if encoder.aligner is None else encoder.aligner(features)
+        asked = {"areas": self._areas, "given": given, "aligned": joint}
         chosen = self._method.official(
-            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)
+            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, **asked)
         )
+        if encoder.prior is not None:
+            scores = encoder.prior.official(chosen.scores, given[PRIOR])
+            picks = scores.topk(self._method.keep, dim=1).indices
+            ranked = {"indices": picks.sort(dim=1).values, "scores": scores, "picks": picks}
+            chosen = dataclasses.replace(chosen, **ranked)
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is None:
@@ -91,7 +106,11 @@ class OfficialEncoder(nn.Module):
         return tuple(outputs), chosen
 
     def _stepped(
-        self, pixels: Tensor, forced: Mapping[int, Taken] | None, before: Mapping[str, Tensor] | None
+        self,
+        pixels: Tensor,
+        forced: Mapping[int, Taken] | None,
+        before: Mapping[str, Tensor] | None,
+        given: Mapping[str, Tensor],
     ) -> tuple[tuple[Tensor, ...], Selection]:
         """The sequence gets shorter on the way, and the method chooses of the rows that are left."""
         encoder, tower = self._encoder, self._encoder.tower
@@ -101,7 +120,9 @@ class OfficialEncoder(nn.Module):
         hidden = encoder.hidden(out, steps.as_last)
         features = steps.rows(hidden)
         projected = features if encoder.head is not None else encoder.project(features)
-        chosen = self._method.official(steps.eager(encoder.layer, features, projected, self.projector))
+        eager = steps.eager(encoder.layer, features, projected, self.projector)
+        joint = torch.empty(0) if encoder.aligner is None else encoder.aligner(features)
+        chosen = self._method.official(dataclasses.replace(eager, given=given, aligned=joint))
         if encoder.head is not None:
             read = [hidden[:, at] for at in encoder.head.rows]
             read += [steps.mean(hidden)] if encoder.head.mean else []

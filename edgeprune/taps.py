@@ -68,6 +68,8 @@ class Taps:
     pixels: [B, 3, H, W], where tokens are dropped inside the encoder
     state: name -> [B, ...] float32, what a step inside the encoder kept of the frame before
     weighting: by layer, [N] float32, what attention there is multiplied by, token by token; of others it stays as it is
+    given: what the graph takes beside the pixels, by name, [B, ...] float32 (`edgeprune.ports`)
+    aligner: the module from features to CLIP's joint space of images and texts
     For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
 
@@ -85,6 +87,14 @@ class Taps:
     size: Tensor | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
     weighting: Mapping[int, Tensor] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    aligner: nn.Module | None = None
+
+    def aligned(self) -> Tensor:
+        """The features in CLIP's joint space of images and texts: [B, N, P]"""
+        assert self.aligner is not None
+        joint: Tensor = self.aligner(self.features)
+        return joint
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.

@@ -17,7 +17,9 @@ It is written the plain way, projecting everything and selecting last; `edgeprun
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,13 +28,14 @@ from torch import Tensor, nn
 from edgeprune.bundle import KINDS
 from edgeprune.encoders import Encoder, Head
 from edgeprune.encoders._attention import Recorded, recording
+from edgeprune.ports import PRIOR
 from edgeprune.pruners import Method, Selection, depth_of
-from edgeprune.pruners._select import lower_take, take
+from edgeprune.pruners._select import lower_take, ranked_top, take
 from edgeprune.schedule import NEXT, STATE, Reduction, Step
 from edgeprune.shortening import Rows, shortening, trail_of
 from edgeprune.taps import Attention, Taps
 
-__all__ = ["PrunedEncoder", "Reducing", "first_frame", "outputs", "run_steps"]
+__all__ = ["PrunedEncoder", "Reducing", "beside", "first_frame", "outputs", "run_steps"]
 
 
 def outputs(encoder: Encoder, method: Method) -> tuple[str, ...]:
@@ -61,6 +64,12 @@ def _state(encoder: Encoder) -> dict[str, tuple[int, ...]]:
 def first_frame(encoder: Encoder, images: int) -> dict[str, Tensor]:
     """What its steps are given in front of a first frame, by the names of the graph's inputs: all 0."""
     return {f"{STATE}{name}": torch.zeros(images, *shape) for name, shape in _state(encoder).items()}
+
+
+def beside(encoder: Encoder, method: Method, images: int) -> dict[str, Tensor]:
+    """What the graph takes behind the pixels, by name and in order, as it is where nothing is given: what the method
+    and a prior ask for, and what steps keep from frame to frame."""
+    return {**encoder.blank(encoder.ports(method.ports), images), **first_frame(encoder, images)}
 
 
 def run_steps(
@@ -106,8 +115,9 @@ class PrunedEncoder(nn.Module):
     [B, classes].
     pixels: what happens to the input first; RawPixels for a graph that takes images as they are
 
-    Where a step keeps something from frame to frame, `first_frame` has the names of what is given behind the pixels, in
-    order, each [B, ...] float32; without it this is a first frame. What it keeps for the next one is handed out last.
+    `beside` has the names of what is given behind the pixels, in order, each [B, ...] float32: what the method or a
+    prior asks for, and, where a step keeps something from frame to frame, what the frame before left. Without them it
+    is as where nothing is given, and a first frame. What is kept for the next one is handed out last.
     """
 
     def __init__(self, encoder: Encoder, method: Method, pixels: nn.Module | None = None) -> None:
@@ -116,18 +126,21 @@ class PrunedEncoder(nn.Module):
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
+        self.aligner = encoder.aligner
         self.selection = _Selector(encoder, method)
         self.selection.reduction = None if encoder.inside is None else Reducing(encoder)
-        self._encoder, self._method, self._given = encoder, method, tuple(first_frame(encoder, 1))
+        self._encoder, self._method, self._beside = encoder, method, tuple(beside(encoder, method, 1))
 
-    def forward(self, pixel_values: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         pixels = self.pixels(pixel_values)
+        blank = {} if others or not self._beside else beside(self._encoder, self._method, len(pixels))
+        given = dict(zip(self._beside, others, strict=True)) if others else blank
         if (depth := depth_of(self._method, self._encoder)) is not None:
             return self._inside(pixels, depth)
         encoder, inside = self._encoder, self._encoder.inside
         read = self._method.layers(encoder.layer)
-        given = dict(zip(self._given, state, strict=True)) if state else None
-        out, rows, attention = run_steps(encoder, self.selection.reduction, pixels, read, given)
+        state = {name: one for name, one in given.items() if name.startswith(STATE)} or None
+        out, rows, attention = run_steps(encoder, self.selection.reduction, pixels, read, state)
         hidden = encoder.hidden(out, rows.fit)
         patches = rows.patches(hidden)
         features = encoder.arrange(patches) if inside is None else rows.rows(hidden)
@@ -136,7 +149,8 @@ class PrunedEncoder(nn.Module):
             features = encoder.pooling.to(features.dtype) @ features
         if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
-        chosen: Selection = self.selection(attention, features, projected, rows=rows)
+            given = encoder.pooled(encoder.ports(self._method.ports), given)
+        chosen: Selection = self.selection(attention, features, projected, rows=rows, given=given)
         if encoder.head is not None:
             read = self.projector(self._read(hidden, encoder.head, rows.size))
             return (*read, *_handed(encoder, self._method, chosen, rows), *_handed_of_steps(encoder, chosen, rows))
@@ -223,6 +237,7 @@ class _Selector(nn.Module):
         self._shape = encoder.grid, encoder.tower.prefix, encoder.layer
         self._areas = encoder.areas if encoder.inside is None else _areas(encoder.candidates, encoder.unit)
         self._suffix, self._weighting = encoder.tower.suffix, encoder.weighting
+        self._aligner, self._prior = [encoder.aligner], encoder.prior
         self.scorer = method.scorer
 
     def forward(
@@ -232,11 +247,17 @@ class _Selector(nn.Module):
         projected: Tensor,
         pixels: Tensor | None = None,
         rows: Rows | None = None,
+        given: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Selection:
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
-        taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
-        return self._method.select(taps)
+        asked = {"weighting": self._weighting, "given": given, "aligner": self._aligner[0]}
+        chosen = self._method.select(Taps(attention, features, projected, *place, *_of(rows), **asked))
+        if self._prior is None:
+            return chosen
+        scores = self._prior.ranked(chosen.scores, given[PRIOR])
+        indices, picks = ranked_top(scores, self._method.keep)
+        return dataclasses.replace(chosen, indices=indices, scores=scores, picks=picks)
 
 
 class Reducing(nn.Module):

@@ -92,6 +92,8 @@ class Traits:
     """which of picks, origin, order and worth the graph hands out"""
     nested: bool = False
     """whether a smaller budget keeps the first of `picks`"""
+    asks: bool = False
+    """whether it chooses by a question, which the graph is given beside the image (`Method.ports` says as what)"""
     calibrates: tuple[tuple[str, str], ...] = ()
     """options that are averages over images where they are 0, each with the quantity that its reference gives for it"""
     deviations: tuple[str, ...] = ()

@@ -12,11 +12,12 @@ matmul     one large matrix product: the most multiply-adds per second that this
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import onnx_ir as ir
 from onnx import TensorProto, helper
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
 from edgeprune.pruners import Method, depth_of, none, pool
@@ -28,21 +29,32 @@ __all__ = ["MATMUL_SIDE", "baselines"]
 MATMUL_SIDE = 2048
 """2048^3 multiply-adds: a tenth of a second on two CPU cores, far above any launch overhead on a GPU"""
 
-ToOnnx = Callable[[nn.Module, Sequence[str], bool], ir.Model]
+
+class ToOnnx(Protocol):
+    def __call__(
+        self,
+        module: nn.Module,
+        names: Sequence[str],
+        hoisted: bool = True,
+        *,
+        others: Mapping[str, Tensor] | None = None,
+    ) -> ir.Model: ...
 
 
 def baselines(
-    encoder: Encoder, method: Method, pixels: nn.Module, to_onnx: ToOnnx, pooled: int = 1
+    encoder: Encoder, method: Method, pixels: nn.Module, to_onnx: ToOnnx, images: int = 1, pooled: int = 1
 ) -> dict[str, ir.Model]:
-    """Name -> graph. `to_onnx(module, outputs, hoisted)` exports with the settings of the bundle's own graph.
+    """Name -> graph. `to_onnx(module, outputs, hoisted, others=)` exports with the settings of the bundle's own graph.
 
-    pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
+    images: of one run; pooled: how many tiles are one pool of candidates; average pooling keeps as many of each
     """
     within = encoder.inside is not None or depth_of(method, encoder) is not None
     whole, every = unpruned(encoder)
     graphs = {}
     if not within and method.traits.official_in_onnx:
-        graphs["official"] = to_onnx(OfficialEncoder(encoder, method, pixels), outputs(encoder, method), False)
+        given = encoder.blank(encoder.ports(method.ports), images)
+        official = OfficialEncoder(encoder, method, pixels)
+        graphs["official"] = to_onnx(official, outputs(encoder, method), False, others=given)
 
     def pruned(other: Method) -> ir.Model:
         return to_onnx(PrunedEncoder(whole, other, pixels), outputs(whole, other), True)
@@ -56,7 +68,7 @@ def baselines(
 
 def unpruned(encoder: Encoder) -> tuple[Encoder, Method]:
     """The encoder without steps inside, and what keeps all of its patches."""
-    return dataclasses.replace(encoder, inside=None), none.Method(encoder.patches)
+    return dataclasses.replace(encoder, inside=None, prior=None), none.Method(encoder.patches)
 
 
 def matmul(dtype: str, opset: int, ir_version: int) -> ir.Model:

@@ -23,6 +23,7 @@ from torch import nn
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import EdgepruneError
+from edgeprune.ports import ALIGNED
 from edgeprune.pruners import Method, depth_of
 
 __all__ = ["by_layer", "formula", "graph_cost", "tokens_of"]
@@ -43,7 +44,10 @@ def formula(encoder: Encoder, method: Method) -> int:
     if encoder.pooling is not None:
         rows = prod(tower.grid)
     extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
-    return sum(by_layer(encoder, method)) + rows * _weights(encoder.projector) + extras
+    joint = 0
+    if encoder.aligner is not None and method.space == ALIGNED:
+        joint = encoder.candidates * _weights(encoder.aligner)
+    return sum(by_layer(encoder, method)) + rows * _weights(encoder.projector) + extras + joint
 
 
 def by_layer(encoder: Encoder, method: Method) -> list[int]:

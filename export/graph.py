@@ -44,12 +44,15 @@ def to_onnx(
 ) -> ir.Model:
     """The ONNX model of a module that takes `pixel_values`, shaped like the example.
 
-    others: what it takes behind them, by name and in order, which has no free batch
+    others: what it takes behind them, by name and in order
 
     Initializers keep the names of the module's parameters (a transposed one ends in `.T`) and share their memory.
     Raises EdgepruneError when a dimension other than the batch is not static, or the opset is not the one asked for.
     """
-    dynamic = ({0: torch.export.Dim(BATCH)},) if dynamic_batch else None
+    dynamic = None
+    if dynamic_batch:
+        free = {0: torch.export.Dim(BATCH)}
+        dynamic = (free, (free,) * len(others)) if others else (free,)
     with torch.no_grad(), _quiet():
         program = torch.export.export(module.eval(), (example, *(others or {}).values()), dynamic_shapes=dynamic)
         if hoisted:

@@ -42,7 +42,7 @@ from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
 from edgeprune.targets import Target
-from edgeprune.trace import PrunedEncoder, first_frame, outputs
+from edgeprune.trace import PrunedEncoder, beside, outputs
 
 __all__ = ["STEPS", "Exported", "Request", "export_bundle", "steps_of"]
 
@@ -267,11 +267,11 @@ def _trace(
     step("trace and export")
     names = outputs(encoder, method)
     with written_as(target.onnx.greedy):
-        module, before = PrunedEncoder(encoder, method, pixels), first_frame(encoder, len(example))
-        models = {bundle.ENCODER: convert(module, names, metadata=metadata, others=before)}
+        module, others = PrunedEncoder(encoder, method, pixels), beside(encoder, method, len(example))
+        models = {bundle.ENCODER: convert(module, names, metadata=metadata, others=others)}
     refuse(lint(models[bundle.ENCODER], target), target)
     if request.baselines:
         step(BASELINES)
-        models |= baselines(encoder, method, pixels, convert, pooled)
+        models |= baselines(encoder, method, pixels, convert, len(example), pooled)
         models["matmul"] = matmul(precision, opset, ir_version)
     return models

@@ -84,7 +84,8 @@ def manifest_of(
         layers=layers_of(method, encoder),
         inside=_inside(encoder),
         learned=dict(learned),
-        nested=method.traits.nested and depth_of(method, encoder) is None,
+        ports={port.name: port.to_json() for port in encoder.ports(method.ports)},
+        nested=method.nests and depth_of(method, encoder) is None,
         rule=rule,
         versions={
             "edgeprune": edgeprune.__version__,

@@ -19,11 +19,12 @@ from edgeprune.export.images import images_of
 from edgeprune.export.manifest import steps_of
 from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
-from edgeprune.export.request import SCENES, TRAINED, Request, pair, spelled_out, split_options
+from edgeprune.export.request import SCENES, TRAINED, Request, pair, parse_prior, spelled_out, split_options
 from edgeprune.export.steps import chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
 from edgeprune.frozen import flowcut_steps
+from edgeprune.prior import Prior
 from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
@@ -116,6 +117,8 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
             )
         if rest:
             method = replace(method, keep=encoder.candidates)  # type: ignore[type-var]
+    if request.prior is not None:
+        encoder = replace(encoder, prior=Prior(*parse_prior(request.prior)))
     found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings)
     return found if request.correction is None else _corrected(found, request, request.correction)
 

@@ -40,7 +40,9 @@ def in_precision(
     if precision == "float16":
         if scorer is not None:
             scorer.half()
-        for part in (tower.module, encoder.projector, *(projector for _, projector in encoder.extras.values())):
+        beside = (projector for _, projector in encoder.extras.values())
+        joint = () if encoder.aligner is None else (encoder.aligner,)
+        for part in (tower.module, encoder.projector, *beside, *joint):
             part.half()
             for name, value in part.named_parameters():
                 if not torch.isfinite(value).all():

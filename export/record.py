@@ -7,6 +7,7 @@ Where steps shorten the encoder on the way, later numbers hang on earlier decisi
 otherwise within rounding is judged by a reference that is run again and does what the device did (`forced`). On a
 device without torch everything behind such a step counts as undecided, so that those scenes tell most whose steps are
 far from any such decision (`_steady`).
+Where the graph is given more than pixels, a probe has that of its own (`edgeprune.export.questions`).
 Where a step keeps something from frame to frame, every second probe is the frame behind the one in front of it: drawn
 scenes are pairs of frames, and of the two pairs that tell most both become probes.
 Before any weight is cast the traced module itself is held against the reference, in float32: a wrong algorithm cannot
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ParityError
 from edgeprune.export.cost import formula
+from edgeprune.export.questions import given_to
 from edgeprune.export.ranges import watching
 from edgeprune.probes.drawn import Scenes
 from edgeprune.pruners import Method
@@ -83,6 +85,8 @@ class Reference:
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()
         self._known: dict[str, tuple[Arrays, Arrays]] = {}
+        self._given: dict[str, Arrays] = {}
+        self._method = method
         self._first: Arrays = {name: value.numpy() for name, value in first_frame(encoder, batch).items()}
         self._before: dict[str, Arrays] = {}
         self._written: dict[str, tuple[NDArray[np.float32], Arrays, Arrays]] = {}
@@ -100,7 +104,7 @@ class Reference:
         for at, name in enumerate(drawn):
             self._before[name] = _left(wanted) if at % frames else {}
             given = np.stack([*_tiles(pixel_values, at, self._together)])
-            wanted, quantities = ran[name] = self._run(given, before=self._before[name])
+            wanted, quantities = ran[name] = self._run(given, before=self._before[name], asked=self._asked(name, given))
             # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
             rounded = _rounded(wanted, self._rule)
             verdict = compare(wanted, rounded, "float16", self._rule, quantities)
@@ -131,12 +135,14 @@ class Reference:
             if name not in self._known:
                 self._before[name] = _left(wanted) if at % 2 else {}
             before = self._before[name]
-            wanted, quantities = self._known.get(name) or self._run(pixel_values, before=before)
+            asked = self._asked(name, pixel_values)
+            wanted, quantities = self._known.get(name) or self._run(pixel_values, before=before, asked=asked)
             self._written[name] = pixel_values, wanted, quantities
             if check:
                 self._check(name)
             tensors |= {
-                f"{name}/{key}": np.ascontiguousarray(value) for key, value in {**self._first, **before}.items()
+                f"{name}/{key}": np.ascontiguousarray(value)
+                for key, value in {**asked, **self._first, **before}.items()
             }
             given = np.stack([self._preprocessing.pixels(image) for image in tiles]) if uint8 else pixel_values
             tensors[f"{name}/pixel_values"] = given
@@ -150,7 +156,7 @@ class Reference:
 
     def forced(self, name: str, got: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
         """Outputs and quantities of a probe that was written, with every step inside the encoder as in `got`."""
-        return self._run(self._written[name][0], got, self._before[name])
+        return self._run(self._written[name][0], got, self._before[name], self._given[name])
 
     def judge(self, module: nn.Module, bounds: Mapping[str, float]) -> str:
         """What a traced module makes of the probes that were written, where it is beyond the bounds of a quantised
@@ -168,22 +174,36 @@ class Reference:
         return ""
 
     def _inputs(self, name: str) -> list[Tensor]:
-        """Of a traced module, for a probe that was written: its pixels, and what the frame before left."""
-        state = {**self._first, **self._before[name]}
+        """Of a traced module, for a probe that was written: its pixels, what else it is given, and what the frame before
+        left."""
+        state = {**self._given[name], **self._first, **self._before[name]}
         return [torch.from_numpy(value) for value in (self._written[name][0], *state.values())]
 
+    def _asked(self, name: str, pixel_values: NDArray[np.float32]) -> Arrays:
+        """What a probe is given beside the pixels."""
+        if name not in self._given:
+            given = given_to(len(self._given), self._encoder, self._method, pixel_values)
+            self._given[name] = {key: value.numpy() for key, value in given.items()}
+        return self._given[name]
+
     def _run(
-        self, pixel_values: NDArray[np.float32], done: Outputs = NOTHING, before: Outputs = NOTHING
+        self,
+        pixel_values: NDArray[np.float32],
+        done: Outputs = NOTHING,
+        before: Outputs = NOTHING,
+        asked: Outputs = NOTHING,
     ) -> tuple[Arrays, Arrays]:
         """done: outputs of a device, whose steps are done here, too; empty where there is none
-        before: what the frame before left, by the names of the graph's inputs; empty in front of a first one"""
+        before: what the frame before left, by the names of the graph's inputs; empty in front of a first one
+        asked: what else it is given"""
         inside, forced = self._encoder.inside, dict[int, Taken]()
         for step in inside.steps if inside and done else ():
             trail, scores = (np.asarray(done[f"{name}.{step.layer}"]) for name in ("trail", "scores"))
             forced[step.layer] = torch.from_numpy(trail.astype(np.int64)), torch.from_numpy(scores)
         with torch.inference_mode():
             state = {name.removeprefix(STATE): torch.from_numpy(value) for name, value in before.items()}
-            results, chosen = self._official.choose(torch.from_numpy(pixel_values), forced, state)
+            given = {name: torch.from_numpy(value) for name, value in asked.items()}
+            results, chosen = self._official.choose(torch.from_numpy(pixel_values), forced, state, given)
         wanted = {name: value.numpy() for name, value in zip(self._names, results, strict=True)}
         return wanted, replayed({name: value.float().numpy() for name, value in chosen.quantities.items()})
 
@@ -197,11 +217,11 @@ class Reference:
 
     def _judged(self, name: str, results: Sequence[Tensor], bounds: Mapping[str, float] | None = None) -> Verdict:
         """Outputs of a traced module for a probe that was written; bounds: of a quantised one."""
-        pixel_values, wanted, quantities = self._written[name]
+        _, wanted, quantities = self._written[name]
         got = {key: value.numpy() for key, value in zip(self._names, results, strict=True)}
         verdict: Verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
         if verdict.passed and not followed(wanted, got):
-            wanted, quantities = self._run(pixel_values, got, self._before[name])
+            wanted, quantities = self.forced(name, got)
             verdict = compare(wanted, got, "float32", self._rule, quantities, self._whole, bounds)
         return verdict
 

@@ -36,6 +36,7 @@ __all__ = [
     "check_flags",
     "output_of",
     "pair",
+    "parse_prior",
     "spelled_out",
     "split_options",
     "takes_images",
@@ -45,6 +46,7 @@ OPTIONAL = ("origin",)
 """outputs that a graph has where they are asked for"""
 SCENES = "scenes"
 """what stands for drawn scenes where a folder of images is expected"""
+PRIORS = ("mask", "mul", "fuse:W")
 FEWEST = 2
 """images that ranges are taken of"""
 TRAINED = Path("bavit-scorer")
@@ -80,6 +82,8 @@ class Request:
     """what `edgeprune calibrate` wrote for the same method, steps and tower"""
     adapted: Path | None = None
     """the tower's weights that `edgeprune adapt` wrote, or their folder"""
+    prior: str | None = None
+    """mask, mul or fuse:W: how what a device knows of each patch goes into what the method ranks by"""
     outputs: tuple[str, ...] = ()
     """which of OPTIONAL the graph hands out as well"""
     model: str | None = None
@@ -238,6 +242,7 @@ def _check_method(request: Request) -> None:
         catalog.option_value(str(request.inside), option, text, reducers[str(request.inside)].options)
     _check_inside(request)
     _check_weighting(request, own)
+    _check_prior(request, {entry.name: entry.traits for entry in entries.values()})
     if request.calibrate is not None and not takes_images(request):
         able = [name for name, one in reducers.items() if one.frozen]
         able += [name for name, one in entries.items() if one.traits.calibrates]
@@ -275,6 +280,39 @@ def _check_weighting(request: Request, options: Mapping[str, str]) -> None:
             f"option {next(iter(own))} is of patches that stay in their places, got --inside {request.inside}, which "
             "moves them; leave one of the two out"
         )
+
+
+def _check_prior(request: Request, traits: Mapping[str, Traits]) -> None:
+    if request.prior is None:
+        return
+    parse_prior(request.prior)
+    if not traits[request.method].ranks:
+        able = [name for name, one in traits.items() if one.ranks]
+        raise RequestError(
+            f"--prior goes with a method whose score of a patch hangs on no other one: {', '.join(able)}; got "
+            f"{request.method}"
+        )
+    if request.inside is not None:
+        raise RequestError(
+            f"--prior is of patches that stay in their places, got --inside {request.inside}, which moves them; leave "
+            "one of the two out"
+        )
+
+
+def parse_prior(text: str) -> tuple[str, float]:
+    """How a prior is used, and of fuse its weight. Raises RequestError for what is none of PRIORS.
+
+    >>> parse_prior("mask"), parse_prior("fuse:0.5")
+    (('mask', 0.0), ('fuse', 0.5))
+    """
+    use, _, number = text.partition(":")
+    try:
+        weight = float(number or 0)
+    except ValueError:
+        weight = -1.0
+    if text in ("mask", "mul") or (use == "fuse" and 0 < weight <= 1):
+        return use, weight
+    raise RequestError(f"--prior must be {', '.join(PRIORS[:-1])} or {PRIORS[-1]} with W in (0, 1], got {text}")
 
 
 def split_options(request: Request) -> tuple[dict[str, str], dict[str, str]]:

@@ -75,7 +75,8 @@ class Runner:
                 then run in pieces of B, the last one filled up; or
                 pixel_values, float32 or the graph's own dtype, of exactly the graph's shape [B, 3, H, W]; they pass
                 unchanged, except that float32 is cast to float16 for a float16 graph.
-        inputs: what else the graph takes, by name (`manifest.inputs`). Without what the frame before left (`stream`)
+        inputs: what else the graph takes, by name (`manifest.inputs`): [B, ...] or, the same for all images, [...]; of
+                what is left out, `manifest.ports` says what stands in. Without what the frame before left (`stream`)
                 this is a first frame
 
         An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, the whole image first;
@@ -133,18 +134,40 @@ class Runner:
 
     def _feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         specs = self.session.inputs
-        feeds = {**self._before(feeds), **feeds}
+        feeds = {**self._blank(feeds), **feeds}
         if feeds.keys() != specs.keys():
             raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
-        return {name: self._checked(name, _cast(name, feeds[name], spec)) for name, spec in specs.items()}
+        given = {name: self._for_each(name, value) for name, value in feeds.items()}
+        return {name: self._checked(name, _cast(name, given[name], spec)) for name, spec in specs.items()}
 
-    def _before(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """What the frame before left, of which nothing was given: 0 in front of a first one."""
-        specs = {name: spec for name, spec in self.session.inputs.items() if name.startswith(STATE)}
-        if not specs or any(name in feeds for name in specs):
-            return {}
-        zeros = {name: np.zeros([int(size) for size in spec.shape], spec.dtype) for name, spec in specs.items()}
-        return zeros | (self._kept or {})
+    def _for_each(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """Of a port that was given once, or without a leading dimension, the same for every image of the run."""
+        if name not in self.manifest.ports:
+            return values
+        values = np.asarray(values)
+        shape = self.session.inputs[name].shape
+        one = values[None] if values.ndim == len(shape) - 1 else values
+        images = shape[0]
+        several = isinstance(images, int) and images > 1 and len(one) == 1
+        return np.repeat(one, images, axis=0) if several else one  # type: ignore[arg-type]
+
+    def _blank(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What stands in for what was not given: of a port what the manifest says, of the frame before 0, all of it.
+
+        Raises RequestError where something has to be given.
+        """
+        images = len(feeds[PIXELS]) if PIXELS in feeds else 1
+        missing = {name: spec for name, spec in self.session.inputs.items() if name not in feeds and name != PIXELS}
+        blank: dict[str, NDArray[Any]] = {}
+        for name, spec in missing.items():
+            shape = [size if isinstance(size, int) else images for size in spec.shape]
+            if (port := self.manifest.ports.get(name)) is not None:
+                if port["blank"] is None:
+                    raise RequestError(f"{name} must be given: {port['what']}; {self.manifest.method} chooses by it")
+                blank[name] = np.full(shape, port["blank"], spec.dtype)
+            elif name.startswith(STATE) and not any(one.startswith(STATE) for one in feeds):
+                blank[name] = np.zeros(shape, spec.dtype)
+        return blank | {name: one for name, one in (self._kept or {}).items() if name in blank}
 
     def _pieces(self, images: Any) -> list[Images]:
         """More images than a run of a fixed batch takes, in pieces of B; all else as it is."""

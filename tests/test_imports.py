@@ -4,7 +4,7 @@
     6  export  <-  quality  <-  train            integrations (what others call)
     5  trace  ->  fit, shortening      reference (never what selects: it is independent of the trace)
     4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
-    3  taps, schedule, estimate, doctor
+    3  ports  ->  prior, taps, schedule, estimate, doctor
     2  runtime, probes
     1  bundle, checkpoint, targets, catalog
     0  errors, typed, traits
@@ -30,7 +30,7 @@ FLOORS = {
     **dict.fromkeys(("errors", "typed", "traits"), 0),
     **dict.fromkeys(("bundle", "checkpoint", "targets", "catalog"), 1),
     **dict.fromkeys(("runtime", "probes"), 2),
-    **dict.fromkeys(("schedule", "taps", "estimate", "doctor"), 3),
+    **dict.fromkeys(("ports", "prior", "schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
     **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
     **dict.fromkeys(("correction", "adapted", "frozen", "weighting"), 5),
@@ -42,6 +42,7 @@ FLOORS = {
 BESIDE = {
     "typed": ("errors",),
     "probes": ("runtime",),
+    "prior": ("ports",),
     "quality": ("export",),
     "train": ("export", "quality"),
     "integrations": ("export",),

@@ -25,7 +25,7 @@ def check(manifest: Fields) -> None:
     for path, text in _texts(dataclasses.asdict(manifest), ""):
         if not text.isprintable():
             raise ValueError(f"{path} must be text that can be printed, got {text!a:.60}")
-    for rules in (_counts, _graphs, _encoder, _steps, _quantised):
+    for rules in (_counts, _graphs, _encoder, _ports, _steps, _quantised):
         for holds, rule, got in rules(manifest):
             if not holds:
                 raise ValueError(rule if got is None else f"{rule}, got {got!r:.60}")
@@ -103,6 +103,16 @@ def _encoder(manifest: Fields) -> Rules:
     for name, dtype in {"indices": "int32", "picks": "int32", "scores": "float32", "origin": "int32"}.items():
         if name in encoder.outputs:
             yield encoder.outputs[name].dtype == dtype, f"{name} must be {dtype}", encoder.outputs[name].dtype
+
+
+def _ports(manifest: Fields) -> Rules:
+    """What stands in where nothing is given."""
+    inputs = manifest.encoder.inputs
+    for name, port in manifest.ports.items():
+        yield name in inputs, f"the inputs of encoder must have {name}, a port", list(inputs)
+        blank = port.get("blank", "nothing") if isinstance(port, Mapping) else "nothing"
+        number = isinstance(blank, (int, float)) and not isinstance(blank, bool)
+        yield blank is None or number, f"ports[{name!r}].blank must be a number or null", blank
 
 
 def _steps(manifest: Fields) -> Rules:

@@ -76,6 +76,10 @@ __all__ = ["command"]
 )
 @click.option("--layer", type=int, help="Feature layer, an index into hidden_states; default the model's.")
 @click.option(
+    "--prior", metavar="mask|mul|fuse:W",
+    help="Take `prior` [B, N] as well, what is known of each patch: keep those at 0 last, or rank by it, too.",
+)  # fmt: skip
+@click.option(
     "--tiles", type=int, default=1, show_default=True,
     help="Images, frames or tiles of one image per run (LLaVA-NeXT, OneVision: tiles, which share --keep).",
 )  # fmt: skip

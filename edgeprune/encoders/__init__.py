@@ -30,6 +30,8 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
+from edgeprune.ports import ALIGNED, PATCHES, TOKENS, Port
+from edgeprune.prior import Prior
 from edgeprune.schedule import Inside
 from edgeprune.traits import DETECTS
 
@@ -129,6 +131,42 @@ class Encoder:
     """how the sequence shortens on the way, where it does"""
     weighting: Mapping[int, Tensor] = field(default_factory=dict)
     """by layer, from 0: [N] float32, what a method takes the attention there times, position by position"""
+    aligner: nn.Module | None = None
+    """[B, N, C] -> [B, N, P], features to CLIP's joint space of images and texts; None where it is not known"""
+    prior: Prior | None = None
+    """how what a device knows of each patch goes into what a method ranks by, where it does"""
+
+    def ports(self, own: Sequence[Port]) -> tuple[Port, ...]:
+        """What the graph is given beside the pixels. own: of the method"""
+        return (*own,) if self.prior is None else (*own, self.prior.port)
+
+    def blank(self, ports: Sequence[Port], images: int) -> dict[str, Tensor]:
+        """What stands in where nothing is given: name -> [B, ...] float32."""
+        sizes = self._sizes() if ports else {}
+        shapes = [[sizes[size] if isinstance(size, str) else size for size in port.shape] for port in ports]
+        return {
+            port.name: torch.full((images, *shape), port.blank or 0.0)
+            for port, shape in zip(ports, shapes, strict=True)
+        }
+
+    def pooled(self, ports: Sequence[Port], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same of tiles that are one pool of candidates: what is of patches of all of them, else of the first."""
+        return {
+            port.name: given[port.name].flatten(0, 1).unsqueeze(0) if PATCHES in port.shape else given[port.name][:1]
+            for port in ports
+        }
+
+    def _sizes(self) -> dict[str, int]:
+        """What stands for what in the shape of a port."""
+        each = self.tower.width * (len(self.beside) or 1)
+        features = torch.zeros(1, 1, each * self.unit, dtype=next(self.tower.module.parameters()).dtype)
+        sizes = {PATCHES: self.patches}
+        with torch.no_grad():
+            if self.head is None:
+                sizes[TOKENS] = self.projector(features).shape[-1]
+            if self.aligner is not None:
+                sizes[ALIGNED] = self.aligner(features).shape[-1]
+        return sizes
 
     @property
     def kind(self) -> str:

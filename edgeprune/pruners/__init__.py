@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import MethodError, unknown_name
+from edgeprune.ports import Port
 from edgeprune.taps import Taps
 from edgeprune.traits import OURS, Traits, source_said
 
@@ -103,6 +104,10 @@ class Eager:
     """name -> [B, ...] float32, what a step inside the encoder kept of the frame before"""
     areas: Tensor | None = None
     """[N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same"""
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    """what the graph takes beside the pixels, by name, [B, ...] float32 (`Method.ports`)"""
+    aligned: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, N, P], the features in CLIP's joint space of images and texts, for a method that compares them with a text"""
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,21 @@ class Method:
     def by_cls(self) -> bool:
         """Of one that ranks by attention: whether it does by the [CLS] row, or by column means."""
         return self.traits.needs_cls
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """What it is given beside the image."""
+        return ()
+
+    @property
+    def space(self) -> str:
+        """Of the text that it is given, one of `edgeprune.ports.SPACES`; empty where there is none."""
+        return next((port.space for port in self.ports if port.space), "")
+
+    @property
+    def nests(self) -> bool:
+        """Whether a smaller budget keeps the first of `picks`, with the options that it has."""
+        return self.traits.nested
 
     def rule(self, patches: int) -> dict[str, Any]:
         """How parity judges its decisions: the name of a rule in `edgeprune.runtime.parity`, and its parameters."""

@@ -10,6 +10,7 @@ Objectives; C: `similarity`, cosines [N, N], S: the picks so far
     max-min     1 - C           first min over i != j of D[i, j], then min over S                      divprune
     max-sum     first `first`   then - sum over S of C                                                 todre
     determinant 1               what is left of the diagonal of C outside the span of S                dpp
+    relevant    relevance       the same of (1 - weight) C + weight r C r, r: relevance in ..1         cdpruner
     volume      products        the same of I + `products`, less 1                                     otprune
     coverage    saliency        saliency_i * sum over j of max(0, C_ij - max(0, max over S of C_sj))   scope
     relevance   attention       balance * r_j - (1 - balance) * max over S of C, r: attention in 0..1  idpruner
@@ -29,7 +30,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, largest
+from edgeprune.runtime.parity.decisions import COSINE_NOISE, NOTHING, Case, Chain, joined, largest
 from edgeprune.runtime.parity.regret import worth
 
 __all__ = ["OBJECTIVES", "greedy"]
@@ -55,6 +56,29 @@ BESIDE = 8
 
 
 def greedy(case: Case) -> Chain:
+    """`parts` [[first patch, end, picks], ...]: of these rows of patches so many are chosen, one part after the other."""
+    if not (parts := case.rule.get("parts")):
+        return _chain(case)
+    first, chains = 0, []
+    for start, end, count in parts:
+        picks = case.picks[first : first + count] - start
+        if len(picks) != count or (picks < 0).any() or (picks >= end - start).any():
+            return joined([NOTHING], defects=[f"picks {first} to {first + count} must be of patches {start} to {end}"])
+        got = {"picks": picks, "scores": case.got["scores"][start:end]}
+        quantities = {name: _part(value, start, end) for name, value in case.quantities.items()}
+        chains.append(_chain(replace(case, got=got, quantities=quantities)))
+        first += count
+    return joined(chains)
+
+
+def _part(value: NDArray[Any], start: int, end: int) -> NDArray[Any]:
+    """Of some patches: [N] and [N, N]; one number stays."""
+    if value.ndim == 2:
+        return value[start:end, start:end]
+    return value if value.shape == (1,) else value[start:end]
+
+
+def _chain(case: Case) -> Chain:
     quantities = {name: value.astype(np.float64) for name, value in case.quantities.items()}
     objective = OBJECTIVES[case.rule["objective"]](quantities, case.rule)
     picks, reported = case.picks.tolist(), case.got["scores"].astype(np.float64)
@@ -100,6 +124,22 @@ def _max_sum(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
 def _determinant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
     kernel = given["similarity"]
     return _of_cosines(_left(kernel, np.ones(len(kernel)), float(rule["smallest"])), len(kernel))
+
+
+def _relevant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    """A relevance is a cosine times the text's length, and its error becomes one of r times that over the spread."""
+    relevance, length, weight = given["relevance"], float(given["length"][0]), float(rule["weight"])
+    most = float(relevance.max())
+    spread = max(most - float(relevance.min()), float(rule["flat"]) * length, 1e-12)
+    r = 1 - (most - relevance) / spread
+    kernel = given["similarity"] * ((1 - weight) + weight * r[:, None] * r)
+    left = _left(kernel, (1 - weight) + weight * r * r, float(rule["smallest"]))
+
+    def noise(picks: list[int]) -> Floats:
+        diagonal = (1 - weight) + weight * r * r
+        return np.asarray(diagonal + 2 * weight * np.abs(r) * length / spread)
+
+    return Objective(left, noise, lambda _: np.zeros(len(r)))
 
 
 def _volume(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
@@ -231,6 +271,7 @@ OBJECTIVES: dict[str, Callable[[Mapping[str, Floats], Mapping[str, Any]], Object
     "max-min": _max_min,
     "max-sum": _max_sum,
     "determinant": _determinant,
+    "relevant": _relevant,
     "volume": _volume,
     "coverage": _coverage,
     "relevance": _relevance,

@@ -1,0 +1,60 @@
+"""What a graph may be given beside the pixels: a question, or what else a device knows of each patch.
+
+    text    [B, C]       the question, as one vector of the space in which patches are compared with it
+    prior   [B, N]       what a device knows of each patch: 0 of none of interest, 1 of no opinion
+    xyz     [B, N, 3]    where in the world each patch is
+
+A score that is the mean over several vectors of a dot product needs their mean alone, so that one vector is enough of a
+question, however long. A method says which ports it has (`Method.ports`); `prior` is an option of every method that
+ranks (`edgeprune.prior`). Where nothing is given, what is `blank` stands in.
+
+Spaces of a text
+    aligned    CLIP's: the mean over its rows of unit text embeddings; patches come there by the visual projection
+    tokens     the language model's: the mean embedding of the question's tokens; patches are there behind the projector
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ALIGNED", "PATCHES", "PRIOR", "SPACES", "TEXT", "TOKENS", "XYZ", "Port", "text_port", "xyz_port"]
+
+TEXT, PRIOR, XYZ = "text", "prior", "xyz"
+PATCHES, ALIGNED, TOKENS = "patches", "aligned", "tokens"
+"""sizes of a port that an encoder has: N, and the widths of the spaces of a text"""
+SPACES: Mapping[str, str] = {
+    ALIGNED: "the mean over its rows of unit text embeddings of CLIP",
+    TOKENS: "the mean embedding of its tokens in front of the language model",
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    name: str
+    """of the graph's input, float32"""
+    shape: tuple[int | str, ...]
+    """of one image; PATCHES, ALIGNED and TOKENS stand for what the encoder has"""
+    blank: float | None
+    """what each number is where nothing is given; None: it has to be given"""
+    what: str
+    """in words, for whoever has to fill it"""
+
+    @property
+    def space(self) -> str:
+        """Of a text, one of SPACES; of another port empty."""
+        return str(self.shape[0]) if self.name == TEXT else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest has it."""
+        return {"what": self.what, "blank": self.blank, **({"space": self.space} if self.space else {})}
+
+
+def text_port(space: str, blank: float | None = 0.0) -> Port:
+    """space: one of SPACES; blank: 0 where a method without a question is one without relevance, None where it is not"""
+    return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}")
+
+
+def xyz_port() -> Port:
+    return Port(XYZ, (PATCHES, 3), 0.0, "where each patch is in the world, in metres; 0 where nothing is known")
