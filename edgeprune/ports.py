@@ -52,7 +52,7 @@ class Port:
 
 
 def text_port(space: str, blank: float | None = 0.0) -> Port:
-    """space: one of SPACES; blank: 0 where a method without a question is one without relevance, None where it is not"""
+    """space: one of SPACES; blank: 0 where the method does without a question, None where it cannot"""
     return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}")
 
 

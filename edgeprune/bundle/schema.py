@@ -114,8 +114,8 @@ class Fields:
     """what was learned for such steps, `adapted`, `correction` or the counts of `schedule`, and from what; empty where
     nothing was"""
     ports: Mapping[str, Any] = field(default_factory=dict)
-    """input -> what the graph is given beside the pixels: `what`, in words, and `blank`, what each number of it is where
-    nothing is given, null where something has to be; of a text its `space`"""
+    """input -> what the graph is given beside the pixels: `what`, in words, `blank`, what each number of it is where
+    nothing is given, null where something has to be, and of a text its `space`"""
     nested: bool = False
     """whether the first k of `picks` are what a budget of k would keep"""
     rule: Mapping[str, Any] = field(default_factory=dict)
