@@ -37,6 +37,7 @@ from edgeprune.export.record import Reference
 from edgeprune.export.request import Request, carried, check_flags, output_of, spelled_out
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
 from edgeprune.probes import probes
+from edgeprune.export.split import split
 from edgeprune.pruners import Method
 from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE
@@ -150,7 +151,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             refuse(lint(graph, target), target)
         if quantised is not None:
             refuse(lint(graph, target), target)
-        graphs = {bundle.ENCODER: graph, **{f"baseline.{name}": model for name, model in models.items()}}
+        halves = split(graph, [port.name for port in encoder.ports(method.ports)]) if request.split else {}
+        graphs = {bundle.ENCODER: graph, **halves, **{f"baseline.{name}": model for name, model in models.items()}}
         save_graphs(folder, graphs)
         for path in sorted(folder.glob("*.onnx")):
             onnx.checker.check_model(str(path), full_check=True)

@@ -84,6 +84,8 @@ class Request:
     """the tower's weights that `edgeprune adapt` wrote, or their folder"""
     prior: str | None = None
     """mask, mul or fuse:W: how what a device knows of each patch goes into what the method ranks by"""
+    split: bool = False
+    """whether the encoder goes along as two graphs as well, so that an image is encoded once and asked often"""
     outputs: tuple[str, ...] = ()
     """which of OPTIONAL the graph hands out as well"""
     model: str | None = None
@@ -283,6 +285,12 @@ def _check_weighting(request: Request, options: Mapping[str, str]) -> None:
 
 
 def _check_prior(request: Request, traits: Mapping[str, Traits]) -> None:
+    if request.split and request.prior is None and not traits[request.method].asks:
+        asks = ", ".join(name for name, one in traits.items() if one.asks)
+        raise RequestError(
+            f"--split parts what hangs on a question or a prior from the rest, and nothing of {request.method} does; "
+            f"leave it out, add --prior, or choose a method that is asked: {asks}"
+        )
     if request.prior is None:
         return
     parse_prior(request.prior)

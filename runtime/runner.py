@@ -52,6 +52,7 @@ class Runner:
 
     def __init__(self, bundle: Bundle, device: str = AUTO, threads: int | None = None, keep: int | None = None) -> None:
         """Raises as `edgeprune.runtime.load` does."""
+        self.bundle, self.threads = bundle, threads
         self.manifest: Manifest = bundle.manifest
         self.grid = self.manifest.grid
         self.keep = self.manifest.keep if keep is None else keep
@@ -133,34 +134,42 @@ class Runner:
         return video
 
     def _feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        specs = self.session.inputs
-        feeds = {**self._blank(feeds), **feeds}
+        return self._given(feeds, self.session.inputs, len(feeds[PIXELS]) if PIXELS in feeds else 1)
+
+    def asked(self, inputs: Mapping[str, NDArray[Any]], images: int) -> dict[str, NDArray[Any]]:
+        """What so many images are given beside their pixels, as the graph takes it. Raises as `run` does."""
+        specs = {name: spec for name, spec in self.session.inputs.items() if name != PIXELS}
+        return self._given(inputs, specs, images)
+
+    def _given(
+        self, feeds: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec], images: int
+    ) -> dict[str, NDArray[Any]]:
+        feeds = {**self._blank(feeds, specs, images), **feeds}
         if feeds.keys() != specs.keys():
             raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
-        given = {name: self._for_each(name, value) for name, value in feeds.items()}
+        given = {name: self._for_each(name, value, images) for name, value in feeds.items()}
         return {name: self._checked(name, _cast(name, given[name], spec)) for name, spec in specs.items()}
 
-    def _for_each(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    def _for_each(self, name: str, values: NDArray[Any], images: int) -> NDArray[Any]:
         """Of a port that was given once, or without a leading dimension, the same for every image of the run."""
         if name not in self.manifest.ports:
             return values
         values = np.asarray(values)
-        shape = self.session.inputs[name].shape
-        one = values[None] if values.ndim == len(shape) - 1 else values
-        images = shape[0]
-        several = isinstance(images, int) and images > 1 and len(one) == 1
-        return np.repeat(one, images, axis=0) if several else one  # type: ignore[arg-type]
+        one = values[None] if values.ndim == len(self.session.inputs[name].shape) - 1 else values
+        return np.repeat(one, images, axis=0) if images > 1 and len(one) == 1 else one
 
-    def _blank(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _blank(
+        self, feeds: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec], images: int
+    ) -> dict[str, NDArray[Any]]:
         """What stands in for what was not given: of a port what the manifest says, of the frame before 0, all of it.
 
         Raises RequestError where something has to be given.
         """
-        images = len(feeds[PIXELS]) if PIXELS in feeds else 1
-        missing = {name: spec for name, spec in self.session.inputs.items() if name not in feeds and name != PIXELS}
         blank: dict[str, NDArray[Any]] = {}
-        for name, spec in missing.items():
+        for name, spec in specs.items():
             shape = [size if isinstance(size, int) else images for size in spec.shape]
+            if name in feeds or name == PIXELS:
+                continue
             if (port := self.manifest.ports.get(name)) is not None:
                 if port["blank"] is None:
                     raise RequestError(f"{name} must be given: {port['what']}; {self.manifest.method} chooses by it")

@@ -3,6 +3,8 @@
 encoder = load("out")
 tokens, indices, scores = encoder("photo.jpg")
 few = encoder("photo.jpg").cut(16)
+seen = encoder.encode("photo.jpg")                 # of a bundle that was exported with --split
+tokens, indices, scores = seen.select(text=vector)
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
-from edgeprune.runtime.runner import Images, Runner
+from edgeprune.runtime.halves import Encoded, Halves
+from edgeprune.runtime.runner import PIXELS, Images, Runner
 
 __all__ = ["Output", "TokenEncoder"]
 
@@ -122,3 +125,29 @@ class TokenEncoder(Runner):
     def __call__(self, images: Images, **inputs: NDArray[Any]) -> Output:
         """Encode B images, or the tiles of one: their tokens, indices and scores. It takes what `outputs` takes."""
         return Output.of(self.outputs(images, **inputs), self.budgets)
+
+    def encode(self, images: Images) -> Encoded:
+        """What the pixels of B images decide, to be asked as often as there are questions: `.select(text=...)`.
+
+        The halves are opened with the first call, beside the fused graph. Raises as a call does; RequestError for a
+        bundle that was exported without --split, on a device that runs plans, and with a smaller budget.
+        """
+        seen = self._halves.encoder.run({PIXELS: self.prepare(images)})
+        return Encoded(self, seen)
+
+    def selected(self, encoded: Encoded, inputs: Mapping[str, NDArray[Any]]) -> Output:
+        """What `Encoded.select` gives."""
+        images = next(iter(encoded.seen.values()))
+        feeds = self.asked({name: np.asarray(value) for name, value in inputs.items()}, len(images))
+        return Output.of(self._halves.select(encoded.seen, feeds), self.budgets)
+
+    @functools.cached_property
+    def _halves(self) -> Halves:
+        if self.keep != self.manifest.keep:
+            raise RequestError("the halves keep all that the bundle keeps; open it without keep, and cut what comes out")
+        return Halves(self.bundle, self.device, self.threads)
+
+    def close(self) -> None:
+        if "_halves" in self.__dict__:
+            self._halves.close()
+        super().close()

@@ -24,14 +24,16 @@ from edgeprune.bundle.engines import add_engine
 from edgeprune.bundle.finding import find
 from edgeprune.bundle.manifest import MANIFEST, Manifest, json_text
 from edgeprune.bundle.reading import Bundle, describe_files, load
-from edgeprune.bundle.schema import ENCODER, KINDS, SCHEMA_VERSION, File, Graph, Model, Plan, TensorSpec
+from edgeprune.bundle.schema import ENCODE, ENCODER, KINDS, SCHEMA_VERSION, SELECT, File, Graph, Model, Plan, TensorSpec
 from edgeprune.bundle.writing import Kind, check_output, writing
 
 __all__ = [
+    "ENCODE",
     "ENCODER",
     "KINDS",
     "MANIFEST",
     "SCHEMA_VERSION",
+    "SELECT",
     "Bundle",
     "File",
     "Graph",

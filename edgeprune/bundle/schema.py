@@ -7,11 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ENCODER", "KINDS", "SCHEMA_VERSION", "Fields", "File", "Graph", "Model", "Plan", "TensorSpec", "words"]
+__all__ = [
+    "ENCODE",
+    "ENCODER",
+    "KINDS",
+    "SCHEMA_VERSION",
+    "SELECT",
+    "Fields",
+    "File",
+    "Graph",
+    "Model",
+    "Plan",
+    "TensorSpec",
+    "words",
+]
 
 SCHEMA_VERSION = "2.0"
 ENCODER = "encoder"
 """name of the pruned graph"""
+ENCODE, SELECT = "encode", "select"
+"""names of its halves, where it was split: what the pixels decide, and what a question or a prior does"""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "tokens": ("tokens",),
     "detections": ("logits", "pred_boxes"),
@@ -138,6 +153,11 @@ class Fields:
     def encoder(self) -> Graph:
         """The pruned graph."""
         return self.graphs[ENCODER]
+
+    @property
+    def halves(self) -> bool:
+        """Whether the pruned graph is there as two as well, `encode` and `select`."""
+        return {ENCODE, SELECT} <= self.graphs.keys()
 
     @property
     def computes(self) -> str:

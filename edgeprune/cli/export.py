@@ -79,6 +79,7 @@ __all__ = ["command"]
     "--prior", metavar="mask|mul|fuse:W",
     help="Take `prior` [B, N] as well, what is known of each patch: keep those at 0 last, or rank by it, too.",
 )  # fmt: skip
+@click.option("--split", is_flag=True, help="Two graphs as well: encode an image once, select for each question.")
 @click.option(
     "--tiles", type=int, default=1, show_default=True,
     help="Images, frames or tiles of one image per run (LLaVA-NeXT, OneVision: tiles, which share --keep).",

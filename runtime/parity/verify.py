@@ -14,8 +14,9 @@ from edgeprune import bundle as bundles
 from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, ImageError, MissingPackageError, RequestError
 from edgeprune.runtime.adopt import take_in
-from edgeprune.runtime.backends.ort import available_devices
+from edgeprune.runtime.backends.ort import DEVICES, available_devices
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.halves import Halves
 from edgeprune.runtime.loading import open_bundle
 from edgeprune.runtime.parity.inside import followed
 from edgeprune.runtime.parity.regret import FLAT
@@ -146,6 +147,11 @@ def verify(
             shown = _dtype(runner) if bounds is None else precision
             reports.append(BackendReport(name, shown, results, source=runner.session.source, bounds=bounds))
             runner.close()
+            if bundle.manifest.halves and name in DEVICES and keep is None:
+                runner.session = Halves(bundle, name, threads)
+                results = {probe: _run(runner, probe, read(probe), forced) for probe in names}
+                reports.append(BackendReport(name, shown, results, source=runner.session.source, bounds=bounds))
+                runner.close()
     if device is None:
         reports += [BackendReport(PLAN_DEVICE, bundle.manifest.precision, {}, not_run=why) for why in left.values()]
     if refused is not None and not any(report.probes for report in reports):
