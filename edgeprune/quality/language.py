@@ -107,6 +107,15 @@ class Language:
         at = ids.index(self._image)
         return ids[:at], ids[at + 1 :]
 
+    def vector(self, question: str) -> NDArray[np.float32]:
+        """[D], the question as one vector of the space that tokens are in: the mean embedding of all of the prompt but
+        the image, as OpenVINO GenAI takes it."""
+        front, behind = self.prompt(question)
+        with torch.inference_mode():
+            embedded = self._embed(torch.tensor([*front, *behind], device=self._embed.weight.device))
+        mean: NDArray[np.float32] = embedded.float().mean(dim=0).cpu().numpy()
+        return mean
+
     def _packed(self, tokens: list[Tensor], prompts: list[list[Prompt]]) -> list[list[str]]:
         first: list[list[str]] = [[] for _ in prompts]
         asked = [at for at, one in enumerate(prompts) if one]

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.errors import BundleError, EdgepruneError, ImageError, MissingPackageError, ModelError
+from edgeprune import catalog
+from edgeprune.errors import BundleError, EdgepruneError, ImageError, MissingPackageError, ModelError, RequestError
+from edgeprune.ports import TEXT, TOKENS
 from edgeprune.quality.sweep.fidelity import fidelity
 from edgeprune.quality.sweep.items import Item, Shard
 from edgeprune.quality.sweep.variants import Variant
@@ -91,6 +93,7 @@ def export(place: Place, graph: Graph, into: Path) -> dict[str, Any]:
         grid=place.grid,
         baselines=False,
         runtime=False,
+        split=any(entry.name == graph.variant.method and entry.traits.asks for entry in catalog.methods()),
     )
     with _threads(place.threads):
         try:
@@ -120,6 +123,9 @@ def answers(place: Place, folder: Path, shard: Shard, wanted: Sequence[Wanted]) 
     """
     language, encoder = _language(place), _encoder(folder, place.device, place.threads)
     items = shard.items
+    if TEXT in encoder.manifest.ports:
+        with _threads(place.threads):
+            return [_judged(items, [*_asked_each(language, encoder, items, keep, place)]) for keep, _ in wanted]
     said: list[list[list[str]]] = [[[] for _ in items] for _ in wanted]
     with _threads(place.threads):
         for at, output in _runs(encoder, items):
@@ -131,6 +137,25 @@ def answers(place: Place, folder: Path, shard: Shard, wanted: Sequence[Wanted]) 
                 for item, answer in zip(asked, given, strict=True):
                     own[item] = answer
     return [_judged(items, own) for own in said]
+
+
+def _asked_each(
+    language: Language, encoder: TokenEncoder, items: Sequence[Item], keep: int, place: Place
+) -> Iterator[list[str]]:
+    """Of each image the answers, where its tokens are chosen question by question: encoded once, asked often.
+
+    Raises RequestError for a text in another space than the language model's.
+    """
+    if (space := encoder.manifest.ports[TEXT]["space"]) != TOKENS:
+        raise RequestError(
+            f"a sweep asks with a text of the language model's own embeddings, {encoder.manifest.method} takes one of "
+            f"the space {space!r}"
+        )
+    for item in items:
+        seen = encoder.encode(item.image())
+        texts = [query.text for query in item.queries]
+        chosen = [_cut(seen.select(text=language.vector(text)), keep).tokens[0] for text in texts]
+        yield [one for (one,) in language.answers(chosen, [[text] for text in texts], place.longest)] if texts else []
 
 
 def _asked(images: Sequence[int], wanted: Wanted, count: int) -> Sequence[int]:
