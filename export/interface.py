@@ -14,7 +14,22 @@ FILTERS = ("nearest", "Lanczos", "bilinear", "bicubic", "box", "Hamming")
 
 def inputs(manifest: Manifest) -> list[str]:
     """The steps from an image file to `pixel_values`, one each, and to what else the graph takes."""
-    return [*_pixels(manifest), *_state(manifest)]
+    return [*_pixels(manifest), *_ports(manifest), *_state(manifest)]
+
+
+def _ports(manifest: Manifest) -> list[str]:
+    """What else the graph is given, a line each."""
+    lines = []
+    for name, port in manifest.ports.items():
+        spec, blank = manifest.inputs[name], port["blank"]
+        rest = "it has to be given" if blank is None else f"without one, {blank:g} everywhere"
+        lines.append(f"`{name}` {list(spec.shape)} {spec.dtype}: {port['what']}; {rest}.")
+    if manifest.halves:
+        lines.append(
+            "To ask about one image often: `encode.onnx` once with `pixel_values`, then `select.onnx` with all that it "
+            "gave and the inputs above; `load(...).encode(image).select(...)` does so."
+        )
+    return lines
 
 
 def _state(manifest: Manifest) -> list[str]:

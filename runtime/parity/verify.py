@@ -150,7 +150,8 @@ def verify(
             if bundle.manifest.halves and name in DEVICES and keep is None:
                 runner.session = Halves(bundle, name, threads)
                 results = {probe: _run(runner, probe, read(probe), forced) for probe in names}
-                reports.append(BackendReport(name, shown, results, source=runner.session.source, bounds=bounds))
+                source = runner.session.source
+                reports.append(BackendReport(f"{name} halves", shown, results, source=source, bounds=bounds))
                 runner.close()
     if device is None:
         reports += [BackendReport(PLAN_DEVICE, bundle.manifest.precision, {}, not_run=why) for why in left.values()]
