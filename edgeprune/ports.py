@@ -16,7 +16,7 @@ Spaces of a text
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["ALIGNED", "PATCHES", "PRIOR", "SPACES", "TEXT", "TOKENS", "XYZ", "Port", "text_port", "xyz_port"]
@@ -40,6 +40,8 @@ class Port:
     """what each number is where nothing is given; None: it has to be given"""
     what: str
     """in words, for whoever has to fill it"""
+    recipe: Mapping[str, bool] = field(default_factory=dict)
+    """of a text in CLIP's space: `truncated` to one row, and whether the vectors of rows are `unit` ones"""
 
     @property
     def space(self) -> str:
@@ -48,12 +50,15 @@ class Port:
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest has it."""
-        return {"what": self.what, "blank": self.blank, **({"space": self.space} if self.space else {})}
+        space = {"space": self.space} if self.space else {}
+        return {"what": self.what, "blank": self.blank, **space, **self.recipe}
 
 
-def text_port(space: str, blank: float | None = 0.0) -> Port:
-    """space: one of SPACES; blank: 0 where the method does without a question, None where it cannot"""
-    return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}")
+def text_port(space: str, blank: float | None = 0.0, truncated: bool = False, unit: bool = True) -> Port:
+    """space: one of SPACES; blank: 0 where the method does without a question, None where it cannot
+    truncated, unit: how CLIP's space is asked (`edgeprune.runtime.text.TextEncoder`)"""
+    recipe = {"truncated": truncated, "unit": unit} if space == ALIGNED else {}
+    return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}", recipe)
 
 
 def xyz_port() -> Port:

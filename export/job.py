@@ -38,6 +38,7 @@ from edgeprune.export.request import Request, carried, check_flags, output_of, s
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
 from edgeprune.probes import probes
 from edgeprune.export.split import split
+from edgeprune.export.text import asked_in_words
 from edgeprune.pruners import Method
 from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE
@@ -101,7 +102,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
     found = opened(request, target, checkpoint)
     encoder, method, preprocessing, pooled = found.encoder, found.method, found.preprocessing, found.pooled
-    learned, told = found.learned, found.warnings
+    learned, told, text = found.learned, found.warnings, found.text
     del found
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
@@ -182,6 +183,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             learned,
         )
         manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration, quantised=quantised)
+        if text is not None:
+            manifest = replace(manifest, ports=asked_in_words(folder, text, manifest.ports))
         large = weights_nbytes(graph) > INLINE_NBYTES
         del encoder, graph, models, graphs, plan
         if large:

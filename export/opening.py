@@ -12,6 +12,7 @@ from edgeprune.adapted import put_adapted
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._aligned import aligned
 from edgeprune.errors import RequestError
 from edgeprune.export import budget
 from edgeprune.export.averages import averaged
@@ -24,6 +25,7 @@ from edgeprune.export.steps import chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
 from edgeprune.frozen import flowcut_steps
+from edgeprune.ports import ALIGNED
 from edgeprune.prior import Prior
 from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
@@ -50,6 +52,8 @@ class Opened:
     """what was learned, and from what: `adapted`, `correction`, `schedule` for steps; `position`, `padding`"""
     warnings: tuple[str, ...] = ()
     """what the user should know of the steps, each in one line"""
+    text: Checkpoint | None = None
+    """the CLIP that questions are put to, where the method asks in its space"""
 
 
 def opened(request: Request, target: Target, checkpoint: Checkpoint | None = None) -> Opened:
@@ -86,6 +90,9 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         model_type=checkpoint.config["model_type"],
         resized=request.size is not None,
     )
+    text = _text(request, checkpoint, method_type)
+    if text is not None:
+        encoder = replace(encoder, aligner=aligned(text, encoder.tower.width))
     own, reducers = split_options(request)
     rest = method_type.traits.keeps_all and request.inside is not None
     method = build_method(
@@ -119,7 +126,9 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
             method = replace(method, keep=encoder.candidates)  # type: ignore[type-var]
     if request.prior is not None:
         encoder = replace(encoder, prior=Prior(*parse_prior(request.prior)))
-    found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings)
+    if method.space != ALIGNED:
+        encoder, text = replace(encoder, aligner=None), None
+    found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings, text)
     return found if request.correction is None else _corrected(found, request, request.correction)
 
 
@@ -230,6 +239,14 @@ def _shortened(
             "run, and --dynamic-batch frees that number; leave it out"
         )
     return encoder, counted, warnings
+
+
+def _text(request: Request, checkpoint: Checkpoint, method: type[Method]) -> Checkpoint | None:
+    """The CLIP of --text-model; of a whole CLIP, itself."""
+    if request.text_model is not None:
+        return open_checkpoint(request.text_model)
+    whole = checkpoint.config.get("model_type") == "clip" and "text_config" in checkpoint.config
+    return checkpoint if whole and method.traits.asks else None
 
 
 def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:

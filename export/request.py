@@ -84,6 +84,9 @@ class Request:
     """the tower's weights that `edgeprune adapt` wrote, or their folder"""
     prior: str | None = None
     """mask, mul or fuse:W: how what a device knows of each patch goes into what the method ranks by"""
+    text_model: str | None = None
+    """the CLIP whose text tower makes questions into vectors, and whose projection brings patches there, as `model`; of
+    a whole CLIP it is that by itself"""
     split: bool = False
     """whether the encoder goes along as two graphs as well, so that an image is encoded once and asked often"""
     outputs: tuple[str, ...] = ()
@@ -291,6 +294,9 @@ def _check_prior(request: Request, traits: Mapping[str, Traits]) -> None:
             f"--split parts what hangs on a question or a prior from the rest, and nothing of {request.method} does; "
             f"leave it out, add --prior, or choose a method that is asked: {asks}"
         )
+    if request.text_model is not None and not traits[request.method].asks:
+        asks = ", ".join(name for name, one in traits.items() if one.asks)
+        raise RequestError(f"--text-model goes with a method that is asked: {asks}; got {request.method}")
     if request.prior is None:
         return
     parse_prior(request.prior)

@@ -13,6 +13,8 @@ Source  huggingface/transformers@v5.24 models/clip/modeling_clip.py: CLIPTextMod
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,9 +30,10 @@ from edgeprune.encoders._load import pretrained, settings
 from edgeprune.errors import ModelError
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.storage import file_of, save_graphs
+from edgeprune.ports import TEXT
 from edgeprune.runtime.text import FILL, IDS, NAME, TOKENIZER, VECTORS
 
-__all__ = ["TextSide", "write_text"]
+__all__ = ["TextSide", "asked_in_words", "write_text"]
 
 OPSET, IR_VERSION = 18, 10
 WORDS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -163,3 +166,9 @@ def _ends(tokenizer: Any, config: Any, id: str) -> tuple[int, int]:
             f"tokenizer ends one with {eos}; correct eos_token_id of text_config in config.json"
         )
     return bos, eos
+
+
+def asked_in_words(folder: Path, checkpoint: Checkpoint, ports: Mapping[str, Any]) -> dict[str, Any]:
+    """The ports of a manifest, once the text side that makes words into a vector is there: of the text it says how."""
+    side = dataclasses.asdict(write_text(folder, checkpoint))
+    return {**ports, TEXT: {**ports[TEXT], "tower": {name: side[name] for name in side if name != "files"}}}

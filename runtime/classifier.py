@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeprune.runtime.classes import Classes
-from edgeprune.runtime.runner import Images, Runner
+from edgeprune.runtime.runner import Given, Images, Runner
 
 __all__ = ["Classifier"]
 
@@ -26,6 +26,6 @@ class Classifier(Runner):
         """The names of the classes."""
         return self.manifest.labels
 
-    def __call__(self, images: Images, **inputs: NDArray[Any]) -> list[Classes]:
+    def __call__(self, images: Images, **inputs: Given) -> list[Classes]:
         """Classify B images: for each of them what it shows. It takes what `outputs` takes, and raises as it does."""
         return [Classes(logits, self.labels) for logits in self.outputs(images, **inputs)["logits"]]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime.detections import THRESHOLD, Detections, decode
 from edgeprune.runtime.images.preprocess import as_rgb
-from edgeprune.runtime.runner import Images, Runner
+from edgeprune.runtime.runner import Given, Images, Runner
 
 __all__ = ["Detector"]
 
@@ -28,7 +28,7 @@ class Detector(Runner):
         """The names of the classes."""
         return self.manifest.labels
 
-    def __call__(self, images: Images, threshold: float = THRESHOLD, **inputs: NDArray[Any]) -> list[Detections]:
+    def __call__(self, images: Images, threshold: float = THRESHOLD, **inputs: Given) -> list[Detections]:
         """Detect in B images: for each of them what it shows, with a score above the threshold.
 
         images: as `outputs` takes them. Boxes are in pixels of each image as it is read, upright and before it is

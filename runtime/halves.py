@@ -18,6 +18,7 @@ from edgeprune.errors import RequestError
 from edgeprune.runtime.backends.ort import DEVICES, Session, open_session
 
 if TYPE_CHECKING:
+    from edgeprune.runtime.runner import Given
     from edgeprune.runtime.tokens import Output, TokenEncoder
 
 __all__ = ["Encoded", "Halves"]
@@ -82,7 +83,7 @@ class Encoded:
     seen: Mapping[str, NDArray[Any]]
     """what the second half needs of them, by name"""
 
-    def select(self, **inputs: NDArray[Any]) -> Output:
+    def select(self, **inputs: Given) -> Output:
         """The tokens for a question or a prior, without another run of the encoder.
 
         inputs: as `TokenEncoder` takes them beside the images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,14 +19,17 @@ from edgeprune.runtime.budgets import Budgets, Cut
 from edgeprune.runtime.devices import AUTO, open_backend
 from edgeprune.runtime.images.finite import check_finite
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
+from edgeprune.runtime.text import TextEncoder
 
-__all__ = ["NEXT", "PIXELS", "STATE", "Images", "Runner", "check_tensors"]
+__all__ = ["NEXT", "PIXELS", "STATE", "Given", "Images", "Runner", "check_tensors"]
 
 Images: TypeAlias = "ImageLike | list[ImageLike] | tuple[ImageLike, ...] | NDArray[Any]"
 Self = TypeVar("Self", bound="Runner")
 
 PIXELS = "pixel_values"
 """the input that images become"""
+Given: TypeAlias = "NDArray[Any] | str | list[str]"
+"""what an input beside the images is given as; words where the bundle makes them a vector"""
 STATE, NEXT = "state.", "next."
 """how the names of the inputs begin that are what the frame before left, and of the outputs that they come from"""
 
@@ -68,7 +72,7 @@ class Runner:
         self._shape, self._dtype = pixels.shape, np.dtype(pixels.dtype)
         self._kept: dict[str, NDArray[Any]] | None = None
 
-    def outputs(self, images: Images, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def outputs(self, images: Images, **inputs: Given) -> dict[str, NDArray[Any]]:
         """Everything that the graph hands out for B images, by name.
 
         images: one image: a file name, a Pillow image of any mode, or RGB as uint8 [H, W, 3]; or
@@ -76,9 +80,9 @@ class Runner:
                 then run in pieces of B, the last one filled up; or
                 pixel_values, float32 or the graph's own dtype, of exactly the graph's shape [B, 3, H, W]; they pass
                 unchanged, except that float32 is cast to float16 for a float16 graph.
-        inputs: what else the graph takes, by name (`manifest.inputs`): [B, ...] or, the same for all images, [...]; of
-                what is left out, `manifest.ports` says what stands in. Without what the frame before left (`stream`)
-                this is a first frame
+        inputs: what else the graph takes, by name (`manifest.inputs`): [B, ...] or, the same for all images, [...]; a
+                question in words, or a list of B, where the bundle brings its text side. Of what is left out
+                `manifest.ports` says what stands in. Without what the frame before left (`stream`) this is a first frame
 
         An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, the whole image first;
         as a list, it holds that one image. `edgeprune.runtime.images.tiles.packed` puts what is kept of them in order.
@@ -95,7 +99,7 @@ class Runner:
             return {name: np.concatenate([run[name] for run in runs])[:count] for name in runs[0]}
         return self.run({PIXELS: self.prepare(images), **inputs})
 
-    def outputs_on_device(self, images: Images, **inputs: NDArray[Any]) -> dict[str, Any]:
+    def outputs_on_device(self, images: Images, **inputs: Given) -> dict[str, Any]:
         """`outputs` that stay where they are made, on a GPU if that runs the graph; `torch.from_dlpack` takes each.
 
         So a language model on the same GPU gets its tokens without a copy through the host. (On a GPU not run here.)
@@ -106,7 +110,7 @@ class Runner:
             raise RequestError("a stream keeps its state on the host; call outputs, or give the state yourself")
         return self.session.run_on_device(self._feeds({PIXELS: self.prepare(images), **inputs}))
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, Given]) -> dict[str, NDArray[Any]]:
         """The same for all inputs by name, as the graph takes them; float32 is cast where it takes float16.
 
         Raises RequestError when an input is missing or there is no such one, ImageError when one does not fit.
@@ -133,22 +137,46 @@ class Runner:
         video._kept = {}
         return video
 
-    def _feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return self._given(feeds, self.session.inputs, len(feeds[PIXELS]) if PIXELS in feeds else 1)
+    def _feeds(self, feeds: Mapping[str, Given]) -> dict[str, NDArray[Any]]:
+        return self._given(feeds, self.session.inputs, len(feeds.get(PIXELS, "1")))
 
-    def asked(self, inputs: Mapping[str, NDArray[Any]], images: int) -> dict[str, NDArray[Any]]:
+    def asked(self, inputs: Mapping[str, Given], images: int) -> dict[str, NDArray[Any]]:
         """What so many images are given beside their pixels, as the graph takes it. Raises as `run` does."""
         specs = {name: spec for name, spec in self.session.inputs.items() if name != PIXELS}
         return self._given(inputs, specs, images)
 
     def _given(
-        self, feeds: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec], images: int
+        self, given: Mapping[str, Given], specs: Mapping[str, TensorSpec], images: int
     ) -> dict[str, NDArray[Any]]:
+        feeds = {name: self._in_numbers(name, value) for name, value in given.items()}
         feeds = {**self._blank(feeds, specs, images), **feeds}
         if feeds.keys() != specs.keys():
             raise RequestError(f"the graph must be given {', '.join(specs)}; it was given {', '.join(feeds) or 'none'}")
-        given = {name: self._for_each(name, value, images) for name, value in feeds.items()}
-        return {name: self._checked(name, _cast(name, given[name], spec)) for name, spec in specs.items()}
+        each = {name: self._for_each(name, value, images) for name, value in feeds.items()}
+        return {name: self._checked(name, _cast(name, each[name], spec)) for name, spec in specs.items()}
+
+    def _in_numbers(self, name: str, given: Any) -> NDArray[Any]:
+        """A question in words as its vector, where the bundle brings what makes it one.
+
+        Raises RequestError where it does not.
+        """
+        asked = [given] if isinstance(given, str) else given
+        if not isinstance(asked, (list, tuple)) or not all(isinstance(one, str) for one in asked):
+            values: NDArray[Any] = given
+            return values
+        port = self.manifest.ports.get(name, {})
+        if "tower" not in port:
+            raise RequestError(
+                f"{name} must be numbers, [{', '.join(map(str, self.manifest.inputs[name].shape))}]: "
+                f"{port.get('what', 'an input')}; the bundle brings nothing that makes words into them"
+                if name in self.manifest.inputs
+                else f"the graph takes no {name}"
+            )
+        return self._text_encoder([*asked], truncated=port["truncated"], unit=port["unit"])
+
+    @functools.cached_property
+    def _text_encoder(self) -> TextEncoder:
+        return TextEncoder(self.bundle.folder, self.threads)
 
     def _for_each(self, name: str, values: NDArray[Any], images: int) -> NDArray[Any]:
         """Of a port that was given once, or without a leading dimension, the same for every image of the run."""

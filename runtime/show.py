@@ -11,7 +11,9 @@ from __future__ import annotations
 import colorsys
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing, as_rgb
 from edgeprune.runtime.loading import load
 from edgeprune.runtime.parity.stored import own_image
-from edgeprune.runtime.runner import Images, Runner
+from edgeprune.runtime.runner import Given, Images, Runner
 from edgeprune.runtime.saving import save
 
 __all__ = ["draw"]
@@ -58,6 +60,7 @@ def draw(
     threshold: float = THRESHOLD,
     keep: int | None = None,
     device: str = AUTO,
+    inputs: Mapping[str, Given] = MappingProxyType({}),
 ) -> Image.Image:
     """Left the preprocessed image, right its kept patches in colour and the dropped ones dimmed, below a caption.
 
@@ -65,6 +68,7 @@ def draw(
     threshold: of the scores of a detector's boxes
     keep: only so many of the kept patches, where kept sets nest; None for all
     device: of a bundle that is not open yet, as `load` takes it
+    inputs: what else the graph is given, as `Runner.outputs` takes it; a question in words stands in the caption
 
     A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
     which is the whole image. `info["view"]` of the picture says that the encoder sees the image squeezed, or cut at its
@@ -86,9 +90,9 @@ def draw(
     steps, manifest = runner.preprocessing, runner.manifest
     view = _view(steps, image)
     if steps.tiles is None:
-        pixels, tensors = steps.pixels(image), _tensors(runner, [image] * manifest.tiles, keep)
+        pixels, tensors = steps.pixels(image), _tensors(runner, [image] * manifest.tiles, keep, inputs)
     else:  # the first tile is the whole image
-        pixels, tensors = steps.tiled_pixels(image)[0], _tensors(runner, image, keep)
+        pixels, tensors = steps.tiled_pixels(image)[0], _tensors(runner, image, keep, inputs)
     kept = tensors["indices"][0]
     kept = kept[kept < manifest.patches]
     share, boxes, went = _share(len(kept), manifest.patches), None, None
@@ -103,6 +107,7 @@ def draw(
         boxes = decode(tensors["logits"][:1], tensors["pred_boxes"][:1], [(1, 1)], threshold)[0]
         share += _found(len(boxes.scores), threshold)
     share += f"; {view}" if view else ""
+    share += "".join(f"; {text}" for text in inputs.values() if isinstance(text, str))
     inside = manifest.inside.get("reducer", "")
     name = f"{manifest.method} + {inside}" if inside else manifest.method
     picture = _picture(pixels, kept, runner.grid, (name, share), boxes, manifest.labels, went)
@@ -112,8 +117,10 @@ def draw(
     return picture
 
 
-def _tensors(runner: Runner, images: Images, keep: int | None) -> dict[str, NDArray[Any]]:
-    tensors = runner.outputs(images)
+def _tensors(
+    runner: Runner, images: Images, keep: int | None, inputs: Mapping[str, Given]
+) -> dict[str, NDArray[Any]]:
+    tensors = runner.outputs(images, **inputs)
     if keep is None:
         return tensors
     (budgets := Budgets.of(runner.manifest)).check(f"a budget of {keep}")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.halves import Encoded, Halves
-from edgeprune.runtime.runner import PIXELS, Images, Runner
+from edgeprune.runtime.runner import PIXELS, Given, Images, Runner
 
 __all__ = ["Output", "TokenEncoder"]
 
@@ -122,7 +122,7 @@ class TokenEncoder(Runner):
     def budgets(self) -> Budgets:
         return Budgets.of(self.manifest)
 
-    def __call__(self, images: Images, **inputs: NDArray[Any]) -> Output:
+    def __call__(self, images: Images, **inputs: Given) -> Output:
         """Encode B images, or the tiles of one: their tokens, indices and scores. It takes what `outputs` takes."""
         return Output.of(self.outputs(images, **inputs), self.budgets)
 
@@ -135,10 +135,9 @@ class TokenEncoder(Runner):
         seen = self._halves.encoder.run({PIXELS: self.prepare(images)})
         return Encoded(self, seen)
 
-    def selected(self, encoded: Encoded, inputs: Mapping[str, NDArray[Any]]) -> Output:
+    def selected(self, encoded: Encoded, inputs: Mapping[str, Given]) -> Output:
         """What `Encoded.select` gives."""
-        images = next(iter(encoded.seen.values()))
-        feeds = self.asked({name: np.asarray(value) for name, value in inputs.items()}, len(images))
+        feeds = self.asked(inputs, len(next(iter(encoded.seen.values()))))
         return Output.of(self._halves.select(encoded.seen, feeds), self.budgets)
 
     @functools.cached_property

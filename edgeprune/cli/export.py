@@ -79,6 +79,10 @@ __all__ = ["command"]
     "--prior", metavar="mask|mul|fuse:W",
     help="Take `prior` [B, N] as well, what is known of each patch: keep those at 0 last, or rank by it, too.",
 )  # fmt: skip
+@click.option(
+    "--text-model", metavar="CLIP",
+    help="Folder or id of the CLIP that questions are put to, for a method that is asked in its space.",
+)  # fmt: skip
 @click.option("--split", is_flag=True, help="Two graphs as well: encode an image once, select for each question.")
 @click.option(
     "--tiles", type=int, default=1, show_default=True,

@@ -21,6 +21,7 @@ PICTURE, PICTURES = Path("kept.png"), Path("kept")
 @click.option("--output", type=options.PATH, help="A .png; for several images a folder. Default kept.png, or kept.")
 @options.image_range
 @options.first
+@click.option("--text", metavar="QUESTION", help="What is asked, of a bundle that brings its text side (--text-model).")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
 @click.option(
     "--device", type=click.Choice(["auto", *options.devices.choices]), default="auto", show_default=True,
@@ -33,6 +34,7 @@ def command(
     output: Path | None,
     image_range: tuple[float, float] | None,
     keep: int | None,
+    text: str | None,
     threshold: float,
     device: str,
     as_json: bool,
@@ -54,6 +56,7 @@ def command(
         raise click.UsageError("--image-range goes with an image, which is missing; give one, or leave it out")
     places = _places(images, output)
     drawn: list[dict[str, Any]] = []
+    asked = {} if text is None else {"text": text}
     with progress() as show:
         runner = bundle if len(places) == 1 else load(bundle, device)
         if len(places) > 1:  # behind what may be refused of the bundle, and of the images
@@ -63,7 +66,7 @@ def command(
         for at, (place, image) in enumerate(places.items()):
             show(at, len(places), place.name)
             shown = image if image is None or image_range is None else as_rgb(image, True, image_range)
-            picture = draw(runner, shown, place, threshold, keep, device)
+            picture = draw(runner, shown, place, threshold, keep, device, asked)
             classes = [{"label": label, "probability": share} for label, share in picture.info["classes"]]
             said = {"classes": classes} if classes else {}
             drawn.append({"picture": str(place), "size": list(picture.size), "view": picture.info["view"], **said})

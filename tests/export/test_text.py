@@ -63,7 +63,8 @@ def write_words(folder: Path) -> int:
     return len(words)
 
 
-def write_clip(folder: Path, eos: int) -> Path:
+def write_clip(folder: Path, eos: int, width: int = TINY_VISION["hidden_size"]) -> Path:
+    """width: of its tower"""
     from transformers import CLIPConfig, CLIPModel
 
     folder.mkdir()
@@ -72,7 +73,7 @@ def write_clip(folder: Path, eos: int) -> Path:
     ids = {"vocab_size": words, "bos_token_id": words - 2, "eos_token_id": eos or words - 1, "pad_token_id": 1}
     torch.manual_seed(0)
     config = CLIPConfig(
-        vision_config={**TINY_VISION, "projection_dim": WIDTH},
+        vision_config={**TINY_VISION, "hidden_size": width, "projection_dim": WIDTH},
         text_config={**text, **ids, "projection_dim": WIDTH},
         projection_dim=WIDTH,
     )

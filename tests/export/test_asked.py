@@ -1,0 +1,107 @@
+"""A method that is asked in CLIP's space: the bundle brings the tower that makes words into vectors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeprune.errors import ModelError, RequestError
+from edgeprune.export import Request
+from edgeprune.export.job import export_bundle
+from edgeprune.export.request import check
+from edgeprune.runtime import TokenEncoder, load
+from edgeprune.runtime.show import draw
+from tests.export.test_text import write_clip
+
+SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
+GIVEN = {"method": "cdpruner", "target": "cpu", "keep": 24, "baselines": False, "runtime": False}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole CLIP whose tower is as wide as that of the embedded model."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip", 2, width=128)
+
+
+@pytest.fixture(scope="module")
+def bundle(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("asked") / "bundle"
+    exported = export_bundle(Request(**GIVEN, text_model=str(clip), split=True, output=folder))  # type: ignore[arg-type]
+    assert all(report.passed and report.proven for report in exported.reports)
+    return folder
+
+
+def test_a_question_in_words_chooses_as_its_vector_does(bundle: Path) -> None:
+    with load(bundle, device="cpu", kind=TokenEncoder) as encoder:
+        assert encoder.manifest.ports["text"]["space"] == "aligned"
+        vector = encoder._text_encoder("which one is red?")
+        seen = encoder.encode(SCENE)
+        for chosen in (encoder(SCENE, text="which one is red?"), seen.select(text="which one is red?")):
+            np.testing.assert_array_equal(chosen.indices, encoder(SCENE, text=vector).indices)
+
+
+def test_the_least_alike_are_kept_as_the_official_code_does(bundle: Path, clip: Path) -> None:
+    """By the formula, from transformers' own CLIP: its post_layernorm and visual_projection on every patch."""
+    from transformers import CLIPModel
+
+    from edgeprune import encoders
+    from edgeprune.checkpoint import open_checkpoint
+
+    model = CLIPModel.from_pretrained(clip).eval()
+    encoder = encoders.load(open_checkpoint(None))
+    with load(bundle, device="cpu", kind=TokenEncoder) as runner, torch.inference_mode():
+        question = torch.from_numpy(runner._text_encoder("a circle"))
+        got = runner(SCENE, text="a circle")
+        pixels = torch.from_numpy(runner.prepare(SCENE))
+        hidden = encoder.tower.module(pixels, output_hidden_states=True).hidden_states[encoder.layer][:, 1:]
+        joint = model.visual_projection(model.vision_model.post_layernorm(hidden))[0].double()
+        x = encoder.project(hidden)[0].double()
+    x, joint = (one / one.norm(dim=-1, keepdim=True) for one in (x, joint))
+    relevance = -(joint @ question.double())
+    r = (relevance - relevance.min()) / (relevance.max() - relevance.min())
+    kernel = r[:, None] * (x @ x.T) * r[None]
+    chosen: list[int] = []
+    for _ in range(24):
+        within = kernel[chosen][:, chosen]
+        gains = torch.stack(
+            [
+                kernel[j, j] - (kernel[j, chosen] @ torch.linalg.solve(within, kernel[chosen, j]) if chosen else 0)
+                for j in range(len(x))
+            ]
+        )
+        gains[chosen] = -torch.inf
+        chosen.append(int(gains.argmax()))
+    assert sorted(chosen) == got.indices[0].tolist()
+
+
+def test_the_picture_of_it_says_what_was_asked(bundle: Path) -> None:
+    assert draw(bundle, SCENE, inputs={"text": "a circle"}, device="cpu").size[0] > 0
+
+
+def test_another_encoder_is_told_where_its_space_is() -> None:
+    with pytest.raises(Exception, match=re.escape("give --text-model, the CLIP checkpoint that its tower is of")):
+        export_bundle(Request(**GIVEN, output=Path("not-written")))  # type: ignore[arg-type]
+
+
+def test_a_clip_of_another_width_is_refused(tmp_path: Path) -> None:
+    other = write_clip(tmp_path / "clip", 2)
+    with pytest.raises(ModelError, match="must be the one that the encoder's tower was taken from"):
+        export_bundle(Request(**GIVEN, text_model=str(other), output=tmp_path / "x"))  # type: ignore[arg-type]
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_asks_what_is_not_asked() -> None:
+    with pytest.raises(RequestError, match="--text-model goes with a method that is asked: cdpruner"):
+        check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
+
+
+def test_words_without_a_text_side_are_refused(tmp_path: Path) -> None:
+    request = Request(**{**GIVEN, "options": {"form": "openvino"}}, output=tmp_path / "bare")  # type: ignore[arg-type]
+    folder = export_bundle(request).folder
+    line = "text must be numbers, [1, 128]: the question: the mean embedding"
+    with load(folder, device="cpu", kind=TokenEncoder) as encoder, pytest.raises(RequestError, match=re.escape(line)):
+        encoder(SCENE, text="which one is red?")
