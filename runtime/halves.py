@@ -1,8 +1,8 @@
 """An encoder as its two halves: an image is encoded once, and asked as often as there are questions.
 
-    seen = encoder.encode("photo.jpg")
-    tokens, indices, scores = seen.select(text=vector)
-    tokens, indices, scores = seen.select(text=another)
+seen = encoder.encode("photo.jpg")
+tokens, indices, scores = seen.select(text=vector)
+tokens, indices, scores = seen.select(text=another)
 """
 
 from __future__ import annotations

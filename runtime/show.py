@@ -117,9 +117,7 @@ def draw(
     return picture
 
 
-def _tensors(
-    runner: Runner, images: Images, keep: int | None, inputs: Mapping[str, Given]
-) -> dict[str, NDArray[Any]]:
+def _tensors(runner: Runner, images: Images, keep: int | None, inputs: Mapping[str, Given]) -> dict[str, NDArray[Any]]:
     tensors = runner.outputs(images, **inputs)
     if keep is None:
         return tensors

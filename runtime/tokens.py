@@ -143,7 +143,9 @@ class TokenEncoder(Runner):
     @functools.cached_property
     def _halves(self) -> Halves:
         if self.keep != self.manifest.keep:
-            raise RequestError("the halves keep all that the bundle keeps; open it without keep, and cut what comes out")
+            raise RequestError(
+                "the halves keep all that the bundle keeps; open it without keep, and cut what comes out"
+            )
         return Halves(self.bundle, self.device, self.threads)
 
     def close(self) -> None:

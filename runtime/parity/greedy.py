@@ -8,6 +8,8 @@
 Objectives; C: `similarity`, cosines [N, N], S: the picks so far
 
     max-min     1 - C           first min over i != j of D[i, j], then min over S                      divprune
+    world       attention, xyz  first `attention`, then min over S of balance |xyz - xyz_s| / the largest such distance
+                                from the first pick + (1 - balance) (1 - C)                            segpruner
     max-sum     first `first`   then - sum over S of C                                                 todre
     determinant 1               what is left of the diagonal of C outside the span of S                dpp
     relevant    relevance       the same of (1 - weight) C + weight r C r, r: relevance in ..1         cdpruner
@@ -110,6 +112,21 @@ def _max_min(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
     first = np.where(np.eye(len(distance), dtype=bool), np.inf, distance).min(axis=0)
     first = np.where(np.isposinf(first), 0.0, first)
     return _of_cosines(lambda picks: distance[picks].min(axis=0) if picks else first, len(first))
+
+
+def _world(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    attended, xyz, balance = given["attention"], given["xyz"], float(rule["balance"])
+    seen = (1 - balance) * (1 - given["similarity"])
+    away = np.linalg.norm(xyz[:, None] - xyz[None], axis=-1)
+
+    def gains(picks: list[int]) -> Floats:
+        if not picks:
+            return attended
+        far = max(float(away[picks[0]].max()), 1e-12)
+        return np.asarray((balance * away[picks] / far + seen[picks]).min(axis=0))
+
+    none = np.zeros(len(attended))
+    return Objective(gains, lambda picks: none + 1 if picks else none, lambda picks: none if picks else attended)
 
 
 def _max_sum(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
@@ -269,6 +286,7 @@ def _of_cosines(gains: Gain, patches: int) -> Objective:
 
 OBJECTIVES: dict[str, Callable[[Mapping[str, Floats], Mapping[str, Any]], Objective]] = {
     "max-min": _max_min,
+    "world": _world,
     "max-sum": _max_sum,
     "determinant": _determinant,
     "relevant": _relevant,
