@@ -79,7 +79,7 @@ def active(
     return np.log1p(np.bincount(at[at >= 0], minlength=patches.count)).astype(np.float32)
 
 
-def _checked(patches: Patches, events: Events) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+def _checked(patches: Patches, events: Events) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """x, y and t"""
     columns = {name: np.asarray(values) for name, values in events._asdict().items() if values is not None}
     if len({values.shape for values in columns.values()}) != 1 or columns["t"].ndim != 1:
@@ -100,4 +100,4 @@ def _checked(patches: Patches, events: Events) -> tuple[NDArray[np.int64], NDArr
     if time.dtype.kind not in "iuf" or (wrong := ~(time >= 0)).any():
         given = f"{int(wrong.sum())} are not" if time.dtype.kind in "iuf" else f"got {time.dtype}"
         raise RequestError(f"events' times must be numbers and not negative; {given}; count from the recording's start")
-    return x.astype(np.int64), y.astype(np.int64), time
+    return x, y, time

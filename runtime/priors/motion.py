@@ -127,12 +127,12 @@ def moved(patches: Patches, vectors: NDArray[Any]) -> NDArray[np.float32]:
     left, top = (blocks[f"dst_{axis}"].astype(np.int64) - blocks[size] // 2 for axis, size in (("x", "w"), ("y", "h")))
     low, high = patches.rows.touching(top, top + blocks["h"])
     first, last = patches.columns.touching(left, left + blocks["w"])
-    longest = np.zeros(patches.grid)
+    longest, across = np.zeros(patches.count), patches.columns.count
     for down in range(int((high - low).max(initial=0))):
         for along in range(int((last - first).max(initial=0))):
             there = (low + down < high) & (first + along < last)
-            np.maximum.at(longest, (low[there] + down, first[there] + along), length[there])
-    return longest.astype(np.float32).ravel()
+            np.maximum.at(longest, (low[there] + down) * across + first[there] + along, length[there])
+    return longest.astype(np.float32)
 
 
 def grown(prior: NDArray[np.float32], grid: tuple[int, int], group: tuple[int, int]) -> NDArray[np.float32]:

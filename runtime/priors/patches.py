@@ -11,6 +11,7 @@ adds zeros). All of it is whole numbers: a point on an edge is on the same side 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +49,9 @@ class Axis:
         shares: NDArray[np.float64] = np.maximum(covered, 0) / self._unit
         return shares
 
-    def holding(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[M] int64 pixels of the image -> the patch that the middle of each lies in, -1 where it lies in none."""
-        patch = self._at(2 * x + 1, 2) // (2 * self._unit)
+    def cells(self) -> NDArray[np.int64]:
+        """[length] int64, the patch that the middle of each pixel of the image lies in, -1 where it lies in none."""
+        patch = self._at(2 * np.arange(self.length) + 1, 2) // (2 * self._unit)
         return np.where((patch >= 0) & (patch < self.count), patch, -1)
 
     def touching(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
@@ -143,9 +144,9 @@ class Patches:
         """N"""
         return self.rows.count * self.columns.count
 
-    def holding(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[M] int64 pixels of the image -> the patch of each in 0..N-1, -1 where the preprocessing cuts it off."""
-        row, column = self.rows.holding(y), self.columns.holding(x)
+    def holding(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
+        """[M] pixels of the image, none outside of it -> the patch of each in 0..N-1, -1 where it is cut off."""
+        row, column = self.rows.cells()[y], self.columns.cells()[x]
         return np.where((row < 0) | (column < 0), -1, row * self.columns.count + column)
 
 

@@ -115,7 +115,7 @@ def test_what_is_left_behind_the_last_patch_is_in_none() -> None:
     """SigLIP's 27 x 27 of 384 pixels: 14 each, and a rest of 6."""
     rows = Patches.of((384, 384), (27, 27), steps((384, 384))).rows
     assert rows.pixels == 14
-    assert rows.holding(np.array([0, 13, 14, 377, 378, 383])).tolist() == [0, 0, 1, 26, -1, -1]
+    assert rows.cells()[[0, 13, 14, 377, 378, 383]].tolist() == [0, 0, 1, 26, -1, -1]
 
 
 @pytest.mark.parametrize(
