@@ -23,6 +23,8 @@ its patches lie on the image, and is made once for each size:
     patches = Patches.of((480, 640), encoder.grid, encoder.preprocessing)
     prior = as_prior([active(patches, Events.of(records), since=keyframe)], encoder.grid)
 
+An encoder of tiles takes those of one image as a batch; `Patches.of_tiles` has the patches of each.
+
 `as_prior` and `as_xyz` make a batch of them, and refuse what is of another grid or not finite. Priors multiply where
 both are meant: `letterbox(patches) * active(patches, events)`.
 """

@@ -72,9 +72,11 @@ def moving(
     group: rows and columns of patches that a projector makes one token of; (1, 1) where the grid is of groups already
 
     Raises MissingPackageError without PyAV. Raises RequestError before the first frame for what is no video, for a
-    codec whose vectors are not exported, and for one of I-frames alone; and at a frame of another size, or a damaged
-    one.
+    codec whose vectors are not exported, for one of I-frames alone, and for an encoder of tiles; and at a frame of
+    another size, or a damaged one.
     """
+    if preprocessing.tiles is not None:
+        raise RequestError("frames must stay whole for their motion to be known; this encoder cuts them into tiles")
     path = Path(video)
     with _opened(path) as container:
         stream = container.streams.video[0]

@@ -102,15 +102,12 @@ class Patches:
         pixels: the side of a patch, of a group where the grid is of groups; None where the grid and the encoder's input
             leave no choice, as 27 patches of 384 pixels do not: 14, and a rest of 6 behind them
 
-        Raises RequestError for an encoder of tiles, and for a grid that the encoder's input has not room for or that
-        patches of several sizes would make; ImageError for a size that its preprocessing refuses.
+        Raises RequestError for an encoder of tiles (`of_tiles`), and for a grid that the encoder's input has not room
+        for or that patches of several sizes would make; ImageError for a size that its preprocessing refuses.
         """
         if preprocessing.tiles is not None:
-            raise RequestError(
-                "a prior is of images that stay whole; this encoder cuts them into tiles; use it without"
-            )
-        if min(*size, *grid) < 1:
-            raise RequestError(f"an image and a grid must have a pixel and a patch at least, got {size} and {grid}")
+            raise RequestError("this encoder cuts images into tiles, each with its patches; use Patches.of_tiles")
+        _check(size, grid)
         side, border = size, (0, 0)
         if squared or preprocessing.square is not None:
             longer = max(size)
@@ -128,6 +125,27 @@ class Patches:
             for at in (0, 1)
         )
         return cls(rows, columns)
+
+    @classmethod
+    def of_tiles(
+        cls, size: tuple[int, int], grid: tuple[int, int], preprocessing: Preprocessing, pixels: int | None = None
+    ) -> list[Patches]:
+        """Of the T tiles of one image, in the order in which the encoder takes them: the B of its inputs is T.
+
+        size, grid, pixels: as of `of`; grid is that of a tile. Raises RequestError as it does, and where there are no
+        tiles.
+        """
+        if preprocessing.tiles is None:
+            raise RequestError("this encoder takes images whole; use Patches.of")
+        _check(size, grid)
+        every, room = [], preprocessing.size
+        for scaled, cut in preprocessing.tiles.placed(size):
+            rows, columns = (
+                Axis(size[at], 0, size[at], scaled[at], cut[at], grid[at], _pixels(room[at], grid[at], pixels))
+                for at in (0, 1)
+            )
+            every.append(cls(rows, columns))
+        return every
 
     @property
     def size(self) -> tuple[int, int]:
@@ -148,6 +166,11 @@ class Patches:
         """[M] pixels of the image, none outside of it -> the patch of each in 0..N-1, -1 where it is cut off."""
         row, column = self.rows.cells()[y], self.columns.cells()[x]
         return np.where((row < 0) | (column < 0), -1, row * self.columns.count + column)
+
+
+def _check(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    if min(*size, *grid) < 1:
+        raise RequestError(f"an image and a grid must have a pixel and a patch at least, got {size} and {grid}")
 
 
 def _pixels(room: int, count: int, given: int | None) -> int:

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeprune.errors import MissingPackageError, RequestError
+from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.runtime.priors import Patches, moving
 from edgeprune.runtime.priors.motion import grown, moved
 from tests.runtime.priors.steps import steps
@@ -177,6 +178,11 @@ def test_sound_alone_is_no_video(av: Any, tmp_path: Path) -> None:
         container.mux(stream.encode())
     with pytest.raises(RequestError, match="must have pictures"):
         moving(path, GRID, SQUEEZED)
+
+
+def test_an_encoder_of_tiles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="frames must stay whole"):
+        moving(tmp_path / "any.mp4", GRID, steps((56, 56), tiles=Tiles(2, 56, ((56, 56),))))
 
 
 def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -100,10 +100,38 @@ def test_an_image_made_square_by_whoever_gives_it_is_one_that_the_preprocessing_
     assert Patches.of((31, 107), (4, 4), squares, squared=True) == Patches.of((31, 107), (4, 4), squares)
 
 
-def test_an_encoder_of_tiles_is_refused() -> None:
-    tiled = steps((56, 56), tiles=Tiles(2, 56, ((56, 56),)))
-    with pytest.raises(RequestError, match="images that stay whole"):
-        Patches.of((40, 40), (4, 4), tiled)
+@pytest.mark.parametrize("size", [*SIZES, (21, 255)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_the_patches_of_tiles_are_on_the_part_that_each_shows(squeezed: bool, size: tuple[int, int]) -> None:
+    """5 tiles of 56, 2 x 2, 1 x 4 or 4 x 1: of the image with zeros around it, or squeezed."""
+    kind = steps((56, 56), tiles=Tiles.among(5, 56, [(112, 112), (56, 224), (224, 56)], squeezed))
+    every, cut = Patches.of_tiles(size, (4, 4), kind), kind.tiled_pixels(coordinates(size))
+    assert len(every) == len(cut) == 5
+    for patches, pixels in zip(every, cut, strict=True):
+        row, column = patches.rows.sampled()[:, None], patches.columns.sampled()
+        there = (row >= 0) & (column >= 0)
+        np.testing.assert_array_equal(there, pixels[..., 2] == 255)
+        np.testing.assert_array_equal(np.where(there, row, 0), pixels[..., 0])
+        np.testing.assert_array_equal(np.where(there, column, 0), pixels[..., 1])
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_so_are_those_of_an_image_that_is_scaled_before_it_is_cut(size: tuple[int, int]) -> None:
+    """Its longer side to 112 first: the nearest pixel of the nearest is off by what one step of that skips, at most."""
+    kind = steps((56, 56), tiles=Tiles.among(5, 56, [(112, 112), (56, 224), (224, 56)], True, longest=112))
+    off = -(-max(size) // 112)
+    for patches, pixels in zip(
+        Patches.of_tiles(size, (4, 4), kind), kind.tiled_pixels(coordinates(size)).astype(np.int64), strict=True
+    ):
+        assert np.abs(pixels[..., 0] - patches.rows.sampled()[:, None]).max() <= off
+        assert np.abs(pixels[..., 1] - patches.columns.sampled()).max() <= off
+
+
+def test_tiles_and_whole_images_are_asked_for_by_their_names() -> None:
+    with pytest.raises(RequestError, match=r"cuts images into tiles, .* use Patches\.of_tiles"):
+        Patches.of((40, 40), (4, 4), steps((56, 56), tiles=Tiles(2, 56, ((56, 56),))))
+    with pytest.raises(RequestError, match=r"takes images whole; use Patches\.of$"):
+        Patches.of_tiles((40, 40), (4, 4), steps((56, 56)))
 
 
 def test_a_size_that_the_preprocessing_refuses_is_refused() -> None:
