@@ -179,7 +179,7 @@ class Preprocessing:
             ground.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
             rgb = ground
         if self.resize is not None:
-            height, width = self._resized(rgb)
+            height, width = self.resized(rgb.height, rgb.width)
             rgb = rgb.resize((width, height), resample=Image.Resampling(self.resample))
         if self.crop is not None:  # Pillow fills with zeros what lies outside, and // puts the odd pixel where HF does
             left, top = (rgb.width - self.crop[1]) // 2, (rgb.height - self.crop[0]) // 2
@@ -201,39 +201,30 @@ class Preprocessing:
             values[:, channel, :height, :width] = np.take(table, pixels[..., channel], mode="clip")
         return values
 
-    def _resized(self, image: Image.Image) -> tuple[int, int]:
-        """(height, width), by the arithmetic of transformers, which rounds where it does."""
-        assert self.resize is not None
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size is resized to, by the arithmetic of transformers, which rounds
+        where it does; its own where there is no resize. Raises ImageError."""
+        longer, shorter = max(height, width), min(height, width)
+        if self.resize is None:
+            return height, width
         if "height" in self.resize:
             return self.resize["height"], self.resize["width"]
         if "max_height" in self.resize:
-            scale = min(self.resize["max_height"] / image.height, self.resize["max_width"] / image.width)
-            return self._there(image, int(image.height * scale), int(image.width * scale))
+            scale = min(self.resize["max_height"] / height, self.resize["max_width"] / width)
+            return _there((height, width), int(height * scale), int(width * scale))
         short, exact = self.resize["shortest_edge"], None
-        if (most := self.resize.get("longest_edge")) and max(image.size) / min(image.size) * short > most:
-            exact = most * min(image.size) / max(image.size)
+        if (most := self.resize.get("longest_edge")) and longer / shorter * short > most:
+            exact = most * shorter / longer
             short = round(exact)
-        if "longest_edge" in self.resize and min(image.size) == short:
-            return image.height, image.width
-        if exact is not None:
-            long = int(exact * max(image.size) / min(image.size))
-        else:
-            long = int(short * max(image.size) / min(image.size))
+        if "longest_edge" in self.resize and shorter == short:
+            return height, width
+        long = int((short if exact is None else exact) * longer / shorter)
         if short * long > MAX_RESIZED_PIXELS:
             raise ImageError(
-                f"an image must not be this long and thin: {image.width}x{image.height} would grow to {short}x{long} "
+                f"an image must not be this long and thin: {width}x{height} would grow to {short}x{long} "
                 "pixels before the crop; cut it first"
             )
-        height, width = (long, short) if image.width <= image.height else (short, long)
-        return self._there(image, height, width)
-
-    def _there(self, image: Image.Image, height: int, width: int) -> tuple[int, int]:
-        if not height or not width:
-            raise ImageError(
-                f"an image must not be this long and thin: {image.width}x{image.height} would shrink to nothing; "
-                "cut it first"
-            )
-        return height, width
+        return _there((height, width), *((long, short) if width <= height else (short, long)))
 
 
 def as_rgb(image: ImageLike, convert: bool, within: Range | None = None) -> Image.Image:
@@ -315,6 +306,15 @@ def _converted(image: Image.Image, convert: bool, within: Range | None) -> Image
         raise ImageError(
             f"an image must be convertible to RGB; this {image.mode} image is not ({_reason(error)})"
         ) from None
+
+
+def _there(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """The second size. Raises ImageError where an image of the first has nothing left in it."""
+    if not height or not width:
+        raise ImageError(
+            f"an image must not be this long and thin: {size[1]}x{size[0]} would shrink to nothing; cut it first"
+        )
+    return height, width
 
 
 def _reason(error: Exception) -> str:

@@ -106,6 +106,19 @@ class Tiles:
         height, width = self._best(*size)
         return height // self.side, width // self.side
 
+    def placed(self, size: tuple[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """size: (height, width) of an image -> what it is resized to for each of its T tiles, and the tile's upper left
+        corner on that, less than 0 where there are zeros in front; both (height, width), pixels, in the order of `cut`.
+        """
+        whole = [((self.side, self.side), (0, 0))]
+        if self.count == 1:
+            return whole
+        height, width = self._best(*size)
+        fitted, (above, before) = self._fitted(size, height, width)
+        corners = ((top, left) for top in range(0, height, self.side) for left in range(0, width, self.side))
+        tiles = [(fitted, (top - above, left - before)) for top, left in corners]
+        return tiles + whole if self.squeezed else whole + tiles
+
     def cut(self, image: Image.Image, resample: Image.Resampling) -> list[Image.Image]:
         """An RGB image -> its T tiles, the whole one first, or last where they are squeezed."""
         side = self.side
@@ -127,14 +140,21 @@ class Tiles:
             return image
         if self.squeezed:
             return image.resize((width, height), resample=resample)
-        down, across = height / image.height, width / image.width
-        if across < down:
-            fitted = (width, min(math.ceil(image.height * across), height))
-        else:
-            fitted = (min(math.ceil(image.width * down), width), height)
+        fitted, (top, left) = self._fitted((image.height, image.width), height, width)
         padded = Image.new("RGB", (width, height))
-        padded.paste(image.resize(fitted, resample=resample), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+        padded.paste(image.resize(fitted[::-1], resample=resample), (left, top))
         return padded
+
+    def _fitted(self, size: tuple[int, int], height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of an image on the canvas that is cut up, and the zeros above it and to its left."""
+        if self.squeezed:
+            return (height, width), (0, 0)
+        down, across = height / size[0], width / size[1]
+        if across < down:
+            fitted = (min(math.ceil(size[0] * across), height), width)
+        else:
+            fitted = (height, min(math.ceil(size[1] * down), width))
+        return fitted, ((height - fitted[0]) // 2, (width - fitted[1]) // 2)
 
     def _best(self, height: int, width: int) -> tuple[int, int]:
         """The pinpoint for an image of this size; (0, 0) where there is none."""
