@@ -17,9 +17,10 @@ from edgeprune.export import budget
 from edgeprune.export.averages import averaged
 from edgeprune.export.images import images_of
 from edgeprune.export.manifest import steps_of
+from edgeprune.export.options import pair
 from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
-from edgeprune.export.request import SCENES, TRAINED, Request, pair, spelled_out, split_options
+from edgeprune.export.request import SCENES, TRAINED, Request, spelled_out, split_options
 from edgeprune.export.steps import chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
@@ -28,7 +29,6 @@ from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.targets import Target
-from edgeprune.trace import first_frame
 
 __all__ = ["Opened", "fits_of", "opened"]
 
@@ -221,11 +221,6 @@ def _shortened(
             "--encoder-cost",
         )
     encoder = with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
-    if request.dynamic_batch and first_frame(encoder, 1):
-        raise RequestError(
-            f"{request.inside} keeps something of every frame for the next one, of as many videos as images go into a "
-            "run, and --dynamic-batch frees that number; leave it out"
-        )
     return encoder, counted, warnings
 
 

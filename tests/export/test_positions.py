@@ -51,11 +51,11 @@ def test_left_out_or_as_it_comes_nothing_is_weighed() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "another position": ({"options": {"position": "fited"}}, "no position 'fited'.*Did you mean 'fitted'"),
+    "another position": ({"options": {"position": "fited"}}, "option position must be none or fitted, got fited"),
     "no size": ({"options": {"padding": "wide"}}, "option padding must be none, or height x width of the images"),
     "a method by features": (
         {"method": "divprune", "options": {"position": "fitted"}},
-        "no option of divprune 'position'",
+        "option position is of the methods that rank by attention .*fastervlm.*; got --method divprune, which",
     ),
     "images for nothing": (
         {"calibrate": "scenes"},

@@ -205,7 +205,7 @@ def _per_token(place: Place, graph: Graph) -> int:
     from edgeprune import encoders, pruners
     from edgeprune.checkpoint import open_checkpoint
     from edgeprune.export.cost import formula
-    from edgeprune.export.request import pair
+    from edgeprune.export.options import pair
     from edgeprune.fit import build_method
 
     checkpoint = open_checkpoint(place.model, place.revision)
