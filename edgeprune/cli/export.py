@@ -11,6 +11,7 @@ import click
 
 from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, needs, print_json, progress, warn
+from edgeprune.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from edgeprune.export.request import Request
@@ -58,7 +59,7 @@ __all__ = ["command"]
 @click.option("--revision", help="Commit or branch of a Hugging Face id.")
 @click.option("--output", type=options.PATH, help="Folder to write; default <model>-<method>-<keep>-<target>.")
 @click.option(
-    "--precision", type=click.Choice(["float32", "float16", "int8", "int8-dynamic", "fp8"]),
+    "--precision", type=click.Choice(PRECISIONS),
     help="Float of the graph, default the target's; or what its products are quantised to.",
 )  # fmt: skip
 @click.option(

@@ -12,6 +12,7 @@ import click
 
 from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, leave, needs, print_json, progress, warn
+from edgeprune.precisions import FLOATS, INT8
 
 __all__ = ["command"]
 
@@ -35,7 +36,7 @@ T = TypeVar("T")
 @click.option("--keep", metavar="K,...", help="Tokens kept, or their shares (0.5); default 64,32,16,8.")
 @click.option(
     "--precision", metavar="NAME,...", default="float32", show_default=True,
-    help="float32, float16, int8, int8-dynamic; losses are against the unpruned graph in the first.",
+    help=f"{', '.join((*FLOATS, *INT8))}; losses are against the unpruned graph in the first.",
 )  # fmt: skip
 @click.option("--layer", metavar="L,...", help="Feature layers, indices into hidden_states; default the model's.")
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import ModelError, RequestError
+from edgeprune.precisions import FLOATS, INT8
 from edgeprune.quality.sweep.cache import CACHE
 from edgeprune.quality.sweep.items import SCENES, Item, drawn, of_folder, of_questions
 from edgeprune.quality.sweep.variants import Variant, variants
@@ -25,7 +26,7 @@ RESULT = "sweep.json"
 ROUNDS = 20
 LONGEST = 16
 """new tokens of an answer, of a model that was not trained to give one"""
-PRECISIONS = ("float32", "float16", "int8", "int8-dynamic")
+PRECISIONS = (*FLOATS, *INT8)
 """what graphs for the CPU are exported in"""
 WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """what a checkpoint's answers depend on"""
