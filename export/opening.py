@@ -15,12 +15,12 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.export import budget
 from edgeprune.export.averages import averaged
-from edgeprune.export.images import images_of
+from edgeprune.export.images import drawn_warning, images_of
 from edgeprune.export.manifest import steps_of
 from edgeprune.export.options import pair
 from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
-from edgeprune.export.request import SCENES, TRAINED, Request, spelled_out, split_options
+from edgeprune.export.request import TRAINED, Request, spelled_out, split_options
 from edgeprune.export.steps import chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
@@ -203,10 +203,7 @@ def _shortened(
         steps = flowcut_steps(encoder, pixels, method.keep, reducer)
         counted = {"schedule": {"images": count, "data": data}}
         if request.calibrate is None:
-            warnings = (
-                f"the counts of {request.inside} were taken of {count} drawn scenes; --calibrate DIR takes them of "
-                f"images of yours, --calibrate {SCENES} of these without this warning",
-            )
+            warnings = (drawn_warning(f"the counts of {request.inside} were taken", count),)
     elif request.schedule == "official":
         steps = reducer.own_steps(encoder.layer, encoder.patches, method.keep)
     elif request.schedule is not None:

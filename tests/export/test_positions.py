@@ -28,7 +28,7 @@ def test_weights_are_fitted_on_drawn_scenes_and_a_warning_says_so() -> None:
     made = one.learned["position"]
     assert (made["images"], made["data"], [*made["weights"]]) == (16, "drawn scenes", ["4"])
     assert one.encoder.weighting[4].tolist() == torch.tensor(made["weights"]["4"]).tolist()
-    assert "the weights of positions were fitted on 16 drawn scenes; --calibrate DIR" in one.warnings[0]
+    assert "the weights of positions were taken of 16 drawn scenes; --calibrate DIR takes images" in one.warnings[0]
     assert found(options={"position": "fitted"}, calibrate="scenes").warnings == ()
 
 
