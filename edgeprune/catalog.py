@@ -279,10 +279,10 @@ _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
 def _entry(name: str, tree: ast.Module) -> Entry:
     """Raises ValueError where the file has no class `Method`, or its traits are no call with literals."""
     head = ast.get_docstring(tree) or ""
-    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
-    if not found:
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
+    if not classes:
         raise ValueError(f"{name}.py must declare a class Method; it is missing")
-    method, traits, fields, rule, source = found[0], Traits(), {}, ("topk", ""), OURS
+    method, traits, fields, rule, source = classes[0], Traits(), {}, ("topk", ""), OURS
     for node in method.body:
         if isinstance(node, ast.FunctionDef) and node.name == "rule":
             rule = _rule(node)
@@ -323,8 +323,8 @@ def _reducer(name: str, tree: ast.Module) -> ReducerEntry:
 
 
 def _paper(head: str) -> str:
-    found = re.search(r"^Paper +([^\s;,]+)", head, flags=re.MULTILINE)
-    return found[1] if found else ""
+    link = re.search(r"^Paper +([^\s;,]+)", head, flags=re.MULTILINE)
+    return link[1] if link else ""
 
 
 def _sentence(head: str) -> str:

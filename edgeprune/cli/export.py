@@ -123,15 +123,15 @@ def command(
 
     own = options.named(settings)
     given["keep_float"] = tuple(name for name in (given["keep_float"] or "").split(",") if name)
-    found = given["keep"] == "auto"
-    given |= {"keep": None, "output": given["output"] or _output(given)} if found else {}
-    if not found and (floor, ceiling_ms) != (None, None):
+    auto = given["keep"] == "auto"
+    given |= {"keep": None, "output": given["output"] or _output(given)} if auto else {}
+    if not auto and (floor, ceiling_ms) != (None, None):
         raise click.UsageError("--floor and --ceiling-ms go with --keep auto; leave them out")
     request = Request(uint8=input_kind == "uint8", options=own, **given)
-    if not found or takes_images(request):
+    if not auto or takes_images(request):
         request = dataclasses.replace(request, calibrate=calibrate)
     check(request)  # before torch and transformers are imported, which takes seconds
-    if found:
+    if auto:
         from edgeprune.quality.sweep.auto import Goal, check_goal
 
         check_goal(Goal(floor, ceiling_ms), request, calibrate)
@@ -142,7 +142,7 @@ def command(
         from edgeprune.export.hub import push
         from edgeprune.export.job import export_bundle, steps_of
 
-    if found:
+    if auto:
         request = _budgeted(request, floor, ceiling_ms, calibrate)
     with progress(each=True) as show:
         steps = steps_of(request)
@@ -181,5 +181,5 @@ def _budgeted(request: Request, floor: float | None, ceiling_ms: float | None, c
     from edgeprune.quality.sweep.auto import Goal, find_keep
 
     with progress() as show:
-        found = find_keep(request, Goal(floor, ceiling_ms), calibrate, show)
-    return dataclasses.replace(request, keep=found.keep, calibration=found.to_json())
+        budget = find_keep(request, Goal(floor, ceiling_ms), calibrate, show)
+    return dataclasses.replace(request, keep=budget.keep, calibration=budget.to_json())

@@ -108,16 +108,16 @@ def command(
         from edgeprune.quality.sweep import save, sweep
 
         with progress() as show:
-            found = sweep(request, show)
-        written = save(found, request.output)
-    for warning in found.warnings:
+            swept = sweep(request, show)
+        written = save(swept, request.output)
+    for warning in swept.warnings:
         warn(warning)
     if as_json:
-        print_json({"output": str(request.output), **found.to_json()})
+        print_json({"output": str(request.output), **swept.to_json()})
         return
     from edgeprune.cli.tables.sweep import sweep_table
 
-    display(sweep_table(found, wide), wide=wide)
+    display(sweep_table(swept, wide), wide=wide)
     click.echo(f"wrote {', '.join(path.name for path in written)} into {request.output}")
 
 
