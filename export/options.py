@@ -22,8 +22,9 @@ def check_options(
 
     Raises MethodError, and RequestError where an option cannot go with the reducer.
     """
+    both: tuple[Entry | ReducerEntry, ...] = (method,) if reducer is None else (method, reducer)
     for option, text in options.items():
-        owner = next((one for one in (method, reducer) if one is not None and option in one.options), None)
+        owner = next((one for one in both if option in one.options), None)
         if owner is None:
             raise MethodError(_not_had(option, method, reducer, called))
         catalog.option_value(owner.name, option, text, owner.options)
