@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import MethodError, ModelError, RequestError, unknown_name
-from edgeprune.traits import DETECTS, FEATURES, OURS, WEIGHTING, Traits
+from edgeprune.traits import DETECTS, FEATURES, OURS, SCORES, WEIGHTING, Traits
 
 __all__ = [
     "Entry",
@@ -26,6 +26,7 @@ __all__ = [
     "ReducerEntry",
     "check_layer",
     "check_model_type",
+    "check_score",
     "families",
     "feature_depth",
     "methods",
@@ -100,6 +101,8 @@ class ReducerEntry:
     """whether the same number of rows goes at each of them, instead of the same share"""
     frozen: bool = False
     """whether its counts hang on the image, and are taken of some images once"""
+    stateful: bool = False
+    """whether a step keeps something of a frame for the next one"""
     written_from: str = OURS
     """as its class has it"""
 
@@ -276,10 +279,10 @@ _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
 def _entry(name: str, tree: ast.Module) -> Entry:
     """Raises ValueError where the file has no class `Method`, or its traits are no call with literals."""
     head = ast.get_docstring(tree) or ""
-    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
-    if not found:
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method"]
+    if not classes:
         raise ValueError(f"{name}.py must declare a class Method; it is missing")
-    method, traits, fields, rule, source = found[0], Traits(), {}, ("topk", ""), OURS
+    method, traits, fields, rule, source = classes[0], Traits(), {}, ("topk", ""), OURS
     for node in method.body:
         if isinstance(node, ast.FunctionDef) and node.name == "rule":
             rule = _rule(node)
@@ -299,28 +302,29 @@ def _entry(name: str, tree: ast.Module) -> Entry:
 
 def _reducer(name: str, tree: ast.Module) -> ReducerEntry:
     head = ast.get_docstring(tree) or ""
-    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reducer"]
-    if not found:
+    body = next((node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reducer"), None)
+    if body is None:
         raise ValueError(f"{name}.py must declare a class Reducer; it is missing")
     options = {
         node.target.id: (ast.unparse(node.annotation).removesuffix(" | None"), ast.unparse(node.value))
-        for node in found[0].body
+        for node in body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
     }
     options = {option: both for option, both in options.items() if both[0] in _KINDS}
     kinds, defaults = ({option: both[at] for option, both in options.items()} for at in (0, 1))
-    said = {
+    said: dict[str, Any] = {
         node.target.id: ast.literal_eval(node.value)
-        for node in found[0].body
+        for node in body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
         if node.target.id in ("merges", "every", "even", "frozen", "written_from")
     }
+    said["stateful"] = any(isinstance(node, ast.FunctionDef) and node.name == "state" for node in body)
     return ReducerEntry(name, _sentence(head), _paper(head), kinds, defaults, **said)
 
 
 def _paper(head: str) -> str:
-    found = re.search(r"^Paper +([^\s;,]+)", head, flags=re.MULTILINE)
-    return found[1] if found else ""
+    link = re.search(r"^Paper +([^\s;,]+)", head, flags=re.MULTILINE)
+    return link[1] if link else ""
 
 
 def _sentence(head: str) -> str:
@@ -362,3 +366,20 @@ def option_value(method: str, option: str, text: str, kinds: Mapping[str, str]) 
         return value
     except ValueError:
         raise MethodError(f"option {option} of {method} must be {word}, got {text!r}") from None
+
+
+def check_score(score: str, ranks: Mapping[str, bool]) -> None:
+    """Of a reducer's option `score`: one of SCORES, or a method that ranks.
+
+    ranks: every method, and whether it gives each row a score of its own (`Traits.ranks`)
+
+    Raises MethodError for anything else.
+    """
+    able = (*SCORES, *(name for name, does in ranks.items() if does))
+    if score in able:
+        return
+    if score not in ranks:
+        raise MethodError(unknown_name("score", score, able))
+    raise MethodError(
+        f"option score must give each row a score of its own, which {score} does not; use {', '.join(able)}"
+    )

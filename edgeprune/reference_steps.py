@@ -121,12 +121,12 @@ class Steps:
 
     def origin(self, kept: Tensor) -> Tensor:
         """[B, N] int32: which of the kept rows each patch went to, -1 for none; kept: [B, K] int64, ascending."""
-        found = torch.arange(self._encoder.patches).repeat(len(kept), 1)
+        row = torch.arange(self._encoder.patches).repeat(len(kept), 1)
         for trail, _ in self.taken.values():
-            found = torch.where(found < 0, found, trail.gather(1, found.clamp(min=0)))
+            row = torch.where(row < 0, row, trail.gather(1, row.clamp(min=0)))
         place = torch.full((len(kept), self.names.shape[1] + self._hidden), -1)
         place.scatter_(1, kept, torch.arange(kept.shape[1]).repeat(len(kept), 1))
-        return torch.where(found < 0, found, place.gather(1, found.clamp(min=0))).to(torch.int32)
+        return torch.where(row < 0, row, place.gather(1, row.clamp(min=0))).to(torch.int32)
 
     def _short(self, step: Step, hidden: Tensor) -> Tensor:
         encoder, tower = self._encoder, self._encoder.tower

@@ -139,12 +139,12 @@ class Inside:
 
         patches: in front of the first step; width: of a head
         """
-        found, rows = dict[str, tuple[int, ...]](), patches
+        shapes, rows = dict[str, tuple[int, ...]](), patches
         for step in self.steps:
             kept = self.reducer.state(step, rows, width)
-            found |= {f"{step.layer}.{name}": shape for name, shape in kept.items()}
+            shapes |= {f"{step.layer}.{name}": shape for name, shape in kept.items()}
             rows = step.keep
-        return found
+        return shapes
 
     @property
     def rows(self) -> int:

@@ -15,6 +15,7 @@ __all__ = [
     "MLP",
     "OURS",
     "READS",
+    "SCORES",
     "SHORTER",
     "WEIGHTING",
     "WRITTEN_FROM",
@@ -47,6 +48,8 @@ OURS = "ours"
 WRITTEN_FROM = ("official code", "paper", "third-party note", OURS)
 """what a method or a reducer can be written from; the first with ` at OWNER/REPOSITORY@COMMIT` behind it"""
 
+SCORES = ("auto", "cls", "column", "keys", "flowcut")
+"""what a reducer with the option `score` takes beside methods that rank (`edgeprune.pruners.inside._scores`)"""
 
 WEIGHTING = {"position": "none", "padding": "none"}
 """options of every method that ranks by attention, with their defaults (`edgeprune.weighting`)"""

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from edgeprune.encoders import Encoder
-from edgeprune.export.images import images_of
-from edgeprune.export.request import SCENES
+from edgeprune.export.images import drawn_warning, images_of
 from edgeprune.pruners import Method
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.images.preprocess import Preprocessing
@@ -41,8 +40,5 @@ def averaged(
     found = {option: float(f"{total / len(pixels):.{DIGITS}g}") for option, total in sums.items()}
     learned = {option: {"images": count, "data": data, "value": value} for option, value in found.items()}
     said = ", ".join(f"{option} {value:g}" for option, value in found.items())
-    warnings = (
-        f"{said} was taken of {count} drawn scenes; --calibrate DIR takes images of yours, --calibrate {SCENES} these "
-        "without this warning",
-    )
+    warnings = (drawn_warning(f"{said} was taken", count),)
     return dataclasses.replace(method, **found), learned, warnings if calibrate is None else ()  # type: ignore[type-var]

@@ -13,7 +13,7 @@ from edgeprune.probes import folder_of
 from edgeprune.probes.drawn import Scenes
 from edgeprune.runtime.images.preprocess import ImageLike, Preprocessing
 
-__all__ = ["drawn", "images_of"]
+__all__ = ["drawn", "drawn_warning", "images_of"]
 
 DRAWN, MOST = 16, 64
 """images: drawn ones, and those of a folder at most"""
@@ -41,6 +41,14 @@ def images_of(calibrate: str | None, preprocessing: Preprocessing) -> tuple[Tens
         preprocessing(image)[None] if preprocessing.tiles is None else preprocessing.tiled(image) for image in images
     ]
     return torch.from_numpy(np.concatenate(pixels)), data, len(images)
+
+
+def drawn_warning(what: str, count: int, option: str = "--calibrate", of: str = "drawn scenes") -> str:
+    """That something was taken of drawn images, since nobody said of which.
+
+    what: it was, with the verb; option: that says it; of: what was drawn
+    """
+    return f"{what} of {count} {of}; {option} DIR takes images of yours, {option} {SCENES} these without this warning"
 
 
 def drawn(size: tuple[int, int], count: int) -> Scenes:

@@ -15,12 +15,14 @@ from edgeprune.encoders import Encoder
 from edgeprune.encoders._aligned import aligned
 from edgeprune.errors import RequestError
 from edgeprune.export import budget
+from edgeprune.export.asking import parse_prior
 from edgeprune.export.averages import averaged
-from edgeprune.export.images import images_of
+from edgeprune.export.images import drawn_warning, images_of
 from edgeprune.export.manifest import steps_of
+from edgeprune.export.options import pair
 from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
-from edgeprune.export.request import SCENES, TRAINED, Request, pair, parse_prior, spelled_out, split_options
+from edgeprune.export.request import TRAINED, Request, spelled_out, split_options
 from edgeprune.export.steps import chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
@@ -31,7 +33,6 @@ from edgeprune.pruners import Method
 from edgeprune.pruners._scorer import Scorer, load_scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.targets import Target
-from edgeprune.trace import first_frame
 
 __all__ = ["Opened", "fits_of", "opened"]
 
@@ -215,10 +216,7 @@ def _shortened(
         steps = flowcut_steps(encoder, pixels, method.keep, reducer)
         counted = {"schedule": {"images": count, "data": data}}
         if request.calibrate is None:
-            warnings = (
-                f"the counts of {request.inside} were taken of {count} drawn scenes; --calibrate DIR takes them of "
-                f"images of yours, --calibrate {SCENES} of these without this warning",
-            )
+            warnings = (drawn_warning(f"the counts of {request.inside} were taken", count),)
     elif request.schedule == "official":
         steps = reducer.own_steps(encoder.layer, encoder.patches, method.keep)
     elif request.schedule is not None:
@@ -233,11 +231,6 @@ def _shortened(
             "--encoder-cost",
         )
     encoder = with_inside(encoder, request.inside, reducer, steps, method, "origin" in request.outputs)
-    if request.dynamic_batch and first_frame(encoder, 1):
-        raise RequestError(
-            f"{request.inside} keeps something of every frame for the next one, of as many videos as images go into a "
-            "run, and --dynamic-batch frees that number; leave it out"
-        )
     return encoder, counted, warnings
 
 

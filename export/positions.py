@@ -10,8 +10,8 @@ import torch
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
-from edgeprune.export.images import images_of
-from edgeprune.export.request import SCENES, pair
+from edgeprune.export.images import drawn_warning, images_of
+from edgeprune.export.options import pair
 from edgeprune.pruners import Method
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.traits import WEIGHTING
@@ -39,10 +39,7 @@ def weighed(
         weighting = fitted(encoder, method, pixels)
         learned["position"] = {"images": count, "data": data, "weights": stored(weighting)}
         if calibrate is None:
-            warnings = (
-                f"the weights of positions were fitted on {count} drawn scenes; --calibrate DIR takes images of yours, "
-                f"--calibrate {SCENES} these without this warning",
-            )
+            warnings = (drawn_warning("the weights of positions were taken", count),)
     if padding != WEIGHTING["padding"]:
         if encoder.tiled:
             raise RequestError(

@@ -42,8 +42,8 @@ from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity import BOUNDS, Verdict, compare
 from edgeprune.runtime.parity.decisions import Case
 from edgeprune.runtime.parity.inside import RANKED, followed, stepped
-from edgeprune.runtime.parity.regret import of_probe
 from edgeprune.runtime.parity.stored import IMAGES, QUANTITY, REFERENCE, packed, replayed
+from edgeprune.runtime.parity.worth import of_probe
 from edgeprune.schedule import NEXT, STATE
 from edgeprune.trace import PrunedEncoder, first_frame, outputs
 

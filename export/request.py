@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +16,16 @@ from typing import Any
 from edgeprune import bundle, catalog, targets
 from edgeprune.errors import ImageError, MethodError, ModelError, RequestError, unknown_name
 from edgeprune.export import hub
-from edgeprune.export.quantise.scheme import CALIBRATED, PRECISIONS, QUANTISED, scheme_of
+from edgeprune.export.asking import check_asking
+from edgeprune.export.options import check_options, pair
+from edgeprune.export.quantise.scheme import scheme_of
 from edgeprune.export.wheel import Wheel, wheel
+from edgeprune.precisions import CALIBRATED, PRECISIONS, QUANTISED
 from edgeprune.probes import check_own, folder_of
 from edgeprune.runtime.images.levels import check_range
-from edgeprune.runtime.images.preprocess import check_file
+from edgeprune.runtime.images.preprocess import check_decodes, check_file
 from edgeprune.targets import Target
-from edgeprune.traits import WEIGHTING, Traits
+from edgeprune.traits import Traits
 
 __all__ = [
     "OPTIONAL",
@@ -35,8 +37,6 @@ __all__ = [
     "check_calibration",
     "check_flags",
     "output_of",
-    "pair",
-    "parse_prior",
     "spelled_out",
     "split_options",
     "takes_images",
@@ -46,7 +46,6 @@ OPTIONAL = ("origin",)
 """outputs that a graph has where they are asked for"""
 SCENES = "scenes"
 """what stands for drawn scenes where a folder of images is expected"""
-PRIORS = ("mask", "mul", "fuse:W")
 FEWEST = 2
 """images that ranges are taken of"""
 TRAINED = Path("bavit-scorer")
@@ -95,7 +94,7 @@ class Request:
     revision: str | None = None
     output: Path | None = None
     precision: str | None = None
-    """float32, float16, or one of `quantise.scheme.QUANTISED`; None takes the target's float"""
+    """float32, float16, or one of `edgeprune.precisions.QUANTISED`; None takes the target's float"""
     calibrated_on: str | None = None
     """a folder of images, or SCENES, that ranges of activations are taken of; None: SCENES and the probes, with a
     warning"""
@@ -151,12 +150,12 @@ def check(request: Request, exported: bool = True) -> None:
     if request.image_range is not None:
         check_range(request.image_range)
     if request.probes is not None:
-        if not request.probes.is_dir():
-            raise ImageError(f"--probes must be a folder with images; there is no folder {request.probes}")
         check_own(request.probes, request.image_range)
     check_scenes("--calibration", request.calibrated_on)
     if request.calibrated_on not in (None, SCENES):
-        check_calibration(Path(str(request.calibrated_on)), request.image_range)
+        images = check_calibration(Path(str(request.calibrated_on)), request.image_range)
+        for path in images[: request.calibration_images]:
+            check_decodes(path, request.image_range)
     if not exported:
         return
     bundle.check_output(output_of(request, _name(request.model), target), request.force)
@@ -240,14 +239,11 @@ def _check_method(request: Request) -> None:
         raise MethodError(unknown_name("method", request.method, [*entries, *reducers]))
     if request.inside is not None and request.inside not in reducers:
         raise MethodError(unknown_name("reducer", request.inside, reducers))
-    own, others = split_options(request)
-    for option, text in own.items():
-        catalog.option_value(request.method, option, text, entries[request.method].options)
-    for option, text in others.items():
-        catalog.option_value(str(request.inside), option, text, reducers[str(request.inside)].options)
+    reducer = None if request.inside is None else reducers[request.inside]
+    check_options(entries[request.method], reducer, request.options, request.called)
     _check_inside(request)
-    _check_weighting(request, own)
-    _check_prior(request, {entry.name: entry.traits for entry in entries.values()})
+    given = request.prior, request.split, request.text_model
+    check_asking(request.method, {entry.name: entry.traits for entry in entries.values()}, request.inside, *given)
     if request.calibrate is not None and not takes_images(request):
         able = [name for name, one in reducers.items() if one.frozen]
         able += [name for name, one in entries.items() if one.traits.calibrates]
@@ -268,65 +264,6 @@ def takes_images(request: Request) -> bool:
         return True
     frozen = [one.name for one in catalog.reducers() if one.frozen]
     return (request.inside in frozen and request.schedule == "official") or request.options.get("position") == "fitted"
-
-
-def _check_weighting(request: Request, options: Mapping[str, str]) -> None:
-    """Of the method's options, those that every method by attention has."""
-    entry = next(one for one in catalog.methods() if one.name == request.method)
-    own = {name: text for name, text in options.items() if name in WEIGHTING and text != WEIGHTING[name]}
-    if not own or not entry.traits.attends:
-        return
-    if own.get("position", "fitted") != "fitted":
-        raise MethodError(unknown_name("position", own["position"], ("none", "fitted")))
-    if "padding" in own:
-        pair("option padding", own["padding"], "none, or height x width of the images, as 480x640")
-    if request.inside is not None:
-        raise RequestError(
-            f"option {next(iter(own))} is of patches that stay in their places, got --inside {request.inside}, which "
-            "moves them; leave one of the two out"
-        )
-
-
-def _check_prior(request: Request, traits: Mapping[str, Traits]) -> None:
-    if request.split and request.prior is None and not traits[request.method].asks:
-        asks = ", ".join(name for name, one in traits.items() if one.asks)
-        raise RequestError(
-            f"--split parts what hangs on a question or a prior from the rest, and nothing of {request.method} does; "
-            f"leave it out, add --prior, or choose a method that is asked: {asks}"
-        )
-    if request.text_model is not None and not traits[request.method].asks:
-        asks = ", ".join(name for name, one in traits.items() if one.asks)
-        raise RequestError(f"--text-model goes with a method that is asked: {asks}; got {request.method}")
-    if request.prior is None:
-        return
-    parse_prior(request.prior)
-    if not traits[request.method].ranks:
-        able = [name for name, one in traits.items() if one.ranks]
-        raise RequestError(
-            f"--prior goes with a method whose score of a patch hangs on no other one: {', '.join(able)}; got "
-            f"{request.method}"
-        )
-    if request.inside is not None:
-        raise RequestError(
-            f"--prior is of patches that stay in their places, got --inside {request.inside}, which moves them; leave "
-            "one of the two out"
-        )
-
-
-def parse_prior(text: str) -> tuple[str, float]:
-    """How a prior is used, and of fuse its weight. Raises RequestError for what is none of PRIORS.
-
-    >>> parse_prior("mask"), parse_prior("fuse:0.5")
-    (('mask', 0.0), ('fuse', 0.5))
-    """
-    use, _, number = text.partition(":")
-    try:
-        weight = float(number or 0)
-    except ValueError:
-        weight = -1.0
-    if text in ("mask", "mul") or (use == "fuse" and 0 < weight <= 1):
-        return use, weight
-    raise RequestError(f"--prior must be {', '.join(PRIORS[:-1])} or {PRIORS[-1]} with W in (0, 1], got {text}")
 
 
 def split_options(request: Request) -> tuple[dict[str, str], dict[str, str]]:
@@ -399,6 +336,11 @@ def check_flags(request: Request, target: Target) -> None:
             f"a plan for {target.name} takes a fixed number of images per run, got --dynamic-batch; fix it with "
             "--tiles (1, 4, ...), or choose a --target of ONNX Runtime (cpu, ort-cuda)"
         )
+    if request.dynamic_batch and any(one.stateful for one in catalog.reducers() if one.name == request.inside):
+        raise RequestError(
+            f"{request.inside} keeps something of every frame for the next one, of as many videos as images go into a "
+            "run, and --dynamic-batch frees that number; leave it out"
+        )
     if request.tiles < 1:
         raise RequestError(f"--tiles must be at least 1, got {request.tiles}")
     if request.tiles > 1 and request.dynamic_batch:
@@ -411,11 +353,3 @@ def carried(request: Request) -> Wheel | None:
     Raises RequestError when there is none to be made here.
     """
     return wheel() if request.runtime else None
-
-
-def pair(option: str, text: str | None, what: str) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    if not (sides := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise RequestError(f"{option} must be {what}, got {text}")
-    return int(sides[1]), int(sides[2])

@@ -68,6 +68,11 @@ def test_a_paper_is_one_link(one: Entry) -> None:
     assert re.fullmatch(r"(https://\S+)?", one.paper)
 
 
+@pytest.mark.parametrize("one", reducers(), ids=lambda one: one.name)
+def test_a_reducer_is_stateful_where_its_class_states_what_it_keeps(one: ReducerEntry) -> None:
+    assert one.stateful == (inside.get(one.name).state is not inside.Reducer.state)
+
+
 @pytest.mark.parametrize("one", [*methods(), *reducers()], ids=lambda one: one.name)
 def test_each_says_what_it_was_written_from(one: Entry | ReducerEntry) -> None:
     kind: Any = inside.get(one.name) if isinstance(one, ReducerEntry) else pruners.get(one.name)

@@ -7,7 +7,7 @@
     3  ports  ->  prior, taps, schedule, estimate, doctor
     2  runtime, probes
     1  bundle, checkpoint, targets, catalog
-    0  errors, typed, traits
+    0  errors, typed, traits, precisions
 
 torch stays out of everything that a device needs, onnx out of everything but export/.
 """
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"export": "edgeprune.export", "runtime": "edgeprune.runtime", "targets": "edgeprune.targets"}
 
 FLOORS = {
-    **dict.fromkeys(("errors", "typed", "traits"), 0),
+    **dict.fromkeys(("errors", "typed", "traits", "precisions"), 0),
     **dict.fromkeys(("bundle", "checkpoint", "targets", "catalog"), 1),
     **dict.fromkeys(("runtime", "probes"), 2),
     **dict.fromkeys(("ports", "prior", "schedule", "taps", "estimate", "doctor"), 3),
@@ -64,7 +64,10 @@ NEVER = {
 SIBLINGS = {"pruners": "_", "encoders": None}
 """rooms whose files are apart: of its own, a file may import the __init__ and what begins like this; None: any file"""
 
-DEVICE = ("bundle", "catalog", "doctor", "errors", "estimate", "probes", "runtime", "targets", "traits", "typed")
+DEVICE = (
+    *("bundle", "catalog", "doctor", "errors", "estimate", "precisions", "probes", "runtime", "targets", "traits"),
+    "typed",
+)
 WITHOUT_TORCH = ("__main__", "cli", *DEVICE)
 HEAVY = ("torch", "transformers")
 ONNX = ("onnx", "onnx_ir", "onnxscript")

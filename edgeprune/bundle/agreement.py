@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeprune.bundle.schema import KINDS, Fields, Graph, TensorSpec
+from edgeprune.precisions import PRECISIONS
 
 __all__ = ["check"]
 
-PRECISIONS = ("float32", "float16", "int8", "int8-dynamic", "fp8")
 BOUNDS = ("regret", "token_median", "token_each")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 

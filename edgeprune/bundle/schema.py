@@ -229,10 +229,10 @@ def words(made: Any) -> str:
     'kind=affine, residual=0.4 to 0.2, bias=true'
     """
     given = made.items() if isinstance(made, Mapping) else ()
-    found = []
+    options = []
     for name, one in given:
         if isinstance(one, (bool, int, float, str)):
-            found.append(f"{name}={str(one).lower() if isinstance(one, bool) else one}")
+            options.append(f"{name}={str(one).lower() if isinstance(one, bool) else one}")
         elif isinstance(one, (list, tuple)) and one and all(type(part) in (int, float) for part in one):
-            found.append(f"{name}={one[0]} to {one[-1]}")
-    return ", ".join(found)
+            options.append(f"{name}={one[0]} to {one[-1]}")
+    return ", ".join(options)

@@ -103,20 +103,20 @@ class Checkpoint:
         others = tuple(one for one in prefixes if one)
         if others_too := [name for name in names if name.startswith(others) and not name.startswith(prefix)]:
             raise not_read(self.id, others_too[0], f"what reads {prefix}*")
-        found = self.values(wanted)
-        check_plain(found, self.stored, self.files.place, self.id)
-        return {name.removeprefix(prefix): value for name, value in found.items()}
+        values = self.values(wanted)
+        check_plain(values, self.stored, self.files.place, self.id)
+        return {name.removeprefix(prefix): value for name, value in values.items()}
 
     def values(self, names: list[str]) -> dict[str, Tensor]:
         """These tensors as they are stored. Raises ModelError when a shard is missing or damaged."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for shard in sorted({self.shards[name] for name in names}):
             try:
                 path = self.locate(shard)
             except Absent as error:
                 raise ModelError(f"{error}; tensors of the vision encoder are in it, so add it") from None
-            found |= read_tensors(path, [name for name in names if self.shards[name] == shard])
-        return found
+            tensors |= read_tensors(path, [name for name in names if self.shards[name] == shard])
+        return tensors
 
 
 def open_checkpoint(model: str | None = None, revision: str | None = None) -> Checkpoint:

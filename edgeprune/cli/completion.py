@@ -72,7 +72,7 @@ def _cached() -> Iterator[tuple[str, str]]:
 
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    found: dict[str, str] = {}
+    types: dict[str, str] = {}
     for config in sorted(hub.glob("models--*/snapshots/*/config.json")):
         id = config.parts[-4].removeprefix("models--").replace("--", "/")
         try:
@@ -80,5 +80,5 @@ def _cached() -> Iterator[tuple[str, str]]:
             catalog.check_model_type(model_type, id)
         except (OSError, ValueError, KeyError, TypeError, EdgepruneError):  # of another kind, or half there
             continue
-        found[id] = model_type
-    yield from found.items()
+        types[id] = model_type
+    yield from types.items()

@@ -48,15 +48,15 @@ def command(
     from edgeprune.runtime.parity.diff import diff
 
     with progress() as show:
-        found = diff(old, new, device, threads, show)
-    beyond = found.beyond(max_set_change, max_token_error, max_cost)
+        compared = diff(old, new, device, threads, show)
+    beyond = compared.beyond(max_set_change, max_token_error, max_cost)
     if as_json:
-        print_json({"passed": not beyond, "beyond": beyond, **found.to_json()})
+        print_json({"passed": not beyond, "beyond": beyond, **compared.to_json()})
     else:
         from edgeprune.cli.tables.diff import diff_lines, diff_tables
 
-        display(*diff_tables(found))
-        for line in diff_lines(found):
+        display(*diff_tables(compared))
+        for line in diff_lines(compared):
             say(line)
     if beyond:
         raise EdgepruneError(f"{new} differs from {old} by more than was allowed: {'; '.join(beyond)}")

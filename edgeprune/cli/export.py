@@ -11,6 +11,7 @@ import click
 
 from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, needs, print_json, progress, warn
+from edgeprune.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from edgeprune.export.request import Request
@@ -58,7 +59,7 @@ __all__ = ["command"]
 @click.option("--revision", help="Commit or branch of a Hugging Face id.")
 @click.option("--output", type=options.PATH, help="Folder to write; default <model>-<method>-<keep>-<target>.")
 @click.option(
-    "--precision", type=click.Choice(["float32", "float16", "int8", "int8-dynamic", "fp8"]),
+    "--precision", type=click.Choice(PRECISIONS),
     help="Float of the graph, default the target's; or what its products are quantised to.",
 )  # fmt: skip
 @click.option(
@@ -131,15 +132,15 @@ def command(
 
     own = options.named(settings)
     given["keep_float"] = tuple(name for name in (given["keep_float"] or "").split(",") if name)
-    found = given["keep"] == "auto"
-    given |= {"keep": None, "output": given["output"] or _output(given)} if found else {}
-    if not found and (floor, ceiling_ms) != (None, None):
+    auto = given["keep"] == "auto"
+    given |= {"keep": None, "output": given["output"] or _output(given)} if auto else {}
+    if not auto and (floor, ceiling_ms) != (None, None):
         raise click.UsageError("--floor and --ceiling-ms go with --keep auto; leave them out")
     request = Request(uint8=input_kind == "uint8", options=own, **given)
-    if not found or takes_images(request):
+    if not auto or takes_images(request):
         request = dataclasses.replace(request, calibrate=calibrate)
     check(request)  # before torch and transformers are imported, which takes seconds
-    if found:
+    if auto:
         from edgeprune.quality.sweep.auto import Goal, check_goal
 
         check_goal(Goal(floor, ceiling_ms), request, calibrate)
@@ -150,7 +151,7 @@ def command(
         from edgeprune.export.hub import push
         from edgeprune.export.job import export_bundle, steps_of
 
-    if found:
+    if auto:
         request = _budgeted(request, floor, ceiling_ms, calibrate)
     with progress(each=True) as show:
         steps = steps_of(request)
@@ -189,5 +190,5 @@ def _budgeted(request: Request, floor: float | None, ceiling_ms: float | None, c
     from edgeprune.quality.sweep.auto import Goal, find_keep
 
     with progress() as show:
-        found = find_keep(request, Goal(floor, ceiling_ms), calibrate, show)
-    return dataclasses.replace(request, keep=found.keep, calibration=found.to_json())
+        budget = find_keep(request, Goal(floor, ceiling_ms), calibrate, show)
+    return dataclasses.replace(request, keep=budget.keep, calibration=budget.to_json())

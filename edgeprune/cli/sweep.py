@@ -12,6 +12,7 @@ import click
 
 from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, leave, needs, print_json, progress, warn
+from edgeprune.precisions import FLOATS, INT8
 
 __all__ = ["command"]
 
@@ -35,7 +36,7 @@ T = TypeVar("T")
 @click.option("--keep", metavar="K,...", help="Tokens kept, or their shares (0.5); default 64,32,16,8.")
 @click.option(
     "--precision", metavar="NAME,...", default="float32", show_default=True,
-    help="float32, float16, int8, int8-dynamic; losses are against the unpruned graph in the first.",
+    help=f"{', '.join((*FLOATS, *INT8))}; losses are against the unpruned graph in the first.",
 )  # fmt: skip
 @click.option("--layer", metavar="L,...", help="Feature layers, indices into hidden_states; default the model's.")
 @click.option("--grid", metavar="HxW", help="Patches of an image, for encoders that take any size (Qwen-VL).")
@@ -107,16 +108,16 @@ def command(
         from edgeprune.quality.sweep import save, sweep
 
         with progress() as show:
-            found = sweep(request, show)
-        written = save(found, request.output)
-    for warning in found.warnings:
+            swept = sweep(request, show)
+        written = save(swept, request.output)
+    for warning in swept.warnings:
         warn(warning)
     if as_json:
-        print_json({"output": str(request.output), **found.to_json()})
+        print_json({"output": str(request.output), **swept.to_json()})
         return
     from edgeprune.cli.tables.sweep import sweep_table
 
-    display(sweep_table(found, wide), wide=wide)
+    display(sweep_table(swept, wide), wide=wide)
     click.echo(f"wrote {', '.join(path.name for path in written)} into {request.output}")
 
 

@@ -114,6 +114,7 @@ def _doubt(bundle: Path, report: BackendReport) -> str:
             "tokens must be compared; export it with images of yours (--probes), or leave out --strict"
         )
     return (
-        f"{bundle} is not proven on {report.device}: half of the decisions must be decided, "
-        f"{report.decided:.0%} are; export it with images of yours (--probes), or leave out --strict"
+        f"{bundle} is not proven on {report.device}: half of the decisions on probes that are not "
+        f"flat must be decided, {report.decided:.0%} are; export it with images of yours (--probes), or leave out "
+        "--strict"
     )

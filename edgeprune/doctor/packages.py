@@ -97,8 +97,8 @@ def parse(text: str, python: str, machine: str) -> Requirement | None:
 def declared() -> list[Requirement]:
     """What edgeprune asks for, extras for development left out; empty where nothing says it."""
     here = ".".join(platform.python_version_tuple()[:2]), platform.machine()
-    found = [one for line in _lines() if (one := parse(line, *here))]
-    return [one for one in found if one.extra not in LEFT_OUT]
+    packages = [one for line in _lines() if (one := parse(line, *here))]
+    return [one for one in packages if one.extra not in LEFT_OUT]
 
 
 def _lines() -> list[str]:

@@ -307,12 +307,12 @@ def convolution(own: nn.Linear, size: int) -> nn.Conv2d:
 
 def _thirds(fused: nn.Linear) -> list[nn.Linear]:
     """The three products that one Linear computes side by side; their weights are views of its own."""
-    found = []
+    parts = []
     biases: Sequence[Any] = (None,) * 3 if fused.bias is None else fused.bias.chunk(3)
     for weight, bias in zip(fused.weight.chunk(3), biases, strict=True):
         part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         part.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
             part.bias = nn.Parameter(bias, requires_grad=False)
-        found.append(part)
-    return found
+        parts.append(part)
+    return parts

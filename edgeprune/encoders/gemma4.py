@@ -87,11 +87,11 @@ def _bounds(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Those of the tower. Raises ModelError where one is no number."""
     below = "vision_tower."
     names = [name for name in checkpoint.shards if below in name and name.rpartition(".")[2] in BOUNDS]
-    found = checkpoint.values(names)
-    for name, value in found.items():
+    bounds = checkpoint.values(names)
+    for name, value in bounds.items():
         if value.numel() != 1 or value.isnan().any():
             raise ModelError(f"{checkpoint.id}: tensor {name} must be a number; is the file damaged?")
-    return {name.partition(below)[2]: value for name, value in found.items()}
+    return {name.partition(below)[2]: value for name, value in bounds.items()}
 
 
 def _linear(tensors: dict[str, Tensor], id: str) -> nn.Linear:

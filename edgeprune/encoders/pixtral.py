@@ -41,8 +41,8 @@ PROCESSORS = {
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:
     """Raises RequestError when the grid is missing."""
-    found = tower_at(checkpoint, checkpoint.config, grid, 1, "")
-    return replace(without_projector("pixtral", found, layer), normed=False)
+    tower = tower_at(checkpoint, checkpoint.config, grid, 1, "")
+    return replace(without_projector("pixtral", tower, layer), normed=False)
 
 
 def tower(checkpoint: Checkpoint, config: dict[str, Any], *prefixes: str, size: tuple[int, int] | None = None) -> Tower:
@@ -67,7 +67,7 @@ def tower_at(
     rows, columns = checked(checkpoint.id, grid, ours.patch_size, merge)
     own = cast(Any, pretrained(PixtralVisionModel, ours, checkpoint.tensors(*prefixes), checkpoint.id))
     module = _Tower(own, (rows, columns), merge)
-    found = tower_around(
+    tower = tower_around(
         module,
         [layer.attention for layer in module.layers],
         module.layers[0].feed_forward,
@@ -77,7 +77,7 @@ def tower_at(
         has_cls=False,
         blocks=module.layers,
     )
-    return replace(found, batched=False, rotary=True)  # positions are of one image
+    return replace(tower, batched=False, rotary=True)  # positions are of one image
 
 
 class _Tower(nn.Module):

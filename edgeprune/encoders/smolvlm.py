@@ -40,24 +40,18 @@ SPLIT = SIGLIP | {
     "do_image_splitting": True,
 }
 OWN = ("do_image_splitting", "max_image_size", "return_row_col_info")
-PROCESSORS = {
-    "SmolVLM": Processor(
-        SPLIT,
-        models=("smolvlm", "smolvlm_vision"),
-        reads=OWN,
-        ignores=("do_center_crop", "do_pad", "default_to_square"),
-        splits=True,
-    ),
-    "Idefics3": Processor(
-        SPLIT,
-        models=("idefics3", "idefics3_vision"),
-        reads=OWN,
-        ignores=("do_center_crop", "do_pad", "default_to_square"),
-        splits=True,
-    ),
-}
 NAMES = {"smolvlm": "SmolVLM", "idefics3": "Idefics3"}
 """model_type -> how transformers' classes begin"""
+PROCESSORS = {
+    name: Processor(
+        SPLIT,
+        models=(model_type, f"{model_type}_vision"),
+        reads=OWN,
+        ignores=("do_center_crop", "do_pad", "default_to_square"),
+        splits=True,
+    )
+    for model_type, name in NAMES.items()
+}
 SHARED = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
     *("image_size", "patch_size", "hidden_act", "layer_norm_eps"),
@@ -112,5 +106,5 @@ def _places(embeddings: Any, config: Any) -> Tensor:
     own.position_embedding.weight.copy_(torch.arange(own.num_positions)[:, None])
     full = torch.ones(1, own.num_patches_per_side, own.num_patches_per_side, dtype=torch.bool)
     pixels = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
-    found: Tensor = own(pixels, full)[0, :, 0]
-    return found.to(torch.int64)
+    places: Tensor = own(pixels, full)[0, :, 0]
+    return places.to(torch.int64)

@@ -96,5 +96,5 @@ def _tokens(encoder: TokenEncoder | Sequence[TokenEncoder], images: Sequence[Ima
         return encoder.outputs(list(images))["tokens"]
     import numpy as np
 
-    found = [one.outputs([image])["tokens"] for one, image in zip(encoder, images, strict=True)]
-    return np.concatenate(found)
+    tokens = [one.outputs([image])["tokens"] for one, image in zip(encoder, images, strict=True)]
+    return np.concatenate(tokens)

@@ -60,7 +60,7 @@ def generation_inputs(
     text = split(input_ids, model.config.image_token_id)
     encoded = [{name: torch.from_numpy(array) for name, array in _outputs(encoder, one).items()} for one in each]
     count, rest = divmod(len(text) - 1, max(1, len(each)))
-    lengths = [] if rest else [length for found in encoded for length in _lengths(model, encoder, found, count)]
+    lengths = [] if rest else [length for outputs in encoded for length in _lengths(model, encoder, outputs, count)]
     if not lengths:
         raise RequestError(
             f"the prompt must have one image placeholder (token {model.config.image_token_id}) for each image, "
@@ -76,18 +76,18 @@ def generation_inputs(
     if (prefix := PREFIX.get(model.config.model_type)) is not None:
         inputs[prefix] = torch.zeros_like(expanded)
     if "positions" in encoded[0]:
-        places = [found["positions"] for found in encoded]
+        places = [outputs["positions"] for outputs in encoded]
         axes = _positions(text, places, max(encoder.grid)).to(input_ids.device)
         inputs["position_ids"] = axes[1:] if model.config.model_type in THREE_AXES else axes
     return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model)}}
 
 
-def _lengths(model: Any, encoder: TokenEncoder, found: dict[str, Tensor], runs: int) -> list[int]:
+def _lengths(model: Any, encoder: TokenEncoder, outputs: dict[str, Tensor], runs: int) -> list[int]:
     """How many tokens each of the runs of placeholders of one image gets; none where these are not as many as its tiles
     that are read one after the other, nor as its rows of tokens, of a model that ends each row."""
-    kept, tiles, (rows, columns) = found["indices"], encoder.preprocessing.tiles, encoder.grid
+    kept, tiles, (rows, columns) = outputs["indices"], encoder.preprocessing.tiles, encoder.grid
     if runs == 1:
-        return [len(found["tokens"])]
+        return [len(outputs["tokens"])]
     if tiles is not None:
         apart = tiles.squeezed and runs == tiles.count and not encoder.manifest.pooled
         return [kept.shape[1]] * runs if apart else []
@@ -97,11 +97,11 @@ def _lengths(model: Any, encoder: TokenEncoder, found: dict[str, Tensor], runs: 
 
 def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]:
     """What the encoder hands out for one image; its tokens as one sequence [L, D]."""
-    found = encoder.outputs(image)
+    outputs = encoder.outputs(image)
     if (tiles := encoder.preprocessing.tiles) is None:
-        return found | {"tokens": found["tokens"][0]}
+        return outputs | {"tokens": outputs["tokens"][0]}
     shape = encoder.preprocessing.tile_shape(image)
-    return found | {"tokens": packed(found["tokens"], found["indices"], encoder.grid, shape, tiles.squeezed)}
+    return outputs | {"tokens": packed(outputs["tokens"], outputs["indices"], encoder.grid, shape, tiles.squeezed)}
 
 
 def _encoder_outputs(encoded: list[dict[str, Tensor]], model: Any) -> Any:
@@ -110,13 +110,13 @@ def _encoder_outputs(encoded: list[dict[str, Tensor]], model: Any) -> Any:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-    tokens: Any = [found["tokens"].to(device, dtype) for found in encoded]
+    tokens: Any = [outputs["tokens"].to(device, dtype) for outputs in encoded]
     deeper: Any = [name for name in encoded[0] if name.startswith("deepstack_")]
     if model.config.model_type in TOGETHER:
         tokens = torch.cat(tokens)
     if not deeper:
         return BaseModelOutputWithPooling(pooler_output=tokens)
-    deeper = [[found[name][0].to(device, dtype) for found in encoded] for name in deeper]
+    deeper = [[outputs[name][0].to(device, dtype) for outputs in encoded] for name in deeper]
     return BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=deeper)
 
 

@@ -55,7 +55,9 @@ def check_own(folder: Path, within: tuple[float, float] | None = None) -> None:
 
 def folder_of(folder: Path, option: str) -> list[Path]:
     """The images of a folder, by name. Raises ImageError where there is none; option: that named it."""
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise ImageError(f"{option} must be a folder with images; there is no folder {folder}")
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise ImageError(f"{option} must be a folder with images ({', '.join(sorted(_SUFFIXES))}); {folder} has none")
     return paths

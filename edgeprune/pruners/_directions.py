@@ -51,13 +51,13 @@ def main_directions(x: Tensor, count: int) -> Tensor:
     basis, images = _lanczos(x, steps)
     ritz = basis.transpose(1, 2) @ images
     ritz = 0.5 * (ritz + ritz.transpose(1, 2))
-    found: list[Tensor] = []
+    directions: list[Tensor] = []
     itself = torch.eye(steps)
     for _ in range(count):
-        found.append(_first_eigenvector(ritz))
-        without = itself - found[-1] @ found[-1].transpose(1, 2)
+        directions.append(_first_eigenvector(ritz))
+        without = itself - directions[-1] @ directions[-1].transpose(1, 2)
         ritz = without @ ritz @ without
-    return _orthonormal(x.transpose(1, 2) @ (basis @ torch.cat(found, dim=-1)))
+    return _orthonormal(x.transpose(1, 2) @ (basis @ torch.cat(directions, dim=-1)))
 
 
 def _lanczos(x: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -53,9 +53,9 @@ def eigenvalues(matrices: Tensor) -> Tensor:
         now = _turned(now, cosine.unsqueeze(-2), sine.unsqueeze(-2), half, -1).index_select(-1, every)
         return (now,), cosine[..., :0]
 
-    (found,), _ = repeat(turn, (matrices,), SWEEPS * (2 * half - 1))
+    (turned,), _ = repeat(turn, (matrices,), SWEEPS * (2 * half - 1))
     # Who sat out moved on with the others, and came round to its place with every sweep.
-    return _diagonal(found)[..., :size]
+    return _diagonal(turned)[..., :size]
 
 
 def _diagonal(matrices: Tensor) -> Tensor:

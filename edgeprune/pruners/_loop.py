@@ -48,11 +48,11 @@ def repeat(
     """
     if count > 1 and _form.get() == "looped" and torch.compiler.is_exporting():
         return _scan(step, carry, torch.arange(count))
-    found = []
+    said = []
     for at in range(count):
         carry, one = step(carry, at)
-        found.append(one)
-    return carry, torch.stack(found)
+        said.append(one)
+    return carry, torch.stack(said)
 
 
 def _scan(step: Callable[[State, Tensor], tuple[State, Tensor]], carry: State, steps: Tensor) -> tuple[State, Tensor]:

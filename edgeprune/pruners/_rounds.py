@@ -122,8 +122,8 @@ def _even_by_odd(x: Tensor) -> Tensor:
     """Cosines of the tokens at even places with those at odd ones: [B, n, D] -> [B, n - n // 2, n // 2]"""
     halves = x[:, 0::2], x[:, 1::2]  # which merging takes, too
     even, odd = map(unit, halves)
-    found: Tensor = even @ odd.transpose(1, 2)
-    return found
+    products: Tensor = even @ odd.transpose(1, 2)
+    return products
 
 
 def _merged(x: Tensor, weight: Tensor, alone: Tensor | None, size: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -92,7 +92,7 @@ class Scorer(nn.Module):
         the patch embedding, exactly.
         """
         config = dataclasses.replace(self.config, grid=grid, mean=tuple(mean), std=tuple(std))  # type: ignore[arg-type]
-        found = Scorer(config).eval().requires_grad_(False)
+        scorer = Scorer(config).eval().requires_grad_(False)
         state = {name: value.detach().clone() for name, value in self.state_dict().items()}
         if config.kind != "trunk":
             state["positions"] = _resampled(state["positions"], self.config.grid, grid)
@@ -103,8 +103,8 @@ class Scorer(nn.Module):
             )
             state["patch_embedding.bias"] += (weight * shift.view(1, -1, 1, 1)).sum(dim=(1, 2, 3))
             state["patch_embedding.weight"] = weight * scale.view(1, -1, 1, 1)
-        found.load_state_dict(state)
-        return found
+        scorer.load_state_dict(state)
+        return scorer
 
     @property
     def digest(self) -> str:

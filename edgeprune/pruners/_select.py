@@ -100,8 +100,8 @@ def _take_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     (rows,) = ctx.saved_tensors
     with torch.enable_grad():
         x = gradient.new_zeros(ctx.shape, requires_grad=True)
-        (found,) = torch.autograd.grad(lower_take(x, rows, ctx.dim), x, gradient)
-    return found, None, None
+        (of_x,) = torch.autograd.grad(lower_take(x, rows, ctx.dim), x, gradient)
+    return of_x, None, None
 
 
 _take.register_autograd(_take_backward, setup_context=_remember)

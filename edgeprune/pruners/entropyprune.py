@@ -60,8 +60,8 @@ class Method(pruners.Method):
         keys = taps.keys_of_heads()
         _check(heads := keys.shape[1])
         rows = (keys - keys.mean(dim=1, keepdim=True)).transpose(1, 2)  # [B, N, H, d]
-        found = eigenvalues(rows @ rows.transpose(2, 3) / heads).clamp_min(LEAST)
-        scores = -(found * found.log()).sum(dim=-1) / math.log(heads)
+        shares = eigenvalues(rows @ rows.transpose(2, 3) / heads).clamp_min(LEAST)
+        scores = -(shares * shares.log()).sum(dim=-1) / math.log(heads)
         indices, picks = ranked_top(scores, self.keep)
         return Selection(indices, scores, picks=picks)
 

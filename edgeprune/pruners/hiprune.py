@@ -136,12 +136,12 @@ def _surroundings(grid: tuple[int, int], neighbours: str) -> list[list[int]]:
     """
     rows, columns = grid
     last, steps = rows * columns - 1, (-1, 1, -columns, columns)
-    found = []
+    around = []
     for at in range(rows * columns):
         row, column = divmod(at, columns)
         inside = (column > 0, column < columns - 1, row > 0, row < rows - 1)
         if neighbours == "flat":
-            found.append([at, *(min(max(at + step, 0), last) for step in steps)])
+            around.append([at, *(min(max(at + step, 0), last) for step in steps)])
         else:
-            found.append([at, *(at + step if there else at for step, there in zip(steps, inside, strict=True))])
-    return found
+            around.append([at, *(at + step if there else at for step, there in zip(steps, inside, strict=True))])
+    return around

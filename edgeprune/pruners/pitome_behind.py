@@ -29,11 +29,8 @@ from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits, rows_of
 from edgeprune.pruners._rounds import means_of, rounds
 from edgeprune.pruners._select import lower_take, top_in_order
-from edgeprune.pruners.inside._merges import unit
+from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves, unit
 from edgeprune.taps import Taps
-
-TAKES = 4.0
-"""what sets the worth of patches that others may join apart: above every energy"""
 
 
 @dataclass(frozen=True)
@@ -74,20 +71,19 @@ class Method(pruners.Method):
         names = origin = joined = number.expand(batch, -1)  # origin: the place of the row that each patch is of
         size = torch.ones_like(keys[:, :, :1])
         alike = _cosines(keys)
-        energy = self._energy(alike)
+        energy = energy_of(alike, self.alpha)
         scores, worth = ((1 - energy) / 2).clamp(0, 1), []
         for turn, count in enumerate(rounds(patches, self.keep)):
             if turn:
                 alike = _cosines(keys)
-                energy = self._energy(alike)
+                energy = energy_of(alike, self.alpha)
             rows = torch.arange(alike.shape[1])
-            order = energy.topk(2 * count, dim=-1).indices
-            first, second = order[:, 0::2], order[:, 1::2]
+            first, second = halves(energy, count)
             joining, taking = (half.unsqueeze(-1) == rows for half in (first, second))  # [B, r, n]
             between = torch.where(taking.any(dim=1, keepdim=True), lower_take(alike, first, 1), -2.0)
             target = (joining * between.argmax(dim=-1, keepdim=True)).sum(dim=1)  # [B, n]
             gone = joining.any(dim=1)
-            worth.append(torch.where(taking.any(dim=1), TAKES - energy, -energy))
+            worth.append(by_energy(energy, taking))
             stays = top_in_order(1 - gone.float(), rows.shape[0] - count)
             into = (torch.where(gone, target, rows).unsqueeze(1) == stays.unsqueeze(-1)).float()  # [B, n', n]
             here = (names.unsqueeze(-1) == number) & gone.unsqueeze(-1)
@@ -140,12 +136,9 @@ class Method(pruners.Method):
             quantities={"products": products},
         )
 
-    def _energy(self, alike: Tensor) -> Tensor:
-        return torch.where(alike >= 0, alike, self.alpha * (alike.exp() - 1)).mean(dim=-1)
-
 
 def _cosines(x: Tensor) -> Tensor:
     """[B, n, d] float32 -> [B, n, n]"""
     rows = unit(x)
-    found: Tensor = rows @ rows.transpose(1, 2)
-    return found
+    alike: Tensor = rows @ rows.transpose(1, 2)
+    return alike

@@ -29,13 +29,13 @@ def middles(grid: tuple[int, int], keep: int) -> list[int]:
     rows, columns = grid
     fewest = -(-keep // columns)  # a band of rows holds at most `columns` cells
     bands = min(max(round((keep * rows / columns) ** 0.5), fewest), rows, keep)
-    found = []
+    patches = []
     for band in range(bands):
         top, below = band * rows // bands, (band + 1) * rows // bands
         count = (band + 1) * keep // bands - band * keep // bands
         edges = [-(-cell * columns // count) for cell in range(count + 1)]
-        found += [(top + below - 1) // 2 * columns + (edges[at] + edges[at + 1] - 1) // 2 for at in range(count)]
-    return found
+        patches += [(top + below - 1) // 2 * columns + (edges[at] + edges[at + 1] - 1) // 2 for at in range(count)]
+    return patches
 
 
 @dataclass(frozen=True)

@@ -68,5 +68,5 @@ def pack(embed: Any, images: Sequence[Tensor], prompts: Sequence[Sequence[Prompt
 def hidden_states(decoder: Any, packed: Packed) -> Tensor:
     """[B, S, D] behind the decoder of a transformers model, whose attention must be torch's (`sdpa`)."""
     given = {"attention_mask": packed.sees, "position_ids": packed.positions, "use_cache": False}
-    found: Tensor = decoder(inputs_embeds=packed.embedded, **given).last_hidden_state
-    return found
+    hidden: Tensor = decoder(inputs_embeds=packed.embedded, **given).last_hidden_state
+    return hidden

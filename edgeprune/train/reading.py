@@ -90,8 +90,8 @@ class Reading:
 def features(model: Any, pixels: Tensor) -> Tensor:
     """[B, 3, H, W] -> [B, N, C] in front of the projector, without [CLS]"""
     hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-    found: Tensor = hidden[model.config.vision_feature_layer][:, 1:]
-    return found
+    patches: Tensor = hidden[model.config.vision_feature_layer][:, 1:]
+    return patches
 
 
 def dropped(seen: Tensor, rng: np.random.Generator) -> Tensor:

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edgeprune.errors import ImageError, RequestError
-from edgeprune.export.images import drawn
+from edgeprune.export.images import drawn, drawn_warning
+from edgeprune.export.quantise.histogram import Histogram
 from edgeprune.export.quantise.products import Products, watching
-from edgeprune.export.quantise.ranges import Histogram
 from edgeprune.export.request import SCENES, check_calibration
 from edgeprune.runtime.images.preprocess import Preprocessing, as_rgb
 
@@ -43,10 +43,7 @@ class Source:
     def warnings(self) -> tuple[str, ...]:
         if self.asked:
             return ()
-        return (
-            f"ranges of activations were taken of {self.count} {self.said}; --calibration DIR takes them of images of "
-            f"yours, --calibration {SCENES} of these without this warning",
-        )
+        return (drawn_warning("ranges of activations were taken", self.count, "--calibration", self.said),)
 
 
 @dataclass(frozen=True)

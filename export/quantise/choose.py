@@ -31,7 +31,7 @@ MOST = 4
 
 def asked_float(patterns: Sequence[str], products: Products) -> dict[str, str]:
     """Product -> "asked", of all that a name or pattern fits. Raises RequestError where one fits none."""
-    found: set[str] = set()
+    asked: set[str] = set()
     for pattern in patterns:
         fitting = fnmatch.filter(products, pattern)
         if not fitting:
@@ -40,8 +40,8 @@ def asked_float(patterns: Sequence[str], products: Products) -> dict[str, str]:
                 f"--keep-float must name products, or patterns as '*.mlp.fc1' and 'projector.*', got {pattern!r}; "
                 f"there are {len(products)}, such as {some}"
             )
-        found |= set(fitting)
-    return {name: "asked" for name in products if name in found}
+        asked |= set(fitting)
+    return {name: "asked" for name in products if name in asked}
 
 
 def errors_of(
@@ -55,21 +55,20 @@ def errors_of(
 ) -> dict[str, float]:
     """The error that each product makes alone, the mean over batches of [B, 3, H, W] float32."""
     layers = _layers(module, encoder, products)
-    found: dict[str, list[float]] = {name: [] for name in products}
-    trying: list[str] = []
+    apart: dict[str, list[float]] = {name: [] for name in products}
+    again = False  # a layer that holds another one runs it, too: only what the encoder runs is tried on
 
     def tries(names: Sequence[str]) -> Callable[..., None]:
         def hook(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any], gave: Any) -> None:
-            if trying:
+            nonlocal again
+            if again:
                 return
+            again = True
             for name in names:
-                trying.append(name)
                 with quantising(products, [name], ranges, scheme):
-                    found[name].append(_apart(layer.forward(*given, **named), gave))
-                trying.clear()
-            trying.append("float")  # once more, so that what was recorded of this layer is that of floats
-            layer.forward(*given, **named)
-            trying.clear()
+                    apart[name].append(_apart(layer.forward(*given, **named), gave))
+            layer.forward(*given, **named)  # once more, so that what was recorded of this layer is that of floats
+            again = False
 
         return hook
 
@@ -85,7 +84,7 @@ def errors_of(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: sum(each) / len(each) for name, each in found.items() if each}
+    return {name: sum(each) / len(each) for name, each in apart.items() if each}
 
 
 def fewest_floats(

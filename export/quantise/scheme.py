@@ -21,15 +21,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeprune.errors import RequestError
+from edgeprune.precisions import QUANTISED
 from edgeprune.targets import Target
 
-__all__ = ["CALIBRATED", "PRECISIONS", "QUANTISED", "Activations", "Scheme", "scheme_of"]
+__all__ = ["Activations", "Scheme", "scheme_of"]
 
-QUANTISED = ("int8", "int8-dynamic", "fp8")
-CALIBRATED = ("int8", "fp8")
-"""those whose ranges are taken of images"""
-PRECISIONS = ("float32", "float16", *QUANTISED)
-"""of `export --precision`"""
 FP8_SM = 89
 """the first compute capability that has products of f8e4m3"""
 FLOAT16_OPSET = 19

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import Case, Chain, cut, joined, largest, mask, out_of_order
-from edgeprune.runtime.parity.regret import Worth, together
 from edgeprune.runtime.parity.tiers import compared, tiers_of
+from edgeprune.runtime.parity.worth import Worth, together
 
 __all__ = ["chunks"]
 

@@ -6,7 +6,7 @@ margin     how far the chosen value is from the best alternative
 
 wrong      regret > tolerance          within rounding   0 < regret <= tolerance          equal   regret = 0
 decided    equal, and margin > tolerance: a mistake there would be seen
-sets       what all choices of one kind together lost (`regret`): a quantised graph is judged by it alone
+sets       what all choices of one kind together lost (`worth`): a quantised graph is judged by it alone
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.runtime.parity.regret import Worth, worth_of_cut
+from edgeprune.runtime.parity.worth import Worth, worth_of_cut
 
 __all__ = [
     "COSINE_NOISE",

@@ -21,9 +21,9 @@ import numpy as np
 
 from edgeprune.runtime.parity.decisions import NEAR, NOTHING, Case, Chain, Floats, joined, largest
 from edgeprune.runtime.parity.joins import nearest
-from edgeprune.runtime.parity.regret import worth
 from edgeprune.runtime.parity.tiers import TIER_ROUNDING, parted, tiers_of
 from edgeprune.runtime.parity.topk import measured
+from edgeprune.runtime.parity.worth import worth
 
 __all__ = ["TAKES", "cosines", "energy", "energy_rounds", "unspent"]
 

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.decisions import COSINE_NOISE, NOTHING, Case, Chain, joined, largest
-from edgeprune.runtime.parity.regret import worth
+from edgeprune.runtime.parity.worth import worth
 
 __all__ = ["OBJECTIVES", "greedy"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import NOTHING, Case, Chain, Floats, joined
-from edgeprune.runtime.parity.regret import worth
 from edgeprune.runtime.parity.topk import lower_went_on, topk
+from edgeprune.runtime.parity.worth import worth
 
 __all__ = ["joins", "nearest", "unjoined"]
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from edgeprune.runtime.parity.decisions import COSINE_NOISE, Case, Chain, cut, joined, largest, mask
 from edgeprune.runtime.parity.joins import nearest
-from edgeprune.runtime.parity.regret import worth_of_cut
 from edgeprune.runtime.parity.topk import lower_went_on
+from edgeprune.runtime.parity.worth import worth_of_cut
 
 __all__ = ["TAKES", "pairs", "unpaired"]
 

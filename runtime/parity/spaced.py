@@ -15,8 +15,8 @@ import math
 import numpy as np
 
 from edgeprune.runtime.parity.decisions import Case, Chain, joined, out_of_order
-from edgeprune.runtime.parity.regret import worth
 from edgeprune.runtime.parity.tiers import compared, tiers_of
+from edgeprune.runtime.parity.worth import worth
 
 __all__ = ["spaced"]
 

@@ -32,8 +32,8 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError
 from edgeprune.runtime.budgets import first_picks
 from edgeprune.runtime.parity.inside import STEPS
-from edgeprune.runtime.parity.regret import of_probe
 from edgeprune.runtime.parity.verdict import RULES, Verdict, compare
+from edgeprune.runtime.parity.worth import of_probe
 
 __all__ = ["IMAGES", "QUANTITY", "REFERENCE", "Probe", "own_image", "packed", "replayed", "stored_probes"]
 

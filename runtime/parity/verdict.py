@@ -37,11 +37,11 @@ from edgeprune.runtime.parity.inside import (
     undecided,
 )
 from edgeprune.runtime.parity.match import match
-from edgeprune.runtime.parity.regret import beyond, median
 from edgeprune.runtime.parity.spaced import spaced
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.topk import fixed, topk
+from edgeprune.runtime.parity.worth import beyond, median
 
 __all__ = ["BOUNDS", "RULES", "Verdict", "compare", "relative", "worst"]
 

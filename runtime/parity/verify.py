@@ -19,9 +19,9 @@ from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
 from edgeprune.runtime.halves import Halves
 from edgeprune.runtime.loading import open_bundle
 from edgeprune.runtime.parity.inside import followed
-from edgeprune.runtime.parity.regret import FLAT
 from edgeprune.runtime.parity.stored import REFERENCE, Probe, stored_probes
 from edgeprune.runtime.parity.verdict import Verdict, worst
+from edgeprune.runtime.parity.worth import FLAT
 from edgeprune.runtime.runner import PIXELS, Runner
 
 __all__ = ["FLAT", "BackendReport", "Forced", "Progress", "devices_of", "plans_not_run", "verify"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 Run = Callable[..., Any]
 EXPORT = ("export", "--method", "fastervlm", "--keep", "4")
+INT8 = (*EXPORT, "--precision", "int8")
+STEPS = (*EXPORT, "--schedule", "2:80", "--inside")
 ANSWERS = """
 import contextlib, io, json, os, sys
 from edgeprune.cli import main
@@ -73,6 +78,35 @@ EARLY: dict[tuple[str, ...], str] = {
     ): r"--model must be a folder or .*, got the URL https://huggingface",
     (*EXPORT, "--probes", "nowhere"): r"--probes must be a folder with images; there is no folder nowhere",
     (*EXPORT, "--probes", "probes"): r"an image must be a file Pillow can read; probes/broken\.jpg is not",
+    (*INT8, "--calibration", "nowhere"): r"--calibration must be a folder with images; there is no folder nowhere",
+    (*INT8, "--calibration", "cut"): r"an image must be a file Pillow can read; cut/b\.jpg is not .* truncated",
+    (*INT8, "--calibration", "holes", "--image-range", "0", "1"): r"holes/b\.tif: .*NaN",
+    (*STEPS, "sta", "--dynamic-batch"): r"sta keeps something of every frame .* --dynamic-batch frees that number",
+    (*STEPS, "drop", "--option", "score=nope"): r"no score 'nope'; have auto, cls, column, fastervlm, ",
+    (
+        *STEPS,
+        "drop",
+        "--option",
+        "score=pool",
+    ): r"option score must give each row a score of its own, which pool does not; use auto, cls, ",
+    (*STEPS, "tome", "--option", "score=nope"): (
+        r"option score is of the reducers cells, drop, .*; got --inside tome, whose options are bias, metric; leave"
+    ),
+    (
+        *STEPS,
+        "tome",
+        "--option",
+        "scoer=cls",
+    ): r"no option of fastervlm or tome 'scoer'; have bias, metric, padding, position",
+    (*EXPORT, "--option", "position=foo"): r"option position must be none or fitted, got foo; give fitted, or leave it",
+    (*EXPORT, "--option", "padding=wide"): r"option padding must be none, or height x width .*, got wide",
+    (
+        "export",
+        "--method",
+        "pool",
+        "--option",
+        "padding=480x640",
+    ): r"option padding is of the methods that rank by attention .*fastervlm, .*; got --method pool, which has no",
     (*EXPORT, "--scorer", "nowhere"): r"--scorer must be what `edgeprune bavit train` wrote; there is no nowhere",
     (*EXPORT, "--push-to-hub", "bundle"): r"--push-to-hub must be a repository of the Hugging Face hub .*, got bundle",
     (*EXPORT, "--private"): r"--private goes with --push-to-hub, which is missing",
@@ -96,6 +130,15 @@ def answers(
         (folder / name / "config.json").write_text(json.dumps({"model_type": model_type}))
     (folder / "probes").mkdir()
     (folder / "probes" / "broken.jpg").write_bytes(b"no image")
+    half_a_jpeg, holes = io.BytesIO(), Image.fromarray(np.full((64, 64), np.nan, np.float32))
+    Image.effect_noise((256, 256), 90).save(half_a_jpeg, "JPEG")
+    for name in ("cut", "holes"):
+        (folder / name).mkdir()
+    for at in "ab":
+        Image.new("RGB", (64, 64)).save(folder / "cut" / f"{at}.jpg")
+        Image.fromarray(np.eye(64, dtype=np.float32)).save(folder / "holes" / f"{at}.tif")
+    (folder / "cut" / "b.jpg").write_bytes(half_a_jpeg.getvalue()[: half_a_jpeg.tell() // 2])
+    holes.save(folder / "holes" / "b.tif")
     done = process(json.dumps([*EARLY]), folder, code=ANSWERS)
     return dict(zip(EARLY, json.loads(done.out), strict=True))
 

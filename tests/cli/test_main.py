@@ -115,12 +115,14 @@ WRONG: dict[tuple[object, ...], str] = {
     ("export", "--method", "tome", "--keep", 64, "--schedule", "2:80", "--encoder-cost", 0.5): (
         "--method tome needs either --encoder-cost, .*; got both"
     ),
-    ("export", "--method", "tome", "--keep", 64, "--option", "score=cls"): "no option of tome 'score'; have bias",
+    ("export", "--method", "tome", "--keep", 64, "--option", "score=cls"): (
+        "option score is of the reducers cells, .*; got --method tome, whose options are bias, metric; leave it"
+    ),
     ("export", "--method", "tome", "--keep", 64, "--calibrate", "scenes"): (
         "--calibrate goes with --keep auto, --option position=fitted, or what takes numbers of images: flowcut"
     ),
     ("export", "--method", "flowcut", "--keep", 64, "--calibrate", "nowhere"): (
-        "--calibrate must be a folder with images .*; nowhere has none"
+        "--calibrate must be a folder with images; there is no folder nowhere"
     ),
     ("export", "--method", "tome", "--keep", "auto", "--floor", 0.9, "--schedule", "2:80"): (
         "--keep auto tries budgets, and --schedule names one; give --keep a number"

@@ -54,7 +54,7 @@ def test_images_that_tell_no_range_are_refused_before_anything_is_read(run: Run,
 def test_a_folder_that_is_not_there_is_refused(run: Run) -> None:
     done = run(*INT8, "--calibration", "nowhere")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "nowhere has none" in done.err
+    assert "there is no folder nowhere" in done.err
 
 
 def test_an_image_with_holes_is_refused_by_its_name_and_leaves_nothing(run: Run, desk: Path) -> None:

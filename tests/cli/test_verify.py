@@ -152,7 +152,7 @@ def test_strict_fails_where_too_little_was_decided_and_says_so(
     done = run("verify", exported[0], "--strict")
     assert done.code == 1
     assert "not proven" in done.out
-    assert "is not proven on cpu: half of the decisions must be decided, 100% are" in done.err
+    assert "is not proven on cpu: half of the decisions on probes that are not flat must be decided, 100%" in done.err
 
 
 def test_strict_wants_a_quantised_graph_to_be_told_from_chance(run: Run, make_bundle: Callable[..., Path]) -> None:

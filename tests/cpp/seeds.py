@@ -59,6 +59,31 @@ def everything() -> Manifest:
     )
 
 
+def fewer_bits() -> Manifest:
+    """A graph with quantised products: all that `quantised` has, which is read, kept, and handed to the session."""
+    products = [
+        {"name": "encoder.layers.0.mlp.fc1", "error": 0.046, "float": True, "why": "measured"},
+        {"name": "projector.0", "error": 0.012, "float": False, "why": ""},
+    ]
+    calibration = {
+        "images": 2,
+        "source": "drawn scenes and probes",
+        "digest": "cd" * 32,
+        "method": "percentile 99.99",
+        "ranges": {"projector.0": [-1.5, 2.25]},
+    }
+    said = {
+        "scheme": "int8",
+        "activations": "u8",
+        "smoothed": [],
+        "products": products,
+        "calibration": calibration,
+        "bounds": {"regret": 0.01, "token_median": 0.05, "token_each": 0.15},
+        "session": {"cpu": {"disable": ["MatMulAddFusion"]}},
+    }
+    return make(precision="int8", quantised=said)
+
+
 FORMS = {
     "crop": steps((9, 6), resize={"shortest_edge": 7}, crop=(9, 6)),
     "squash": steps((9, 6), resize={"height": 9, "width": 6}, resample=1, square=(1, 20, 255)),
@@ -120,6 +145,7 @@ def main() -> None:
         tiled = write_bundle(Path(folder, "tiled"), batch=2, dtype="uint8")
         for name, text in {
             "everything": everything().to_json(),
+            "quantised": fewer_bits().to_json(),
             "bright": (bright / MANIFEST).read_text(),
             "tiled": (tiled / MANIFEST).read_text(),
             "old": (OLD / MANIFEST).read_text(),

@@ -104,7 +104,12 @@ def test_what_cannot_be_asked_is_one_line(
         assert said in done.stderr.decode()
 
 
-@pytest.mark.parametrize("words", [[], ["a"], ["a", "b"], ["a", "b", "c", "0"], ["a", "b", "c", "1", "e"]])
+NO_NUMBER = ("0", "-1", "", "many", "12x", "9" * 30)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["a"], ["a", "b"], ["a", "b", "c", "1", "e"], *(["a", "b", "c", most] for most in NO_NUMBER)]
+)
 def test_wrong_arguments_are_the_usage(cpp: Path, words: list[str]) -> None:
     done = ask(cpp, Path(), *words)
     assert (done.returncode, done.stderr) == (2, b"usage: edgeprune-ask MODEL IMAGE QUESTION [MOST]\n")

@@ -21,9 +21,9 @@ from edgeprune.export import Request, export_bundle
 from edgeprune.export.downgrade import downgrade
 from edgeprune.export.graph import to_onnx
 from edgeprune.export.lint import Finding, lint, parse, refuse
-from edgeprune.export.quantise.scheme import QUANTISED as QUANTISED_PRECISIONS
 from edgeprune.export.quantise.scheme import scheme_of
 from edgeprune.fit import build_method
+from edgeprune.precisions import QUANTISED as QUANTISED_PRECISIONS
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder
 

@@ -28,7 +28,7 @@ def test_weights_are_fitted_on_drawn_scenes_and_a_warning_says_so() -> None:
     made = one.learned["position"]
     assert (made["images"], made["data"], [*made["weights"]]) == (16, "drawn scenes", ["4"])
     assert one.encoder.weighting[4].tolist() == torch.tensor(made["weights"]["4"]).tolist()
-    assert "the weights of positions were fitted on 16 drawn scenes; --calibrate DIR" in one.warnings[0]
+    assert "the weights of positions were taken of 16 drawn scenes; --calibrate DIR takes images" in one.warnings[0]
     assert found(options={"position": "fitted"}, calibrate="scenes").warnings == ()
 
 
@@ -51,11 +51,11 @@ def test_left_out_or_as_it_comes_nothing_is_weighed() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "another position": ({"options": {"position": "fited"}}, "no position 'fited'.*Did you mean 'fitted'"),
+    "another position": ({"options": {"position": "fited"}}, "option position must be none or fitted, got fited"),
     "no size": ({"options": {"padding": "wide"}}, "option padding must be none, or height x width of the images"),
     "a method by features": (
         {"method": "divprune", "options": {"position": "fitted"}},
-        "no option of divprune 'position'",
+        "option position is of the methods that rank by attention .*fastervlm.*; got --method divprune, which",
     ),
     "images for nothing": (
         {"calibrate": "scenes"},

@@ -11,18 +11,16 @@ import pytest
 from edgeprune.errors import RequestError
 from edgeprune.export import Request
 from edgeprune.export.job import Exported, export_bundle
-from edgeprune.export.opening import opened
 from edgeprune.quality.scenes import draw
 from edgeprune.runtime import load
 from edgeprune.runtime.parity.stored import Probe, stored_probes
-from edgeprune.targets import load as load_target
 
 STEPS: dict[str, Any] = {"method": "fastervlm", "keep": 32, "inside": "sta", "schedule": "1:100,3:60", "target": "cpu"}
 
 
 def test_a_free_number_of_images_is_refused() -> None:
     with pytest.raises(RequestError, match=r"sta keeps something of every frame .* --dynamic-batch frees that number"):
-        opened(Request(**STEPS, dynamic_batch=True), load_target("cpu"))
+        export_bundle(Request(**STEPS, dynamic_batch=True))
 
 
 @pytest.fixture(scope="module")

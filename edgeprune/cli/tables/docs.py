@@ -143,7 +143,7 @@ TABLES = {one.__name__: one for one in (methods, reducers, traits, matrix, encod
 
 def current(page: str) -> str:
     """The text of a page with its tables as they should be. Raises KeyError for a table that there is not."""
-    return _MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", page)
+    return _MARKED.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", page)
 
 
 def main(pages: Iterable[str]) -> None:

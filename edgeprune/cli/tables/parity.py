@@ -84,17 +84,17 @@ def parity_line(reports: Sequence[BackendReport]) -> str:
         worst = report.worst
         verdict = "[green]parity[/]" if worst.passed else "[red]NO PARITY[/]"
         proven = "" if report.proven else "[yellow]not proven[/]: "
-        share = f"{report.decided:.0%} decided" if worst.decisions else "nothing to decide"
+        share = f"{report.decided:.0%} decided on probes that are not flat" if worst.decisions else "nothing to decide"
         rounding = f", {worst.within} within rounding" if worst.within else ""
         tokens = f"token error {worst.token_error:.1e}" if worst.tokens else "no token to compare"
         if report.bounds is None:
-            found = f"{share}{rounding}, {worst.wrong} wrong, score error {worst.error_relative:.1e}, {tokens}"
+            measured = f"{share}{rounding}, {worst.wrong} wrong, score error {worst.error_relative:.1e}, {tokens}"
         else:
             middle = f", {worst.token_median:.1e} in the median" if worst.tokens else ""
-            found = (
+            measured = (
                 f"{worst.lost:.2%} lost by the choice, {report.bounds['regret']:.2%} allowed, {share}, {tokens}{middle}"
             )
-        lines.append(f"{verdict} on {report.device}: {proven}{found}")
+        lines.append(f"{verdict} on {report.device}: {proven}{measured}")
         lines += [f"  {escape(reason)}" for reason in worst.reasons]
     return "\n".join(lines)
 

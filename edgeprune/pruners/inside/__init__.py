@@ -142,5 +142,5 @@ def get(name: str) -> type[Reducer]:
     """The reducer's class, to be called with its options. Raises MethodError when there is no such reducer."""
     if name not in names():
         raise MethodError(unknown_name("reducer", name, names()))
-    found: type[Reducer] = importlib.import_module(f"{__name__}.{name}").Reducer
-    return found
+    reducer: type[Reducer] = importlib.import_module(f"{__name__}.{name}").Reducer
+    return reducer

@@ -27,15 +27,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from edgeprune import pruners
-from edgeprune.errors import MethodError, unknown_name
+from edgeprune import catalog, pruners
 from edgeprune.pruners import Method, inside
 from edgeprune.pruners.inside import Eager, Reducer, Step
 from edgeprune.taps import Taps
+from edgeprune.traits import SCORES
 
-__all__ = ["SCORES", "Ranked", "officially_ranked", "ranked"]
-
-SCORES = ("auto", "cls", "column", "keys", "flowcut")
+__all__ = ["Ranked", "officially_ranked", "ranked"]
 
 Carried = Mapping[str, Tensor]
 
@@ -48,16 +46,8 @@ class Ranked(inside.Reducer):
     """what `auto` is where there is a [CLS] token"""
 
     def __post_init__(self) -> None:
-        if self.score in SCORES:
-            return
-        able = [name for name in pruners.names() if pruners.get(name).traits.ranks]
-        if self.score not in pruners.names():
-            raise MethodError(unknown_name("score", self.score, (*SCORES, *able)))
-        if self.score not in able:
-            raise MethodError(
-                f"option score must give each row a score of its own, which {self.score} does not; use "
-                f"{', '.join((*SCORES, *able))}"
-            )
+        if self.score not in SCORES:
+            catalog.check_score(self.score, {name: pruners.get(name).traits.ranks for name in pruners.names()})
 
     @property
     def early(self) -> bool:

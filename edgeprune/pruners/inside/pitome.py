@@ -26,11 +26,8 @@ from edgeprune.errors import RequestError
 from edgeprune.pruners import inside
 from edgeprune.pruners._select import lower_take, top_in_order
 from edgeprune.pruners.inside import Eager, Reduction, Step
-from edgeprune.pruners.inside._merges import place_of, unit
+from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves, place_of, unit
 from edgeprune.taps import Taps
-
-TAKES = 4.0
-"""what sets the scores of rows that others may join apart: above every energy"""
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,8 @@ class Reducer(inside.Reducer):
         count = keys.shape[1]
         joins = self._joins(count, step)
         alike = keys @ keys.transpose(1, 2)
-        margin = self._margin(step)
-        energy = torch.where(alike >= margin, alike, self.alpha * ((alike - margin).exp() - 1)).mean(dim=-1)
-        order = energy.topk(2 * joins, dim=-1).indices
-        first, second = order[:, 0::2], order[:, 1::2]
+        energy = energy_of(alike, self.alpha, self._margin(step))
+        first, second = halves(energy, joins)
         near = (lower_take(keys, first, 1) @ lower_take(keys, second, 1).transpose(1, 2)).argmax(dim=-1)
         number = torch.arange(count)
         joining, taking = (half.unsqueeze(-1) == number for half in (first, second))  # [B, r, n]
@@ -76,7 +71,7 @@ class Reducer(inside.Reducer):
         gone = joining.any(dim=1)
         rows = top_in_order(1 - gone.float(), step.keep)
         into = place_of(torch.where(gone, target, number), rows)
-        return Reduction(rows, torch.where(taking.any(dim=1), TAKES - energy, -energy), into=into)
+        return Reduction(rows, by_energy(energy, taking), into=into)
 
     def official(
         self, step: Step, eager: Eager, carried: Mapping[str, Tensor], rows: Tensor | None = None

@@ -35,7 +35,7 @@ def fidelity(tokens: Array, indices: Array, unpruned: Array, attended: Array | N
     kept, every = _unit(tokens), _unit(unpruned)
     rows = indices.astype(np.intp)
     same = np.take_along_axis(every, rows[:, :, None], axis=1)
-    found = {
+    columns = {
         "nearest": (every @ kept.transpose(0, 2, 1)).max(axis=2).mean(axis=1),
         "cosine": (kept * same).sum(axis=2).mean(axis=1),
     }
@@ -44,9 +44,9 @@ def fidelity(tokens: Array, indices: Array, unpruned: Array, attended: Array | N
         wanted = attended.astype(np.float64)
         first = np.argsort(-wanted, axis=1, kind="stable")[:, :keep]
         among = (rows[:, :, None] == first[:, None, :]).any(axis=2)
-        found["overlap"] = among.mean(axis=1)
-        found["coverage"] = np.take_along_axis(wanted, rows, 1).sum(axis=1) / np.maximum(wanted.sum(axis=1), TINY)
-    return {name: [round(float(value), 6) for value in values] for name, values in found.items()}
+        columns["overlap"] = among.mean(axis=1)
+        columns["coverage"] = np.take_along_axis(wanted, rows, 1).sum(axis=1) / np.maximum(wanted.sum(axis=1), TINY)
+    return {name: [round(float(value), 6) for value in values] for name, values in columns.items()}
 
 
 def _unit(rows: Array) -> Array:

@@ -80,7 +80,7 @@ def _styles(rows: Sequence[Row]) -> Mapping[tuple[str, str], dict[str, Any]]:
     asked = [method for method in dict.fromkeys(method for method, _ in keys) if not method.startswith(BEFORE)]
     inside = list(dict.fromkeys(reducer for _, reducer in keys if reducer))
     controls = [method for method, _ in keys if method.startswith(BEFORE)]
-    found = {}
+    styles = {}
     for method, reducer in keys:
         if method.startswith(BEFORE):
             style = {"color": GREY, "ls": ":", "marker": "x+12"[controls.index(method) % 4], "zorder": 1}
@@ -92,8 +92,8 @@ def _styles(rows: Sequence[Row]) -> Mapping[tuple[str, str], dict[str, Any]]:
                 "marker": MARKERS[asked.index(method) % len(MARKERS)],
                 "ls": "--" if late else "-",
             }
-        found[method, reducer] = style
-    return found
+        styles[method, reducer] = style
+    return styles
 
 
 def _curve(axes: Any, rows: Sequence[Row], column: str, place: Callable[[Row], Any], style: dict[str, Any]) -> Any:

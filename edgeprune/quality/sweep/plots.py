@@ -122,14 +122,14 @@ def _curves(
 
 def _series(sweep: Sweep, column: str) -> dict[str, list[Row]]:
     """Method -> its rows; those of the unpruned graph are no curve."""
-    found: dict[str, list[Row]] = {}
+    series: dict[str, list[Row]] = {}
     several = len({(row.precision, row.layer) for row in sweep.rows}) > 1
     for row in sweep.rows:
         pruned = row.graph_keep < sweep.rows[0].keep or row.method == NAMES[ORACLE]
         if not row.refused and pruned and column in row.values:
             name = f"{row.method} {row.precision}" if several else row.method
-            found.setdefault(name, []).append(row)
-    return found
+            series.setdefault(name, []).append(row)
+    return series
 
 
 def _draw(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import ModelError, RequestError
+from edgeprune.precisions import FLOATS, INT8
 from edgeprune.quality.sweep.cache import CACHE
 from edgeprune.quality.sweep.items import SCENES, Item, drawn, of_folder, of_questions
 from edgeprune.quality.sweep.variants import Variant, variants
@@ -25,7 +26,7 @@ RESULT = "sweep.json"
 ROUNDS = 20
 LONGEST = 16
 """new tokens of an answer, of a model that was not trained to give one"""
-PRECISIONS = ("float32", "float16", "int8", "int8-dynamic")
+PRECISIONS = (*FLOATS, *INT8)
 """what graphs for the CPU are exported in"""
 WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """what a checkpoint's answers depend on"""
@@ -87,7 +88,7 @@ def checked(request: Request) -> tuple[Variant, ...]:
     for cost in request.encoder_costs:
         if not 0 < cost < 1:
             raise RequestError(f"--encoder-cost must be shares of the unpruned multiply-adds in (0, 1), got {cost:g}")
-    found = variants(request.methods, request.inside, request.encoder_costs, _adapted(request))
+    rows = variants(request.methods, request.inside, request.encoder_costs, _adapted(request))
     for keep in request.keep:
         if isinstance(keep, float) and not 0 < keep <= 1:
             raise RequestError(f"--keep as a share must be in (0, 1], got {keep:g}; give tokens without a point, as 64")
@@ -108,23 +109,23 @@ def checked(request: Request) -> tuple[Variant, ...]:
         raise RequestError(f"--output must be a folder, {output} is a file; choose another")
     if output.is_dir() and any(output.iterdir()) and not (output / CACHE).is_dir():
         raise RequestError(f"--output must be a new folder or that of a sweep, {output} holds something else")
-    return found
+    return rows
 
 
 def _adapted(request: Request) -> dict[str, str]:
     """Reducer -> what was adapted to its steps. Raises RequestError and ModelError."""
     if request.adapted and request.ray:
         raise RequestError("--adapted is read on this machine, and --ray runs on others; leave one of them out")
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for given in request.adapted:
         from edgeprune.adapted import made_of  # brings torch
 
         reducer = str(made_of(Path(given)).get("reducer"))
-        if reducer not in request.inside or reducer in found:
+        if reducer not in request.inside or reducer in folders:
             wanted = "one of each reducer that --inside names" if reducer in request.inside else f"--inside {reducer}"
             raise RequestError(f"--adapted {given} was trained for steps of {reducer}; give {wanted} with it")
-        found[reducer] = given
-    return found
+        folders[reducer] = given
+    return folders
 
 
 def images_of(request: Request, language: bool) -> tuple[Item, ...]:
@@ -133,17 +134,17 @@ def images_of(request: Request, language: bool) -> tuple[Item, ...]:
     language: whether there is a language part to ask
     """
     if request.scenes:
-        found = drawn(request.count or COUNT)
+        items = drawn(request.count or COUNT)
     elif request.questions is not None:
         if not language:
             raise RequestError(
                 f"--questions need a model with a language part, {request.model} has none; leave them out, and what is "
                 "left of the unpruned tokens is measured"
             )
-        found = of_questions(request.questions, Path(request.images or ""), request.count)
+        items = of_questions(request.questions, Path(request.images or ""), request.count)
     else:
-        found = of_folder(Path(request.images or ""), request.count)
-    return found if language and all(item.queries for item in found) else tuple(Item(i.name, i.source) for i in found)
+        items = of_folder(Path(request.images or ""), request.count)
+    return items if language and all(item.queries for item in items) else tuple(Item(i.name, i.source) for i in items)
 
 
 def place_of(request: Request, longest: int = 1) -> tuple[Place, str, bool]:
@@ -156,9 +157,9 @@ def place_of(request: Request, longest: int = 1) -> tuple[Place, str, bool]:
     if folder is None:
         from edgeprune.checkpoint import find  # brings torch
 
-        found = find(model, revision)
-        revision, digest = found.revision, f"{found.id}@{found.revision}"
-        config = json.loads(found.locate("config.json").read_text(encoding="utf-8"))
+        checkpoint = find(model, revision)
+        revision, digest = checkpoint.revision, f"{checkpoint.id}@{checkpoint.revision}"
+        config = json.loads(checkpoint.locate("config.json").read_text(encoding="utf-8"))
     else:
         if revision is not None:
             raise ModelError(f"--revision goes with a Hugging Face id, {folder} is a folder; leave it out")
@@ -183,10 +184,10 @@ def budgets(request: Request, patches: int) -> tuple[int, ...]:
     if not request.keep:
         given = tuple(keep for keep in KEEP if keep < patches)
         return given or (max(1, patches // 2),)
-    found = {max(1, round(keep * patches)) if isinstance(keep, float) else keep for keep in request.keep}
-    if max(found) > patches:
-        raise RequestError(f"--keep must be in 1..{patches} for {patches} patches, got {max(found)}")
-    return tuple(sorted(found, reverse=True))
+    counts = {max(1, round(keep * patches)) if isinstance(keep, float) else keep for keep in request.keep}
+    if max(counts) > patches:
+        raise RequestError(f"--keep must be in 1..{patches} for {patches} patches, got {max(counts)}")
+    return tuple(sorted(counts, reverse=True))
 
 
 def _digest(folder: Path) -> str:

@@ -193,16 +193,16 @@ def faithful(
     """
     encoder, whole = (_encoder(one, place.device, place.threads) for one in (folder, unpruned))
     has_cls = whole.manifest.method != "none"
-    found: list[dict[str, list[float]]] = [{} for _ in wanted]
+    columns: list[dict[str, list[float]]] = [{} for _ in wanted]
     for at, output in _runs(encoder, shard.items):
         full = [whole(item.image()) for item in shard.items[at : at + len(output.tokens)]]
         every = np.concatenate([one.tokens for one in full])
         attended = np.concatenate([one.scores for one in full]) if has_cls else None
-        for one, (keep, _) in zip(found, wanted, strict=True):
+        for one, (keep, _) in zip(columns, wanted, strict=True):
             cut = _cut(output, keep)
             for column, values in fidelity(cut.tokens, cut.indices, every, attended).items():
                 one.setdefault(column, []).extend(values)
-    return found
+    return columns
 
 
 def _runs(encoder: TokenEncoder, items: Sequence[Item]) -> Iterator[tuple[int, Output]]:
@@ -230,7 +230,7 @@ def _per_token(place: Place, graph: Graph) -> int:
     from edgeprune import encoders, pruners
     from edgeprune.checkpoint import open_checkpoint
     from edgeprune.export.cost import formula
-    from edgeprune.export.request import pair
+    from edgeprune.export.options import pair
     from edgeprune.fit import build_method
 
     checkpoint = open_checkpoint(place.model, place.revision)

@@ -1,5 +1,5 @@
 // What a quantised graph is judged by: what its choices lost by the reference's numbers, and how far its tokens are
-// off; mirrors runtime/parity/regret.py.
+// off; mirrors runtime/parity/worth.py.
 //
 //     lost     of a set of choices: (sum of the best values - sum of the chosen ones) / sum of the best, in absolute
 //              value: of a cut the K highest of the candidates, of a chain the best at each pick

@@ -85,8 +85,9 @@ std::string parity_line(const parity::Report &report) {
     const parity::Verdict worst = report.worst();
     std::string text = line(worst.passed() ? "parity" : "NO PARITY", " on ", report.device, ": ");
     if (!report.proven()) text += "not proven: ";
-    const std::string share =
-        worst.decisions ? formatted("%.0f", 100 * report.decided()) + "% decided" : "nothing to decide";
+    const std::string share = worst.decisions
+                                  ? formatted("%.0f", 100 * report.decided()) + "% decided on probes that are not flat"
+                                  : "nothing to decide";
     const std::string tokens = worst.tokens ? "token error " + formatted("%.1e", worst.token_error) : "no token to compare";
     if (report.bounds) {
         text += line(percent("%.2f", worst.lost), " lost by the choice, ", percent("%.2f", report.bounds->regret),

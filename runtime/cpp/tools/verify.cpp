@@ -55,7 +55,8 @@ int verify(int count, char **given) {
         throw failed(folder, " is not proven on ", report.device, ": on half of its probes a choice by chance must fail, ",
                      "and tokens must be compared; export it with images of yours (--probes), or leave out --strict");
     if (options.has("strict") && !report.proven())
-        throw failed(folder, " is not proven on ", report.device, ": half of the decisions must be decided, ",
+        throw failed(folder, " is not proven on ", report.device, ": half of the decisions on probes that are not ",
+                     "flat must be decided, ",
                      parity::formatted("%.0f", 100 * report.decided()),
                      "% are; export it with images of yours (--probes), or leave out --strict");
     return 0;

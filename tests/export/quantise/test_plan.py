@@ -84,7 +84,7 @@ def test_the_graph_has_those_products_in_eight_bits_and_the_others_in_float(
 
 
 def test_the_user_is_told_what_ranges_were_taken_of(exported: Exported) -> None:
-    assert any("--calibration DIR takes them of images of yours" in warning for warning in exported.warnings)
+    assert any("probes; --calibration DIR takes images of yours" in warning for warning in exported.warnings)
 
 
 def test_inspect_names_what_stays_float_and_why(exported: Exported) -> None:

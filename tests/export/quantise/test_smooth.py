@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.encoders import Encoder
+from edgeprune.export.quantise.histogram import Histogram
 from edgeprune.export.quantise.products import products_of, quantising, watching
-from edgeprune.export.quantise.ranges import Histogram
 from edgeprune.export.quantise.scheme import Scheme
 from edgeprune.export.quantise.smooth import OUTLIERS, behind_norms, has_outliers, smooth
 from edgeprune.pruners.none import Method

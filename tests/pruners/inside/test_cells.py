@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from edgeprune.pruners.inside import Step
-from edgeprune.pruners.inside._scores import SCORES
 from edgeprune.pruners.inside.cells import Reducer, _quadrant
+from edgeprune.traits import SCORES
 from tests.pruners.inside.conftest import GRID, PATCHES, Agrees, Cases, Rows, highest, rows_at
 from tests.pruners.inside.test__scores import by_hand
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeprune.pruners.inside._scores import SCORES
 from edgeprune.pruners.inside.drop import Reducer
+from edgeprune.traits import SCORES
 from tests.pruners.inside.conftest import Agrees, Cases, highest
 from tests.pruners.inside.test__scores import by_hand
 

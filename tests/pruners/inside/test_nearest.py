@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeprune.pruners.inside._scores import SCORES
 from edgeprune.pruners.inside.nearest import Reducer
+from edgeprune.traits import SCORES
 from tests.pruners.inside.conftest import Agrees, Cases, Rows, highest
 from tests.pruners.inside.test__scores import by_hand
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeprune.errors import MethodError
-from edgeprune.pruners.inside._scores import SCORES
 from edgeprune.pruners.inside.token_transforming import Reducer
+from edgeprune.traits import SCORES
 from tests.pruners.inside.conftest import Agrees, Cases, Rows, highest
 from tests.pruners.inside.test__scores import by_hand
 

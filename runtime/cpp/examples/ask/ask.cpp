@@ -9,6 +9,7 @@
 // For an application to begin with: one image that is no mosaic of tiles, one question, the likeliest answer.
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -91,10 +92,18 @@ void ask(const std::string &folder, const std::string &image, const std::string 
     std::puts("");
 }
 
+// MOST as it is given; 0 where it is no whole number of at least 1.
+std::size_t most_of(const char *text) {
+    char *end = nullptr;
+    errno = 0;
+    const long number = std::strtol(text, &end, 10);
+    return *text == '\0' || *end != '\0' || errno != 0 || number < 1 ? 0 : static_cast<std::size_t>(number);
+}
+
 }  // namespace
 
 int main(int count, char **given) {
-    const std::size_t most = count == 5 ? std::strtoul(given[4], nullptr, 10) : 256;
+    const std::size_t most = count == 5 ? most_of(given[4]) : 256;
     if (count < 4 || count > 5 || most == 0) {
         std::fprintf(stderr, "usage: edgeprune-ask MODEL IMAGE QUESTION [MOST]\n");
         return 2;

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeprune.export.quantise.ranges import HALF, Histogram
+from edgeprune.export.quantise.histogram import HALF, Histogram
 
 PERCENTILE = 99.99
 

@@ -15,11 +15,11 @@ from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.joins import joins, nearest
 from edgeprune.runtime.parity.match import match
 from edgeprune.runtime.parity.pairs import pairs
-from edgeprune.runtime.parity.regret import Worth, beyond, median, of_probe, together, worth_of_cut
 from edgeprune.runtime.parity.stages import stages
 from edgeprune.runtime.parity.thin import thin
 from edgeprune.runtime.parity.topk import fixed, topk
 from edgeprune.runtime.parity.verdict import worst
+from edgeprune.runtime.parity.worth import Worth, beyond, median, of_probe, together, worth_of_cut
 from tests.runtime.parity.test_rules import (
     AROUND,
     CHUNKS,
