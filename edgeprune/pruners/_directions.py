@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgeprune.pruners._loop import State, repeat
 
-__all__ = ["main_directions", "multiply_adds", "steps_of"]
+__all__ = ["TINY", "first_eigenvector", "main_directions", "multiply_adds", "steps_of"]
 
 STEPS, STEPS_EACH = 48, 12
 """of Lanczos, at least, and for each direction"""
@@ -54,7 +54,7 @@ def main_directions(x: Tensor, count: int) -> Tensor:
     directions: list[Tensor] = []
     itself = torch.eye(steps)
     for _ in range(count):
-        directions.append(_first_eigenvector(ritz))
+        directions.append(first_eigenvector(ritz))
         without = itself - directions[-1] @ directions[-1].transpose(1, 2)
         ritz = without @ ritz @ without
     return _orthonormal(x.transpose(1, 2) @ (basis @ torch.cat(directions, dim=-1)))
@@ -80,7 +80,7 @@ def _lanczos(x: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     return basis, images.permute(1, 2, 0)
 
 
-def _first_eigenvector(matrix: Tensor) -> Tensor:
+def first_eigenvector(matrix: Tensor) -> Tensor:
     """Of the largest eigenvalue of each: [B, M, M], symmetric, none below zero -> [B, M, 1] of length 1."""
     for _ in range(SQUARINGS):
         matrix = matrix / _diagonal(matrix).amax(dim=(1, 2), keepdim=True).clamp_min(TINY)

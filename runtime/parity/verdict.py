@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from edgeprune.runtime.parity.chunks import chunks
 from edgeprune.runtime.parity.decisions import Case, Chain, joined, largest
 from edgeprune.runtime.parity.greedy import greedy
+from edgeprune.runtime.parity.groups import groups
 from edgeprune.runtime.parity.inside import (
     RANKED,
     TRAIL,
@@ -58,6 +59,7 @@ RULES: dict[str, Callable[[Case], Chain]] = {
     "chunks": chunks,
     "match": match,
     "spaced": spaced,
+    "groups": groups,
 }
 TELLING = 4
 """scores that show whether they were rounded to float16; a few may be float16 numbers by chance"""

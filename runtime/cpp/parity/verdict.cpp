@@ -38,8 +38,8 @@ struct Rule {
     const char *name;
     Chain (*judge)(const Case &);
 };
-constexpr Rule RULES[] = {{"topk", topk}, {"fixed", fixed}, {"stages", stages}, {"greedy", greedy},
-                          {"thin", thin}, {"chunks", chunks}, {"match", match}, {"spaced", spaced}};
+constexpr Rule RULES[] = {{"topk", topk},     {"fixed", fixed}, {"stages", stages}, {"greedy", greedy}, {"thin", thin},
+                          {"chunks", chunks}, {"match", match}, {"spaced", spaced}, {"groups", groups}};
 
 std::string joined(const std::vector<std::pair<std::string, double>> &extras) {
     std::string names;

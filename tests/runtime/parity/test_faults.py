@@ -167,7 +167,7 @@ READS_ATTENTION = [*READS_CLS, "aot", "hiprune", "idpruner", "received", "vflowo
 READS_KEYS = ["entropyprune", "pitome_behind", "tome_behind"]
 READS_FEATURES = [
     *("agilepruner", "aim", "aot", "apet", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp", "otprune"),
-    *("scope", "score", "todre", "vispruner", "zoo"),
+    *("prunesid", "scope", "score", "todre", "vispruner", "zoo"),
 ]
 CASES = [
     *((name, another_query) for name in READS_CLS),

@@ -212,7 +212,20 @@ def noise_on_a_peaked_map(attended: Tensor) -> Tensor:
 
 ATTENDING = [*CLS, "aot", "hiprune", "idpruner", "received", "vflowopt"]
 # of idselection, whose pull hardly tells near rows apart, 5 % of noise moves no gain beyond what float16 may
-COSINES = ["apet", "dart", "divprune", "dpp", "lrcp", "otprune", "scope", "score", "todre", "vispruner", "zoo"]
+COSINES = [
+    "apet",
+    "dart",
+    "divprune",
+    "dpp",
+    "lrcp",
+    "otprune",
+    "prunesid",
+    "scope",
+    "score",
+    "todre",
+    "vispruner",
+    "zoo",
+]
 READS: dict[str, tuple[Callable[[Method, Taps], Selection], list[str]]] = {
     "the_first_head_alone": (first_head, ATTENDING),
     "keys_of_another_image": (keys_of_another_image, ATTENDING),
