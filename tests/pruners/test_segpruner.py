@@ -57,7 +57,7 @@ def test_the_picks_are_those_of_the_formula(keep: int, balance: float) -> None:
 
 
 def test_where_no_place_is_known_it_goes_by_what_is_shown() -> None:
-    h, xyz, _, layer = drawn()
+    h, _, _, layer = drawn()
     h32 = torch.tensor(h).float()
     blank, apart = (
         Method(9, balance).select(
