@@ -8,8 +8,7 @@ tokens, indices, scores = seen.select(text=another)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -17,11 +16,7 @@ from edgeprune.bundle import ENCODE, SELECT, Bundle, TensorSpec
 from edgeprune.errors import RequestError
 from edgeprune.runtime.backends.ort import DEVICES, Session, open_session
 
-if TYPE_CHECKING:
-    from edgeprune.runtime.runner import Given
-    from edgeprune.runtime.tokens import Output, TokenEncoder
-
-__all__ = ["Encoded", "Halves"]
+__all__ = ["Halves"]
 
 
 class Halves:
@@ -72,26 +67,3 @@ class Halves:
     def parts(self) -> dict[str, Session]:
         """Both, by name."""
         return {ENCODE: self.encoder, SELECT: self.selector}
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Encoded:
-    """What the pixels alone decide of B images."""
-
-    of: TokenEncoder
-    """whose halves they were encoded with"""
-    seen: Mapping[str, NDArray[Any]]
-    """what the second half needs of them, by name"""
-
-    def select(self, **inputs: Given) -> Output:
-        """The tokens for a question or a prior, without another run of the encoder.
-
-        inputs: as `TokenEncoder` takes them beside the images
-
-        Raises RequestError when one is missing or there is no such one, ImageError when one does not fit.
-        """
-        return self.of.selected(self, inputs)
-
-    def __repr__(self) -> str:
-        held = sum(value.nbytes for value in self.seen.values())
-        return f"Encoded({', '.join(self.seen)}; {held >> 10} KiB)"

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import RequestError
 from edgeprune.runtime.budgets import Budgets, first_picks
-from edgeprune.runtime.halves import Encoded, Halves
+from edgeprune.runtime.halves import Halves
 from edgeprune.runtime.runner import PIXELS, Given, Images, Runner
 
-__all__ = ["Output", "TokenEncoder"]
+__all__ = ["Encoded", "Output", "TokenEncoder"]
 
 
 CANNOT = Budgets("the kept sets are not known to nest; take the outputs of a bundle")
@@ -152,3 +152,26 @@ class TokenEncoder(Runner):
         if "_halves" in self.__dict__:
             self._halves.close()
         super().close()
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Encoded:
+    """What the pixels alone decide of B images."""
+
+    of: TokenEncoder
+    """whose halves they were encoded with"""
+    seen: Mapping[str, NDArray[Any]]
+    """what the second half needs of them, by name"""
+
+    def select(self, **inputs: Given) -> Output:
+        """The tokens for a question or a prior, without another run of the encoder.
+
+        inputs: as `TokenEncoder` takes them beside the images
+
+        Raises RequestError when one is missing or there is no such one, ImageError when one does not fit.
+        """
+        return self.of.selected(self, inputs)
+
+    def __repr__(self) -> str:
+        held = sum(value.nbytes for value in self.seen.values())
+        return f"Encoded({', '.join(self.seen)}; {held >> 10} KiB)"

@@ -22,6 +22,10 @@ PICTURE, PICTURES = Path("kept.png"), Path("kept")
 @options.image_range
 @options.first
 @click.option("--text", metavar="QUESTION", help="What is asked, of a bundle that brings its text side (--text-model).")
+@click.option("--prior", type=click.Choice(["motion"]), help="Of a video: what moves, drawn beside what it keeps.")
+@click.option(
+    "--every", type=click.IntRange(min=1), default=5, show_default=True, help="Of its frames, one in so many."
+)
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Of the scores of a detector's boxes.")
 @click.option(
     "--device", type=click.Choice(["auto", *options.devices.choices]), default="auto", show_default=True,
@@ -35,6 +39,8 @@ def command(
     image_range: tuple[float, float] | None,
     keep: int | None,
     text: str | None,
+    prior: str | None,
+    every: int,
     threshold: float,
     device: str,
     as_json: bool,
@@ -47,6 +53,7 @@ def command(
     edgeprune show my-bundle
     edgeprune show my-bundle photo.jpg --output kept.png
     edgeprune show my-bundle photos/*.jpg --output kept
+    edgeprune show my-bundle clip.mp4 --prior motion --output frames
     """
     from edgeprune.runtime import load
     from edgeprune.runtime.images.preprocess import as_rgb, check_file
@@ -54,6 +61,9 @@ def command(
 
     if not images and image_range is not None:
         raise click.UsageError("--image-range goes with an image, which is missing; give one, or leave it out")
+    if prior is not None:
+        _video(bundle, images, output or PICTURES, every, device, as_json)
+        return
     places = _places(images, output)
     drawn: list[dict[str, Any]] = []
     asked = {} if text is None else {"text": text}
@@ -77,6 +87,21 @@ def command(
         click.echo(f"wrote {one['picture']}{'; the encoder sees it ' + one['view'] if one['view'] else ''}")
         for found in one.get("classes", []):
             click.echo(f"  {found['probability']:6.1%}  {found['label']}")
+
+
+def _video(bundle: Path, videos: tuple[Path, ...], folder: Path, every: int, device: str, as_json: bool) -> None:
+    """A picture of each frame that is drawn, in a folder."""
+    from edgeprune.runtime.show_video import draw_video
+
+    if len(videos) != 1:
+        raise click.UsageError(f"--prior motion takes one video, got {len(videos)} files; give it alone")
+    _make(folder)
+    with progress() as show:
+        written = draw_video(bundle, videos[0], folder, every, device, lambda name: show(0, 1, name))
+    if as_json:
+        print_json([{"picture": str(place)} for place in written])
+        return
+    click.echo(f"wrote {len(written)} frames, {written[0]} to {written[-1].name}")
 
 
 def _places(images: tuple[Path, ...], output: Path | None) -> dict[Path, Path | None]:

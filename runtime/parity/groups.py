@@ -29,7 +29,7 @@ from edgeprune.runtime.parity.decisions import (
     mask,
     out_of_order,
 )
-from edgeprune.runtime.parity.regret import together, worth
+from edgeprune.runtime.parity.worth import together, worth
 from edgeprune.runtime.parity.tiers import compared, tiers_of
 
 __all__ = ["groups"]
