@@ -40,6 +40,7 @@ SHORT_SIDE = 480
 """pixels; small inputs are enlarged by a whole factor until they have it"""
 
 _PAPER = (250, 250, 248)
+_COLD, _HOT = np.array((28, 30, 44), np.float32), np.array((255, 176, 46), np.float32)
 _INK = (38, 40, 46)
 _FAINT = (128, 131, 140)
 _BETWEEN = 0.35
@@ -110,7 +111,9 @@ def draw(
     share += "".join(f"; {text}" for text in inputs.values() if isinstance(text, str))
     inside = manifest.inside.get("reducer", "")
     name = f"{manifest.method} + {inside}" if inside else manifest.method
-    picture = _picture(pixels, kept, runner.grid, (name, share), boxes, manifest.labels, went)
+    known = inputs.get("prior")
+    prior = None if known is None else np.asarray(known, np.float32).reshape(-1, *runner.grid)[0]
+    picture = _picture(pixels, kept, runner.grid, (name, share), boxes, manifest.labels, went, prior)
     picture.info |= {"view": view, "classes": classes}
     if output is not None:
         save(output, lambda file: picture.save(file, format="PNG"))
@@ -153,8 +156,10 @@ def _picture(
     detections: Detections | None = None,
     labels: tuple[str, ...] = (),
     went: NDArray[np.int32] | None = None,
+    prior: NDArray[np.float32] | None = None,
 ) -> Image.Image:
-    """pixels: [H, W, 3]; kept: [K] -> margin | image | gap | pruned image | margin, with the caption under them.
+    """pixels: [H, W, 3]; kept: [K] -> margin | image | gap | pruned image | margin, with the caption under them; and
+    the prior [rows, columns] behind a gap, if there is one: dark where it is 0, bright where it is the largest.
 
     detections: with boxes in parts of the image, to be drawn on the pruned one
     went: [N], the token that each patch went to, -1 for none; None: nothing is said of it
@@ -175,9 +180,15 @@ def _picture(
         _draw_boxes(right, detections, labels)
 
     margin, gap, text = height // 24, height // 40, height // 22
-    canvas = Image.new("RGB", (2 * width + gap + 2 * margin, height + 2 * margin + text + margin // 2), _PAPER)
-    canvas.paste(left, (margin, margin))
-    canvas.paste(right, (margin + width + gap, margin))
+    panels = [left, right]
+    if prior is not None:
+        share = np.clip(prior / max(float(prior.max()), 1e-12), 0, 1)[..., None]
+        colours = Image.fromarray((_COLD + share * (_HOT - _COLD)).astype(np.uint8))
+        panels.append(colours.resize((width, height), Image.Resampling.NEAREST))
+    across = len(panels) * (width + gap) - gap + 2 * margin
+    canvas = Image.new("RGB", (across, height + 2 * margin + text + margin // 2), _PAPER)
+    for at, panel in enumerate(panels):
+        canvas.paste(panel, (margin + at * (width + gap), margin))
     pen = ImageDraw.Draw(canvas)
     font = _font(text)
     baseline = (margin, margin + height + margin // 2)
