@@ -40,7 +40,8 @@ from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
 ROUNDS = 64
-"""in which who stands is found: as many as the longest chain of patches in which each hangs on the one before"""
+"""in which who stands is found, of which chains of patches that each hang on the one before take as many as they are
+long: probes of the embedded model settle in 7 or fewer"""
 SMALL, DRAWS = 1e-4, 4
 """relative errors of the features that the reference tries, and how often, to learn how far they turn directions"""
 

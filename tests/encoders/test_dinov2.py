@@ -20,7 +20,9 @@ SIZE: dict[str, Any] = {"image_size": 64}
 KINDS = {
     "dinov2": Kind("Dinov2Model", BIT, config=SIZE),
     "dinov2 giant": Kind("Dinov2ForImageClassification", BIT, "dinov2", 1, {**SIZE, "use_swiglu_ffn": True}),
-    "dinov2 registers": Kind("Dinov2WithRegistersModel", BIT, "", 5, SIZE, family="dinov2", exported="scope vispruner"),
+    "dinov2 registers": Kind(
+        "Dinov2WithRegistersModel", BIT, "", 5, SIZE, family="dinov2", exported="scope vispruner prunesid"
+    ),
 }
 Made = Callable[[str], tuple[Path, Encoder]]
 

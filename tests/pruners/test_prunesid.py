@@ -128,10 +128,10 @@ def test_shares_are_the_same_in_all_three_forms(keep: int) -> None:
         groups = max(1, keep // 4)
         size = drawn.multinomial(144, drawn.dirichlet(np.full(groups, 0.7)))
         standing = np.minimum(size, 1 + drawn.integers(0, size + 1))
-        given = (torch.tensor(one).float().unsqueeze(0) for one in (size, standing))
+        many, stood = (torch.tensor(one).float().unsqueeze(0) for one in (size, standing))
         wanted = source._official_shares(size.tolist(), standing.tolist(), keep)
         assert sum(wanted) == keep
-        assert Method(keep)._shares(*given, patches=144)[0].tolist() == wanted
+        assert Method(keep)._shares(many, stood, patches=144)[0].tolist() == wanted
         assert shares(size, standing, keep, 5 * math.ceil(keep / 64)).tolist() == wanted
 
 
