@@ -35,6 +35,7 @@ RULES = {
     r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
     r"edgeprune (build|audit) ": "compiles with TensorRT-RTX",
+    r"edgeprune show .*\.mp4 ": "needs a video",
     r"(sudo|bash|cmake|ffmpeg|(build/examples/)?edgeprune-\w+) ": C_LIBRARY,
 }
 """how a line begins -> why it cannot run here; what reads the output of such a line cannot either"""
@@ -130,6 +131,12 @@ NOT_RUN = {
         "pip install '.[lmms-eval]'": "changes the reader's environment",
         "lmms-eval --model edgeprune --model_args bundle=my-bundle,pretrained=llava-hf/llava-1.5-7b-hf "
         "--tasks gqa,pope": "needs sixty packages and a data set",
+    },
+    "docs/questions.md": {
+        "edgeprune export --method cdpruner --keep 64 --model llava-hf/llava-1.5-7b-hf "
+        "--text-model openai/clip-vit-large-patch14-336 --output llava-bundle": "reads from the Hugging Face hub",
+        'edgeprune show llava-bundle photo.jpg --text "which one is red?"': "needs llava-bundle, which was not made",
+        "edgeprune show known-bundle clip.mp4 --prior motion --output frames": "needs a video",
     },
     "docs/targets.md": {
         JETSON: "reads from the Hugging Face hub",

@@ -22,7 +22,8 @@ BOUND = ("decided", "lost", "lost by\nchance", "score\nerror", "token\nmedian", 
 def parity_table(reports: Iterable[BackendReport]) -> Table:
     """A row for each backend as a whole, and one for each of its probes below it.
 
-    decided: of all decisions those whose margin exceeds the tolerance, so that a mistake there would be seen
+    decided: of all decisions those whose margin exceeds the tolerance, so that a mistake there would be seen; flat probes
+    are not counted in the share
     within: something else was better, by less than rounding explains;  regret: the largest, over its tolerance
     lost: of what the best choice is worth, the share that this one lacks, and that one by chance would
     """
@@ -84,7 +85,7 @@ def parity_line(reports: Sequence[BackendReport]) -> str:
         worst = report.worst
         verdict = "[green]parity[/]" if worst.passed else "[red]NO PARITY[/]"
         proven = "" if report.proven else "[yellow]not proven[/]: "
-        share = f"{report.decided:.0%} decided on probes that are not flat" if worst.decisions else "nothing to decide"
+        share = f"{report.decided:.0%} decided" if worst.decisions else "nothing to decide"
         rounding = f", {worst.within} within rounding" if worst.within else ""
         tokens = f"token error {worst.token_error:.1e}" if worst.tokens else "no token to compare"
         if report.bounds is None:

@@ -86,7 +86,7 @@ std::string parity_line(const parity::Report &report) {
     std::string text = line(worst.passed() ? "parity" : "NO PARITY", " on ", report.device, ": ");
     if (!report.proven()) text += "not proven: ";
     const std::string share = worst.decisions
-                                  ? formatted("%.0f", 100 * report.decided()) + "% decided on probes that are not flat"
+                                  ? formatted("%.0f", 100 * report.decided()) + "% decided"
                                   : "nothing to decide";
     const std::string tokens = worst.tokens ? "token error " + formatted("%.1e", worst.token_error) : "no token to compare";
     if (report.bounds) {
