@@ -32,7 +32,7 @@ RULES = {
     r"model_signing ": "asks who signs",
     r"edgeprune (bavit|adapt) ": "trains for minutes",
     r"edgeprune sweep$|edgeprune sweep .*--inside ": "exports every method",
-    r"hf |edgeprune verify \w+/|.* --(model|language-model) [\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
+    r"hf |edgeprune verify \w+/|.* --(model|language-model) (?!edgeprune/)[\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
     r"edgeprune (build|audit) ": "compiles with TensorRT-RTX",
     r"edgeprune show .*\.mp4 ": "needs a video",

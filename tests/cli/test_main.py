@@ -291,8 +291,8 @@ SHARED = {"click", "edgeprune", "rich", "cli", "cli.completion", "cli.console", 
 @pytest.mark.parametrize(
     ("arguments", "modules"),
     [
-        ((), {*SHARED, *(f"cli.{verb.replace('-', '_')}" for verb in VERBS)}),
-        (("export",), {*SHARED, "cli.export"}),
+        ((), {*SHARED, "precisions", *(f"cli.{verb.replace('-', '_')}" for verb in VERBS)}),
+        (("export",), {*SHARED, "precisions", "cli.export"}),
         (("bench",), {*SHARED, "cli.bench"}),
         (("bavit", "train"), {*SHARED, "cli.bavit", "cli.bavit.data", "cli.bavit.train"}),
     ],
