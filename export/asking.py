@@ -1,4 +1,4 @@
-"""What `edgeprune export` is asked for beside the image's own: a question's text side, a prior, and both halves apart."""
+"""What `edgeprune export` is told of what a graph takes beside the image: a text side, a prior, both halves apart."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ from edgeprune.export.quantise.scheme import scheme_of
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
 from edgeprune.export.record import Reference
 from edgeprune.export.request import Request, carried, check_flags, output_of, spelled_out
+from edgeprune.export.split import split
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
+from edgeprune.export.text import asked_in_words
 from edgeprune.precisions import QUANTISED
 from edgeprune.probes import probes
-from edgeprune.export.split import split
-from edgeprune.export.text import asked_in_words
 from edgeprune.pruners import Method
 from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE

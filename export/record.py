@@ -174,7 +174,7 @@ class Reference:
         return ""
 
     def _inputs(self, name: str) -> list[Tensor]:
-        """Of a traced module, for a probe that was written: its pixels, what else it is given, and what the frame before
+        """Of a traced module, for a probe that was written: its pixels, what else it is given, what the frame before
         left."""
         state = {**self._given[name], **self._first, **self._before[name]}
         return [torch.from_numpy(value) for value in (self._written[name][0], *state.values())]

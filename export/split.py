@@ -22,7 +22,7 @@ PIXELS = "pixel_values"
 
 
 def split(model: ir.Model, ports: Sequence[str]) -> dict[str, ir.Model]:
-    """The two halves of a graph, by name; they share its weights. ports: names of its inputs that come with a question"""
+    """The two halves of a graph, by name; they share its weights. ports: its inputs that come with a question"""
     graph = model.graph
     given = [value for value in graph.inputs if value.name in ports]
     seen = {value for value in graph.inputs if value.name == PIXELS}

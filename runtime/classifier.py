@@ -6,10 +6,6 @@ for found in classifier("photo.jpg"): print(found.top(5))
 
 from __future__ import annotations
 
-from typing import Any
-
-from numpy.typing import NDArray
-
 from edgeprune.runtime.classes import Classes
 from edgeprune.runtime.runner import Given, Images, Runner
 

@@ -82,7 +82,7 @@ class Runner:
                 unchanged, except that float32 is cast to float16 for a float16 graph.
         inputs: what else the graph takes, by name (`manifest.inputs`): [B, ...] or, the same for all images, [...]; a
                 question in words, or a list of B, where the bundle brings its text side. Of what is left out
-                `manifest.ports` says what stands in. Without what the frame before left (`stream`) this is a first frame
+                `manifest.ports` says what stands in; without what the frame before left (`stream`) it is a first frame
 
         An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, the whole image first;
         as a list, it holds that one image. `edgeprune.runtime.images.tiles.packed` puts what is kept of them in order.

@@ -1,4 +1,4 @@
-"""Frames of a video with the prior that their motion is, beside what it keeps: `edgeprune show BUNDLE VIDEO --prior motion`.
+"""Frames of a video with the prior that their motion is, beside what it keeps: `edgeprune show --prior motion`.
 
     the frame, as the encoder sees it | what is kept of it | the prior: how far each patch's blocks moved
 """
@@ -44,8 +44,8 @@ def draw_video(
     with load(bundle, device) as runner:
         if PRIOR not in runner.manifest.ports:
             raise RequestError(
-                f"a prior needs a bundle whose graph takes one, this one of {runner.manifest.method} does not; export it "
-                "with --prior, such as --prior fuse:0.5"
+                f"a prior needs a bundle whose graph takes one, this one of {runner.manifest.method} does not; export "
+                "it with --prior, such as --prior fuse:0.5"
             )
         for place, picture in _pictures(runner, video, folder, every):
             told(place.name)

@@ -58,7 +58,7 @@ BESIDE = 8
 
 
 def greedy(case: Case) -> Chain:
-    """`parts` [[first patch, end, picks], ...]: of these rows of patches so many are chosen, one part after the other."""
+    """`parts` [[first patch, end, picks], ...]: so many are chosen of these patches, one part after the other."""
     if not (parts := case.rule.get("parts")):
         return _chain(case)
     first, chains = 0, []

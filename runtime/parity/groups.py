@@ -29,8 +29,8 @@ from edgeprune.runtime.parity.decisions import (
     mask,
     out_of_order,
 )
-from edgeprune.runtime.parity.worth import together, worth
 from edgeprune.runtime.parity.tiers import compared, tiers_of
+from edgeprune.runtime.parity.worth import together, worth
 
 __all__ = ["groups"]
 

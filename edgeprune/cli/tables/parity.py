@@ -22,8 +22,8 @@ BOUND = ("decided", "lost", "lost by\nchance", "score\nerror", "token\nmedian", 
 def parity_table(reports: Iterable[BackendReport]) -> Table:
     """A row for each backend as a whole, and one for each of its probes below it.
 
-    decided: of all decisions those whose margin exceeds the tolerance, so that a mistake there would be seen; flat probes
-    are not counted in the share
+    decided: of all decisions those whose margin exceeds the tolerance, so that a mistake there would be seen; the share
+    leaves flat probes out
     within: something else was better, by less than rounding explains;  regret: the largest, over its tolerance
     lost: of what the best choice is worth, the share that this one lacks, and that one by chance would
     """
