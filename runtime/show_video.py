@@ -1,6 +1,6 @@
 """Frames of a video with the prior that their motion is, beside what it keeps: `edgeprune show --prior motion`.
 
-    the frame, as the encoder sees it | what is kept of it | the prior: how far each patch's blocks moved
+the frame, as the encoder sees it | what is kept of it | the prior: how far each patch's blocks moved
 """
 
 from __future__ import annotations
