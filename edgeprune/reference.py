@@ -79,15 +79,12 @@ class OfficialEncoder(nn.Module):
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
             given = encoder.pooled(self._ports, given)
         joint = torch.empty(0) if encoder.aligner is None else encoder.aligner(features)
-        asked = {"areas": self._areas, "given": given, "aligned": joint}
-        chosen = self._method.official(
-            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, **asked)
-        )
+        eager = Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)
+        chosen = self._method.official(dataclasses.replace(eager, given=given, aligned=joint))
         if encoder.prior is not None:
             scores = encoder.prior.official(chosen.scores, given[PRIOR])
             picks = scores.topk(self._method.keep, dim=1).indices
-            ranked = {"indices": picks.sort(dim=1).values, "scores": scores, "picks": picks}
-            chosen = dataclasses.replace(chosen, **ranked)
+            chosen = dataclasses.replace(chosen, indices=picks.sort(dim=1).values, scores=scores, picks=picks)
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is None:

@@ -251,8 +251,8 @@ class _Selector(nn.Module):
     ) -> Selection:
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
-        asked = {"weighting": self._weighting, "given": given, "aligner": self._aligner[0]}
-        chosen = self._method.select(Taps(attention, features, projected, *place, *_of(rows), **asked))
+        taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
+        chosen = self._method.select(dataclasses.replace(taps, given=given, aligner=self._aligner[0]))
         if self._prior is None:
             return chosen
         scores = self._prior.ranked(chosen.scores, given[PRIOR])

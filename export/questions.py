@@ -45,19 +45,19 @@ def _text(number: int, port: Port, encoder: Encoder, blank: Tensor, pixels: Tens
     if kind == 3:
         return blank
     if kind == 0:
-        drawn = torch.from_numpy(rng.standard_normal(blank.shape, np.float32))
-        return LONG * drawn / drawn.norm(dim=-1, keepdim=True)
+        drawn: Tensor = torch.from_numpy(rng.standard_normal(blank.shape, np.float32))
+        return LONG * torch.nn.functional.normalize(drawn, dim=-1)
     tower = encoder.tower
     with torch.inference_mode():
         hidden = encoder.hidden(tower.module(pixels, output_hidden_states=True))
         features = encoder.arrange(hidden[:, tower.prefix : hidden.shape[1] - tower.suffix])
         if port.space == ALIGNED:
             assert encoder.aligner is not None
-            patches = encoder.aligner(features)
+            patches: Tensor = encoder.aligner(features)
         else:
             patches = encoder.project(features)
     one = patches[:, int(rng.integers(patches.shape[1]))]
-    return (1 if kind == 1 else -1) * one / one.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return (1 if kind == 1 else -1) * torch.nn.functional.normalize(one, dim=-1)
 
 
 def _prior(number: int, grid: tuple[int, int], keep: int, rng: np.random.Generator) -> Tensor:

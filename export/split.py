@@ -37,10 +37,10 @@ def split(model: ir.Model, ports: Sequence[str]) -> dict[str, ir.Model]:
             seen.update(node.outputs)
     early = [value for value in graph.outputs if value not in late]
     kept = [value for value in between if value not in early]
-    names = [value.name for value in graph.outputs if value in late]
+    outputs = [value for value in graph.outputs if value in late]
     halves = {
         ENCODE: extract(graph, [PIXELS], [*kept, *early]),
-        SELECT: extract(graph, [*between, *given], names),
+        SELECT: extract(graph, [*between, *given], outputs),
     }
     return {name: _model(half, model) for name, half in halves.items()}
 

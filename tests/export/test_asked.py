@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_the_least_alike_are_kept_as_the_official_code_does(bundle: Path, clip: 
     from edgeprune import encoders
     from edgeprune.checkpoint import open_checkpoint
 
-    model = CLIPModel.from_pretrained(clip).eval()
+    model: Any = CLIPModel.from_pretrained(clip)  # in evaluation mode
     encoder = encoders.load(open_checkpoint(None))
     with load(bundle, device="cpu", kind=TokenEncoder) as runner, torch.inference_mode():
         question = torch.from_numpy(runner._text_encoder("a circle"))

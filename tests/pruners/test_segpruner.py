@@ -23,7 +23,7 @@ def drawn() -> tuple[Floats, Floats, Floats, Attention]:
     query, key = rng.normal(size=(2, IMAGES, 2, N + 1, 4))
     logits = query @ key.swapaxes(-1, -2) * 0.5
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return h, xyz, weights / weights.sum(axis=-1, keepdims=True), Attention(*map(torch.tensor, (query, key)), 0.5)
+    return h, xyz, weights / weights.sum(axis=-1, keepdims=True), Attention(torch.tensor(query), torch.tensor(key), 0.5)
 
 
 def formula(h: Floats, xyz: Floats, column: Floats, keep: int, balance: float) -> list[int]:
