@@ -1,6 +1,8 @@
 """What a graph may be given beside the pixels: a question, or what else a device knows of each patch.
 
     text    [B, C]       the question, as one vector of the space in which patches are compared with it
+            [B, L, C]    or word by word, for a method that has to see them apart; with it
+    text_mask [B, L]     1 of a row of the text that is a word, 0 of one that is none
     prior   [B, N]       what a device knows of each patch: 0 of none of interest, 1 of no opinion
     xyz     [B, N, 3]    where in the world each patch is
 
@@ -19,9 +21,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ALIGNED", "PATCHES", "PRIOR", "SPACES", "TEXT", "TOKENS", "XYZ", "Port", "text_port", "xyz_port"]
+__all__ = [
+    "ALIGNED",
+    "PATCHES",
+    "PRIOR",
+    "SPACES",
+    "TEXT",
+    "TEXT_MASK",
+    "TOKENS",
+    "XYZ",
+    "Port",
+    "text_port",
+    "words_ports",
+    "xyz_port",
+]
 
-TEXT, PRIOR, XYZ = "text", "prior", "xyz"
+TEXT, TEXT_MASK, PRIOR, XYZ = "text", "text_mask", "prior", "xyz"
 PATCHES, ALIGNED, TOKENS = "patches", "aligned", "tokens"
 """sizes of a port that an encoder has: N, and the widths of the spaces of a text"""
 SPACES: Mapping[str, str] = {
@@ -42,16 +57,23 @@ class Port:
     """in words, for whoever has to fill it"""
     recipe: Mapping[str, bool] = field(default_factory=dict)
     """of a text in CLIP's space: `truncated` to one row, and whether the vectors of rows are `unit` ones"""
+    beside: str = ""
+    """another port, without which this one says nothing: both are given, or neither"""
 
     @property
     def space(self) -> str:
         """Of a text, one of SPACES; of another port empty."""
-        return str(self.shape[0]) if self.name == TEXT else ""
+        return str(self.shape[-1]) if self.name == TEXT else ""
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest has it."""
-        space = {"space": self.space} if self.space else {}
-        return {"what": self.what, "blank": self.blank, **space, **self.recipe}
+        some = {"space": self.space, "beside": self.beside}
+        return {
+            "what": self.what,
+            "blank": self.blank,
+            **{name: one for name, one in some.items() if one},
+            **self.recipe,
+        }
 
 
 def text_port(space: str, blank: float | None = 0.0, truncated: bool = False, unit: bool = True) -> Port:
@@ -59,6 +81,14 @@ def text_port(space: str, blank: float | None = 0.0, truncated: bool = False, un
     truncated, unit: how CLIP's space is asked (`edgeprune.runtime.text.TextEncoder`)"""
     recipe = {"truncated": truncated, "unit": unit} if space == ALIGNED else {}
     return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}", recipe)
+
+
+def words_ports(rows: int) -> tuple[Port, Port]:
+    """A text in the language model's space of up to so many words, and which of its rows are any."""
+    what = f"the question: the embeddings of up to {rows} of its words in front of the language model, one a row"
+    which = "1 of each row of the text that is a word, 0 of one that is none"
+    text = Port(TEXT, (rows, TOKENS), 0.0, what, beside=TEXT_MASK)
+    return text, Port(TEXT_MASK, (rows,), 0.0, which, beside=TEXT)
 
 
 def xyz_port() -> Port:

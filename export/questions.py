@@ -1,6 +1,7 @@
 """What probes are given beside the image: questions, priors and places in the world, each of another kind in turn.
 
     text     a direction by chance, one patch of the image itself, the opposite of one, and, where it may be, none
+             word by word: a few by chance, as many as there may be, one that is a patch of the image itself, and none
     prior    ones, a ramp, one patch alone, a letterbox, every second patch, zeros, and fewer patches than are kept
     xyz      nowhere, a wall in front of the camera, points by chance
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeprune.encoders import Encoder
-from edgeprune.ports import ALIGNED, PRIOR, TEXT, Port
+from edgeprune.ports import ALIGNED, PRIOR, TEXT, TEXT_MASK, Port
 from edgeprune.pruners import Method
 
 __all__ = ["given_to"]
@@ -23,6 +24,8 @@ __all__ = ["given_to"]
 SEED = 30
 LONG = 0.7
 """length of a text that is the mean of several unit vectors"""
+SHORT = 3
+"""words of a short question"""
 
 
 def given_to(number: int, encoder: Encoder, method: Method, pixel_values: NDArray[np.float32]) -> dict[str, Tensor]:
@@ -31,7 +34,11 @@ def given_to(number: int, encoder: Encoder, method: Method, pixel_values: NDArra
     given = encoder.blank(ports, len(pixel_values))
     rng = np.random.default_rng(SEED + number)
     for port in ports:
-        if port.name == TEXT:
+        if port.name == TEXT_MASK:
+            continue  # with its text
+        if port.name == TEXT and len(port.shape) > 1:
+            given |= _words(number, port, encoder, given[TEXT], torch.from_numpy(pixel_values), rng)
+        elif port.name == TEXT:
             given[TEXT] = _text(number, port, encoder, given[TEXT], torch.from_numpy(pixel_values), rng)
         elif port.name == PRIOR:
             given[PRIOR] = _prior(number, encoder.grid, method.keep, rng).expand_as(given[PRIOR]).contiguous()
@@ -47,6 +54,25 @@ def _text(number: int, port: Port, encoder: Encoder, blank: Tensor, pixels: Tens
     if kind == 0:
         drawn: Tensor = torch.from_numpy(rng.standard_normal(blank.shape, np.float32))
         return LONG * torch.nn.functional.normalize(drawn, dim=-1)
+    return (1 if kind == 1 else -1) * _patch(port, encoder, pixels, rng)
+
+
+def _words(
+    number: int, port: Port, encoder: Encoder, blank: Tensor, pixels: Tensor, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """text [B, L, C] and text_mask [B, L]; rows that are no words hold numbers too, which nothing may read"""
+    kind, rows = number % 4, blank.shape[1]
+    if kind == 3:
+        return {TEXT: blank, TEXT_MASK: blank[:, :, 0]}
+    text = torch.from_numpy(rng.standard_normal(blank.shape, np.float32))
+    if kind == 2:
+        text[:, 0] = _patch(port, encoder, pixels, rng)
+    words = (min(SHORT, rows), rows, 1)[kind]
+    return {TEXT: text, TEXT_MASK: (torch.arange(rows) < words).float().expand(len(text), -1).contiguous()}
+
+
+def _patch(port: Port, encoder: Encoder, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """The direction of one patch of each image, in the space of the port: [B, C], of length 1"""
     tower = encoder.tower
     with torch.inference_mode():
         hidden = encoder.hidden(tower.module(pixels, output_hidden_states=True))
@@ -57,7 +83,7 @@ def _text(number: int, port: Port, encoder: Encoder, blank: Tensor, pixels: Tens
         else:
             patches = encoder.project(features)
     one = patches[:, int(rng.integers(patches.shape[1]))]
-    return (1 if kind == 1 else -1) * torch.nn.functional.normalize(one, dim=-1)
+    return torch.nn.functional.normalize(one, dim=-1)
 
 
 def _prior(number: int, grid: tuple[int, int], keep: int, rng: np.random.Generator) -> Tensor:

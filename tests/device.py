@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export.precision import in_precision
+from edgeprune.export.questions import given_to
 from edgeprune.fit import build_method
 from edgeprune.probes import probes, scenes
 from edgeprune.pruners import Method, Selection
@@ -27,6 +30,26 @@ from edgeprune.trace import PrunedEncoder, outputs
 Arrays = dict[str, np.ndarray]
 Fault = Callable[[Method, Taps], Selection]
 KEEP = 32
+JOINT = 24
+"""width of the space in which patches are compared with a text"""
+
+
+def with_aligner(encoder: Encoder, precision: str = "float32") -> Encoder:
+    """The encoder with a way into a joint space of images and texts, by seeded weights."""
+    torch.manual_seed(3)
+    width = encoder.tower.width
+    aligner = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, JOINT, bias=False))
+    return dataclasses.replace(encoder, aligner=aligner.to(getattr(torch, precision)).eval().requires_grad_(False))
+
+
+def asked(encoder: Encoder, method: Method, pixels: Tensor, numbers: Iterable[int]) -> dict[str, Tensor]:
+    """What a method is given beside each image, as the probes of these numbers are."""
+    each = [
+        given_to(number, encoder, method, pixels[at : at + 1].numpy())
+        for at, number in enumerate(numbers)
+        if method.ports
+    ]
+    return {name: torch.cat([one[name] for one in each]) for name in (each[0] if each else ())}
 
 
 @functools.cache
@@ -48,7 +71,7 @@ class Device:
     """
 
     def __init__(self, images: Iterable[Image.Image]) -> None:
-        self.encoder: Encoder = encoders.load(open_checkpoint())
+        self.encoder: Encoder = with_aligner(encoders.load(open_checkpoint()))
         size = self.encoder.tower.image_size
         mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         steps = Preprocessing(size, {"height": size[0], "width": size[1]}, 3, None, 1 / 255, mean, std, True)
@@ -57,6 +80,11 @@ class Device:
     @functools.cache  # noqa: B019 - a few devices for all tests
     def method(self, name: str, keep: int = KEEP) -> Method:
         return build_method(pruners.get(name), name, self.encoder, keep)
+
+    @functools.cache  # noqa: B019
+    def given(self, name: str, keep: int = KEEP) -> dict[str, Tensor]:
+        """What the method is given beside the images, of each another kind in turn."""
+        return asked(self.encoder, self.method(name, keep), self.pixels, range(1, len(self.pixels) + 1))
 
     @functools.cache  # noqa: B019
     def cast(self, name: str, precision: str, keep: int = KEEP) -> tuple[Encoder, Method]:
@@ -82,7 +110,7 @@ class Device:
 
             module.selection._method = Faulty()  # type: ignore[assignment]
         with torch.inference_mode():
-            results = module(self.pixels.to(getattr(torch, precision)))
+            results = module(self.pixels.to(getattr(torch, precision)), *self.given(name, keep).values())
         return {key: part.numpy() for key, part in zip(outputs(encoder, method), results, strict=True)}
 
     @functools.cache  # noqa: B019
@@ -90,7 +118,8 @@ class Device:
         """Outputs and quantities."""
         method = self.method(name, keep)
         with torch.inference_mode():
-            results, chosen = OfficialEncoder(self.encoder, method).eval().choose(self.pixels)
+            official = OfficialEncoder(self.encoder, method).eval()
+            results, chosen = official.choose(self.pixels, given=self.given(name, keep))
         wanted = {key: part.numpy() for key, part in zip(outputs(self.encoder, method), results, strict=True)}
         return wanted, replayed({key: value.float().numpy() for key, value in chosen.quantities.items()})
 

@@ -45,7 +45,7 @@ class Method(pruners.Method):
     written_from: ClassVar[str] = "official code at Theia-4869/CDPruner@9541616"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
-        multiply_adds="1019 M",
+        multiply_adds="1020 M",
         early=False,
         asks=True,
         nested=True,

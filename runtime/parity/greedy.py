@@ -14,6 +14,8 @@ Objectives; C: `similarity`, cosines [N, N], S: the picks so far
     determinant 1               what is left of the diagonal of C outside the span of S                dpp
     relevant    relevance       the same of (1 - weight) C + weight r C r, r: relevance in ..1         cdpruner
     volume      products        the same of I + `products`, less 1                                     otprune
+    covers      asked, mask     sum over rows r of max(0, C'_ri - max over S of C'_rs), C' of softmaxes of these
+                                cosines, of words and of patches with patches                          mmtok
     coverage    saliency        saliency_i * sum over j of max(0, C_ij - max(0, max over S of C_sj))   scope
     relevance   attention       balance * r_j - (1 - balance) * max over S of C, r: attention in 0..1  idpruner
     distance    sensitivity     r_j, then r_j * (1 - max over S of C), r: sensitivity in 0..1          zoo
@@ -53,6 +55,8 @@ class Objective:
     """whether gains fall without end, so that those far below the best say nothing of how exact it is"""
 
 
+UNSURE = 1e-2
+"""of a cosine, what float16 may be off by"""
 BESIDE = 8
 """picks on either side that the error of one is taken of: gains fall by orders of magnitude along a chain"""
 
@@ -144,7 +148,8 @@ def _determinant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Object
 
 
 def _relevant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
-    """A relevance is a cosine times the text's length, and its error becomes one of r times that over the spread."""
+    """A relevance is a cosine times the text's length, and its error becomes one of r times that over the spread. An r
+    of nothing is that error alone."""
     relevance, length, weight = given["relevance"], float(given["length"][0]), float(rule["weight"])
     most = float(relevance.max())
     spread = max(most - float(relevance.min()), float(rule["flat"]) * length, 1e-12)
@@ -154,7 +159,8 @@ def _relevant(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective
 
     def noise(picks: list[int]) -> Floats:
         diagonal = (1 - weight) + weight * r * r
-        return np.asarray(diagonal + 2 * weight * np.abs(r) * length / spread)
+        off = length / spread
+        return np.asarray(diagonal + 2 * weight * np.maximum(np.abs(r), UNSURE * off) * off)
 
     return Objective(left, noise, lambda _: np.zeros(len(r)))
 
@@ -200,6 +206,36 @@ def _coverage(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective
 
     noise = np.full(len(saliency), math.sqrt(len(saliency)) * float(saliency.max()))
     return Objective(gains, lambda _: noise, gains)
+
+
+def _covers(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    """A share of a softmax is off by itself times what its logit is off by. A word is exact, a patch is not, so that a
+    cosine of the two has half of the error of one of two patches."""
+    mask, similarity = given["mask"], given["similarity"]
+    heat, warmth = float(rule["words"]), float(rule["patches"])
+    words = _softmax(given["asked"] / heat) * (mask / max(float(mask.sum()), 1.0))[:, None]
+    patches = _softmax(similarity / warmth) * (float(rule["alpha"]) / len(similarity))
+    rows = np.concatenate((words, patches))
+    slope = np.concatenate((np.full(len(words), 0.5 / heat), np.full(len(patches), 1 / warmth)))[:, None]
+
+    def best(picks: list[int]) -> Floats:
+        return rows[:, picks].max(axis=1, keepdims=True) if picks else np.zeros((len(rows), 1))
+
+    def gains(picks: list[int]) -> Floats:
+        gained: Floats = (rows - best(picks)).clip(0).sum(axis=0)
+        return gained
+
+    def noise(picks: list[int]) -> Floats:
+        covered = best(picks)
+        near = rows > covered / 2  # an error may bring it over what is covered
+        return np.asarray((slope * np.where(near, rows + covered, 0.0)).sum(axis=0) + 1e-12)
+
+    return Objective(gains, noise, lambda _: np.zeros(len(similarity)))
+
+
+def _softmax(logits: Floats) -> Floats:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
 def _relevance(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
@@ -292,6 +328,7 @@ OBJECTIVES: dict[str, Callable[[Mapping[str, Floats], Mapping[str, Any]], Object
     "relevant": _relevant,
     "volume": _volume,
     "coverage": _coverage,
+    "covers": _covers,
     "relevance": _relevance,
     "distance": _distance,
     "apart": _apart,

@@ -11,6 +11,7 @@
              whose features stand at j: of the last ones the basis', by `products`                              apet
     recycled the context (`order`), patches that receive more than so much of the `map`; a cut by what this attends to;
              of what is left the highest in each `cell`, which stands for all of it there                   vflowopt
+    rest     a cut by the scores; what is not kept joins the last pick, which is the best of it                      trim
     rounds   tokens at even places join the nearest at an odd place, the r most alike of them, round by round; each
              counts once, or `by_size` as often as it stands for patches                           aim, tome_behind
     energy   tokens of the highest energy join each other in turns, round by round (`energy.py`)      pitome_behind
@@ -40,6 +41,7 @@ from edgeprune.runtime.parity.decisions import (
 from edgeprune.runtime.parity.energy import cosines, energy_rounds
 from edgeprune.runtime.parity.joins import nearest
 from edgeprune.runtime.parity.tiers import compared, parted, tiers_of
+from edgeprune.runtime.parity.topk import topk
 
 __all__ = ["match"]
 
@@ -218,6 +220,18 @@ def _recycled(case: Case) -> Chain:
     return joined(chains, error, relative, [*defects, *out_of_order(case)])
 
 
+def _rest(case: Case) -> Chain:
+    kept, last = np.asarray(case.got["indices"], np.int64), case.picks[-1]
+    chosen, first, every = topk(case), case.picks[:-1], np.ones(len(case.got["scores"]), bool)
+    reference = case.reference["scores"].astype(np.float64)
+    errors = np.abs(case.got["scores"].astype(np.float64) - reference)
+    place = np.full(len(every), np.searchsorted(kept, last))
+    place[kept] = np.arange(len(kept))
+    same = np.array_equal(place, case.got["origin"])
+    defects = [] if same else ["what is not kept must go to the last pick, and a kept patch must be of its own token"]
+    return joined([chosen, cut(reference, first, every, errors, case.eps)], defects=defects)
+
+
 def _joins(
     case: Case, others: np.ndarray, targets: np.ndarray, relative: float, similarity: np.ndarray
 ) -> tuple[Chain, list[str]]:
@@ -295,6 +309,7 @@ FORMS = {
     "windows": _windows,
     "basis": _basis,
     "recycled": _recycled,
+    "rest": _rest,
     "rounds": _rounds,
     "energy": energy_rounds,
 }

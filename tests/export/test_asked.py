@@ -96,7 +96,9 @@ def test_a_clip_of_another_width_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_asks_what_is_not_asked() -> None:
-    with pytest.raises(RequestError, match="--text-model goes with a method that is asked: cdpruner"):
+    with pytest.raises(
+        RequestError, match="--text-model goes with a method that is asked: cdpruner, mmtok, trim; got fastervlm"
+    ):
         check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
 
 
@@ -106,3 +108,54 @@ def test_words_without_a_text_side_are_refused(tmp_path: Path) -> None:
     line = "text must be numbers, [1, 128]: the question: the mean embedding"
     with load(folder, device="cpu", kind=TokenEncoder) as encoder, pytest.raises(RequestError, match=re.escape(line)):
         encoder(SCENE, text="which one is red?")
+
+
+# --- other methods that are asked -------------------------------------------------------------------------------------
+
+
+def test_trim_keeps_the_least_alike_and_the_mean_of_the_others(clip: Path, tmp_path: Path) -> None:
+    """By the formula, from transformers' own CLIP, whose text embeddings are of any length."""
+    from transformers import CLIPModel
+
+    from edgeprune import encoders
+    from edgeprune.checkpoint import open_checkpoint
+
+    source: Any = CLIPModel
+    request = Request(**{**GIVEN, "method": "trim"}, text_model=str(clip), output=tmp_path / "trim")  # type: ignore[arg-type]
+    exported = export_bundle(request)
+    assert all(report.passed and report.proven for report in exported.reports)
+    model, encoder = source.from_pretrained(clip).eval(), encoders.load(open_checkpoint(None))
+    with load(exported.folder, device="cpu", kind=TokenEncoder) as runner, torch.inference_mode():
+        with pytest.raises(RequestError, match=r"text must be given: the question: .*; trim chooses by it"):
+            runner(SCENE)
+        question = torch.from_numpy(runner._text_encoder("a circle", truncated=True, unit=False))
+        got = runner(SCENE, text="a circle")
+        hidden = encoder.tower.module(torch.from_numpy(runner.prepare(SCENE)), output_hidden_states=True)
+        features = hidden.hidden_states[encoder.layer][:, 1:]
+        joint = model.visual_projection(model.vision_model.post_layernorm(features))[0]
+        order = (joint @ question).argsort()
+        mean = encoder.project(features[0, order[23:]].mean(dim=0))
+    assert sorted(order[:24].tolist()) == got.indices[0].tolist()
+    at = got.indices[0].tolist().index(int(order[23]))
+    np.testing.assert_allclose(got.tokens[0, at], mean.numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_mmtok_is_asked_word_by_word(tmp_path: Path, precision: str) -> None:
+    options = {**GIVEN, "method": "mmtok", "target": "jetson-orin" if precision == "float16" else "cpu"}
+    exported = export_bundle(Request(**options, options={"texts": "4"}, split=True, output=tmp_path / "words"))  # type: ignore[arg-type]
+    assert all(report.passed for report in exported.reports)
+    assert exported.manifest.ports["text"]["beside"] == "text_mask"
+    with load(exported.folder, device="cpu", kind=TokenEncoder) as runner:
+        assert runner.manifest.inputs["text"].shape == (1, 4, 128)
+        words = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
+        seen, nothing = runner.encode(SCENE), np.zeros(4, np.float32)
+        asked = seen.select(text=words, text_mask=nothing + 1).indices
+        np.testing.assert_array_equal(asked, runner(SCENE, text=words, text_mask=nothing + 1).indices)
+        np.testing.assert_array_equal(
+            runner(SCENE, text=words, text_mask=nothing).indices, runner(SCENE).indices
+        )  # none of the rows is a word
+        assert asked.tolist() != runner(SCENE).indices.tolist()
+        for alone, missing in (({"text": words}, "text_mask"), ({"text_mask": nothing + 1}, "text")):
+            with pytest.raises(RequestError, match=f"{missing} must be given with {next(iter(alone))}: "):
+                runner(SCENE, **alone)

@@ -24,6 +24,7 @@ from edgeprune.probes import scenes
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.runtime import load
 from edgeprune.runtime.parity.verify import verify
+from tests.export.test_text import write_clip
 
 MakeFolder = Callable[..., Path]
 IN_FLOAT16 = ("holov", "vispruner", "scope", "aim", "visionzip", "prunesid", "bavit")
@@ -195,6 +196,8 @@ def test_another_layer_is_another_graph(early: Exported) -> None:
     assert not any("layers.2." in name for name in names)
 
 
+IN_JOINT_SPACE = ("cdpruner", "trim")
+"""which compare patches with a question in CLIP's space"""
 CELLS = [
     pytest.param(method, precision, marks=() if precision == "float16" and method in IN_FLOAT16 else pytest.mark.cells)
     for method in pruners.names()
@@ -207,10 +210,12 @@ def test_every_method_becomes_a_graph_that_targets_can_run(
     method: str, precision: str, llava_folder: MakeFolder, make_scorer: MakeFolder, tmp_path: Path
 ) -> None:
     model = llava_folder(tmp_path / "llava")
+    asked = method in IN_JOINT_SPACE
     request = Request(
         method,
         "jetson-orin",
         keep=None if method == "none" else 8,
+        text_model=str(write_clip(tmp_path / "clip", 2)) if asked else None,
         scorer=make_scorer(grid=(6, 6)) if pruners.get(method).traits.needs_scorer else None,
         model=str(model),
         output=tmp_path / "out",

@@ -20,15 +20,19 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.parity import compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.device import asked, with_aligner
 
 PATCHES, WIDTH, SIDE = 81, 48, 72
 Build = Callable[[int], Method]
 BUDGETS = (1, 2, 29, 64, PATCHES - 1, PATCHES)
+FEW = {"cdpruner": 8}
+"""patches of noise span few directions: behind them rounding, which a batch changes, says what a determinant picks"""
 
 
 @pytest.fixture(scope="module")
 def encoder(llava_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return encoders.load(open_checkpoint(str(llava_folder(tmp_path_factory.mktemp("llava"), image_size=SIDE))))
+    folder = llava_folder(tmp_path_factory.mktemp("llava"), image_size=SIDE)
+    return with_aligner(encoders.load(open_checkpoint(str(folder))))
 
 
 @pytest.fixture(params=pruners.names())
@@ -46,8 +50,15 @@ def build(encoder: Encoder, name: str, make_scorer: Callable[..., Scorer]) -> Bu
 
 def run(encoder: Encoder, method: Method, pixels: Tensor) -> tuple[Tensor, ...]:
     with torch.inference_mode():
-        given: tuple[Tensor, ...] = PrunedEncoder(encoder, method).eval()(pixels)
+        given: tuple[Tensor, ...] = PrunedEncoder(encoder, method).eval()(
+            pixels, *beside(encoder, method, pixels).values()
+        )
     return given
+
+
+def beside(encoder: Encoder, method: Method, pixels: Tensor) -> dict[str, Tensor]:
+    """One text for all images, where the method is given one."""
+    return asked(encoder, method, pixels, [1] * len(pixels))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +103,7 @@ def test_scores_that_rank_rows_hang_on_no_budget(encoder: Encoder, name: str, bu
 
 
 def test_a_batch_is_its_images_one_by_one(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
-    keep = budgets(name)[len(budgets(name)) // 2]
+    keep = FEW.get(name, budgets(name)[len(budgets(name)) // 2])
     together = run(encoder, build(keep), pixels)
     for at in range(3):
         alone = run(encoder, build(keep), pixels[at : at + 1])
@@ -110,7 +121,8 @@ def test_the_static_form_equals_the_official_one(encoder: Encoder, name: str, bu
         method = build(keep)
         names = outputs(encoder, method)
         with torch.inference_mode():
-            official, chosen = OfficialEncoder(encoder, method).eval().choose(pixels)
+            reference = OfficialEncoder(encoder, method).eval()
+            official, chosen = reference.choose(pixels, given=beside(encoder, method, pixels))
         wanted, got = (
             {name: part.numpy() for name, part in zip(names, parts, strict=True)}
             for parts in (official, run(encoder, method, pixels))

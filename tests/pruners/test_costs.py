@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
+from edgeprune.ports import ALIGNED, TOKENS
+from edgeprune.ports import PATCHES as PATCHES_SIZE
 from edgeprune.pruners import Method, bavit, fastervlm, inside, zoo
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
 from edgeprune.schedule import Inside, Step
@@ -27,10 +30,17 @@ from edgeprune.taps import Attention, Taps
 from edgeprune.trace import PrunedEncoder, first_frame, outputs
 
 HEADS, WIDTH, GRID, FEATURES, PROJECTED = 16, 64, (24, 24), 1024, 4096
-PATCHES, DEPTH, KEEP, PATCH = 576, 23, 64, 14
+PATCHES, DEPTH, KEEP, PATCH, JOINT = 576, 23, 64, 14, 768
 COST = re.compile(r"(\d+(?:\.(\d+))?) M")
 FRONT = ScorerConfig("front", 2, 384, 6, 1536, PATCH, GRID, (0.5,) * 3, (0.5,) * 3)
 """the scorer of the paper's smaller size"""
+
+
+class Joint(nn.Module):
+    """Features to the space of texts, without a product: its weights are the encoder's, and counted there."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[..., :JOINT]
 
 
 class Selecting(nn.Module):
@@ -51,7 +61,13 @@ class Selecting(nn.Module):
         attention = {layer: Attention(query, query + 1, WIDTH**-0.5) for layer, query in rows.items()}
         features, projected = (pixel_values.repeat(1, 1, width) for width in (FEATURES, PROJECTED))
         pixels = pixel_values.reshape(1, 1, *GRID).repeat(1, 3, PATCH, PATCH)
-        taps = Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector, pixels=pixels)
+        sizes: dict[Any, Any] = {PATCHES_SIZE: PATCHES, ALIGNED: JOINT, TOKENS: PROJECTED}
+        shapes = {port.name: [sizes.get(size, size) for size in port.shape] for port in self._method.ports}
+        given = {
+            name: pixel_values[:, :1, 0].repeat(1, prod(shape)).reshape(1, *shape) for name, shape in shapes.items()
+        }
+        asked: Any = {"pixels": pixels, "given": given, "aligner": Joint()}
+        taps = Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector, **asked)
         chosen = self._method.select(taps)
         merged = chosen.scores if chosen.merged is None else chosen.merged
         if chosen.merge is not None:

@@ -20,12 +20,14 @@ def greedy(name: str) -> bool:
 
 def test_the_methods_that_say_so() -> None:
     assert NESTED == [
+        "cdpruner",
         "divprune",
         "dpp",
         "entropyprune",
         "fastervlm",
         "idpruner",
         "idselection",
+        "mmtok",
         "otprune",
         "random",
         "scope",

@@ -162,13 +162,26 @@ def wrong_normalisation(own: Method, taps: Taps) -> Selection:
     return own.select(replace(taps, features=taps.features**2, projected=taps.projected**2))
 
 
+def text_of_another_image(own: Method, taps: Taps) -> Selection:
+    return own.select(replace(taps, given={name: one.flip(0) for name, one in taps.given.items()}))
+
+
+def no_text(own: Method, taps: Taps) -> Selection:
+    return own.select(replace(taps, given={name: 0 * one for name, one in taps.given.items()}))
+
+
+def the_opposite_text(own: Method, taps: Taps) -> Selection:
+    return own.select(replace(taps, given={**taps.given, "text": -taps.given["text"]}))
+
+
 READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
 READS_ATTENTION = [*READS_CLS, "aot", "hiprune", "idpruner", "received", "vflowopt"]
 READS_KEYS = ["entropyprune", "pitome_behind", "tome_behind"]
 READS_FEATURES = [
-    *("agilepruner", "aim", "aot", "apet", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp", "otprune"),
-    *("prunesid", "scope", "score", "todre", "vispruner", "zoo"),
+    *("agilepruner", "aim", "aot", "apet", "cdpruner", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp"),
+    *("mmtok", "otprune", "prunesid", "scope", "score", "todre", "trim", "vispruner", "zoo"),
 ]
+ASKS = [name for name in METHODS if pruners.get(name).traits.asks]
 CASES = [
     *((name, another_query) for name in READS_CLS),
     *((name, scale_of_attention_dropped) for name in READS_ATTENTION),
@@ -177,6 +190,7 @@ CASES = [
     *((name, features_of_another_image) for name in READS_FEATURES),
     *((name, features_not_of_their_patches) for name in READS_FEATURES),
     *((name, wrong_normalisation) for name in READS_FEATURES),
+    *((name, fault) for name in ASKS for fault in (text_of_another_image, no_text, the_opposite_text)),
 ]
 
 

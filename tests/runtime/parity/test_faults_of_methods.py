@@ -27,7 +27,9 @@ NAMES = [name for name in pruners.names() if name not in ("bavit", "none")]
 TRAITS = {name: pruners.get(name).traits for name in NAMES}
 MERGING = [name for name in NAMES if "origin" in TRAITS[name].emits]
 CLS = [name for name in NAMES if TRAITS[name].needs_cls]
-GREEDY = ["divprune", "dpp", "idpruner", "idselection", "otprune", "scope", "score", "todre", "zoo"]
+GREEDY = [
+    *("cdpruner", "divprune", "dpp", "idpruner", "idselection", "mmtok", "otprune", "scope", "score", "todre", "zoo"),
+]
 TAKING = [name for name in NAMES if name not in (*MERGING, "pool", "received")]
 """whose tokens are those of their patches, projected"""
 
@@ -213,18 +215,8 @@ def noise_on_a_peaked_map(attended: Tensor) -> Tensor:
 ATTENDING = [*CLS, "aot", "hiprune", "idpruner", "received", "vflowopt"]
 # of idselection, whose pull hardly tells near rows apart, 5 % of noise moves no gain beyond what float16 may
 COSINES = [
-    "apet",
-    "dart",
-    "divprune",
-    "dpp",
-    "lrcp",
-    "otprune",
-    "prunesid",
-    "scope",
-    "score",
-    "todre",
-    "vispruner",
-    "zoo",
+    *("apet", "cdpruner", "dart", "divprune", "dpp", "lrcp", "mmtok", "otprune", "prunesid", "scope", "score"),
+    *("todre", "trim", "vispruner", "zoo"),
 ]
 READS: dict[str, tuple[Callable[[Method, Taps], Selection], list[str]]] = {
     "the_first_head_alone": (first_head, ATTENDING),

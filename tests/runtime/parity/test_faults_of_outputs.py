@@ -139,7 +139,8 @@ OUTPUTS: dict[Callable[[Arrays], Arrays], list[str]] = {
     two_added_to_scores: NAMES,
     scores_of_kept_patches_one_place_on: RANKING,
     # entropies lie above 2, where numbers may be those of a tier, which lose bits by themselves
-    scores_rounded_to_float16: [name for name in NAMES if name not in (*FIXED, "entropyprune")],
+    # and but a few gains of mmtok, which are shares of 1.5, lie above the hundredth from which on a score tells
+    scores_rounded_to_float16: [name for name in NAMES if name not in (*FIXED, "entropyprune", "mmtok")],
     scores_of_another_image: RANKING,
     origin_shuffled: MERGING,
     origin_by_distance_in_the_raster: MERGING,
