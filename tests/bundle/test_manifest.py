@@ -142,6 +142,7 @@ WRONG: dict[str, Change] = {
     "deviations must be an array, got 'none'": lambda given: given.update(deviations="none"),
     "preprocessing must be an object, got [1]": lambda given: given.update(preprocessing=[1]),
     "rule must be an object, got 'topk'": lambda given: given.update(rule="topk"),
+    "ports must be an object, got ['prior']": lambda given: given.update(ports=["prior"]),
     "quantised must be an object, got 'int8'": lambda given: given.update(quantised="int8"),
 }
 
@@ -175,6 +176,11 @@ def classifies(labels: list[str], *shape: int) -> Change:
         given["labels"] = labels
 
     return change
+
+
+def ports(**given: Any) -> Change:
+    """Inputs beside the pixels, by name, and what stands in for them."""
+    return lambda manifest: manifest.update(ports=given)
 
 
 def stepped(change: Change = lambda given: None) -> Change:
@@ -241,6 +247,11 @@ DISAGREE: dict[str, Change] = {
         1
     ].__setitem__(1, -1),
     "layers must have one entry of each of the 3, got 2": lambda given: given["layers"].pop(),
+    "the inputs of encoder must have prior, a port, got ['pixel_values']": ports(prior={"blank": 1.0}),
+    "ports['pixel_values'].blank must be a number or null, got 'nothing'": ports(pixel_values={"what": "images"}),
+    "ports['pixel_values'].blank must be a number or null, got 'noth": ports(pixel_values=[None]),
+    "ports['pixel_values'].blank must be a number or null, got True": ports(pixel_values={"blank": True}),
+    "ports['pixel_values'].blank must be a number or null, got [0]": ports(pixel_values={"blank": [0]}),
     "inside must name its reducer": stepped(lambda given: given["inside"].pop("reducer")),
     "inside must name its reducer; export": stepped(lambda given: given.pop("inside")),
     "rule.steps must say layer and keep of every step, as steps does": stepped(

@@ -47,13 +47,16 @@ def everything() -> Manifest:
     }
     plan = Plan("encoder.orin.plan", "tensorrt", "10.3.0", (87,), "Linux aarch64", ("FP16",), 1234)
     names = ("encoder.onnx", "baseline.pool.onnx", plan.plan)
+    prior = {"prior": TensorSpec(("batch", 24), "float32")}
     return make(
+        inputs={**INPUTS, **prior},
         outputs=outputs,
         baselines={"baseline.pool": Graph("baseline.pool.onnx", INPUTS, {})},
         files={name: File(2, "ab" * 32) for name in names},
         engines={"jetson-orin": plan},
         labels=("cat", "Ä\U0001f600"),
         layout="rows",
+        ports={"prior": {"what": "of each patch, 0: it is kept last", "blank": 1.0}},
         float32_nodes=("/a/Softmax",),
         rule={"name": "greedy", "objective": "max-min", "eps": 1e-05},
     )

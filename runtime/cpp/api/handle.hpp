@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,14 @@ struct Kept {
     std::size_t input, output;           // places of state.X and next.X
     std::vector<unsigned char> before, after;  // what goes in; where it comes out if the caller does not ask for it
     const void *source = nullptr;        // where it came out in this run; NULL where the caller gave state.X
+};
+
+// A port among the inputs: what stands in where the caller leaves it out.
+struct Blank {
+    std::size_t input;                 // its place
+    double value;                      // of each number of it
+    std::string refusal;               // where nothing does
+    std::vector<unsigned char> bytes;  // the value, for the most images of any run so far; empty until it is left out
 };
 
 }  // namespace edgeprune
@@ -41,6 +50,7 @@ struct edgeprune_bundle {
     std::vector<edgeprune::Bound> known_inputs, known_outputs;  // of the last one whose memory was found to be good,
     bool known_gpu = false;                                   // and whose it was
     std::vector<edgeprune::Kept> kept;
+    std::vector<edgeprune::Blank> blanks;
 
     std::mutex preparing;  // images take turns
     edgeprune::Preprocessing preprocessing;
@@ -78,6 +88,9 @@ edgeprune_status with(Handle *bundle, Call call) noexcept {
 
 // Of one image in pixel_values; of all tiles of it where it is cut up.
 std::size_t image_nbytes(const edgeprune_bundle &bundle);
+
+// Of the ports of the manifest those of floats, and those without a blank.
+std::vector<Blank> blanks_of(const Backend &backend, const Manifest &manifest);
 
 // What the bundle keeps from frame to frame, all of it 0.
 std::vector<Kept> kept_of(const Backend &backend);

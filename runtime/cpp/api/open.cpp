@@ -42,8 +42,10 @@ edgeprune_bundle *opened(const char *folder, const edgeprune_options &options) {
     if (options.keep) backend = cut_to(std::move(backend), files.manifest, options.keep);
     const bool look = !options.skip_finite;
     std::vector<Kept> kept = kept_of(*backend);
+    std::vector<Blank> blanks = blanks_of(*backend, files.manifest);
     auto *handle = new edgeprune_bundle(++numbers, std::move(files), std::move(backend), std::move(preprocessing), look);
     handle->kept = std::move(kept);
+    handle->blanks = std::move(blanks);
     return handle;
 }
 

@@ -111,6 +111,33 @@ void keep(edgeprune_bundle &bundle) {
     }
 }
 
+// So many numbers of one value, as the graph takes them.
+void fill(std::vector<unsigned char> &bytes, std::size_t nbytes, DType dtype, double value) {
+    const auto single = static_cast<float>(value);
+    const std::uint16_t half = half_of(single);
+    const void *one = dtype == EDGEPRUNE_FLOAT16 ? static_cast<const void *>(&half) : &single;
+    bytes.resize(nbytes);
+    for (std::size_t at = 0; at < nbytes; at += size_of(dtype)) std::memcpy(bytes.data() + at, one, size_of(dtype));
+}
+
+// What stands in for ports that the caller leaves out, in the handle's own memory, which no GPU sees.
+void stand_in(edgeprune_bundle &bundle, std::int64_t batch, bool gpu) {
+    const std::vector<Spec> &specs = bundle.backend->inputs();
+    const auto is_given = [&](std::size_t at) {
+        return std::any_of(bundle.inputs.begin(), bundle.inputs.end(), [at](const Bound &one) { return one.at == at; });
+    };
+    for (Blank &blank : bundle.blanks) {
+        if (is_given(blank.input)) continue;
+        if (!blank.refusal.empty()) throw wrong_request(blank.refusal);
+        if (gpu) continue;
+        const Spec &spec = specs[blank.input];
+        const auto images = static_cast<std::size_t>(spec.open() && batch != UNKNOWN ? batch : 1);
+        const std::size_t nbytes = images * spec.nbytes();
+        if (blank.bytes.size() < nbytes) fill(blank.bytes, nbytes, spec.dtype, blank.value);
+        bundle.inputs.push_back({blank.input, blank.bytes.data(), nbytes});
+    }
+}
+
 // Of this call, with everything about it found to be good; the number of images.
 std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std::size_t inputs_count,
                   const edgeprune_buffer *outputs, std::size_t outputs_count, bool gpu) {
@@ -121,6 +148,7 @@ std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std:
     std::int64_t batch = UNKNOWN;
     read(inputs, inputs_count, specs, "input", bundle.inputs, batch);
     read(outputs, outputs_count, bundle.backend->outputs(), "output", bundle.outputs, batch);
+    stand_in(bundle, batch, gpu);
     if (!gpu) keep(bundle);
     if (bundle.inputs.size() != specs.size())
         throw wrong_request("the graph must be given ", names_of(specs), "; it was given ",
@@ -138,6 +166,26 @@ std::int64_t take(edgeprune_bundle &bundle, const edgeprune_buffer *inputs, std:
 }
 
 }  // namespace
+
+std::vector<Blank> edgeprune::blanks_of(const Backend &backend, const Manifest &manifest) {
+    std::vector<Blank> blanks;
+    for (std::size_t at = 0; at < backend.inputs().size(); ++at) {
+        const Spec &spec = backend.inputs()[at];
+        const auto port = manifest.ports.find(spec.name);
+        if (spec.name == "pixel_values" || port == manifest.ports.end()) continue;
+        const Json &blank = port->at("blank");
+        if (blank.is_null()) {
+            const bool said = port->contains("what") && port->at("what").is_string();
+            const std::string what = said ? port->at("what").get<std::string>() : "";
+            const std::string refusal = line(spec.name, " must be given: ", what, "; ", manifest.method,
+                                             " chooses by it");
+            blanks.push_back({at, 0, refusal, {}});
+        } else if (spec.dtype == EDGEPRUNE_FLOAT32 || spec.dtype == EDGEPRUNE_FLOAT16) {
+            blanks.push_back({at, blank.get<double>(), "", {}});
+        }
+    }
+    return blanks;
+}
 
 std::vector<Kept> edgeprune::kept_of(const Backend &backend) {
     const std::string state = "state.", next = "next.";

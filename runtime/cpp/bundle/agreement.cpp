@@ -254,6 +254,18 @@ void check_encoder(const Asked &asked) {
             must(text(field(*spec, "dtype")) == dtype, std::string(name) + " must be " + dtype, field(*spec, "dtype"));
 }
 
+// What stands in where nothing is given.
+void check_ports(const Asked &asked) {
+    static const Value nothing{std::string("nothing")};
+    const Value &inputs = field(asked.encoder(), "inputs");
+    for (const auto &[name, port] : members(asked.fields.find("ports"))) {
+        must(inputs.find(name), "the inputs of encoder must have " + name + ", a port", names_of(members(&inputs)));
+        const Value *given = port.find("blank"), &blank = given ? *given : nothing;
+        must(blank.null() || blank.whole() || blank.real(),
+             "ports[" + repr(name) + "].blank must be a number or null", blank);
+    }
+}
+
 // Whether a rule says of each of the steps its layer and keep.
 bool as_steps(const Array &rules, const Array &steps) {
     if (rules.size() != steps.size()) return false;
@@ -349,6 +361,7 @@ void check_agreement(const Value &fields) {
     check_counts(asked);
     check_graphs(asked);
     check_encoder(asked);
+    check_ports(asked);
     check_steps(asked);
     check_quantised(asked);
 }

@@ -153,6 +153,8 @@ Manifest manifest_of(const Value &fields) {
     made.preprocessing = json_of(field(fields, "preprocessing"));
     const Value *rule = fields.find("rule");
     made.rule = rule ? json_of(*rule) : Json::object();
+    const Value *ports = fields.find("ports");
+    made.ports = ports ? json_of(*ports) : Json::object();
     if (const Value *quantised = fields.find("quantised")) made.quantised = json_of(*quantised);
     return made;
 }

@@ -48,6 +48,7 @@ struct Manifest {
     std::vector<std::pair<int, int>> steps;
     std::vector<std::string> labels;
     Json preprocessing, rule;  // objects
+    Json ports;                // an object: input -> {"what": text, "blank": a number, or null where it has to be given}
     Json quantised;            // an object, or null of a float graph
 
     const Graph &encoder() const { return graphs.at("encoder"); }

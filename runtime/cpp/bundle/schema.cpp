@@ -54,6 +54,7 @@ constexpr Field FIELDS[] = {
     {"layers", &LAYERS, MAY},
     {"inside", &TREE, MAY},
     {"learned", &TREE, MAY},
+    {"ports", &TREE, MAY},
     {"nested", &BOOLEAN, MAY},
     {"rule", &TREE, MAY},
     {"layout", &TEXT, MAY},

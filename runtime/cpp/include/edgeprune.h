@@ -192,10 +192,16 @@ EDGEPRUNE_API edgeprune_status edgeprune_preprocess(edgeprune_bundle *bundle, co
 /*
  * Run the graph. Blocks until the outputs are written.
  *
- * inputs: every input of the graph, by name, in any order. outputs: those that are wanted, at least one. Host memory.
+ * inputs: those of the graph, by name, in any order. outputs: those that are wanted, at least one. Host memory.
  * nbytes must be the tensor's; where the batch is open, that of B images, the same B for all.
  * Allocates nothing and copies no tensor when it is called with the addresses and sizes of the call before: an
  * application keeps its buffers. Other addresses are fine and cost some microseconds.
+ * What a graph is given beside the pixels, in float32, goes by name as well; edgeprune_find says how large it is:
+ *     text     [B, C]     the question, as one vector; of which space, `ports` of manifest.json says
+ *     prior    [B, N]     what is known of each patch, row by row: 0 of none of interest, 1 of no opinion
+ *     xyz      [B, N, 3]  where in the world each patch is, in metres
+ * Each image of a batch has its own part. For one that is left out the handle has memory with what the manifest says
+ * stands in: no question, no opinion. Where a method cannot do without, the call fails and says what has to be given.
  * Where steps keep something from frame to frame (inputs `state.*`, outputs `next.*`), these may be left out: the handle
  * keeps it then, and every run is the frame behind the one before. A handle is one video; see edgeprune_first_frame.
  */
@@ -210,7 +216,7 @@ EDGEPRUNE_API edgeprune_status edgeprune_first_frame(edgeprune_bundle *bundle);
  * The same with buffers in the memory of the GPU that the bundle is open on, so that a frame that is there stays there.
  * stream: a cudaStream_t on which the inputs were made and the outputs will be read, NULL for the default one; returns
  * when the work is queued on it. Fails with EDGEPRUNE_WRONG_REQUEST for a handle that is not on a GPU. Inputs are not
- * looked through for NaN. (Not run here: needs a GPU.)
+ * looked through for NaN, and none may be left out. (Not run here: needs a GPU.)
  */
 EDGEPRUNE_API edgeprune_status edgeprune_run_cuda(edgeprune_bundle *bundle, const edgeprune_buffer *inputs,
                                                   size_t inputs_count, const edgeprune_buffer *outputs,

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "parity/rules.hpp"
 
@@ -18,9 +19,39 @@ namespace {
 // Picks on either side that the error of one is taken of: gains fall by orders of magnitude along a chain
 constexpr std::int64_t BESIDE = 8;
 
-}  // namespace
+using Bytes = std::vector<unsigned char>;
 
-Chain greedy(const Case &one) {
+// Python's [start:end] of so many: the first of them, and how many they are.
+struct Part {
+    std::size_t first, count;
+    Part(std::int64_t start, std::int64_t end, std::int64_t size) {
+        const auto inside = [size](std::int64_t at) {
+            return std::clamp<std::int64_t>(at < 0 ? (at < -size ? 0 : at + size) : at, 0, size);
+        };
+        first = static_cast<std::size_t>(inside(start));
+        count = static_cast<std::size_t>(std::max<std::int64_t>(0, inside(end) - inside(start)));
+    }
+};
+
+// Of some patches: [N] and [N, N]; one number stays. memory: of what is not in one piece
+View part_of(const View &value, std::int64_t start, std::int64_t end, std::vector<Bytes> &memory) {
+    if (value.shape.size() == 1 && value.shape[0] == 1) return value;
+    if (value.shape.empty() || value.shape.size() > 2) throw misfit("a quantity in parts must be [N] or [N, N]");
+    const std::size_t nbytes = size_of(value.dtype);
+    const Part rows(start, end, value.shape[0]);
+    const auto *from = value.as<unsigned char>();
+    if (value.shape.size() == 1)
+        return {value.dtype, {static_cast<std::int64_t>(rows.count)}, from + rows.first * nbytes};
+    const Part columns(start, end, value.shape[1]);
+    const std::size_t line = static_cast<std::size_t>(value.shape[1]) * nbytes, cut = columns.count * nbytes;
+    memory.emplace_back(rows.count * cut + 1);
+    for (std::size_t row = 0; row < rows.count; ++row)
+        std::memcpy(memory.back().data() + row * cut, from + (rows.first + row) * line + columns.first * nbytes, cut);
+    return {value.dtype, {static_cast<std::int64_t>(rows.count), static_cast<std::int64_t>(columns.count)},
+            memory.back().data()};
+}
+
+Chain chain_of(const Case &one) {
     const Floats reported = floats(one.got.at("scores"));
     const std::size_t patches = reported.size();
     const auto objective = objective_of(one, patches);
@@ -57,6 +88,50 @@ Chain greedy(const Case &one) {
     }
     chain.error = largest(errors), chain.relative = largest(relative), chain.sets = {worth(best, chosen, mean)};
     return chain;
+}
+
+// [first patch, end, picks]
+std::vector<Places> parts_of(const Json &rule) {
+    std::vector<Places> parts;
+    if (!rule["parts"].is_array()) throw misfit("parts of the rule must be [[first patch, end, picks], ...]");
+    for (const Json &one : rule["parts"]) {
+        parts.push_back(whole_numbers(Json{{"parts", one}}, "parts"));
+        if (parts.back().size() != 3) throw misfit("parts of the rule must be [[first patch, end, picks], ...]");
+    }
+    return parts;
+}
+
+}  // namespace
+
+// `parts` [[first patch, end, picks], ...]: of these rows of patches so many are chosen, one part after the other.
+Chain greedy(const Case &one) {
+    if (!said(one.rule, "parts")) return chain_of(one);
+    const Places every = one.picks();
+    std::int64_t first = 0;
+    std::vector<Chain> chains;
+    for (const Places &part : parts_of(one.rule)) {
+        const std::int64_t start = part[0], end = part[1], count = part[2];
+        std::int64_t last;
+        if (__builtin_add_overflow(first, count, &last)) throw misfit("parts of the rule must be of the picks");
+        Places picks = slice(every, first, last);
+        const bool inside = std::all_of(picks.begin(), picks.end(), [&](auto at) { return at >= start && at < end; });
+        if (static_cast<std::int64_t>(picks.size()) != count || !inside)
+            return joined({}, 0, 0,
+                          {"picks " + std::to_string(first) + " to " + std::to_string(last) + " must be of patches " +
+                           std::to_string(start) + " to " + std::to_string(end)});
+        for (auto &at : picks) at -= start;
+        std::vector<Bytes> memory;
+        Tensors got, quantities;
+        got.set("picks", {EDGEPRUNE_INT64, {count}, picks.data()});
+        const View &scores = Case::line_of(one.got, "scores");
+        const Part own(start, end, scores.shape[0]);
+        got.set("scores", {scores.dtype, {static_cast<std::int64_t>(own.count)},
+                           scores.as<unsigned char>() + own.first * size_of(scores.dtype)});
+        for (const auto &[name, value] : one.quantities) quantities.set(name, part_of(value, start, end, memory));
+        chains.push_back(chain_of({one.reference, got, quantities, one.rule, one.bound, one.eps, one.unseen}));
+        first = last;
+    }
+    return joined(chains);
 }
 
 }  // namespace edgeprune::parity

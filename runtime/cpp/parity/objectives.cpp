@@ -42,6 +42,48 @@ class MaxMin : public Objective {
     Floats first_;
 };
 
+class World : public Objective {
+  public:
+    World(const Case &one, std::size_t patches)
+        : balance_(number(one.rule, "balance")), seen_(one.similarity(patches)), away_(patches, patches),
+          attended_(one.of_patches("attention", patches)), nearest_(lower) {
+        for (double &value : seen_.values) value = (1 - balance_) * (1 - value);
+        const View &places = one.quantities.at("xyz");
+        if (places.shape.size() != 2 || places.shape[0] != static_cast<std::int64_t>(patches))
+            throw misfit("xyz must be [", patches, ", 3], got ", shown(places.shape));
+        const Floats xyz = floats(places);
+        const auto width = static_cast<std::size_t>(places.shape[1]);
+        Floats squares(width);
+        for (std::size_t row = 0; row < patches; ++row)
+            for (std::size_t column = 0; column < patches; ++column) {
+                for (std::size_t at = 0; at < width; ++at) {
+                    const double apart = xyz[row * width + at] - xyz[column * width + at];
+                    squares[at] = apart * apart;
+                }
+                away_[row][column] = std::sqrt(sum(squares.data(), width));
+            }
+    }
+    Floats gains() override { return nearest_.values.empty() ? attended_ : nearest_.values; }
+    double noise(std::size_t) override { return nearest_.values.empty() ? 0 : 1; }
+    double measured(std::size_t pick) override { return nearest_.values.empty() ? attended_[pick] : 0; }
+    void take(std::size_t pick) override {
+        Floats row(attended_.size());
+        if (nearest_.values.empty()) {
+            const double most = highest(Floats(away_[pick], away_[pick] + row.size()));
+            far_ = 1e-12 > most ? 1e-12 : most;
+        }
+        for (std::size_t at = 0; at < row.size(); ++at)
+            row[at] = balance_ * away_[pick][at] / far_ + seen_[pick][at];
+        nearest_.take(row.data(), row.size());
+    }
+
+  private:
+    double balance_, far_ = 1;
+    Matrix seen_, away_;
+    Floats attended_;
+    OverPicks nearest_;
+};
+
 class MaxSum : public Objective {
   public:
     MaxSum(const Case &one, std::size_t patches)
@@ -95,6 +137,34 @@ class Determinant : public Eliminated {
   public:
     Determinant(const Case &one, std::size_t patches)
         : Eliminated(one.similarity(patches), Floats(patches, 1), number(one.rule, "smallest"), 0) {}
+};
+
+// A relevance is a cosine times the text's length, and its error becomes one of r times that over the spread.
+class Relevant : public Eliminated {
+  public:
+    Relevant(const Case &one, std::size_t patches)
+        : Eliminated(one.similarity(patches), {}, number(one.rule, "smallest"), 0),
+          r_(one.of_patches("relevance", patches)), weight_(number(one.rule, "weight")),
+          length_(highest(slice(floats(Case::line_of(one.quantities, "length")), 0, 1))) {
+        const double most = highest(r_), floor = number(one.rule, "flat") * length_;
+        spread_ = most - lowest(r_);
+        spread_ = floor > spread_ ? floor : spread_;
+        spread_ = 1e-12 > spread_ ? 1e-12 : spread_;
+        for (double &r : r_) r = 1 - (most - r) / spread_;
+        for (std::size_t row = 0; row < patches; ++row) {
+            left_.push_back(diagonal(row));
+            for (std::size_t at = 0; at < patches; ++at) kernel_[row][at] *= (1 - weight_) + weight_ * r_[row] * r_[at];
+        }
+    }
+    double noise(std::size_t pick) override {
+        return diagonal(pick) + 2 * weight_ * std::abs(r_[pick]) * length_ / spread_;
+    }
+
+  private:
+    double diagonal(std::size_t at) const { return (1 - weight_) + weight_ * r_[at] * r_[at]; }
+
+    Floats r_;
+    double weight_, length_, spread_;
 };
 
 class Volume : public Eliminated {
@@ -299,8 +369,10 @@ class Pivots : public Objective {
 std::unique_ptr<Objective> objective_of(const Case &one, std::size_t patches) {
     const std::string name = text(one.rule, "objective");
     if (name == "max-min") return std::make_unique<MaxMin>(one, patches);
+    if (name == "world") return std::make_unique<World>(one, patches);
     if (name == "max-sum") return std::make_unique<MaxSum>(one, patches);
     if (name == "determinant") return std::make_unique<Determinant>(one, patches);
+    if (name == "relevant") return std::make_unique<Relevant>(one, patches);
     if (name == "volume") return std::make_unique<Volume>(one, patches);
     if (name == "coverage") return std::make_unique<Coverage>(one, patches);
     if (name == "relevance") return std::make_unique<Relevance>(one, patches);

@@ -3,8 +3,11 @@
 //   C: `similarity`, cosines [N, N], S: the picks so far
 //
 //   max-min     1 - C           first min over i != j of D[i, j], then min over S                      divprune
+//   world       attention, xyz  first `attention`, then min over S of balance |xyz - xyz_s| / the largest such distance
+//                               from the first pick + (1 - balance) (1 - C)                            segpruner
 //   max-sum     first `first`   then - sum over S of C                                                 todre
 //   determinant 1               what is left of the diagonal of C outside the span of S                dpp
+//   relevant    relevance       the same of (1 - weight) C + weight r C r, r: relevance in ..1         cdpruner
 //   volume      products        the same of I + `products`, less 1                                     otprune
 //   coverage    saliency        saliency_i * sum over j of max(0, C_ij - max(0, max over S of C_sj))   scope
 //   relevance   attention       balance * r_j - (1 - balance) * max over S of C, r: attention in 0..1  idpruner
