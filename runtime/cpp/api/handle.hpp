@@ -29,6 +29,7 @@ struct Blank {
     std::size_t input;                 // its place
     double value;                      // of each number of it
     std::string refusal;               // where nothing does
+    std::string beside, together;      // the port without which this one says nothing, and what is said where that is given
     std::vector<unsigned char> bytes;  // the value, for the most images of any run so far; empty until it is left out
 };
 

@@ -126,9 +126,17 @@ void stand_in(edgeprune_bundle &bundle, std::int64_t batch, bool gpu) {
     const auto is_given = [&](std::size_t at) {
         return std::any_of(bundle.inputs.begin(), bundle.inputs.end(), [at](const Bound &one) { return one.at == at; });
     };
+    const auto stands_in = [&](const Bound &given) {
+        return std::any_of(bundle.blanks.begin(), bundle.blanks.end(), [&](const Blank &one) {
+            return one.input == given.at && given.data == one.bytes.data();
+        });
+    };
     for (Blank &blank : bundle.blanks) {
         if (is_given(blank.input)) continue;
         if (!blank.refusal.empty()) throw wrong_request(blank.refusal);
+        for (const Bound &one : bundle.inputs)
+            if (!blank.beside.empty() && specs[one.at].name == blank.beside && !stands_in(one))
+                throw wrong_request(blank.together);
         if (gpu) continue;
         const Spec &spec = specs[blank.input];
         const auto images = static_cast<std::size_t>(spec.open() && batch != UNKNOWN ? batch : 1);
@@ -174,14 +182,17 @@ std::vector<Blank> edgeprune::blanks_of(const Backend &backend, const Manifest &
         const auto port = manifest.ports.find(spec.name);
         if (spec.name == "pixel_values" || port == manifest.ports.end()) continue;
         const Json &blank = port->at("blank");
+        const auto text_of = [&](const char *name) {
+            return port->contains(name) && port->at(name).is_string() ? port->at(name).get<std::string>() : "";
+        };
+        const std::string what = text_of("what"), beside = text_of("beside");
         if (blank.is_null()) {
-            const bool said = port->contains("what") && port->at("what").is_string();
-            const std::string what = said ? port->at("what").get<std::string>() : "";
             const std::string refusal = line(spec.name, " must be given: ", what, "; ", manifest.method,
                                              " chooses by it");
-            blanks.push_back({at, 0, refusal, {}});
+            blanks.push_back({at, 0, refusal, "", "", {}});
         } else if (spec.dtype == EDGEPRUNE_FLOAT32 || spec.dtype == EDGEPRUNE_FLOAT16) {
-            blanks.push_back({at, blank.get<double>(), "", {}});
+            const std::string together = line(spec.name, " must be given with ", beside, ": ", what);
+            blanks.push_back({at, blank.get<double>(), "", beside, together, {}});
         }
     }
     return blanks;

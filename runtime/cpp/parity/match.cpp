@@ -7,6 +7,7 @@
 //     windows  windows.cpp                                                                                          aot
 //     basis    basis.cpp                                                                                           apet
 //     recycled recycled.cpp                                                                                    vflowopt
+//     rest     a cut of all K, and one of all picks but the last, whose token every other patch is part of     trim
 //     rounds   rounds.cpp                                                                              aim, tome_behind
 //     energy   energy.cpp, one step of `energy` after the other                                          pitome_behind
 //
@@ -76,6 +77,22 @@ Chain stands(const Case &one) {
     return joined(chains, error, relative, defects + out_of_order(one));
 }
 
+Chain rest(const Case &one) {
+    const Floats reference = floats(one.reference.at("scores")), got = floats(one.got.at("scores"));
+    const Places kept = one.indices(), picks = one.picks();
+    if (picks.empty()) throw misfit("index -1 is out of bounds for axis 0 with size 0");
+    Floats errors(reference.size());
+    for (std::size_t at = 0; at < errors.size(); ++at) errors[at] = std::abs(got[at] - reference[at]);
+    const Places first(picks.begin(), picks.end() - 1);
+    Places token(reference.size(), std::lower_bound(kept.begin(), kept.end(), picks.back()) - kept.begin());
+    for (std::size_t at = 0; at < kept.size(); ++at)
+        token[place(kept[at], token.size())] = static_cast<std::int64_t>(at);
+    std::vector<std::string> defects;
+    if (token != places(Case::line_of(one.got, "origin")))
+        defects.push_back("what is not kept must go to the last pick, and a kept patch must be of its own token");
+    return joined({topk(one), cut(reference, first, all(reference.size()), errors, one.eps)}, 0, 0, defects);
+}
+
 }  // namespace
 
 Chain match(const Case &one) {
@@ -85,6 +102,7 @@ Chain match(const Case &one) {
     if (form == "windows") return windows(one);
     if (form == "basis") return basis(one);
     if (form == "recycled") return recycled(one);
+    if (form == "rest") return rest(one);
     if (form == "rounds") return rounds(one);
     if (form == "energy") return energy_rounds(one);
     throw misfit("'", form, "'");

@@ -139,6 +139,9 @@ class Determinant : public Eliminated {
         : Eliminated(one.similarity(patches), Floats(patches, 1), number(one.rule, "smallest"), 0) {}
 };
 
+// What an r of nothing is taken for, of an error of one: it is that error alone
+constexpr double UNSURE = 1e-2;
+
 // A relevance is a cosine times the text's length, and its error becomes one of r times that over the spread.
 class Relevant : public Eliminated {
   public:
@@ -157,7 +160,8 @@ class Relevant : public Eliminated {
         }
     }
     double noise(std::size_t pick) override {
-        return diagonal(pick) + 2 * weight_ * std::abs(r_[pick]) * length_ / spread_;
+        const double off = length_ / spread_, least = UNSURE * off, r = std::abs(r_[pick]);
+        return diagonal(pick) + 2 * weight_ * (least > r ? least : r) * off;
     }
 
   private:
@@ -373,6 +377,8 @@ std::unique_ptr<Objective> objective_of(const Case &one, std::size_t patches) {
     if (name == "max-sum") return std::make_unique<MaxSum>(one, patches);
     if (name == "determinant") return std::make_unique<Determinant>(one, patches);
     if (name == "relevant") return std::make_unique<Relevant>(one, patches);
+    if (name == "covers") return covers(one, patches);
+    if (name == "world") return world(one, patches);
     if (name == "volume") return std::make_unique<Volume>(one, patches);
     if (name == "coverage") return std::make_unique<Coverage>(one, patches);
     if (name == "relevance") return std::make_unique<Relevance>(one, patches);

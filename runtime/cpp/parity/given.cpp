@@ -1,0 +1,113 @@
+// Objectives by what a graph is given beside the image: the words of a question, and places in the world.
+#include <algorithm>
+#include <cmath>
+
+#include "parity/objectives.hpp"
+
+namespace edgeprune::parity {
+
+namespace {
+
+// A matrix of a quantity; throws misfit where it has not so many columns.
+Matrix matrix_of(const View &value, std::size_t columns, const char *name) {
+    if (value.shape.size() != 2 || value.shape[1] != static_cast<std::int64_t>(columns))
+        throw misfit(name, " must be [rows, ", columns, "], got ", shown(value.shape));
+    Matrix matrix(static_cast<std::size_t>(value.shape[0]), columns);
+    matrix.values = floats(value);
+    return matrix;
+}
+
+// The softmax of each row of logits over a temperature, times `share`.
+void soften(double *row, std::size_t count, double temperature, double share) {
+    double most = -INFINITE, total = 0;
+    for (std::size_t at = 0; at < count; ++at) row[at] /= temperature, most = higher(most, row[at]);
+    for (std::size_t at = 0; at < count; ++at) total += row[at] = std::exp(row[at] - most);
+    for (std::size_t at = 0; at < count; ++at) row[at] *= share / total;
+}
+
+// A share of a softmax is off by itself times what its logit is off by. A word is exact, a patch is not, so that a
+// cosine of the two has half of the error of one of two patches.
+class Covers : public Objective {
+  public:
+    Covers(const Case &one, std::size_t patches)
+        : rows_(matrix_of(one.quantities.at("asked"), patches, "asked")), words_(rows_.rows) {
+        const Matrix similarity = one.similarity(patches);
+        const Floats mask = floats(Case::line_of(one.quantities, "mask"));
+        if (mask.size() != words_) throw misfit("mask must be [", words_, "], got [", mask.size(), "]");
+        const double heat = number(one.rule, "words"), warmth = number(one.rule, "patches");
+        const double asked = sum(mask.data(), mask.size()), count = asked > 1 ? asked : 1;
+        for (std::size_t row = 0; row < words_; ++row) soften(rows_[row], patches, heat, mask[row] / count);
+        rows_.values.insert(rows_.values.end(), similarity.values.begin(), similarity.values.end());
+        rows_.rows += patches;
+        const double share = number(one.rule, "alpha") / static_cast<double>(patches);
+        for (std::size_t row = words_; row < rows_.rows; ++row) soften(rows_[row], patches, warmth, share);
+        slope_.assign(rows_.rows, 1 / warmth);
+        std::fill(slope_.begin(), slope_.begin() + static_cast<std::ptrdiff_t>(words_), 0.5 / heat);
+        covered_.assign(rows_.rows, 0);
+    }
+    Floats gains() override {
+        Floats gained(rows_.columns, 0);
+        for (std::size_t row = 0; row < rows_.rows; ++row)
+            for (std::size_t at = 0; at < gained.size(); ++at)
+                gained[at] += clipped(rows_[row][at] - covered_[row], 0);
+        return gained;
+    }
+    double noise(std::size_t pick) override {
+        double off = 1e-12;
+        for (std::size_t row = 0; row < rows_.rows; ++row)  // an error may bring it over what is covered
+            if (rows_[row][pick] > covered_[row] / 2) off += slope_[row] * (rows_[row][pick] + covered_[row]);
+        return off;
+    }
+    void take(std::size_t pick) override {
+        for (std::size_t row = 0; row < rows_.rows; ++row) covered_[row] = higher(covered_[row], rows_[row][pick]);
+    }
+
+  private:
+    Matrix rows_;
+    std::size_t words_;
+    Floats slope_, covered_;
+};
+
+class World : public Objective {
+  public:
+    World(const Case &one, std::size_t patches)
+        : similarity_(one.similarity(patches)), attended_(one.of_patches("attention", patches)),
+          xyz_(matrix_of(one.quantities.at("xyz"), 3, "xyz")), balance_(number(one.rule, "balance")) {
+        if (xyz_.rows != patches) throw misfit("xyz must be [", patches, ", 3], got [", xyz_.rows, ", 3]");
+    }
+    Floats gains() override { return nearest_.empty() ? attended_ : nearest_; }
+    double noise(std::size_t) override { return nearest_.empty() ? 0 : 1; }
+    double measured(std::size_t pick) override { return nearest_.empty() ? attended_[pick] : 0; }
+    void take(std::size_t pick) override {
+        Floats away(xyz_.rows);
+        for (std::size_t at = 0; at < away.size(); ++at) {
+            const double *here = xyz_[at], *there = xyz_[pick];
+            const double x = here[0] - there[0], y = here[1] - there[1], z = here[2] - there[2];
+            away[at] = std::sqrt(x * x + y * y + z * z);
+        }
+        if (nearest_.empty()) {
+            const double most = highest(away);
+            far_ = most > 1e-12 ? most : 1e-12;
+            nearest_.assign(away.size(), INFINITE);
+        }
+        for (std::size_t at = 0; at < away.size(); ++at)
+            nearest_[at] = lower(nearest_[at], balance_ * away[at] / far_ +
+                                                   (1 - balance_) * (1 - similarity_[pick][at]));
+    }
+
+  private:
+    Matrix similarity_;
+    Floats attended_, nearest_;
+    Matrix xyz_;
+    double balance_, far_ = 1;
+};
+
+}  // namespace
+
+std::unique_ptr<Objective> covers(const Case &one, std::size_t patches) {
+    return std::make_unique<Covers>(one, patches);
+}
+
+std::unique_ptr<Objective> world(const Case &one, std::size_t patches) { return std::make_unique<World>(one, patches); }
+
+}  // namespace edgeprune::parity
