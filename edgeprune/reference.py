@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import recording
 from edgeprune.ports import PRIOR
-from edgeprune.pruners import Eager, Method, Selection, depth_of, rows_of
+from edgeprune.pruners import Eager, Method, Selection, depth_of, greedily_behind, rows_of
 from edgeprune.reference_steps import Steps, Taken
 
 __all__ = ["OfficialEncoder"]
@@ -80,8 +80,15 @@ class OfficialEncoder(nn.Module):
             given = encoder.pooled(self._ports, given)
         joint = torch.empty(0) if encoder.aligner is None else encoder.aligner(features)
         eager = Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)
-        chosen = self._method.official(dataclasses.replace(eager, given=given, aligned=joint))
-        if encoder.prior is not None:
+        eager = dataclasses.replace(eager, given=given, aligned=joint)
+        if encoder.prior is not None and self._method.traits.masks:
+            behind = given[PRIOR] <= 0
+            with greedily_behind(behind):
+                chosen = self._method.official(eager)
+            chosen = dataclasses.replace(chosen, quantities={**chosen.quantities, "barred": behind.float()})
+        else:
+            chosen = self._method.official(eager)
+        if encoder.prior is not None and not self._method.traits.masks:
             scores = encoder.prior.official(chosen.scores, given[PRIOR])
             picks = scores.topk(self._method.keep, dim=1).indices
             chosen = dataclasses.replace(chosen, indices=picks.sort(dim=1).values, scores=scores, picks=picks)

@@ -30,6 +30,7 @@ from edgeprune.encoders import Encoder, Head
 from edgeprune.encoders._attention import Recorded, recording
 from edgeprune.ports import PRIOR
 from edgeprune.pruners import Method, Selection, depth_of
+from edgeprune.pruners._greedy import barring
 from edgeprune.pruners._select import lower_take, ranked_top, take
 from edgeprune.schedule import NEXT, STATE, Reduction, Step
 from edgeprune.shortening import Rows, shortening, trail_of
@@ -252,7 +253,11 @@ class _Selector(nn.Module):
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
         taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
-        chosen = self._method.select(dataclasses.replace(taps, given=given, aligner=self._aligner[0]))
+        taps = dataclasses.replace(taps, given=given, aligner=self._aligner[0])
+        if self._prior is not None and self._method.traits.masks:
+            with barring(given[PRIOR] <= 0):
+                return self._method.select(taps)
+        chosen = self._method.select(taps)
         if self._prior is None:
             return chosen
         scores = self._prior.ranked(chosen.scores, given[PRIOR])

@@ -89,6 +89,8 @@ class Traits:
     ranks: bool = False
     """whether the score of each patch hangs on no budget and no choice, however many there are, so that a reducer can
     rank by it as well"""
+    masks: bool = False
+    """whether it picks one patch after the other of all there are, so that some may be barred until no other is left"""
     keeps_all: bool = False
     """whether its budget is every patch there is"""
     emits: tuple[str, ...] = ("picks",)

@@ -31,12 +31,11 @@ def check_asking(
         raise RequestError(f"--text-model goes with a method that is asked: {asks}; got {method}")
     if prior is None:
         return
-    parse_prior(prior)
-    if not traits[method].ranks:
-        able = ", ".join(name for name, one in traits.items() if one.ranks)
-        raise RequestError(
-            f"--prior goes with a method whose score of a patch hangs on no other one: {able}; got {method}"
-        )
+    use, _ = parse_prior(prior)
+    able = {name for name, one in traits.items() if one.ranks or (use == "mask" and one.masks)}
+    if method not in able:
+        why = "a method that ranks patches, or picks one after the other" if use == "mask" else "a method that ranks"
+        raise RequestError(f"--prior {prior} goes with {why}: {', '.join(sorted(able))}; got {method}")
     if inside is not None:
         raise RequestError(
             f"--prior is of patches that stay in their places, got --inside {inside}, which moves them; leave one of "

@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -33,6 +35,7 @@ __all__ = [
     "deviations",
     "get",
     "greedily",
+    "greedily_behind",
     "names",
     "rows_of",
 ]
@@ -247,17 +250,35 @@ def deviations(method: Method, tiled: bool) -> tuple[str, ...]:
     return (*said, *method.traits.deviations, *(method.traits.on_tiles if tiled else ()), *method.departs)
 
 
+_BEHIND: ContextVar[Tensor | None] = ContextVar("behind", default=None)
+
+
+@contextmanager
+def greedily_behind(behind: Tensor) -> Iterator[None]:
+    """For a block, the patches that `greedily` takes where no other one is left. behind: [B, N] bool"""
+    token = _BEHIND.set(behind)
+    try:
+        yield
+    finally:
+        _BEHIND.reset(token)
+
+
 def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selection:
     """The plain greedy loop of the official forms.
 
     gain: [B, t] int64, the picks so far in their order -> [B, N], what each patch would add; asked once per t
     """
     order, gained = torch.empty(batch, 0, dtype=torch.int64), []
+    behind = _BEHIND.get()
     for step in range(keep):
         gains = gain(order)
         if step:
             gains = gains.scatter(1, order, -torch.inf)
-        best, pick = gains.max(dim=1, keepdim=True)
+        among = gains
+        if behind is not None:
+            first = gains.masked_fill(behind, -torch.inf)
+            among = torch.stack([one if one.isfinite().any() else all_ for one, all_ in zip(first, gains, strict=True)])
+        best, pick = among.max(dim=1, keepdim=True)
         order = torch.cat((order, pick), dim=1)
         gained.append(best)
     scores = torch.full_like(gains, -torch.inf).scatter(1, order, torch.cat(gained, dim=1))

@@ -11,7 +11,9 @@ The steps are a loop of `_loop`: looped, a body of 14 to 30 nodes that exports i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -20,7 +22,20 @@ from torch import Tensor
 from edgeprune.pruners import Selection
 from edgeprune.pruners._loop import State, repeat
 
-__all__ = ["Pick", "State", "cosine", "greedy", "products"]
+__all__ = ["Pick", "State", "barring", "cosine", "greedy", "products"]
+
+_BARRED: ContextVar[Tensor | None] = ContextVar("barred", default=None)
+"""[B, N] bool, patches that are picked behind all others"""
+
+
+@contextmanager
+def barring(barred: Tensor) -> Iterator[None]:
+    """For a block, the patches that `greedy` picks where no other one is left. barred: [B, N] bool"""
+    token = _BARRED.set(barred)
+    try:
+        yield
+    finally:
+        _BARRED.reset(token)
 
 
 class Pick(NamedTuple):
@@ -66,9 +81,13 @@ def greedy(
     # cloned because `gain` may read the matrix too, and a scan must not capture a tensor twice; ONNX keeps no clone.
     rows, offsets = matrix.flatten(0, 1).clone(), torch.arange(images) * size
     one_image = isinstance(images, int) and images == 1
+    barred = _BARRED.get()
 
     def pick(gains: Tensor, scores: Tensor, state: State, step: Tensor) -> tuple[State, Tensor]:
         free = torch.where(scores > -torch.inf, -torch.inf, gains)
+        if barred is not None:
+            others = torch.where(barred, -torch.inf, free)
+            free = torch.where(others.amax(dim=-1, keepdim=True) > -torch.inf, others, free)
         gained = free.amax(dim=-1, keepdim=True)
         # The first of the highest, as argmax has it, but by reductions alone: TensorRT-RTX fuses these with all around
         # them, and gives argmax a kernel of its own. In floats, which every release reduces; they count to 2^24.

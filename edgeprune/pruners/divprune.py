@@ -36,6 +36,7 @@ class Method(pruners.Method):
         early=False,
         pools_tiles=True,
         nested=True,
+        masks=True,
         deviations=(
             "a chosen patch cannot be chosen again, so that exactly K distinct ones remain; the official code relies "
             "on its distance to itself being 0",

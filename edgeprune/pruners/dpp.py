@@ -33,6 +33,7 @@ class Method(pruners.Method):
         multiply_adds="1019 M",
         early=False,
         nested=True,
+        masks=True,
         deviations=(
             "no text: the relevance of every patch is 1",
             "the cosine of a patch with itself is 1, so that the first of equals is picked first; in the official code "

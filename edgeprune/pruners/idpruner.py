@@ -43,6 +43,7 @@ class Method(pruners.Method):
         query_rows=None,
         early=False,
         nested=True,
+        masks=True,
         deviations=("importance is attention; the official one is a trained scorer",),
     )
 

@@ -41,6 +41,7 @@ class Method(pruners.Method):
         multiply_adds="1020 M",
         early=False,
         nested=True,
+        masks=True,
         deviations=(
             "importance is what [CLS] attends to, and features are the projector's; the ports read the language model",
             "importance falls below 0, where the ports stop it: what comes of ties is not left to rounding",

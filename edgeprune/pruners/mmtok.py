@@ -47,6 +47,7 @@ class Method(pruners.Method):
         early=False,
         asks=True,
         nested=True,
+        masks=True,
         deviations=(
             "a question has option texts words at most; the official code takes any number",
             "without a word the patches are covered alone; the official code always has one",

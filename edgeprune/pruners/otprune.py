@@ -40,6 +40,7 @@ class Method(pruners.Method):
         early=False,
         pools_tiles=True,
         nested=True,
+        masks=True,
         deviations=(
             "tokens stay in raster order; the official code has them in that of a Python set",
             "the kernel and its factor are float32 in every precision; the official code keeps the factor in the "

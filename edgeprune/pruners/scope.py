@@ -37,6 +37,7 @@ class Method(pruners.Method):
         multiply_adds="255.4 M",
         early=False,
         nested=True,
+        masks=True,
         deviations=(
             "cosines and gains are float32 in every precision; the official code has them in the model's dtype",
         ),

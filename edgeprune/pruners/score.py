@@ -37,6 +37,7 @@ class Method(pruners.Method):
         multiply_adds="255.4 M",
         early=False,
         nested=True,
+        masks=True,
         deviations=("no code was read: distances are those of a cosine, 1 - cos",),
         on_tiles=("each tile has its own first patch and pool of candidates",),
     )

@@ -43,6 +43,7 @@ class Method(pruners.Method):
         query_rows=None,
         early=False,
         nested=True,
+        masks=True,
         deviations=(
             "a chosen patch cannot be chosen again, so that exactly K distinct ones remain; the official code relies "
             "on its distance to itself being 0",

@@ -31,6 +31,7 @@ class Method(pruners.Method):
         multiply_adds="255 M",
         early=False,
         nested=True,
+        masks=True,
         deviations=("the second stage, inside the language model, is left out",),
         on_tiles=(
             "each tile has its own first patch and pool of candidates; the paper takes the thumbnail's for the image",

@@ -42,6 +42,7 @@ class Method(pruners.Method):
         multiply_adds="8871.0 M",
         early=False,
         nested=True,
+        masks=True,
         deviations=(
             "the sensitivity of a patch is sqrt(g^T Q g / d), a closed form and an approximation of our own; the paper "
             "averages finite differences along 64 random directions",

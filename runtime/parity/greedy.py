@@ -77,6 +77,12 @@ def greedy(case: Case) -> Chain:
     return joined(chains)
 
 
+def _among(free: NDArray[np.bool_], barred: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of the patches that are free those that are not barred, as long as there is one."""
+    allowed = free & ~barred
+    return allowed if allowed.any() else free.copy()
+
+
 def _part(value: NDArray[Any], start: int, end: int) -> NDArray[Any]:
     """Of some patches: [N] and [N, N]; one number stays."""
     if value.ndim == 2:
@@ -88,16 +94,18 @@ def _chain(case: Case) -> Chain:
     quantities = {name: value.astype(np.float64) for name, value in case.quantities.items()}
     objective = OBJECTIVES[case.rule["objective"]](quantities, case.rule)
     picks, reported = case.picks.tolist(), case.got["scores"].astype(np.float64)
-    free = np.ones(len(reported), bool)
+    free, barred = np.ones(len(reported), bool), quantities.get("barred", np.zeros(len(reported))) > 0
     regret, margin, scales, chosen, best, mean, noise, measured = (np.zeros(len(picks)) for _ in range(8))
     for step, pick in enumerate(picks):
-        gains = objective.gains(picks[:step])
+        gains, among = objective.gains(picks[:step]), _among(free, barred)
         noise[step], measured[step] = objective.noise(picks[:step])[pick], objective.measured(picks[:step])[pick]
-        chosen[step], best[step], mean[step] = gains[pick], gains[free].max(), gains[free].mean()
-        scales[step] = max(abs(best[step]), abs(gains[pick])) if objective.falls else np.abs(gains[free]).max()
-        free[pick] = False
-        if free.any():
-            over = gains[free].max() - gains[pick]
+        chosen[step], best[step], mean[step] = gains[pick], gains[among].max(), gains[among].mean()
+        scales[step] = max(abs(best[step]), abs(gains[pick])) if objective.falls else np.abs(gains[among]).max()
+        if not among[pick]:
+            return joined([NOTHING], defects=[f"pick {step + 1} is barred, and another patch is left that is not"])
+        free[pick], among[pick] = False, False
+        if among.any():
+            over = gains[among].max() - gains[pick]
             regret[step], margin[step] = max(over, 0), abs(over)
         else:
             margin[step] = math.inf
