@@ -22,6 +22,7 @@ from edgeprune.runtime.parity import Verdict, compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.trace import PrunedEncoder, outputs
 from edgeprune.weighting import fitted, stored, unpadded
+from tests.device import with_aligner
 
 KEEP, PATCHES = 9, 36
 PIXELS = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(3))
@@ -31,7 +32,7 @@ OPTIONS = {"received": {"layer": "2"}, "hiprune": {"alpha": "0.5"}}
 
 @pytest.fixture(scope="module")
 def encoder(clip_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return encoders.load(open_checkpoint(str(clip_folder(tmp_path_factory.mktemp("clip")))), 4)
+    return with_aligner(encoders.load(open_checkpoint(str(clip_folder(tmp_path_factory.mktemp("clip")))), 4))
 
 
 def method(encoder: Encoder, name: str) -> Method:

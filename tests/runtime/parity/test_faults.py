@@ -175,7 +175,7 @@ def the_opposite_text(own: Method, taps: Taps) -> Selection:
 
 
 READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
-READS_ATTENTION = [*READS_CLS, "aot", "hiprune", "idpruner", "received", "vflowopt"]
+READS_ATTENTION = [*READS_CLS, "aot", "hiprune", "hiprune_text", "idpruner", "received", "vflowopt"]
 READS_KEYS = ["entropyprune", "pitome_behind", "tome_behind"]
 READS_FEATURES = [
     *("agilepruner", "aim", "aot", "apet", "cdpruner", "dart", "divprune", "dpp", "idpruner", "idselection", "lrcp"),

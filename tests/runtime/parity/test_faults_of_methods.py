@@ -212,7 +212,7 @@ def noise_on_a_peaked_map(attended: Tensor) -> Tensor:
     return (mean + 3e-3 * mean.amax() * noise).clamp_min(0)
 
 
-ATTENDING = [*CLS, "aot", "hiprune", "idpruner", "received", "vflowopt"]
+ATTENDING = [*CLS, "aot", "hiprune", "hiprune_text", "idpruner", "received", "vflowopt"]
 # of idselection, whose pull hardly tells near rows apart, 5 % of noise moves no gain beyond what float16 may
 COSINES = [
     *("apet", "cdpruner", "dart", "divprune", "dpp", "lrcp", "mmtok", "otprune", "prunesid", "scope", "score"),
