@@ -11,7 +11,7 @@
              whose features stand at j: of the last ones the basis', by `products`                              apet
     recycled the context (`order`), patches that receive more than so much of the `map`; a cut by what this attends to;
              of what is left the highest in each `cell`, which stands for all of it there                   vflowopt
-    rest     a cut by the scores; what is not kept joins the last pick, which is the best of it                      trim
+    rest     a cut by the scores; what is not kept joins the last pick, which is the best of it                     trim
     rounds   tokens at even places join the nearest at an odd place, the r most alike of them, round by round; each
              counts once, or `by_size` as often as it stands for patches                           aim, tome_behind
     energy   tokens of the highest energy join each other in turns, round by round (`energy.py`)      pitome_behind

@@ -51,29 +51,50 @@ View part_of(const View &value, std::int64_t start, std::int64_t end, std::vecto
             memory.back().data()};
 }
 
+// Patches that are picked behind all others, where a mask says so
+Mask barred_of(const Case &one, std::size_t patches) {
+    Mask barred(patches, 0);
+    if (!one.quantities.find("barred")) return barred;
+    const Floats given = one.of_patches("barred", patches);
+    for (std::size_t at = 0; at < patches; ++at) barred[at] = given[at] > 0;
+    return barred;
+}
+
+// Of the patches that are free those that are not barred, as long as there is one.
+Mask among_of(const Mask &free, const Mask &barred) {
+    Mask allowed = free;
+    for (std::size_t at = 0; at < allowed.size(); ++at) allowed[at] = free[at] && !barred[at];
+    return count(allowed) ? allowed : free;
+}
+
 Chain chain_of(const Case &one) {
     const Floats reported = floats(one.got.at("scores"));
     const std::size_t patches = reported.size();
     const auto objective = objective_of(one, patches);
     const Places picks = one.picks();
     Mask free = all(patches);
+    const Mask barred = barred_of(one, patches);
     Chain chain;
     Floats scales, noise, measured, errors, best, chosen, mean;
     for (const auto given : picks) {
         const std::size_t pick = place(given, patches);
         const Floats gains = objective->gains();
+        Mask among = among_of(free, barred);
         Floats sizes(patches);
         std::transform(gains.begin(), gains.end(), sizes.begin(), [](double gain) { return std::abs(gain); });
         noise.push_back(objective->noise(pick)), measured.push_back(objective->measured(pick));
         scales.push_back(objective->falls()
-                             ? std::max(std::abs(highest(left_of(gains, free))), std::abs(gains[pick]))
-                             : highest(left_of(sizes, free)));
+                             ? std::max(std::abs(highest(left_of(gains, among))), std::abs(gains[pick]))
+                             : highest(left_of(sizes, among)));
         errors.push_back(std::abs(reported[pick] - gains[pick]));
-        const Floats candidates = left_of(gains, free);
+        const Floats candidates = left_of(gains, among);
         best.push_back(highest(candidates)), mean.push_back(mean_of(candidates)), chosen.push_back(gains[pick]);
-        free[pick] = 0;
-        const bool last = count(free) == 0;
-        const double over = last ? 0 : highest(left_of(gains, free)) - gains[pick];
+        if (!among[pick])
+            return joined({}, 0, 0,
+                          {"pick " + std::to_string(best.size()) + " is barred, and another patch is left that is not"});
+        free[pick] = among[pick] = 0;
+        const bool last = count(among) == 0;
+        const double over = last ? 0 : highest(left_of(gains, among)) - gains[pick];
         chain.regret.push_back(over < 0 ? 0 : over), chain.margin.push_back(last ? INFINITE : std::abs(over));
         objective->take(pick);
     }
@@ -90,13 +111,20 @@ Chain chain_of(const Case &one) {
     return chain;
 }
 
-// [first patch, end, picks]
+// [first patch, end, picks], each
 std::vector<Places> parts_of(const Json &rule) {
+    const auto is_whole = [](const Json &one) { return one.is_number_integer() || one.is_boolean(); };
+    const auto is_part = [&](const Json &one) {
+        return one.is_array() && one.size() == 3 && std::all_of(one.begin(), one.end(), is_whole);
+    };
+    const Json &given = rule["parts"];
+    if (!given.is_array() || !std::all_of(given.begin(), given.end(), is_part))
+        throw misfit("parts of the rule must be [[first patch, end, picks], ...], whole numbers");
     std::vector<Places> parts;
-    if (!rule["parts"].is_array()) throw misfit("parts of the rule must be [[first patch, end, picks], ...]");
-    for (const Json &one : rule["parts"]) {
-        parts.push_back(whole_numbers(Json{{"parts", one}}, "parts"));
-        if (parts.back().size() != 3) throw misfit("parts of the rule must be [[first patch, end, picks], ...]");
+    for (const Json &one : given) {
+        Json part = Json::object();
+        part["part"] = one;
+        parts.push_back(whole_numbers(part, "part"));
     }
     return parts;
 }
