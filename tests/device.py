@@ -37,7 +37,7 @@ JOINT = 24
 def with_aligner(encoder: Encoder, precision: str = "float32") -> Encoder:
     """The encoder with a way into a joint space of images and texts, by seeded weights."""
     torch.manual_seed(3)
-    width = encoder.tower.width
+    width = encoder.tower.width * encoder.unit * (len(encoder.beside) or 1)
     aligner = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, JOINT, bias=False))
     return dataclasses.replace(encoder, aligner=aligner.to(getattr(torch, precision)).eval().requires_grad_(False))
 

@@ -21,7 +21,7 @@ import torch
 from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.ports import ALIGNED, TEXT, Port, text_port
-from edgeprune.pruners import Eager, Selection, Traits, hiprune
+from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.taps import Taps
 
 TIER = 2.0
@@ -64,8 +64,9 @@ class Method(pruners.Method):
         return max(1, round(self.share * self.keep))
 
     @property
-    def _first(self) -> hiprune.Method:
-        return hiprune.Method(self.keep - self._asked, self.alpha, self.object_layer, self.neighbours)
+    def _first(self) -> Any:
+        hiprune: Any = pruners.get("hiprune")
+        return hiprune(self.keep - self._asked, self.alpha, self.object_layer, self.neighbours)
 
     @property
     def ports(self) -> tuple[Port, ...]:

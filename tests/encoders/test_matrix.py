@@ -22,6 +22,7 @@ from edgeprune.pruners import Method, get
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.device import with_aligner
 from tests.encoders.kinds import declared
 
 Made = Callable[[str], tuple[Path, Encoder]]
@@ -100,6 +101,7 @@ def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_sa
             build_method(get(method.name), method.name, encoder, keep, options)
         return
     tiles, scorer = tiles_of(method, encoder), None if not method.traits.needs_scorer else load_scorer(scorer_file)
+    encoder = with_aligner(encoder) if method.traits.asks else encoder
     built = build_method(get(method.name), method.name, encoder, keep, options, tiles, scorer)
     chooses_as_the_reference(encoder, built, torch.randn(tiles, 3, *encoder.tower.image_size, generator=seeded(0)))
 

@@ -378,7 +378,6 @@ std::unique_ptr<Objective> objective_of(const Case &one, std::size_t patches) {
     if (name == "determinant") return std::make_unique<Determinant>(one, patches);
     if (name == "relevant") return std::make_unique<Relevant>(one, patches);
     if (name == "covers") return covers(one, patches);
-    if (name == "world") return world(one, patches);
     if (name == "volume") return std::make_unique<Volume>(one, patches);
     if (name == "coverage") return std::make_unique<Coverage>(one, patches);
     if (name == "relevance") return std::make_unique<Relevance>(one, patches);

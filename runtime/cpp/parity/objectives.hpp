@@ -39,9 +39,8 @@ class Objective {
     virtual void take(std::size_t pick) = 0;
 };
 
-// given.cpp
+// covers.cpp
 std::unique_ptr<Objective> covers(const Case &one, std::size_t patches);
-std::unique_ptr<Objective> world(const Case &one, std::size_t patches);
 
 // Throws misfit for an objective or quantities that are none.
 std::unique_ptr<Objective> objective_of(const Case &one, std::size_t patches);

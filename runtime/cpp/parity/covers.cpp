@@ -1,4 +1,4 @@
-// Objectives by what a graph is given beside the image: the words of a question, and places in the world.
+// `covers`, an objective by what a graph is given beside the image: the words of a question.
 #include <algorithm>
 #include <cmath>
 
@@ -68,46 +68,10 @@ class Covers : public Objective {
     Floats slope_, covered_;
 };
 
-class World : public Objective {
-  public:
-    World(const Case &one, std::size_t patches)
-        : similarity_(one.similarity(patches)), attended_(one.of_patches("attention", patches)),
-          xyz_(matrix_of(one.quantities.at("xyz"), 3, "xyz")), balance_(number(one.rule, "balance")) {
-        if (xyz_.rows != patches) throw misfit("xyz must be [", patches, ", 3], got [", xyz_.rows, ", 3]");
-    }
-    Floats gains() override { return nearest_.empty() ? attended_ : nearest_; }
-    double noise(std::size_t) override { return nearest_.empty() ? 0 : 1; }
-    double measured(std::size_t pick) override { return nearest_.empty() ? attended_[pick] : 0; }
-    void take(std::size_t pick) override {
-        Floats away(xyz_.rows);
-        for (std::size_t at = 0; at < away.size(); ++at) {
-            const double *here = xyz_[at], *there = xyz_[pick];
-            const double x = here[0] - there[0], y = here[1] - there[1], z = here[2] - there[2];
-            away[at] = std::sqrt(x * x + y * y + z * z);
-        }
-        if (nearest_.empty()) {
-            const double most = highest(away);
-            far_ = most > 1e-12 ? most : 1e-12;
-            nearest_.assign(away.size(), INFINITE);
-        }
-        for (std::size_t at = 0; at < away.size(); ++at)
-            nearest_[at] = lower(nearest_[at], balance_ * away[at] / far_ +
-                                                   (1 - balance_) * (1 - similarity_[pick][at]));
-    }
-
-  private:
-    Matrix similarity_;
-    Floats attended_, nearest_;
-    Matrix xyz_;
-    double balance_, far_ = 1;
-};
-
 }  // namespace
 
 std::unique_ptr<Objective> covers(const Case &one, std::size_t patches) {
     return std::make_unique<Covers>(one, patches);
 }
-
-std::unique_ptr<Objective> world(const Case &one, std::size_t patches) { return std::make_unique<World>(one, patches); }
 
 }  // namespace edgeprune::parity
