@@ -25,7 +25,7 @@ KINDS = {
         config=LLAVA_CLIP,
         family="llava",
         tower="a CLIP tower",
-        exported="zoo received",
+        exported="zoo received mmtok",
     ),
     "llava clip layers": Kind(
         "LlavaForConditionalGeneration",

@@ -19,7 +19,7 @@ PROCESSOR = processor("Siglip", **SQUARE)
 BOTH = {"vision_config": SIGLIP, "text_config": TEXT}
 KINDS = {
     "siglip vision": Kind(
-        "SiglipVisionModel", PROCESSOR, prefix=0, family="siglip", exported="uniform entropyprune apet"
+        "SiglipVisionModel", PROCESSOR, prefix=0, family="siglip", exported="uniform entropyprune apet cdpruner"
     ),
     "siglip": Kind("SiglipModel", PROCESSOR, "vision_model", 0, BOTH),
 }

@@ -11,7 +11,9 @@ from edgeprune.encoders import Encoder
 from tests.encoders.kinds import SQUARE, Kind, processor
 
 KINDS = {
-    "vit": Kind("ViTModel", processor("ViT", **SQUARE), family="vit", exported="idpruner tome_behind idselection"),
+    "vit": Kind(
+        "ViTModel", processor("ViT", **SQUARE), family="vit", exported="idpruner tome_behind idselection segpruner"
+    ),
     "vit classifier": Kind("ViTForImageClassification", processor("ViT", **SQUARE), "vit"),
 }
 

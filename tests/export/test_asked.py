@@ -83,6 +83,13 @@ def test_the_picture_of_it_says_what_was_asked(bundle: Path) -> None:
     assert draw(bundle, SCENE, inputs={"text": "a circle"}, device="cpu").size[0] > 0
 
 
+def test_hiprune_text_is_exported_and_judged(clip: Path, tmp_path: Path) -> None:
+    request = Request(**{**GIVEN, "method": "hiprune_text"}, text_model=str(clip), output=tmp_path / "asked")  # type: ignore[arg-type]
+    (report,) = export_bundle(request).reports
+    assert report.passed
+    assert report.proven
+
+
 def test_another_encoder_is_told_where_its_space_is() -> None:
     with pytest.raises(Exception, match=re.escape("give --text-model, the CLIP checkpoint that its tower is of")):
         export_bundle(Request(**GIVEN, output=Path("not-written")))  # type: ignore[arg-type]
