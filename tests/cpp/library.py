@@ -32,7 +32,6 @@ class Options(ctypes.Structure):
         ("onnxruntime", ctypes.c_char_p),
         ("log", LOG),
         ("log_context", ctypes.c_void_p),
-        ("graph", ctypes.c_char_p),
     )
 
 

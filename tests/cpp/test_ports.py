@@ -15,7 +15,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.runtime import load
 from tests.brightest import MakeBundle
 from tests.cpp.judging import Case, judged
-from tests.cpp.library import BAD_IMAGE, CPU, TENSORRT, WRONG_REQUEST, Failure, Library
+from tests.cpp.library import BAD_IMAGE, CPU, WRONG_REQUEST, Failure, Library
 from tests.cpp.test_verify_tool import Tool, check_same, tool  # noqa: F401 - a fixture
 
 Arrays = dict[str, NDArray[Any]]
@@ -211,49 +211,3 @@ def test_quantities_that_are_none_do_not_fit_the_graph(cpp: Path, tmp_path: Path
     ]
     for verdict in judged(cpp, tmp_path, cases):
         assert verdict["refused"].startswith("reference.safetensors is not that of the graph (")
-
-
-@pytest.fixture(scope="module")
-def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model, to be encoded once and asked often."""
-    from edgeprune.export import Request
-    from edgeprune.export.job import export_bundle
-
-    given = {"keep": 24, "baselines": False, "runtime": False, "split": True}
-    folder = tmp_path_factory.mktemp("halves") / "bundle"
-    return export_bundle(Request("cdpruner", "cpu", options={"form": "openvino"}, output=folder, **given)).folder  # type: ignore[arg-type]
-
-
-def test_the_halves_of_an_encoder_are_opened_by_name_and_asked_often(library: Library, halves: Path) -> None:
-    dice = np.random.default_rng(0)
-    pixels = {"pixel_values": dice.normal(size=(1, 3, 96, 96)).astype(np.float32)}
-    with (
-        load(halves, device="cpu", threads=1) as python,
-        library.open(halves, device=CPU, threads=1, graph=b"encode") as encode,
-        library.open(halves, device=CPU, threads=1, graph=b"select") as select,
-    ):
-        seen = encode.run(pixels)
-        for _ in range(3):
-            text = {"text": dice.normal(size=(1, 128)).astype(np.float32)}
-            chosen, whole = select.run({**seen, **text}), python.run({**pixels, **text})
-            np.testing.assert_array_equal(chosen["indices"], whole["indices"])
-            np.testing.assert_allclose(chosen["tokens"], whole["tokens"], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        ({"graph": b"decode"}, "has no graph decode; export it with --split for encode and select"),
-        (
-            {"graph": b"select", "keep": 3},
-            "the halves keep all that the bundle keeps, got keep 3 for select; leave it out",
-        ),
-        (
-            {"graph": b"encode", "device": TENSORRT},
-            "a plan holds the encoder whole, got graph encode; open it on another",
-        ),
-    ],
-)
-def test_what_is_no_half_is_refused(options: dict[str, Any], line: str, library: Library, halves: Path) -> None:
-    with pytest.raises(Failure, match=line):
-        library.open(halves, **{"device": CPU, **options})

@@ -27,7 +27,6 @@ Choice choice_of(const edgeprune_options &options) {
     choice.gpu = options.gpu;
     choice.threads = options.threads;
     if (options.onnxruntime) choice.onnxruntime = options.onnxruntime;
-    if (options.graph) choice.graph = options.graph;
     if (const edgeprune_log log = options.log)
         choice.log = [log, context = options.log_context](const std::string &text) {
             log(context, shown(text).c_str());
@@ -39,9 +38,6 @@ edgeprune_bundle *opened(const char *folder, const edgeprune_options &options) {
     static std::atomic<std::uint64_t> numbers{0};
     Bundle files = Bundle::open(folder, !options.skip_hashes);
     Preprocessing preprocessing(files.manifest.preprocessing);
-    if (options.graph && options.keep)
-        throw wrong_request("the halves keep all that the bundle keeps, got keep ", options.keep, " for ",
-                            options.graph, "; leave it out");
     std::unique_ptr<Backend> backend = open_backend(files, choice_of(options));
     if (options.keep) backend = cut_to(std::move(backend), files.manifest, options.keep);
     const bool look = !options.skip_finite;

@@ -38,13 +38,11 @@ class Backend {
     virtual std::vector<std::string> flags() const { return {}; }
 };
 
-inline constexpr const char *ENCODER = "encoder";  // name of the pruned graph
-
 struct Choice {
     edgeprune_device device = EDGEPRUNE_AUTO;
     int gpu = 0, threads = 0;
     std::string onnxruntime;                         // library; "" for the search
-    std::string graph = ENCODER;                     // or one of its halves, or a baseline
+    std::string graph = "encoder";                   // or a baseline
     std::function<void(const std::string &)> log;    // may be empty
 };
 

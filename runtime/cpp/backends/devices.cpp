@@ -36,8 +36,7 @@ std::unique_ptr<Backend> open_best(Bundle &bundle, const Choice &choice) {
     std::string plan_why;
     for (const auto device : {EDGEPRUNE_TENSORRT, EDGEPRUNE_CUDA}) {
         const bool plan = device == EDGEPRUNE_TENSORRT;
-        const bool whole = choice.graph == ENCODER;
-        std::string why = plan ? whole ? no_plan(bundle) : "a plan holds the encoder whole" : no_cuda(choice);
+        std::string why = plan ? no_plan(bundle) : no_cuda(choice);
         if (why.empty()) {
             try {
                 return open_on(bundle, choice, device);
@@ -67,11 +66,7 @@ std::unique_ptr<Backend> open_backend(Bundle &bundle, const Choice &choice) {
         throw wrong_request("threads must be at least 1, or 0 for ONNX Runtime's own choice, got ", choice.threads);
     if (choice.gpu < 0) throw wrong_request("gpu must be at least 0, got ", choice.gpu);
     if (bundle.manifest.graphs.find(choice.graph) == bundle.manifest.graphs.end())
-        throw wrong_request(bundle.folder, " has no graph ", choice.graph,
-                            "; export it with --split for encode and select");
-    if (choice.device == EDGEPRUNE_TENSORRT && choice.graph != ENCODER)
-        throw wrong_request("a plan holds the encoder whole, got graph ", choice.graph,
-                            "; open it on another device");
+        throw wrong_request(bundle.folder, " has no graph ", choice.graph);
     return choice.device == EDGEPRUNE_AUTO ? open_best(bundle, choice) : open_on(bundle, choice, choice.device);
 }
 

@@ -86,11 +86,8 @@ typedef struct edgeprune_options {
                                     the environment variable EDGEPRUNE_ONNXRUNTIME before it */
     edgeprune_log log;           /* what was passed over, and warnings; NULL for silence */
     void *log_context;
-    const char *graph;           /* NULL for the encoder; of a bundle that was split, "encode" for what the pixels
-                                    decide, or "select" for the rest: its inputs are the outputs of that, by name, and
-                                    what is asked. In ONNX Runtime alone */
 } edgeprune_options;
-#define EDGEPRUNE_OPTIONS {sizeof(edgeprune_options), EDGEPRUNE_AUTO, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL}
+#define EDGEPRUNE_OPTIONS {sizeof(edgeprune_options), EDGEPRUNE_AUTO, 0, 0, 0, 0, 0, NULL, NULL, NULL}
 
 /* What a bundle is. Texts live as long as the handle. */
 typedef struct edgeprune_info {
