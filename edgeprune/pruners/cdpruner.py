@@ -50,13 +50,13 @@ class Method(pruners.Method):
         asks=True,
         nested=True,
         deviations=(
-            "relevance is stretched image by image; the official code stretches it over all tiles of an image together",
             f"its spread is taken as {FLAT:g} of the text's length at least, and the most relevant patch has 1; the "
             "official code divides by the spread alone, and adds 1e-6 to each",
             "the cosine of a patch with itself is 1, so that the first of equals is picked first; in the official code "
             "rounding decides",
             f"a pick that has {SMALLEST:g} left or less takes nothing from the others; the official code divides by it",
         ),
+        on_tiles=("relevance is stretched tile by tile; the official code stretches it over all of an image together",),
     )
 
     def __post_init__(self) -> None:

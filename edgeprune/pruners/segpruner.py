@@ -39,7 +39,7 @@ class Method(pruners.Method):
     written_from: ClassVar[str] = "official code at intcomp/SegPruner@acf0e4e"
     traits: ClassVar[Traits] = Traits(
         reads=("attention map", "features"),
-        multiply_adds="680 M",
+        multiply_adds="596 M",
         query_rows=None,
         early=False,
         nested=True,
