@@ -32,6 +32,7 @@ def test_the_methods_that_say_so() -> None:
         "random",
         "scope",
         "score",
+        "segpruner",
         "todre",
         "zoo",
     ]
