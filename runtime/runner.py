@@ -200,7 +200,9 @@ class Runner:
                 continue
             if (port := self.manifest.ports.get(name)) is not None:
                 if port["blank"] is None:
-                    raise RequestError(f"{name} must be given: {port.get('what', '')}; {self.manifest.method} chooses by it")
+                    raise RequestError(
+                        f"{name} must be given: {port.get('what', '')}; {self.manifest.method} chooses by it"
+                    )
                 if (other := port.get("beside")) in feeds:
                     raise RequestError(f"{name} must be given with {other}: {port.get('what', '')}")
                 blank[name] = np.full(shape, port["blank"], spec.dtype)
