@@ -180,9 +180,11 @@ class Reference:
         return [torch.from_numpy(value) for value in (self._written[name][0], *state.values())]
 
     def _asked(self, name: str, pixel_values: NDArray[np.float32]) -> Arrays:
-        """What a probe is given beside the pixels."""
-        if name not in self._given:
-            given = given_to(len(self._given), self._encoder, self._method, pixel_values)
+        """What a probe is given beside the pixels, of as many images as there are: fewer where scenes are chosen."""
+        known = self._given.get(name)
+        if known is None or any(len(value) != len(pixel_values) for value in known.values()):
+            number = [*self._given, name].index(name)
+            given = given_to(number, self._encoder, self._method, pixel_values)
             self._given[name] = {key: value.numpy() for key, value in given.items()}
         return self._given[name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -101,3 +102,15 @@ def test_a_bundle_of_one_graph_says_how_to_get_two(tmp_path: Path, asked: Path) 
 def test_nothing_to_ask_is_nothing_to_split() -> None:
     with pytest.raises(RequestError, match="--split parts what hangs on a question or a prior"):
         check(Request("fastervlm", "cpu", keep=24, split=True))
+
+
+@pytest.mark.parametrize("request_", [{"dynamic_batch": True}, {"tiles": 3}], ids=["any batch", "three images"])
+def test_a_prior_is_of_every_image_of_a_run(tmp_path: Path, request_: dict[str, Any]) -> None:
+    """Probes have as many as the graph takes, though fewer are enough where scenes are chosen."""
+    folder = exported(tmp_path / "prior", method="fastervlm", prior="mask", **request_)
+    with load(folder, device="cpu", kind=TokenEncoder) as encoder:
+        left = np.tile((np.arange(12) < 6).astype(np.float32), 12)
+        both = np.stack([left, 1 - left, left])
+        kept = encoder([SCENE] * 3, prior=both).indices % 12
+        assert [(kept[at] < 6).all() for at in range(3)] == [True, False, True]
+        assert (encoder([SCENE] * 3, prior=left).indices % 12 < 6).all()
