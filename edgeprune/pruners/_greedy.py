@@ -22,7 +22,7 @@ from torch import Tensor
 from edgeprune.pruners import Selection
 from edgeprune.pruners._loop import State, repeat
 
-__all__ = ["Pick", "State", "barring", "cosine", "greedy", "products"]
+__all__ = ["Pick", "State", "barring", "cosine", "greedy", "products", "unit"]
 
 _BARRED: ContextVar[Tensor | None] = ContextVar("barred", default=None)
 """[B, N] bool, patches that are picked behind all others"""
@@ -114,8 +114,13 @@ def greedy(
 def cosine(x: Tensor) -> Tensor:
     """The cosine of every two rows, in float32: [B, N, D] -> [B, N, N]; that of a row with itself is 1, exactly."""
     x = x.float()
-    rows = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)  # F.normalize expands the lengths
-    return torch.where(torch.eye(x.shape[1], dtype=torch.bool), 1.0, products(rows))
+    return torch.where(torch.eye(x.shape[1], dtype=torch.bool), 1.0, products(unit(x)))
+
+
+def unit(x: Tensor, least: float = 1e-12) -> Tensor:
+    """Rows of length 1: [..., n, d] float32 -> the same. least: what a length is taken for at least"""
+    rows: Tensor = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(least)  # F.normalize expands lengths
+    return rows
 
 
 def products(rows: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from edgeprune.pruners import Selection, rows_of
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._select import lower_take
-from edgeprune.pruners.inside._merges import in_turns, unit
+from edgeprune.pruners.inside._merges import in_turns
 
 __all__ = ["in_rounds", "means_of", "officially_in_rounds", "rounds"]
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._loop import State, repeat
 from edgeprune.pruners._select import lower_take, ranked_top
 from edgeprune.taps import Taps
@@ -129,8 +130,8 @@ class Method(pruners.Method):
         kept = here.any(dim=1)
         if self.keep == x.shape[1]:
             return Selection(indices, scores, merged=taps.projected, picks=picks, origin=indices)
-        unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(TINY)
-        similarity = lower_take(unit, indices, 1) @ unit.transpose(1, 2)
+        rows = unit(x)
+        similarity = lower_take(rows, indices, 1) @ rows.transpose(1, 2)
         near = similarity.argmax(dim=1)
         joins = ((near.unsqueeze(1) == torch.arange(self.keep).unsqueeze(-1)) & ~kept.unsqueeze(1)).float()
         away = torch.nn.functional.embedding(indices, _distances(*taps.grid))

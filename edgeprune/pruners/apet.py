@@ -27,6 +27,7 @@ from torch import Tensor
 from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._loop import State, repeat
 from edgeprune.pruners._select import lower_take, ranked_top
 from edgeprune.taps import Taps
@@ -84,8 +85,8 @@ class Method(pruners.Method):
         if basis is not None:
             turn = (last.int().cumsum(dim=1) - 1).clamp_min(0)
             stands = torch.where(last, basis.gather(1, turn.to(torch.int64)), indices)
-        unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(TINY)
-        similarity = lower_take(unit, indices, 1) @ unit.transpose(1, 2)
+        rows = unit(x, TINY)
+        similarity = lower_take(rows, indices, 1) @ rows.transpose(1, 2)
         near = torch.where(last.unsqueeze(-1), NO_COSINE, similarity).argmax(dim=1)
         joins = (near.unsqueeze(1) == torch.arange(self.keep).unsqueeze(-1)) & ~kept.unsqueeze(1)
         merge = (stands.unsqueeze(-1) == number).float() + joins.float()

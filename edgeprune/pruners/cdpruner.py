@@ -28,7 +28,7 @@ from edgeprune.errors import MethodError, unknown_name
 from edgeprune.ports import ALIGNED, TEXT, TOKENS, Port, text_port
 from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.pruners._determinant import SMALLEST, by_cholesky, by_elimination
-from edgeprune.pruners._greedy import cosine
+from edgeprune.pruners._greedy import cosine, unit
 from edgeprune.taps import Taps
 
 FORMS = ("paper", "openvino")
@@ -96,8 +96,7 @@ class Method(pruners.Method):
     def select(self, taps: Taps) -> Selection:
         text, x = taps.given[TEXT], taps.projected.float()
         signed = -taps.aligned().float() if self.form == "paper" else x
-        unit = signed / torch.linalg.vector_norm(signed, dim=-1, keepdim=True).clamp_min(TINY)
-        relevance = (unit @ text.unsqueeze(-1)).squeeze(-1)
+        relevance = (unit(signed) @ text.unsqueeze(-1)).squeeze(-1)
         length, similarity = torch.linalg.vector_norm(text, dim=-1, keepdim=True), cosine(x)
         scores, picks = torch.full_like(relevance, -torch.inf), []
         for start, end, count in self.parts(x.shape[1]):

@@ -22,11 +22,11 @@ from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.ports import ALIGNED, TEXT, Port, text_port
 from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._greedy import unit
 from edgeprune.taps import Taps
 
 TIER = 2.0
 """what those of `hiprune` are above the others; half of 1 + a cosine is at most 1"""
-TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ class Method(pruners.Method):
         return max(1, round(self.share * self.keep))
 
     @property
-    def _first(self) -> Any:
-        hiprune: Any = pruners.get("hiprune")
-        return hiprune(self.keep - self._asked, self.alpha, self.object_layer, self.neighbours)
+    def _first(self) -> pruners.Method:
+        make: Any = pruners.get("hiprune")
+        hiprune: pruners.Method = make(self.keep - self._asked, self.alpha, self.object_layer, self.neighbours)
+        return hiprune
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -80,8 +81,7 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         first, v, text = self._first.select(taps), taps.aligned().float(), taps.given[TEXT]
-        lengths = [torch.linalg.vector_norm(one, dim=-1, keepdim=True).clamp_min(TINY) for one in (v, text)]
-        cosine = ((v / lengths[0]) @ (text / lengths[1]).unsqueeze(-1)).squeeze(-1)
+        cosine = (unit(v) @ unit(text).unsqueeze(-1)).squeeze(-1)
         own = (first.indices.unsqueeze(-1) == torch.arange(v.shape[1])).any(dim=1)
         scores = torch.where(own, first.scores + TIER, (1 + cosine) / 2)
         asked = torch.where(own, -1.0, scores).topk(self._asked, dim=1).indices

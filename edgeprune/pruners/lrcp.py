@@ -25,6 +25,7 @@ from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.pruners._directions import main_directions, multiply_adds
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._select import lower_take, ranked_top
 from edgeprune.taps import Taps
 
@@ -76,8 +77,8 @@ class Method(pruners.Method):
         if self.keep == patches:
             return Selection(indices, scores, picks=picks, origin=indices)
         here = indices.unsqueeze(-1) == torch.arange(patches)  # [B, K, N]
-        unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(TINY)
-        near = (lower_take(unit, indices, 1) @ unit.transpose(1, 2)).argmax(dim=1, keepdim=True)
+        rows = unit(x)
+        near = (lower_take(rows, indices, 1) @ rows.transpose(1, 2)).argmax(dim=1, keepdim=True)
         joins = (near == torch.arange(self.keep).unsqueeze(-1)) & ~here.any(dim=1, keepdim=True)
         member = (here | joins).float()
         merge = member / member.sum(dim=-1, keepdim=True)

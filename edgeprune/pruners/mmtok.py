@@ -24,7 +24,7 @@ from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.ports import TEXT, TEXT_MASK, Port, words_ports
 from edgeprune.pruners import Eager, Selection, Traits, greedily
-from edgeprune.pruners._greedy import State, cosine, greedy
+from edgeprune.pruners._greedy import State, cosine, greedy, unit
 from edgeprune.taps import Taps
 
 WARM, WARMER = 0.02, 0.2
@@ -70,7 +70,7 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         text, mask, x = taps.given[TEXT], taps.given[TEXT_MASK], taps.projected.float()
-        words, patches = _unit(text), _unit(x)
+        words, patches = unit(text, TINY), unit(x, TINY)
         share = mask / mask.sum(dim=-1, keepdim=True).clamp_min(1.0)
         asked = (words @ patches.transpose(1, 2) / WARM).softmax(dim=-1) * share.unsqueeze(-1)
         beside = (cosine(taps.features) / WARMER).softmax(dim=-1) * (self.alpha / x.shape[1])
@@ -108,8 +108,3 @@ class Method(pruners.Method):
 
         quantities = {"similarity": similarity, "asked": likeness, "mask": mask}
         return replace(greedily(gain, x.shape[0], self.keep), quantities=quantities)
-
-
-def _unit(x: Tensor) -> Tensor:
-    unit: Tensor = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(TINY)
-    return unit

@@ -27,9 +27,10 @@ from torch.nn.functional import elu, normalize, one_hot
 from edgeprune import pruners
 from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection, Traits, rows_of
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._rounds import means_of, rounds
 from edgeprune.pruners._select import lower_take, top_in_order
-from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves, unit
+from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves
 from edgeprune.taps import Taps
 
 

@@ -1,21 +1,15 @@
-"""Tensor helpers of the reducers that merge: rows of 0 and 1, and unit vectors. Only static forms use them; what
-TAKES is, the references must know as well."""
+"""Tensor helpers of the reducers that merge: rows of 0 and 1. Only static forms use them; what TAKES is, the references
+must know as well."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["TAKES", "by_energy", "energy_of", "halves", "in_turns", "own_or", "place_of", "unit"]
+__all__ = ["TAKES", "by_energy", "energy_of", "halves", "in_turns", "own_or", "place_of"]
 
 TAKES = 4.0
 """what sets the scores of PiToMe's rows that others may join apart: above every energy"""
-
-
-def unit(x: Tensor) -> Tensor:
-    """Rows of length 1: [B, n, d] float32 -> the same."""
-    rows: Tensor = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
-    return rows
 
 
 def place_of(target: Tensor, rows: Tensor) -> Tensor:

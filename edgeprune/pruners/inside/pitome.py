@@ -24,9 +24,10 @@ from torch import Tensor
 
 from edgeprune.errors import RequestError
 from edgeprune.pruners import inside
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._select import lower_take, top_in_order
 from edgeprune.pruners.inside import Eager, Reduction, Step
-from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves, place_of, unit
+from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves, place_of
 from edgeprune.taps import Taps
 
 

@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from edgeprune.pruners import inside
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._select import top_in_order
 from edgeprune.pruners.inside import Eager, Reduction, Step
-from edgeprune.pruners.inside._merges import in_turns, unit
+from edgeprune.pruners.inside._merges import in_turns
 from edgeprune.taps import Taps
 
 STAYS = 4.0

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import MethodError
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners._select import lower_take, top_in_order
 from edgeprune.pruners.inside import Eager, Reduction, Step
-from edgeprune.pruners.inside._merges import own_or, unit
+from edgeprune.pruners.inside._merges import own_or
 from edgeprune.pruners.inside._scores import Ranked, officially_ranked, ranked
 from edgeprune.taps import Taps
 

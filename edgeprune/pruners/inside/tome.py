@@ -27,8 +27,9 @@ from torch import Tensor
 
 from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import inside
+from edgeprune.pruners._greedy import unit
 from edgeprune.pruners.inside import Eager, Reduction, Step
-from edgeprune.pruners.inside._merges import in_turns, unit
+from edgeprune.pruners.inside._merges import in_turns
 from edgeprune.taps import Taps
 
 METRICS = ("rows", "keys")
