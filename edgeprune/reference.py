@@ -78,20 +78,9 @@ class OfficialEncoder(nn.Module):
         if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
             given = encoder.pooled(self._ports, given)
-        joint = torch.empty(0) if encoder.aligner is None else encoder.aligner(features)
-        eager = Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)
-        eager = dataclasses.replace(eager, given=given, aligned=joint)
-        if encoder.prior is not None and self._method.traits.masks:
-            behind = given[PRIOR] <= 0
-            with greedily_behind(behind):
-                chosen = self._method.official(eager)
-            chosen = dataclasses.replace(chosen, quantities={**chosen.quantities, "barred": behind.float()})
-        else:
-            chosen = self._method.official(eager)
-        if encoder.prior is not None and not self._method.traits.masks:
-            scores = encoder.prior.official(chosen.scores, given[PRIOR])
-            picks = scores.topk(self._method.keep, dim=1).indices
-            chosen = dataclasses.replace(chosen, indices=picks.sort(dim=1).values, scores=scores, picks=picks)
+        chosen = self._chosen(
+            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas), given
+        )
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is None:
@@ -109,6 +98,23 @@ class OfficialEncoder(nn.Module):
             outputs.append(rows_of(everything, chosen.indices))
         return tuple(outputs), chosen
 
+    def _chosen(self, eager: Eager, given: Mapping[str, Tensor]) -> Selection:
+        """What the method's official form chooses, and the prior has it choose, of what is given beside the pixels."""
+        aligner, prior = self._encoder.aligner, self._encoder.prior
+        joint = torch.empty(0) if aligner is None else aligner(eager.features)
+        eager = dataclasses.replace(eager, given=given, aligned=joint)
+        if prior is not None and self._method.traits.masks:
+            behind = given[PRIOR] <= 0
+            with greedily_behind(behind):
+                chosen = self._method.official(eager)
+            return dataclasses.replace(chosen, quantities={**chosen.quantities, "barred": behind.float()})
+        chosen = self._method.official(eager)
+        if prior is None:
+            return chosen
+        scores = prior.official(chosen.scores, given[PRIOR])
+        picks = scores.topk(self._method.keep, dim=1).indices
+        return dataclasses.replace(chosen, indices=picks.sort(dim=1).values, scores=scores, picks=picks)
+
     def _stepped(
         self,
         pixels: Tensor,
@@ -124,9 +130,7 @@ class OfficialEncoder(nn.Module):
         hidden = encoder.hidden(out, steps.as_last)
         features = steps.rows(hidden)
         projected = features if encoder.head is not None else encoder.project(features)
-        eager = steps.eager(encoder.layer, features, projected, self.projector)
-        joint = torch.empty(0) if encoder.aligner is None else encoder.aligner(features)
-        chosen = self._method.official(dataclasses.replace(eager, given=given, aligned=joint))
+        chosen = self._chosen(steps.eager(encoder.layer, features, projected, self.projector), given)
         if encoder.head is not None:
             read = [hidden[:, at] for at in encoder.head.rows]
             read += [steps.mean(hidden)] if encoder.head.mean else []

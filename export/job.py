@@ -151,8 +151,6 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         if plan is not None:
             quantised = plan.write(graph)
             refuse(lint(graph, target), target)
-        if quantised is not None:
-            refuse(lint(graph, target), target)
         halves = split(graph, [port.name for port in encoder.ports(method.ports)]) if request.split else {}
         graphs = {bundle.ENCODER: graph, **halves, **{f"baseline.{name}": model for name, model in models.items()}}
         save_graphs(folder, graphs)

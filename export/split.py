@@ -15,10 +15,9 @@ import onnx_ir as ir
 from onnx_ir.convenience import extract
 
 from edgeprune.bundle import ENCODE, SELECT
+from edgeprune.runtime.runner import PIXELS
 
 __all__ = ["split"]
-
-PIXELS = "pixel_values"
 
 
 def split(model: ir.Model, ports: Sequence[str]) -> dict[str, ir.Model]:

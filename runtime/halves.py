@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle import ENCODE, SELECT, Bundle, TensorSpec
 from edgeprune.errors import RequestError
-from edgeprune.runtime.backends.ort import DEVICES, Session, open_session
+from edgeprune.runtime.backends.ort import DEVICES, open_session
 
 __all__ = ["Halves"]
 
@@ -63,7 +63,3 @@ class Halves:
     def close(self) -> None:
         for session in (self.encoder, self.selector):
             session.close()
-
-    def parts(self) -> dict[str, Session]:
-        """Both, by name."""
-        return {ENCODE: self.encoder, SELECT: self.selector}

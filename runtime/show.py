@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune import bundle as bundles
 from edgeprune.errors import ImageError, RequestError
+from edgeprune.ports import PRIOR
 from edgeprune.runtime.budgets import Budgets, first_picks
 from edgeprune.runtime.classes import Classes
 from edgeprune.runtime.detections import THRESHOLD, Detections, decode
@@ -111,7 +112,7 @@ def draw(
     share += "".join(f"; {text}" for text in inputs.values() if isinstance(text, str))
     inside = manifest.inside.get("reducer", "")
     name = f"{manifest.method} + {inside}" if inside else manifest.method
-    known = inputs.get("prior")
+    known = inputs.get(PRIOR)
     prior = None if known is None else np.asarray(known, np.float32).reshape(-1, *runner.grid)[0]
     picture = _picture(pixels, kept, runner.grid, (name, share), boxes, manifest.labels, went, prior)
     picture.info |= {"view": view, "classes": classes}

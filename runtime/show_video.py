@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from edgeprune.errors import RequestError
+from edgeprune.ports import PRIOR
 from edgeprune.runtime.devices import AUTO
 from edgeprune.runtime.loading import load
 from edgeprune.runtime.priors import as_prior, moving
@@ -20,8 +21,6 @@ from edgeprune.runtime.saving import save
 from edgeprune.runtime.show import draw
 
 __all__ = ["draw_video"]
-
-PRIOR = "prior"
 
 
 def draw_video(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.ort import open_session
 
-__all__ = ["FILL", "IDS", "NAME", "TOKENIZER", "VECTORS", "TextEncoder"]
+__all__ = ["FILL", "IDS", "NAME", "TOKENIZER", "VECTORS", "TextEncoder", "read_tokenizer"]
 
 NAME = "text"
 GRAPH, TOKENIZER = f"{NAME}.onnx", "tokenizer.json"
@@ -118,15 +118,23 @@ def _checked(question: Any) -> str:
     return question
 
 
-def _tokenizer(path: Path) -> Any:
+def read_tokenizer(path: Path, again: str) -> Any:
+    """A tokenizer of the package tokenizers. again: the remedy
+
+    Raises BundleError when the file is none, MissingPackageError without the package.
+    """
     try:
         import tokenizers
     except ImportError as error:
         raise MissingPackageError("tokenizers", "generate", error) from None
     try:
-        made = tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package's own are plain Exceptions
-        raise BundleError(f"{path} must be a tokenizer: {error}; {AGAIN}") from None
+        raise BundleError(f"{path} must be a tokenizer: {error}; {again}") from None
+
+
+def _tokenizer(path: Path) -> Any:
+    made = read_tokenizer(path, AGAIN)
     made.no_truncation()  # a file may say both, as it was last used
     made.no_padding()
     if not made.encode("").ids:

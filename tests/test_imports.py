@@ -4,10 +4,10 @@
     6  export  <-  quality  <-  train            integrations (what others call)
     5  trace  ->  fit, shortening      reference (never what selects: it is independent of the trace)
     4  pruners | encoders                        neither sees the other; they meet in `taps` and in `fit`
-    3  ports  ->  prior, taps, schedule, estimate, doctor
+    3  prior, taps, schedule, estimate, doctor
     2  runtime, probes
     1  bundle, checkpoint, targets, catalog
-    0  errors, typed, traits, precisions
+    0  errors, typed, traits, precisions, ports
 
 torch stays out of everything that a device needs, onnx out of everything but export/.
 """
@@ -27,10 +27,10 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"export": "edgeprune.export", "runtime": "edgeprune.runtime", "targets": "edgeprune.targets"}
 
 FLOORS = {
-    **dict.fromkeys(("errors", "typed", "traits", "precisions"), 0),
+    **dict.fromkeys(("errors", "typed", "traits", "precisions", "ports"), 0),
     **dict.fromkeys(("bundle", "checkpoint", "targets", "catalog"), 1),
     **dict.fromkeys(("runtime", "probes"), 2),
-    **dict.fromkeys(("ports", "prior", "schedule", "taps", "estimate", "doctor"), 3),
+    **dict.fromkeys(("prior", "schedule", "taps", "estimate", "doctor"), 3),
     **dict.fromkeys(("pruners", "encoders"), 4),
     **dict.fromkeys(("trace", "fit", "fit_inside", "reference", "reference_steps", "shortening"), 5),
     **dict.fromkeys(("correction", "adapted", "frozen", "weighting"), 5),
@@ -42,7 +42,6 @@ FLOORS = {
 BESIDE = {
     "typed": ("errors",),
     "probes": ("runtime",),
-    "prior": ("ports",),
     "quality": ("export",),
     "train": ("export", "quality"),
     "integrations": ("export",),
@@ -65,8 +64,8 @@ SIBLINGS = {"pruners": "_", "encoders": None}
 """rooms whose files are apart: of its own, a file may import the __init__ and what begins like this; None: any file"""
 
 DEVICE = (
-    *("bundle", "catalog", "doctor", "errors", "estimate", "precisions", "probes", "runtime", "targets", "traits"),
-    "typed",
+    *("bundle", "catalog", "doctor", "errors", "estimate", "ports", "precisions", "probes", "runtime", "targets"),
+    *("traits", "typed"),
 )
 WITHOUT_TORCH = ("__main__", "cli", *DEVICE)
 HEAVY = ("torch", "transformers")

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from edgeprune.errors import BundleError, MissingPackageError, RequestError
 from edgeprune.runtime.generate.folder import Folder
+from edgeprune.runtime.text import read_tokenizer
 
 __all__ = ["Chat", "expanded"]
 
@@ -35,7 +36,7 @@ class Chat:
     def __init__(self, folder: Folder) -> None:
         """Raises BundleError when the folder has no readable ones, MissingPackageError without tokenizers or jinja2."""
         self._folder, self._manifest = folder, folder.manifest
-        self.tokenizer = _tokenizer(folder)
+        self.tokenizer = read_tokenizer(folder.file(TOKENIZER), "assemble it again")
         settings = folder.read_json(SETTINGS) if SETTINGS in folder.manifest.files else {}
         self._special = {
             name: _text(settings.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -107,19 +108,6 @@ def expanded(ids: Sequence[int], counts: Sequence[int], prompt: Any) -> tuple[in
     for id in ids:
         left += [*prompt.before, *[prompt.image] * next(given), *prompt.after] if id == prompt.placeholder else [id]
     return tuple(left)
-
-
-def _tokenizer(folder: Folder) -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise MissingPackageError("tokenizers", "generate", error) from None
-    try:
-        return tokenizers.Tokenizer.from_file(str(folder.file(TOKENIZER)))
-    except BundleError:
-        raise
-    except Exception as error:  # the package's own are plain Exceptions
-        raise BundleError(f"{folder.path / TOKENIZER} must be a tokenizer: {error}; assemble it again") from None
 
 
 def _compiled(source: str, folder: Folder) -> Any:

@@ -125,6 +125,19 @@ def verify(
         done, total = 0, len(names) * len(devices)
         reports: list[BackendReport] = []
         refused: RequestError | None = None
+
+        def judged(runner: Runner, executor: str) -> BackendReport:
+            nonlocal done
+            results = {}
+            for probe in names:
+                if progress:
+                    progress(done, total, f"{executor} {probe}")
+                results[probe] = _run(runner, probe, read(probe) if keep is None else read(probe).cut(keep), forced)
+                done += 1
+            bounds = bundle.manifest.bounds
+            shown = _dtype(runner) if bounds is None else bundle.manifest.precision
+            return BackendReport(executor, shown, results, source=runner.session.source, bounds=bounds)
+
         for name in devices:
             try:
                 runner = open_bundle(bundle, name, threads, keep=keep)
@@ -137,21 +150,12 @@ def verify(
                 reports.append(BackendReport(name, bundle.manifest.precision, {}, not_run=str(error)))
                 total -= len(names)
                 continue
-            results = {}
-            for probe in names:
-                if progress:
-                    progress(done, total, f"{name} {probe}")
-                results[probe] = _run(runner, probe, read(probe) if keep is None else read(probe).cut(keep), forced)
-                done += 1
-            precision, bounds = bundle.manifest.precision, bundle.manifest.bounds
-            shown = _dtype(runner) if bounds is None else precision
-            reports.append(BackendReport(name, shown, results, source=runner.session.source, bounds=bounds))
+            reports.append(judged(runner, name))
             runner.close()
             if bundle.manifest.halves and name in DEVICES and keep is None:
+                total += len(names)
                 runner.session = Halves(bundle, name, threads)
-                results = {probe: _run(runner, probe, read(probe), forced) for probe in names}
-                source = runner.session.source
-                reports.append(BackendReport(f"{name} halves", shown, results, source=source, bounds=bounds))
+                reports.append(judged(runner, f"{name} halves"))
                 runner.close()
     if device is None:
         reports += [BackendReport(PLAN_DEVICE, bundle.manifest.precision, {}, not_run=why) for why in left.values()]
