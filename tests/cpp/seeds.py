@@ -108,21 +108,23 @@ def short(path: Path) -> bytes:
 
 
 def examples() -> Iterator[tuple[str, bytes]]:
-    """Those of tests/runtime/parity/test_rules.py: worked by hand, a few patches each."""
+    """Those of test_rules.py and test_groups.py of tests/runtime/parity: worked by hand, a few patches each."""
     cases: list[Case] = []
 
     class Recorder:
         def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-            module = items[0].module
-            made = module.case
+            modules = {item.module for item in items}
+            made = next(iter(modules)).case  # the same in all of them
 
             def recorded(*given: Any, **quantities: Any) -> Case:
                 cases.append(made(*given, **quantities))
                 return cases[-1]
 
-            module.case = recorded
+            for module in modules:
+                module.case = recorded
 
-    pytest.main([str(ROOT / "tests/runtime/parity/test_rules.py"), "-q", "-p", "no:xdist"], plugins=[Recorder()])
+    files = [str(ROOT / f"tests/runtime/parity/test_{name}.py") for name in ("rules", "groups")]
+    pytest.main([*files, "-q", "-p", "no:xdist"], plugins=[Recorder()])
     for at, case in enumerate(cases):
         kind = {"objective": "greedy", "form": "match", "anchors": "stages", "dropped": "thin", "sizes": "chunks"}
         name = case.rule.get("name") or next((kind[key] for key in kind if key in case.rule), "topk")

@@ -146,7 +146,7 @@ def asked(rule: dict[str, Any], picks: list[int], images: int = 2, **quantities:
     order = np.tile(np.array(picks, np.int32), (images, 1))
     scores = np.full((images, PATCHES), -np.inf, np.float32)
     np.put_along_axis(scores, order.astype(np.int64), dice.random(order.shape).astype(np.float32), 1)
-    got = {"tokens": dice.standard_normal((images, len(picks), 4)).astype(np.float32), "scores": scores}
+    got: Arrays = {"tokens": dice.standard_normal((images, len(picks), 4)).astype(np.float32), "scores": scores}
     got |= {"indices": np.sort(order, axis=1), "picks": order}
     return Case(got, got, "float32", {"name": "greedy", **rule}, given)
 
@@ -159,7 +159,7 @@ APART = [3, 7, 1, 19, 0, 12, 25, 39, 20, 31, 22, 28]
 
 
 def test_gains_by_a_question_are_the_same_to_the_last_bit(cpp: Path, tmp_path: Path) -> None:
-    none = {"relevance": np.zeros((2, PATCHES), np.float32), "length": np.zeros((2, 1), np.float32)}
+    none: dict[str, Any] = {"relevance": np.zeros((2, PATCHES), np.float32), "length": np.zeros((2, 1), np.float32)}
     cases = [
         asked(relevant(1.0), APART),
         asked(relevant(0.5), APART),

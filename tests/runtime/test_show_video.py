@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,37 +13,18 @@ from edgeprune.errors import RequestError
 from edgeprune.export import Request
 from edgeprune.export.job import export_bundle
 from edgeprune.runtime.show_video import draw_video
+from tests.runtime.priors.clips import pictures, write_clip
 
-SIDE, SQUARE, STEP, FRAMES = 192, 64, 4, 8
-
-
-def pictures() -> Iterator[np.ndarray]:
-    """Texture, and a square of another one that goes right by STEP pixels a frame."""
-    rng = np.random.default_rng(0)
-    still, square = (
-        np.kron(rng.integers(40, 216, (side // 4, side // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-        for side in (SIDE, SQUARE)
-    )
-    for frame in range(FRAMES):
-        picture = still.copy()
-        picture[64 : 64 + SQUARE, STEP * frame + 16 : STEP * frame + 16 + SQUARE] = square
-        yield picture
+FRAMES = 8
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A square that goes right by 4 pixels a frame."""
     av = pytest.importorskip("av")
-    if "libx264" not in av.codecs_available:
-        pytest.skip("FFmpeg was built without libx264")
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": str(FRAMES), "bf": "0", "refs": "1"})
-        stream.width = stream.height = SIDE
-        stream.pix_fmt = "yuv420p"
-        for picture in pictures():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    options = {"g": str(FRAMES), "bf": "0", "refs": "1"}
+    frames = pictures(192, range(16, 16 + 4 * FRAMES, 4), top=64)
+    return write_clip(av, tmp_path_factory.mktemp("clip") / "clip.mp4", "libx264", options, frames)
 
 
 @pytest.fixture(scope="module")

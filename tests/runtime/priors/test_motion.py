@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from edgeprune.errors import MissingPackageError, RequestError
 from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.runtime.priors import Patches, moving
 from edgeprune.runtime.priors.motion import grown, moved
+from tests.runtime.priors.clips import pictures, write_clip
 from tests.runtime.priors.steps import steps
 
 SIDE, PATCH, GRID = 224, 16, (14, 14)
@@ -46,36 +47,14 @@ def write(av: Any, tmp_path: Path) -> Write:
     """Skips where FFmpeg was built without the encoder."""
 
     def write(codec: str, options: dict[str, str], suffix: str = "mp4", size: int = SIDE, count: int = FRAMES) -> Path:
-        if codec not in av.codecs_available:
-            pytest.skip(f"FFmpeg was built without {codec}")
-        path = tmp_path / f"{codec}-{size}.{suffix}"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream(codec, rate=25, options=options)
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            for picture in drawn(size, count):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        return path
+        frames = pictures(size, map(left_of, range(count)), top=80)
+        return write_clip(av, tmp_path / f"{codec}-{size}.{suffix}", codec, options, frames)
 
     return write
 
 
 def left_of(frame: int) -> int:
     return 32 + STEP * frame
-
-
-def drawn(size: int, count: int) -> Iterator[NDArray[np.uint8]]:
-    """Texture of 4 x 4 pixels, which a block is found again by; rows 80 to 144 and 64 columns are the square."""
-    random = np.random.default_rng(0)
-    still, square = (
-        np.kron(random.integers(40, 216, (side // 4, side // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-        for side in (size, 64)
-    )
-    for frame in range(count):
-        picture = still.copy()
-        picture[80:144, left_of(frame) : left_of(frame) + 64] = square
-        yield picture
 
 
 def inside(frame: int) -> NDArray[np.bool_]:
@@ -96,12 +75,12 @@ def passed(frame: int) -> NDArray[np.bool_]:
 @pytest.mark.parametrize(("codec", "options", "suffix"), ENCODERS, ids=[one[0] for one in ENCODERS])
 def test_what_moves_is_at_the_top(write: Write, codec: str, options: dict[str, str], suffix: str) -> None:
     video = write(codec, options, suffix)
-    pictures = list(drawn(SIDE, FRAMES))
+    drawn = list(pictures(SIDE, map(left_of, range(FRAMES)), top=80))
     frames = list(moving(video, GRID, SQUEEZED))
     assert [one.whole for one in frames] == [at % EVERY == 0 for at in range(FRAMES)]
     for at, one in enumerate(frames):
         assert one.rgb.shape == (SIDE, SIDE, 3)
-        assert np.abs(one.rgb.astype(int) - pictures[at]).mean() < 20, "the frame that was drawn, in this place"
+        assert np.abs(one.rgb.astype(int) - drawn[at]).mean() < 20, "the frame that was drawn, in this place"
         assert one.prior.dtype == np.float32
         prior = one.prior.reshape(GRID)
         if one.whole:
