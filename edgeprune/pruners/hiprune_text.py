@@ -7,8 +7,8 @@
 The paper calls it HiPrune++ and says how many are added in two ways that contradict each other; no code is published.
 E is that of a third party's port, a tenth of the budget, and is part of it here, so that K tokens leave.
 
-Paper   https://arxiv.org/abs/2508.00553, section 4.4
-Source  ours; of what `hiprune` keeps, Danielement321/HiPrune@6e83a12
+Source  ours, after https://arxiv.org/abs/2508.00553, section 4.4
+        Danielement321/HiPrune@6e83a12, of what `hiprune` keeps
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Method(pruners.Method):
     object_layer: int = 0
     neighbours: str = "flat"
     """these three as of hiprune"""
+    written_from: ClassVar[str] = "ours"
     traits: ClassVar[Traits] = Traits(
         whole_grid=True,
         reads=("attention maps of two layers", "features"),
