@@ -54,19 +54,19 @@ class Prior:
         return torch.where(prior > 0, scores, scores - below)
 
     def official(self, scores: Tensor, prior: Tensor) -> Tensor:
-        """The same, image by image, as the reference has it."""
-        every = []
-        for own, wanted in zip(scores.double(), prior.double(), strict=True):
-            if self.use == "mul":
-                every.append(own * wanted)
-            elif self.use == "fuse":
-                spreads = [max(one.max() - one.min(), FLAT * one.abs().max(), TINY) for one in (own, wanted)]
-                units = [(one - one.min()) / spread for one, spread in zip((own, wanted), spreads, strict=True)]
-                every.append(torch.lerp(units[0], units[1], self.weight))
-            else:
-                fallen = own - (2 * (own.max() - own.min()) + FLAT * own.abs().max() + TINY)
-                every.append(own.where(wanted > 0, fallen))
-        return torch.stack(every).float()
+        """The same as the reference has it."""
+        if self.use == "mul":
+            return torch.mul(prior, scores)
+        least, most = scores.min(dim=1, keepdim=True).values, scores.max(dim=1, keepdim=True).values
+        largest = torch.maximum(most, -least)
+        if self.use == "mask":
+            fallen = scores - 2 * (most - least) - FLAT * largest - TINY
+            return fallen.where(prior <= 0, scores)
+        first, last = prior.min(dim=1, keepdim=True).values, prior.max(dim=1, keepdim=True).values
+        spread, spread_of_prior = (
+            (high - low).max(FLAT * high.max(-low)).clamp(min=TINY) for low, high in ((least, most), (first, last))
+        )
+        return torch.lerp((scores - least) / spread, (prior - first) / spread_of_prior, self.weight)
 
 
 def _unit(x: Tensor) -> Tensor:

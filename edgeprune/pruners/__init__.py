@@ -277,7 +277,7 @@ def greedily(gain: Callable[[Tensor], Tensor], batch: int, keep: int) -> Selecti
         among = gains
         if behind is not None:
             first = gains.masked_fill(behind, -torch.inf)
-            among = torch.stack([one if one.isfinite().any() else all_ for one, all_ in zip(first, gains, strict=True)])
+            among = first.where(first.max(dim=1, keepdim=True).values.isfinite(), gains)
         best, pick = among.max(dim=1, keepdim=True)
         order = torch.cat((order, pick), dim=1)
         gained.append(best)

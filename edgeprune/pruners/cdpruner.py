@@ -120,18 +120,16 @@ class Method(pruners.Method):
     def official(self, eager: Eager) -> Selection:
         text, x = eager.given[TEXT], torch.nn.functional.normalize(eager.projected, dim=-1)
         v = -torch.nn.functional.normalize(eager.aligned, dim=-1) if self.form == "paper" else x
-        relevance, lengths = torch.einsum("bnc,bc->bn", v, text), text.norm(dim=1)
+        relevance, lengths = torch.bmm(v, text[:, :, None])[:, :, 0], text.norm(dim=1)
         similarity = torch.bmm(x, x.mT)
         quantities = {"similarity": similarity, "relevance": relevance, "length": lengths[:, None]}
         itself = similarity + torch.diag_embed(1 - similarity.diagonal(dim1=1, dim2=2))
         scores, picks = torch.full_like(relevance, -torch.inf), []
         for start, stop, keep in self.parts(relevance.shape[1]):
             own = relevance[:, start:stop]
-            stretched = []
-            for one, length in zip(own, lengths, strict=True):
-                spread = max(float(one.max() - one.min()), FLAT * float(length), TINY)
-                stretched.append((one - one.max()) / spread + 1)
-            r = torch.stack(stretched)
+            most = own.max(dim=1, keepdim=True).values
+            spread = (most - own.min(dim=1, keepdim=True).values).clamp(min=TINY)
+            r = (own - most) / spread.max(FLAT * lengths[:, None]) + 1
             kernel = itself[:, start:stop, start:stop]
             conditioned = r[:, :, None] * kernel * r[:, None, :]
             chosen = by_elimination(torch.lerp(kernel, conditioned, self._weight), keep)

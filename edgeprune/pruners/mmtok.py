@@ -92,7 +92,7 @@ class Method(pruners.Method):
     def official(self, eager: Eager) -> Selection:
         normalised = torch.nn.functional.normalize
         t, x, h = (normalised(one, dim=2, eps=1e-8) for one in (eager.given[TEXT], eager.projected, eager.features))
-        likeness, similarity, mask = torch.einsum("bmc,bnc->bmn", t, x), torch.bmm(h, h.mT), eager.given[TEXT_MASK]
+        likeness, similarity, mask = torch.bmm(t, x.mT), torch.bmm(h, h.mT), eager.given[TEXT_MASK]
         # A row that is no word is covered by all patches alike, and counts for none.
         p = torch.softmax(likeness / 0.02, dim=2) / mask.sum(dim=1).clamp(min=1)[:, None, None]
         p = p.masked_fill(mask[:, :, None] == 0, 0.0)

@@ -86,13 +86,11 @@ class Method(pruners.Method):
         columns = eager.attentions[-1].mean(dim=(1, 2))[:, eager.prefix :]
         h = torch.nn.functional.normalize(eager.features, dim=-1)
         similarity = torch.bmm(h, h.mT)
-        away = torch.stack([torch.cdist(one.double(), one.double()).float() for one in eager.given[XYZ]])
+        xyz = eager.given[XYZ]
+        away = (xyz[:, None, :, :] - xyz[:, :, None, :]).norm(dim=3)
         anchor = columns.argmax(dim=1)
-        distance = []
-        for image, at in enumerate(anchor.tolist()):
-            dmax = max(float(away[image, at].max()), TINY)
-            distance.append(self.balance * away[image] / dmax + (1 - self.balance) * (1 - similarity[image]))
-        apart = torch.stack(distance)
+        dmax = torch.take_along_dim(away, anchor[:, None, None], dim=1).amax(dim=2, keepdim=True).clamp(min=TINY)
+        apart = torch.lerp(1 - similarity, away / dmax, self.balance)
 
         def gain(chosen: Tensor) -> Tensor:
             if chosen.shape[1] == 0:

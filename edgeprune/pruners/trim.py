@@ -29,6 +29,7 @@ class Method(pruners.Method):
     keep: int
     written_from: ClassVar[str] = "official code at FreedomIntelligence/TRIM@f5a232d"
     traits: ClassVar[Traits] = Traits(
+        official_in_onnx=False,
         reads=("features",),
         multiply_adds="38.2 M",
         early=False,

@@ -16,6 +16,7 @@ from edgeprune.export.request import check
 from edgeprune.runtime import TokenEncoder, load
 
 SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
+MASKED = {"method": "divprune", "prior": "mask"}
 ASKED = {"method": "cdpruner", "options": {"form": "openvino"}}
 
 
@@ -114,3 +115,21 @@ def test_a_prior_is_of_every_image_of_a_run(tmp_path: Path, request_: dict[str, 
         kept = encoder([SCENE] * 3, prior=both).indices % 12
         assert [(kept[at] < 6).all() for at in range(3)] == [True, False, True]
         assert (encoder([SCENE] * 3, prior=left).indices % 12 < 6).all()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ASKED,
+        {"method": "mmtok"},
+        {"method": "segpruner"},
+        {"prior": "fuse:0.5"},
+        {"method": "divprune", "prior": "mask"},
+    ],
+    ids=["cdpruner", "mmtok", "segpruner", "fuse", "mask"],
+)
+def test_the_official_form_goes_along_and_takes_what_the_graph_takes(tmp_path: Path, request_: dict[str, Any]) -> None:
+    request = {"method": "fastervlm", "target": "cpu", "keep": 24, "runtime": False, "output": tmp_path / "with"}
+    graphs = export_bundle(Request(**{**request, **request_})).manifest.graphs
+    assert graphs["baseline.official"].inputs == graphs["encoder"].inputs
+    assert [*graphs["baseline.unpruned"].inputs] == ["pixel_values"]

@@ -17,12 +17,13 @@ Matrix matrix_of(const View &value, std::size_t columns, const char *name) {
     return matrix;
 }
 
-// The softmax of each row of logits over a temperature, times `share`.
+// The softmax of a row of logits over a temperature, times `share`.
 void soften(double *row, std::size_t count, double temperature, double share) {
-    double most = -INFINITE, total = 0;
+    double most = -INFINITE;
     for (std::size_t at = 0; at < count; ++at) row[at] /= temperature, most = higher(most, row[at]);
-    for (std::size_t at = 0; at < count; ++at) total += row[at] = std::exp(row[at] - most);
-    for (std::size_t at = 0; at < count; ++at) row[at] *= share / total;
+    for (std::size_t at = 0; at < count; ++at) row[at] = std::exp(row[at] - most);
+    const double total = sum(row, count);
+    for (std::size_t at = 0; at < count; ++at) row[at] = row[at] / total * share;
 }
 
 // A share of a softmax is off by itself times what its logit is off by. A word is exact, a patch is not, so that a
@@ -53,19 +54,22 @@ class Covers : public Objective {
         return gained;
     }
     double noise(std::size_t pick) override {
-        double off = 1e-12;
+        double off = 0;
         for (std::size_t row = 0; row < rows_.rows; ++row)  // an error may bring it over what is covered
             if (rows_[row][pick] > covered_[row] / 2) off += slope_[row] * (rows_[row][pick] + covered_[row]);
-        return off;
+        return off + 1e-12;
     }
     void take(std::size_t pick) override {
-        for (std::size_t row = 0; row < rows_.rows; ++row) covered_[row] = higher(covered_[row], rows_[row][pick]);
+        for (std::size_t row = 0; row < rows_.rows; ++row)
+            covered_[row] = picked_ ? higher(covered_[row], rows_[row][pick]) : rows_[row][pick];
+        picked_ = true;
     }
 
   private:
     Matrix rows_;
     std::size_t words_;
-    Floats slope_, covered_;
+    Floats slope_, covered_;  // 0 without picks
+    bool picked_ = false;
 };
 
 }  // namespace
