@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ class Import:
     """at the top of the module, where it happens on import"""
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Module -> file, for every module of edgeprune, each once."""
     found: dict[str, Path] = {}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from tests.covering import always
 
 MakeFolder = Callable[..., Path]
 Refusal = Callable[..., str]
@@ -39,8 +42,18 @@ ATTENTION = (
 )
 
 
-@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
-@pytest.mark.parametrize("part", ["", "vision_config.", "text_config."])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    always(
+        product(
+            ("", "vision_config.", "text_config."),
+            ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+        ),
+        ("", "_attn_implementation"),
+        ("vision_config.", "attn_implementation"),
+        ("text_config.", "_attn_implementation_internal"),
+    ),
+)
 def test_case_the_tower_attends_as_the_trace_needs_whatever_attention_it_was_saved_with(
     llava_folder: MakeFolder, tmp_path: Path, tokens: Tokens, part: str, name: str
 ) -> None:

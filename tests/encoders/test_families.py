@@ -171,6 +171,7 @@ def exported(
     return encoder, fastervlm.Method(KEEP) if encoder.tower.has_cls else pool.Method(KEEP), bundle
 
 
+@pytest.mark.slow
 def test_the_graph_equals_the_reference_on_onnx_runtime(exported: tuple[Encoder, Method, Exported]) -> None:
     encoder, _, bundle = exported
     assert bundle.reports

@@ -25,11 +25,14 @@ from edgeprune.pruners import get, none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import TokenEncoder, load
 from edgeprune.trace import PrunedEncoder
+from tests.covering import always
 from tests.encoders.kinds import declared
 from tests.encoders.test_matrix import KEEP
 
 WHOLE = [name for name, one in declared().items() if one.given]
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 60, 3), dtype=np.uint8))
+COVERING = ("gemma4", "qwen3.5", "glm4v", "mistral3", "paligemma")
+"""always asked: per-layer inputs, two kinds of rotary positions, grouped patches, a mask that sees both ways"""
 NEW = 12
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 3e-4}
 Made = Callable[[str], tuple[Path, Encoder]]
@@ -104,7 +107,7 @@ def places(model: Any, prompt: list[int], kept: Tensor, encoder: Encoder) -> Ten
     return found
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", always(WHOLE, *COVERING))
 def test_it_says_the_same_from_the_bundle_and_from_the_reference(
     made: Made,
     model: Callable[[str], Any],
@@ -144,7 +147,7 @@ def test_it_says_the_same_from_the_bundle_and_from_the_reference(
         assert (own(**upside_down).logits[0, -1] - own(**inputs).logits[0, -1]).abs().max() > 0.001
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", always(WHOLE, *COVERING))
 def test_the_graph_costs_what_the_formula_says(
     made: Made, kind: Callable[[str], Any], cell: Callable[..., Any], name: str
 ) -> None:

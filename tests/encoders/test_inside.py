@@ -22,12 +22,20 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.parity import compare
 from edgeprune.schedule import Step
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.encoders.kinds import declared
 
 Made = Callable[[str], tuple[Path, Encoder]]
 
 REFUSED = {"qwen2.5 vl": "any number of tokens", "internvl": "any number of tokens"}
 """windows; squares of patches that do not stand side by side"""
 KEEP = 12
+EVERY = [name for name, kind in declared().items() if not kind.detects]
+CELLS = [
+    pytest.param(kind, reducer, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+    for i, kind in enumerate(EVERY)
+    for j, reducer in enumerate(inside.names())
+]
+"""each kind with a third of the reducers, and each reducer with a third of the kinds, in every run of the tests"""
 
 
 def left(encoder: Encoder) -> int:
@@ -43,11 +51,11 @@ def shortened(encoder: Encoder, reducer: str, keep: int = KEEP) -> tuple[Encoder
     return with_inside(encoder, reducer, built, (Step(1, left(encoder)),), method, origin=True), method
 
 
-@pytest.mark.parametrize("reducer", inside.names())
-def test_the_sequence_shortens_as_the_reference_says_or_is_refused(made: Made, every: str, reducer: str) -> None:
-    _, encoder = made(every)
-    if every in REFUSED:
-        with pytest.raises(MethodError, match=REFUSED[every]):
+@pytest.mark.parametrize(("kind", "reducer"), CELLS)
+def test_the_sequence_shortens_as_the_reference_says_or_is_refused(made: Made, kind: str, reducer: str) -> None:
+    _, encoder = made(kind)
+    if kind in REFUSED:
+        with pytest.raises(MethodError, match=REFUSED[kind]):
             shortened(encoder, reducer)
         return
     refused = [
@@ -81,7 +89,9 @@ def test_tiles_that_are_one_pool_are_refused(made: Made) -> None:
         build_reducer(encoder, "tome", get("divprune")(KEEP), "divprune", pooled=2)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize(("kind", "share"), [("qwen3 vl", 2 / 3), ("llava clip layers", 1 / 2)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [pytest.param("qwen3 vl", 2 / 3, marks=pytest.mark.slow), ("llava clip layers", 1 / 2)]
+)
 def test_it_is_exported_and_verified(made: Made, tmp_path: Path, kind: str, share: float) -> None:
     """share: half is the most that merge, where no row at an even place is left alone"""
     folder, encoder = made(kind)

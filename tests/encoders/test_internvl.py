@@ -144,7 +144,13 @@ def cropping(kind: Callable[[str], Any], model_folder: Callable[..., Path], tmp_
     return model_folder(folder, one.architecture, {**one.processor, "crop_to_patches": True}, **one.config)
 
 
-@pytest.mark.parametrize(("name", "keep"), [("fastervlm", 21), ("divprune", 20)], ids=["each tile", "one pool"])
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [
+        pytest.param("fastervlm", 21, id="each tile", marks=pytest.mark.slow),
+        pytest.param("divprune", 20, id="one pool"),
+    ],
+)
 def test_case_internvl_crops_an_image_is_cut_as_its_processor_cuts_it(
     cropping: Path, tmp_path: Path, name: str, keep: int
 ) -> None:

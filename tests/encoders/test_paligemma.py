@@ -156,7 +156,10 @@ def scene(cameras: int) -> tuple[list[Image.Image], torch.Tensor, dict[str, Any]
     return images, torch.tensor([[*[3] * 36 * cameras, 2, 8, 9, 10]]), given
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["a batch of cameras", "a bundle for each"])
+@pytest.mark.parametrize(
+    "together",
+    [pytest.param(True, id="a batch of cameras"), pytest.param(False, id="a bundle for each", marks=pytest.mark.slow)],
+)
 def test_a_policy_acts_on_kept_tokens_as_on_the_references(
     policy: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:

@@ -305,6 +305,7 @@ def exported(
     )
 
 
+@pytest.mark.slow
 def test_the_graph_equals_the_reference_on_onnx_runtime(exported: tuple[Encoder, Exported]) -> None:
     encoder, bundle = exported
     assert bundle.reports

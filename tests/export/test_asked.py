@@ -16,6 +16,7 @@ from edgeprune.export.job import export_bundle
 from edgeprune.export.request import check
 from edgeprune.runtime import TokenEncoder, load
 from edgeprune.runtime.show import draw
+from tests.covering import always
 from tests.export.test_text import write_clip
 
 SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
@@ -83,6 +84,7 @@ def test_the_picture_of_it_says_what_was_asked(bundle: Path) -> None:
     assert draw(bundle, SCENE, inputs={"text": "a circle"}, device="cpu").size[0] > 0
 
 
+@pytest.mark.slow
 def test_hiprune_text_is_exported_and_judged(clip: Path, tmp_path: Path) -> None:
     request = Request(**{**GIVEN, "method": "hiprune_text"}, text_model=str(clip), output=tmp_path / "asked")  # type: ignore[arg-type]
     (report,) = export_bundle(request).reports
@@ -148,7 +150,7 @@ def test_trim_keeps_the_least_alike_and_the_mean_of_the_others(clip: Path, tmp_p
     np.testing.assert_allclose(got.tokens[0, at], mean.numpy(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", always(["float32", "float16"], "float32"))
 def test_mmtok_is_asked_word_by_word(tmp_path: Path, precision: str) -> None:
     options = {**GIVEN, "method": "mmtok", "target": "jetson-orin" if precision == "float16" else "cpu"}
     exported = export_bundle(Request(**options, options={"texts": "4"}, split=True, output=tmp_path / "words"))  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, with_inside
 from edgeprune.schedule import Step
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.covering import always
 
 LAYERS = [f"encoder.encoder.layers.{at}.self_attn" for at in range(5)]
 """of the embedded model, up to the feature layer"""
@@ -138,7 +139,7 @@ def graph(method: str, folder: Path, dtype: torch.dtype = torch.float16, inside:
     return folder / f"{method}.onnx"
 
 
-@pytest.mark.parametrize("method", ["fastervlm", pytest.param("hiprune", marks=pytest.mark.slow), "divprune"])
+@pytest.mark.parametrize("method", always(["fastervlm", "hiprune", "divprune"], "fastervlm"))
 def test_pruning_keeps_attention_fused_and_adds_few_kernels(
     method: str, folder: Path, unpruned: GraphAudit, compiled: Callable[[Path], GraphAudit], tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ class TestDroppingInside:
         assert any("evenly over the grid" in one for one in done.manifest.deviations)
         assert done.warnings == ()
 
+    @pytest.mark.slow
     def test_a_budget_that_saves_nothing_is_warned_of(
         self, yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path
     ) -> None:
@@ -47,7 +48,9 @@ class TestDroppingInside:
         files = sorted(path.name for path in done.folder.glob("*.onnx"))
         assert files == ["baseline.matmul.onnx", "baseline.unpruned.onnx", "encoder.onnx"]
 
-    @pytest.mark.parametrize(("options", "behind", "warned"), [({"layer": "1"}, 1, 1), ({}, 3, 0)])
+    @pytest.mark.parametrize(
+        ("options", "behind", "warned"), [({"layer": "1"}, 1, 1), pytest.param({}, 3, 0, marks=pytest.mark.slow)]
+    )
     def test_an_early_layer_of_received_is_warned_of(
         self, yolos_folder: Path, tmp_path: Path, options: dict[str, str], behind: int, warned: int
     ) -> None:
@@ -56,6 +59,7 @@ class TestDroppingInside:
         assert done.manifest.steps == ((behind, 12),)
         assert len([one for one in done.warnings if one.startswith("received reads layer 1 of 4")]) == warned
 
+    @pytest.mark.slow
     def test_a_budget_below_the_foreground_of_one_image_in_ten_is_warned_of(
         self, yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path
     ) -> None:

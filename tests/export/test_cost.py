@@ -20,6 +20,7 @@ from edgeprune.fit import build_method
 from edgeprune.pruners import Method, bavit, fastervlm, none, pool, random, received
 from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.covering import always
 
 Traced = Callable[..., ir.Model]
 
@@ -146,6 +147,7 @@ def test_a_loop_without_a_constant_count_is_refused(inputs: str, node: str, why:
         graph_cost(ir.from_proto(parser.parse_model(text)).graph)
 
 
+@pytest.mark.slow
 def test_an_exported_loop_costs_what_its_steps_cost_written_out(traced: Traced) -> None:
     looped, unrolled = traced("divprune", form="looped"), traced("divprune", form="unrolled")
     assert "Scan" in {node.op_type for node in looped.graph}
@@ -214,9 +216,7 @@ def inside(encoder: Encoder, name: str, make_scorer: Callable[..., Path]) -> Met
     return build_method(bavit.Method, "bavit", encoder, 20, scorer=load_scorer(make_scorer(name)))
 
 
-@pytest.mark.parametrize(
-    "name", ["received", "trunk", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "coarse"))]
-)
+@pytest.mark.parametrize("name", always(["received", "trunk", "none", "coarse"], "trunk"))
 def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
     yolos_folder: Path, make_scorer: Callable[..., Path], name: str
 ) -> None:

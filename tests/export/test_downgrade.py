@@ -32,7 +32,7 @@ GRAPH_ERROR = 1e-5
 """relative to the largest value: what the norms of three layers become in a difference of cosines"""
 
 
-ALWAYS = ("fastervlm", "aim", "holov", "scope", "visionzip")
+ALWAYS = ("aim", "holov", "scope")
 """together they have every operator of a method that opset 17 says otherwise; the others are cells"""
 METHODS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.cells) for name in pruners.names()]
 

@@ -197,6 +197,7 @@ def body(model: ir.Model) -> ir.Graph:
     return scan.attributes["body"].as_graph()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GREEDY)
 def test_looped_and_unrolled_select_the_same(encoder: Encoder, name: str, tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(5))

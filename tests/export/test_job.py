@@ -27,7 +27,7 @@ from edgeprune.runtime.parity.verify import verify
 from tests.export.test_text import write_clip
 
 MakeFolder = Callable[..., Path]
-IN_FLOAT16 = ("holov", "vispruner", "scope", "aim", "visionzip", "prunesid", "bavit")
+IN_FLOAT16 = ("holov", "vispruner", "scope", "aim", "visionzip", "bavit")
 """one of each rule of parity but top-k and stages, which test_target_matrix.py has; both ways to merge; a scorer. The
 others are slow here, and tests/encoders/test_matrix.py always exports them in float32"""
 

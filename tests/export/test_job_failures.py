@@ -19,6 +19,7 @@ from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.pruners import _select as selection
 from edgeprune.pruners import fastervlm
 from edgeprune.taps import Taps
+from tests.covering import always
 
 MakeFolder = Callable[..., Path]
 
@@ -60,7 +61,10 @@ class Mistakes:
         patch.setattr(Taps, "cls_attention", lambda taps: right(taps).half().float())
 
 
-@pytest.mark.parametrize("mistake", [name for name in vars(Mistakes) if not name.startswith("_")])
+@pytest.mark.parametrize(
+    "mistake",
+    always([name for name in vars(Mistakes) if not name.startswith("_")], "wrong_layer", "scores_in_float16"),
+)
 def test_parity_catches_a_mistake_of_the_traced_path_and_no_bundle_is_left(
     mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

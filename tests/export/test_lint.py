@@ -26,6 +26,7 @@ from edgeprune.fit import build_method
 from edgeprune.precisions import QUANTISED as QUANTISED_PRECISIONS
 from edgeprune.targets import Target
 from edgeprune.trace import PrunedEncoder
+from tests.covering import always
 
 MakeFolder = Callable[..., Path]
 
@@ -53,7 +54,7 @@ def small(text: str, opset: int = 17) -> ir.Model:
 # What is exported
 
 
-@pytest.mark.parametrize("method", ["divprune", "hiprune"])
+@pytest.mark.parametrize("method", always(["divprune", "hiprune"], "divprune"))
 @pytest.mark.parametrize("name", targets.names())
 def test_what_is_exported_for_a_target_fits_it(name: str, method: str, traced: Callable[..., ir.Model]) -> None:
     target = targets.load(name)
@@ -274,7 +275,8 @@ def test_a_graph_of_a_dtype_that_the_target_lacks_leaves_nothing(llava_folder: M
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llava"]
 
 
-@pytest.mark.parametrize("name", [pytest.param("jetson-orin-jp51", marks=pytest.mark.slow), "jetson-orin-jp60"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["jetson-orin-jp51", "jetson-orin-jp60"])
 def test_old_tensorrt_gets_a_bundle_in_opset_17(name: str, llava_folder: MakeFolder, tmp_path: Path) -> None:
     model = str(llava_folder(tmp_path / "llava"))
     done = export_bundle(Request("divprune", name, keep=4, model=model, output=tmp_path / "out"))

@@ -105,7 +105,13 @@ def test_nothing_to_ask_is_nothing_to_split() -> None:
         check(Request("fastervlm", "cpu", keep=24, split=True))
 
 
-@pytest.mark.parametrize("request_", [{"dynamic_batch": True}, {"tiles": 3}], ids=["any batch", "three images"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param({"dynamic_batch": True}, id="any batch"),
+        pytest.param({"tiles": 3}, id="three images", marks=pytest.mark.slow),
+    ],
+)
 def test_a_prior_is_of_every_image_of_a_run(tmp_path: Path, request_: dict[str, Any]) -> None:
     """Probes have as many as the graph takes, though fewer are enough where scenes are chosen."""
     folder = exported(tmp_path / "prior", method="fastervlm", prior="mask", **request_)
@@ -120,16 +126,15 @@ def test_a_prior_is_of_every_image_of_a_run(tmp_path: Path, request_: dict[str, 
 @pytest.mark.parametrize(
     "request_",
     [
-        ASKED,
-        {"method": "mmtok"},
-        {"method": "segpruner"},
-        {"prior": "fuse:0.5"},
-        {"method": "divprune", "prior": "mask"},
+        pytest.param(ASKED, id="cdpruner"),
+        pytest.param({"prior": "fuse:0.5"}, id="fuse"),
+        pytest.param({"method": "mmtok"}, id="mmtok", marks=pytest.mark.slow),
+        pytest.param({"method": "segpruner"}, id="segpruner", marks=pytest.mark.slow),
+        pytest.param({"method": "divprune", "prior": "mask"}, id="mask", marks=pytest.mark.slow),
     ],
-    ids=["cdpruner", "mmtok", "segpruner", "fuse", "mask"],
 )
 def test_the_official_form_goes_along_and_takes_what_the_graph_takes(tmp_path: Path, request_: dict[str, Any]) -> None:
-    request = {"method": "fastervlm", "target": "cpu", "keep": 24, "runtime": False, "output": tmp_path / "with"}
+    request = {"method": "fastervlm", "target": "cpu", "keep": 6, "runtime": False, "output": tmp_path / "with"}
     graphs = export_bundle(Request(**{**request, **request_})).manifest.graphs
     assert graphs["baseline.official"].inputs == graphs["encoder"].inputs
     assert [*graphs["baseline.unpruned"].inputs] == ["pixel_values"]

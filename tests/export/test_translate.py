@@ -58,7 +58,7 @@ def at_length(program: ExportedProgram, decompositions: Any, **options: Any) -> 
 @pytest.mark.parametrize(
     ("method", "form", "dynamic_batch"),
     [
-        ("divprune", "looped", True),
+        pytest.param("divprune", "looped", True, marks=pytest.mark.slow),
         ("visionzip", "looped", False),
         pytest.param("fastervlm", "looped", False, marks=pytest.mark.slow),
         pytest.param("dpp", "unrolled", False, marks=pytest.mark.slow),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from edgeprune.pruners import Selection, greedily
 from edgeprune.pruners._determinant import by_cholesky
 from edgeprune.pruners._greedy import Pick, State, cosine, greedy
 from edgeprune.pruners._loop import Form, written_as
+from tests.covering import always
 
 PATCHES, WIDTH = 24, 8
 ROWS = torch.randn(2, PATCHES, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -128,8 +130,7 @@ def test_the_cosine_of_a_row_with_itself_is_one_exactly() -> None:
         assert bool((cosine(x).diagonal(dim1=1, dim2=2) == 1).all())
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("batch", "rule"), always(product((1, 2), RULES), (1, furthest), (2, volume)))
 def test_the_looped_form_equals_the_unrolled_one(rule: Rule, batch: int) -> None:
     x = ROWS[:batch].clone()
     looped = torch.export.export(Chooser(7, "looped", rule), (x,)).module()(x)
@@ -153,8 +154,10 @@ def test_both_forms_export_and_onnx_runtime_agrees(form: Form, rule: Rule) -> No
     np.testing.assert_allclose(scores, wanted[1].numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["unrolled", "looped"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("form", "rule"),
+    always(product(("unrolled", "looped"), RULES), ("looped", volume), ("unrolled", furthest)),
+)
 def test_both_forms_take_a_free_batch(form: Form, rule: Rule) -> None:
     model = exported(Chooser(6, form, rule), dynamic_batch=True)
     assert scans(model) == (form == "looped")

@@ -8,6 +8,7 @@ import pytest
 from edgeprune import pruners
 from edgeprune.runtime.budgets import first_picks
 from edgeprune.runtime.parity import compare
+from tests.covering import always
 from tests.device import of_probes
 
 KEEP, FEWER = 64, 32
@@ -51,7 +52,7 @@ def test_a_smaller_budget_keeps_the_first_picks(name: str, form: str) -> None:
     np.testing.assert_allclose(cut["tokens"], few["tokens"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("keep", [1, 8, 24, KEEP])
+@pytest.mark.parametrize("keep", always([1, 8, 24, KEEP], 1, 24))
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("name", NESTED)
 def test_parity_holds_at_several_budgets_of_one_graph(name: str, precision: str, keep: int) -> None:

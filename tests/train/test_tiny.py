@@ -20,6 +20,7 @@ from edgeprune.train.drawings import Drawings, laid
 from edgeprune.train.reading import FEWEST, dropped
 from edgeprune.train.resume import Interrupted
 from edgeprune.train.tiny import RECORD, STAGES, TinySettings, main, train_tiny
+from tests.covering import always
 
 SMALL = TinySettings(scenes=12, rounds=(2, 1, 1), per_round=2, batches=(4, 3, 3), seed=3)
 TOTAL = 2 * 2 + 2 + 2
@@ -44,7 +45,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stage", [pytest.param("sight", marks=pytest.mark.slow), "reading", "dropping"])
+@pytest.mark.parametrize("stage", always(STAGES, "dropping"))
 def test_an_interrupted_training_goes_on_to_the_same_bits(stage: str, straight: Path, tmp_path: Path) -> None:
     """Stopped behind the first step of the stage, which is in the middle of a round."""
     told: list[str] = []

@@ -16,6 +16,7 @@ import torch
 from edgeprune import pruners
 from edgeprune.pruners import Method, Selection
 from edgeprune.taps import Taps
+from tests.covering import always
 from tests.device import KEEP, Arrays, of_scenes
 
 METHODS = [name for name in pruners.names() if name not in ("bavit", "none", "pool", "random", "uniform")]
@@ -234,7 +235,7 @@ EXCUSED = {("scope", 24, "float16")}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("first", [0, 1, 8, 24])
+@pytest.mark.parametrize("first", always([0, 1, 8, 24], 1, 24))
 @pytest.mark.parametrize("name", GREEDY)
 def test_garbage_behind_any_pick_is_caught(name: str, first: int, precision: str) -> None:
     verdict = of_scenes().judge(
