@@ -1,7 +1,7 @@
 """Two steps inside an encoder, the second on what the first left, by every reducer and score: the trace does what the
 reference does.
 
-Each reducer is exported and verified, one of them always and the others where there is time.
+Each reducer is exported and verified where there is time; tests/encoders/test_inside.py always exports one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ Made = Callable[[str], tuple[Path, Encoder]]
 REDUCERS = [one.name for one in catalog.reducers()]
 ENCODERS = ["clip", "siglip vision", "dinov2 registers"]
 NO_CLS = ("siglip vision",)
-OFTEN = [("cells", "dinov2 registers")]
-"""exported in every run of the tests"""
-SELDOM = [
+EXPORTED = [
+    ("cells", "dinov2 registers"),
     ("nearest", "clip"),
     ("tome", "siglip vision"),
     ("pitome", "vit"),
@@ -111,9 +110,8 @@ def test_other_scores_do_too(deep: Made, score: str) -> None:
     assert not judged(deep("clip")[1], "cells", {"score": score}, "2:24,3:14").reasons
 
 
-@pytest.mark.parametrize(
-    ("reducer", "kind"), [*OFTEN, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SELDOM)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("reducer", "kind"), EXPORTED)
 def test_it_is_exported_and_verified(deep: Made, tmp_path: Path, reducer: str, kind: str) -> None:
     folder, encoder = deep(kind)
     last = encoder.layer - 1
@@ -134,4 +132,4 @@ def test_it_is_exported_and_verified(deep: Made, tmp_path: Path, reducer: str, k
 
 
 def test_every_reducer_is_exported_somewhere() -> None:
-    assert {reducer for reducer, _ in (*OFTEN, *SELDOM)} == set(REDUCERS)
+    assert {reducer for reducer, _ in EXPORTED} == set(REDUCERS)

@@ -185,6 +185,7 @@ def exported(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pyt
     )
 
 
+@pytest.mark.slow
 def test_the_budget_of_an_image_is_divided_over_its_tiles(exported: Exported) -> None:
     manifest = exported.manifest
     assert exported.reports[0].passed

@@ -111,6 +111,7 @@ def test_only_one_tower_and_the_projector_are_read(folder: Path, both: dict[bool
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("video", "frames"), [(False, 1), (True, 3), pytest.param(True, 5, marks=pytest.mark.slow)])
 def test_every_frame_has_the_budget_of_an_image(
     folder: Path, both: dict[bool, Encoder], tmp_path: Path, video: bool, frames: int

@@ -166,7 +166,8 @@ def test_the_reasons_are_those_of_the_architectures() -> None:
         assert word in REASONS[model_type]
 
 
-@pytest.mark.parametrize("how", [pytest.param({"tiles": 2}, marks=pytest.mark.slow), {"dynamic_batch": True}], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{"tiles": 2}, {"dynamic_batch": True}], ids=str)
 def test_several_images_of_one_run_are_detected_each_by_itself(made: Made, tmp_path: Path, how: dict[str, Any]) -> None:
     """export_bundle compares with the reference, whose probes are two images each."""
     folder = made("yolos")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from edgeprune.errors import ModelError, RequestError
-from edgeprune.export import Request
+from edgeprune.export import Exported, Request
 from edgeprune.export.job import export_bundle
 from edgeprune.export.request import check
 from edgeprune.runtime import TokenEncoder, load
@@ -112,9 +113,8 @@ def test_nothing_asks_what_is_not_asked() -> None:
         check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
 
 
-def test_words_without_a_text_side_are_refused(tmp_path: Path) -> None:
-    request = Request(**{**GIVEN, "options": {"form": "openvino"}}, output=tmp_path / "bare")  # type: ignore[arg-type]
-    folder = export_bundle(request).folder
+def test_words_without_a_text_side_are_refused(exported_once: Callable[..., Exported]) -> None:
+    folder = exported_once("cdpruner", "cpu", keep=24, baselines=False, options={"form": "openvino"}).folder
     line = "text must be numbers, [1, 128]: the question: the mean embedding"
     with load(folder, device="cpu", kind=TokenEncoder) as encoder, pytest.raises(RequestError, match=re.escape(line)):
         encoder(SCENE, text="which one is red?")

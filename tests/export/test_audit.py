@@ -194,6 +194,7 @@ def test_for_a_jetson_it_is_a_proxy(folder: Path) -> None:
     assert report.lines() == ["as TensorRT-RTX compiles it for SM 86, a proxy for jetson-orin"]
 
 
+@pytest.mark.slow
 def test_float32_is_not_fused_and_says_so(tmp_path: Path) -> None:
     unfused = audit(graph("none", tmp_path, torch.float32))
     assert unfused.fused == 0

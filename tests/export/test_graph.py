@@ -210,6 +210,7 @@ def test_looped_and_unrolled_select_the_same(encoder: Encoder, name: str, tmp_pa
     np.testing.assert_allclose(once[0], often[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loop_takes_a_free_batch(encoder: Encoder, traced: Traced, tmp_path: Path) -> None:
     model = traced("divprune", form="looped", free=True)
     assert {str(size) for value in body(model).inputs for size in value.shape or ()} == {"batch", "36"}

@@ -16,6 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from edgeprune.pruners._greedy import Pick, cosine, greedy
 from edgeprune.pruners._select import lower_take, take, top_in_order
+from tests.covering import always
 from tests.export.hoisting import (
     ALL,
     ATTENTION,
@@ -185,9 +186,17 @@ class Transformer(nn.Module):
         return take(self.projector(self.layers[1](x)[:, 1:]), rows), rows
 
 
-@pytest.mark.parametrize("looped", [False, True])
 @pytest.mark.parametrize(
-    ("pre_norm", "batch", "dynamic"), [(True, 1, False), (True, 3, True), (False, 1, False), (False, 3, False)]
+    ("pre_norm", "batch", "dynamic", "looped"),
+    always(
+        [
+            (*one, looped)
+            for one in [(True, 1, False), (True, 3, True), (False, 1, False), (False, 3, False)]
+            for looped in (False, True)
+        ],
+        (True, 3, True, True),
+        (False, 1, False, False),
+    ),
 )
 def test_last_layer_and_projector_work_on_kept_rows(
     pre_norm: bool, batch: int, dynamic: bool, looped: bool, hoisted: Hoisted, shapes: Shapes
@@ -230,7 +239,7 @@ class PrunedClip(nn.Module):
         return take(self.projector(last(hidden, None)[:, 1:]), rows), rows, scores
 
 
-@pytest.mark.parametrize(("batch", "dynamic"), [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize(("batch", "dynamic"), always([(1, False), (3, False), (3, True)], (3, True)))
 def test_last_layer_of_clip_works_on_kept_rows(batch: int, dynamic: bool, hoisted: Hoisted, shapes: Shapes) -> None:
     torch.manual_seed(0)
     program = hoisted(PrunedClip(), random_tensor(batch, 3, 12, 12), dynamic=dynamic, lower=True)
@@ -302,7 +311,7 @@ class RandomGraph:
         return tuple(results)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", always(range(12), 0, 1, 2, 3))
 def test_random_graph_computes_the_same(seed: int, hoisted: Hoisted) -> None:
     batch = (1, 3, 3)[seed % 3]
     hoisted(RandomGraph(seed), random_tensor(batch, N, C), dynamic=seed % 3 == 2, lower=seed % 4 == 0)

@@ -27,9 +27,9 @@ from edgeprune.runtime.parity.verify import verify
 from tests.export.test_text import write_clip
 
 MakeFolder = Callable[..., Path]
-IN_FLOAT16 = ("holov", "vispruner", "scope", "aim", "visionzip", "bavit")
-"""one of each rule of parity but top-k and stages, which test_target_matrix.py has; both ways to merge; a scorer. The
-others are slow here, and tests/encoders/test_matrix.py always exports them in float32"""
+IN_FLOAT16 = ("aim", "bavit", "vispruner")
+"""a merge, a scorer, and a rule of two parts; those of plain rules are in test_target_matrix.py. The others are cells
+here, and tests/encoders/test_matrix.py always exports them in float32"""
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,7 @@ def test_a_dynamic_batch_takes_any_number_of_images(folder: Path) -> None:
     np.testing.assert_allclose(together.tokens[1], alone.tokens[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_another_layer_is_another_graph(early: Exported) -> None:
     assert early.manifest.model.layer == 2
     names = {str(node.name) for node in ir.load(early.folder / "encoder.onnx").graph}
@@ -239,6 +240,7 @@ def test_own_probes_are_checked_too(early: Exported) -> None:
     assert "own-mine" in early.reports[0].probes
 
 
+@pytest.mark.slow
 def test_large_weights_lie_beside_the_graphs_once(
     clip_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +282,7 @@ def test_the_probes_of_tiles_differ_so_that_mixed_up_tiles_show(tiled: Exported)
     assert not torch.equal(tiles[0], tiles[1])
 
 
+@pytest.mark.slow
 def test_without_a_scorer_the_one_that_was_trained_here_is_taken(
     yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

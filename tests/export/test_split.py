@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import onnx_ir as ir
 import pytest
 
 from edgeprune.errors import RequestError
-from edgeprune.export import Request
+from edgeprune.export import Exported, Request
 from edgeprune.export.job import export_bundle
 from edgeprune.export.request import check
 from edgeprune.runtime import TokenEncoder, load
 
 SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
 MASKED = {"method": "divprune", "prior": "mask"}
-ASKED = {"method": "cdpruner", "options": {"form": "openvino"}}
+ASKED: dict[str, Any] = {"method": "cdpruner", "options": {"form": "openvino"}}
 
 
 def exported(folder: Path, **request: object) -> Path:
@@ -92,10 +93,8 @@ def test_what_does_not_fit_is_refused(asked: Path, given: dict[str, np.ndarray],
         encoder.encode(SCENE).select(**given)
 
 
-def test_a_bundle_of_one_graph_says_how_to_get_two(tmp_path: Path, asked: Path) -> None:
-    whole = export_bundle(
-        Request(**ASKED, target="cpu", keep=24, baselines=False, runtime=False, output=tmp_path / "whole")  # type: ignore[arg-type]
-    ).folder
+def test_a_bundle_of_one_graph_says_how_to_get_two(exported_once: Callable[..., Exported]) -> None:
+    whole = exported_once(ASKED["method"], "cpu", keep=24, baselines=False, options=ASKED["options"]).folder
     with load(whole, device="cpu", kind=TokenEncoder) as encoder, pytest.raises(RequestError, match="with --split to"):
         encoder.encode(SCENE)
 
@@ -105,11 +104,12 @@ def test_nothing_to_ask_is_nothing_to_split() -> None:
         check(Request("fastervlm", "cpu", keep=24, split=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "request_",
     [
         pytest.param({"dynamic_batch": True}, id="any batch"),
-        pytest.param({"tiles": 3}, id="three images", marks=pytest.mark.slow),
+        pytest.param({"tiles": 3}, id="three images"),
     ],
 )
 def test_a_prior_is_of_every_image_of_a_run(tmp_path: Path, request_: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from edgeprune.export import Request, export_bundle
 from edgeprune.integrations.transformers import generation_inputs
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import TokenEncoder, load
+from tests.covering import always
 
 KEEP, IMAGE, NEW = 9, 3, 12
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 60, 3), dtype=np.uint8))
@@ -135,7 +136,7 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=always(KINDS, "llava next", "qwen2.5 vl"))
 def made(
     request: pytest.FixtureRequest, model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Kind, Path, Any, TokenEncoder]:

@@ -90,6 +90,7 @@ def test_detections_are_in_pixels_and_never_no_object() -> None:
     assert found[2][0, :4].tolist() == pytest.approx([40, 16, 120, 24])
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
 

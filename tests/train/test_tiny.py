@@ -45,7 +45,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stage", always(STAGES, "dropping"))
+@pytest.mark.parametrize("stage", always(STAGES))
 def test_an_interrupted_training_goes_on_to_the_same_bits(stage: str, straight: Path, tmp_path: Path) -> None:
     """Stopped behind the first step of the stage, which is in the middle of a round."""
     told: list[str] = []

@@ -49,6 +49,7 @@ def test_every_row_is_there_and_what_needs_weights_says_so(found: Sweep) -> None
     assert time.ratio == pytest.approx(time.median_ms / time.unpruned_ms)
 
 
+@pytest.mark.slow
 def test_a_cut_cell_is_what_an_export_with_so_many_tokens_gives(found: Sweep, folder: Path, tmp_path: Path) -> None:
     place = Place(threads=1)
     bundles = {load(one).manifest.method: one for one in (folder / BUNDLES).iterdir() if load(one).manifest.nested}
