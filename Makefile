@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: .venv demo bavit docs quality test test-slow test-all lowest lmms-eval lint types bench clean
+.PHONY: .venv demo bavit docs quality readme test test-slow test-all lowest lmms-eval lint types bench clean
 .PHONY: cpp cpp-ready cpp-headers cpp-asan cpp-tsan cpp-fuzz cpp-arm64
 
 .venv: $(STAMP)
@@ -49,6 +49,10 @@ test-slow: $(STAMP) cpp-headers
 
 test-all: $(STAMP) cpp-headers
 	$(PYTEST)
+
+# What README.md tells a newcomer to type, here and from the wheel of the source distribution.
+readme: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 tests/test_docs_run.py::test_the_readme_runs_word_for_word tests/test_packaging.py
 
 # The C library: what is missing is said in one line; ONNX Runtime's headers are fetched where apt can, into build/. It is
 # run with the ONNX Runtime of .venv. `make test` builds it as well, and leaves its tests out where it cannot.
