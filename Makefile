@@ -45,7 +45,7 @@ test: $(STAMP) cpp-headers
 	$(PYTEST) -m "not slow and not cells"
 
 test-slow: $(STAMP) cpp-headers
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not cells"
 
 test-all: $(STAMP) cpp-headers
 	$(PYTEST)

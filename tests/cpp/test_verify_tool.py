@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edgeprune.errors import RequestError
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import plans_not_run, verify
 from tests.brightest import MakeBundle
+from tests.covering import always
 from tests.cpp.test_run import EXPORTED, exported  # noqa: F401 - a fixture
 
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -131,9 +133,14 @@ def test_every_kind_of_export(name: str, tool: Tool, exported: Callable[[str], P
     assert check_same(tool, exported(name))["passed"]
 
 
+OF_EACH_RULE = [("fastervlm", "float16"), ("scope", "float16"), ("visionzip", "float16"), ("prunesid", "float32")]
+OF_EACH_RULE += [("aim", "float16"), ("holov", "float16"), ("cdpruner", "float32"), ("tome_behind", "float32")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "precision"), always(product(METHODS, ("float32", "float16")), *OF_EACH_RULE, mark="cells")
+)
 def test_every_method(name: str, precision: str, tool: Tool, exported_once: Callable[..., Any]) -> None:
     done = exported_once(name, "cpu", keep=32, precision=precision, baselines=False)
     assert check_same(tool, done.folder)["passed"]
