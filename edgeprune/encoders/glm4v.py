@@ -5,7 +5,8 @@ GlmOcrForConditionalGeneration).
     x = norm(conv(pixel_values)) + positions                      resampled once, bicubic, by the family's own code
     token = merger(conv2x2(norm(patches of the token)))           the convolution as a product over them side by side
 
-GLM-OCR has neither that norm nor learned positions, and norms queries and keys. Grid and positions are as in `qwen2_vl`.
+GLM-OCR has neither that norm nor learned positions, and norms queries and keys. Grid and positions are as in
+`qwen2_vl`.
 
 Source  zai-org/GLM-V, zai-org/GLM-OCR, transformers Glm4vVisionModel, GlmOcrVisionModel
 """

@@ -23,7 +23,7 @@ def test_every_attention_layer_is_one_kernel(
     made: Callable[[str], tuple[Path, Encoder]], name: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    folder, encoder = made(name)
+    (folder, encoder), grid = made(name), STANDING[name].grid
     exported = export_bundle(
         Request(
             "divprune",
@@ -32,11 +32,11 @@ def test_every_attention_layer_is_one_kernel(
             model=str(folder),
             output=tmp_path / "bundle",
             baselines=False,
-            grid=None if STANDING[name].grid is None else "x".join(map(str, encoder.tower.grid)),
+            grid=grid and f"{grid[0]}x{grid[1]}",
         )
     )
     assert exported.reports
     assert all(report.passed for report in exported.reports)
     found = audit(exported.folder / "encoder.onnx")
-    assert len(found.layers) == encoder.layer
+    assert len(found.layers) == encoder.layer + len(encoder.tower.before)
     assert [layer.why for layer in found.unfused] == []
