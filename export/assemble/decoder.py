@@ -44,7 +44,12 @@ OPTIONS = {
     "filename": FILE,
 }
 """of the builder"""
-PREFIXES = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
+PREFIXES = {
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "model.language_model.": "model.",
+    "model.text_model.": "model.",
+}
 """how the names begin inside a vision-language model -> how they begin alone; lm_head. is the same in both"""
 ALONE = re.compile(r"(model\.(embed_tokens|layers|norm)\.|lm_head\.)")
 """names that are those of a model alone"""
