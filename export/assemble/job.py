@@ -120,8 +120,9 @@ def check_prompt(bundle: Bundle, files: Files, config: Any) -> None:
         )
     if config.model_type in CUT and (tiles := bundle.manifest.tiles) > 1:
         raise BundleError(
-            f"the prompt of {files.id} has a tag for each tile of an image, which an engine takes as one run; the bundle "
-            f"has {tiles} tiles: export it without --tiles, or run it in transformers (edgeprune.integrations)"
+            f"the prompt of {files.id} has a tag for each tile of an image, and an engine takes an image as one run; "
+            f"the bundle has {tiles} tiles: export it without --tiles, or run it in transformers "
+            "(edgeprune.integrations)"
         )
 
 
