@@ -154,7 +154,7 @@ def slow(name: str) -> Any:
     scope="module",
     params=[
         *("deit", "dinov3 gated", "siglip2", "llava onevision", "internvl"),
-        *map(slow, ("siglip vision", "vit", "dinov2 giant", "dinov2 registers", "llava siglip")),
+        *map(slow, ("siglip vision", "vit", "dinov2 giant", "dinov2 registers", "llava siglip", "radio")),
     ],
 )
 def exported(

@@ -9,12 +9,27 @@ from pathlib import Path
 import pytest
 
 from edgeprune.encoders import Encoder
-from edgeprune.export import Request, export_bundle
+from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.audit import audit
 from tests.encoders.kinds import declared
 from tests.encoders.test_matrix import KEEP
 
 STANDING = {name: kind for name, kind in declared().items() if kind.family and not kind.detects}
+
+
+THIS_YEAR = {
+    **dict.fromkeys(("gemma4 both ways", "glm46v", "glm ocr", "idefics3", "qwen3 vl moe", "qwen3.5 moe"), "divprune"),
+    **{"cosmos3 omni": "divprune", "pixtral": "hiprune", "radio": "fastervlm"},
+}
+"""what stands for no family of its own, or is exported with another method: that"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", THIS_YEAR)
+def test_case_half_precision_decides_nothing_wrongly(cell: Callable[..., Exported], name: str) -> None:
+    reports = cell(name, THIS_YEAR[name], KEEP, precision="float16").reports
+    assert reports
+    assert all(report.passed for report in reports)
 
 
 @pytest.mark.cells
