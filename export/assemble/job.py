@@ -113,7 +113,8 @@ def check_fits(bundle: Bundle, files: Files, config: Any) -> None:
 
 def check_prompt(bundle: Bundle, files: Files, config: Any) -> None:
     """Raises ModelError or BundleError for a prompt that has more of an image than a run of placeholders."""
-    if {config.model_type, getattr(getattr(config, "vision_config", None), "model_type", "")} & {*BREAKS}:
+    tower = getattr(getattr(config, "vision_config", None), "model_type", "")
+    if config.model_type in BREAKS or (config.model_type == "llava" and tower in BREAKS):
         raise ModelError(
             f"the prompt of {files.id} has a token behind each row of an image, so that which rows are kept changes it "
             "from image to image; run it in transformers (edgeprune.integrations)"

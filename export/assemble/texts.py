@@ -76,7 +76,7 @@ class Texts:
             **({"image": self.placeholder_text} if self.template == PLAIN else {}),
         )
         if self.around is None:
-            return list(made["input_ids"][0])
+            return [int(one) for one in made["input_ids"][0]]  # a tensor, of some processors
         front, behind = self.around
         return [id for one in made["input_ids"] for id in ((*front, one, *behind) if one == self.image else (one,))]
 

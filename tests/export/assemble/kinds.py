@@ -169,6 +169,16 @@ KINDS = {
         own={"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
         method="fastervlm",
     ),
+    "lighton ocr": Kind(
+        "LightOnOcr",
+        "qwen3",
+        {**CLIP, "model_type": "pixtral", "head_dim": 16, "patch_size": 4, "image_size": 64},
+        {"image_token_id": IMAGE},
+        {"image_processor_type": "PixtralImageProcessor", "patch_size": 4, "size": {"longest_edge": 64}},
+        own={"patch_size": 4},
+        special={"image_break_token": "<vision>", "image_end_token": "</vision>"},
+        request={"grid": "12x8"},
+    ),
     "smolvlm": _split("SmolVLM"),
     "idefics3": _split("Idefics3"),
 }
@@ -186,7 +196,7 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
     """
     import transformers
 
-    text = {**TEXT, "model_type": kind.text, **(THREE_AXES if "grid" in kind.request else ONE_AXIS)}
+    text = {**TEXT, "model_type": kind.text, **(THREE_AXES if kind.text.endswith("_text") else ONE_AXIS)}
     architecture = f"{kind.architecture}ForConditionalGeneration"
     make(folder, architecture, kind.processor, vision_config=kind.vision, text_config=text, **kind.config)
     words = tokenizer(image_token="<image>", video_token="<video>", **kind.special)

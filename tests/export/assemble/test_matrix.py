@@ -29,6 +29,7 @@ GENAI = {
     "qwen3 vl": FROM_THE_GRID,
     "cosmos3 omni": FROM_THE_GRID,
     "vipllava": "",
+    "lighton ocr": "",
     "smolvlm": "",
     "idefics3": "",
 }
