@@ -5,7 +5,7 @@
 
 transformers unfolds a square channel by channel; the weights of the merging layer are brought into the order of patches
 once. The grid counts patches before they are merged: 32x32 is 448x448 pixels and 256 tokens.
-In the prompt of Mistral 3 every row of tokens ends in [IMG_BREAK], the last in [IMG_END]. Where tokens are dropped, rows
+In Mistral 3's prompt every row of tokens ends in [IMG_BREAK], the last in [IMG_END]. Where tokens are dropped, rows
 are ragged: all of them stay, with as many tokens as `indices` has in them, so that the length is fixed
 (`edgeprune.integrations.transformers`). LightOnOCR's has no breaks.
 

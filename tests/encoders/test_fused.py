@@ -18,7 +18,9 @@ STANDING = {name: kind for name, kind in declared().items() if kind.family and n
 
 
 THIS_YEAR = {
-    **dict.fromkeys(("gemma4 both ways", "glm46v", "glm ocr", "idefics3", "qwen3 vl moe", "qwen3.5 moe"), "divprune"),
+    **dict.fromkeys(
+        ("gemma4 both ways", "glm46v", "glm ocr", "idefics3", "lighton ocr", "qwen3 vl moe", "qwen3.5 moe"), "divprune"
+    ),
     **{"cosmos3 omni": "divprune", "pixtral": "hiprune", "radio": "fastervlm"},
 }
 """what stands for no family of its own, or is exported with another method: that"""
