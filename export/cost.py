@@ -44,10 +44,10 @@ def formula(encoder: Encoder, method: Method) -> int:
     if encoder.pooling is not None:
         rows = prod(tower.grid)
     extras = method.keep * sum(_weights(projector) for _, projector in encoder.extras.values())
-    joint = 0
+    joint, before = 0, tower.before_cost
     if encoder.aligner is not None and method.space == ALIGNED:
         joint = encoder.candidates * _weights(encoder.aligner)
-    return sum(by_layer(encoder, method)) + rows * _weights(encoder.projector) + extras + joint
+    return before + sum(by_layer(encoder, method)) + rows * _weights(encoder.projector) + extras + joint
 
 
 def by_layer(encoder: Encoder, method: Method) -> list[int]:

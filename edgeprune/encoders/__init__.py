@@ -69,6 +69,10 @@ class Tower:
     between: nn.Module | None = None
     """the module that gives what is added behind each layer but the last, [L - 1, 1, S, C], where there is such"""
 
+    before: Sequence[nn.Module] = ()
+    """the attention of what stands in front of hidden_states[0], where there are more patches than behind it"""
+    before_cost: int = 0
+    """multiply-adds of that, of one image, its patch embedding apart"""
     rotary: bool = False
     """whether its blocks are called with position_embeddings=(cos, sin) of the patches, [P, d] each"""
 

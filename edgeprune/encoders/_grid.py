@@ -146,6 +146,7 @@ class _Attention(nn.Module):
     def __init__(self, own: Any, rotate: Rotate) -> None:
         super().__init__()
         self.q, self.k, self.v = _thirds(own.qkv)
+        self.q_norm, self.k_norm = (getattr(own, name, nn.Identity()) for name in ("q_norm", "k_norm"))
         self.proj = own.proj
         self.config, self._heads, self._scaling, self._rotate = own.config, own.num_heads, own.scaling, rotate
 
@@ -153,7 +154,7 @@ class _Attention(nn.Module):
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         query, key, value = (part(x).unflatten(-1, (self._heads, -1)) for part in (self.q, self.k, self.v))
-        query, key = self._rotate(query, key, *position_embeddings)
+        query, key = self._rotate(self.q_norm(query), self.k_norm(key), *position_embeddings)
         heads = (part.transpose(1, 2) for part in (query, key, value))
         attend: Any = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         attended, _maps = attend(self, *heads, attention_mask=None, scaling=self._scaling)

@@ -37,6 +37,12 @@ REFUSED = {
         "blip-2", "instructblip", "instructblipvideo", "idefics", "idefics2", "granite4_vision", "qwen_vl",
         "minicpmv", "minicpmo",
     ),
+    "it has 112 billion weights, which no edge device takes, and chooses its tiles by a rule of its own; use an Aya "
+    "Vision": ("cohere2_vision",),
+    "its image processor shrinks an image first and puts it into a gray square then, which no other does; use a LLaVA "
+    "with a SigLIP tower of the same size": ("deepseek_vl",),
+    "its language model counts its positions over the canvas of all slices of an image; use a MiniCPM-V 4.6, or a "
+    "Qwen3.5, whose language model it has": ("minicpmv4_7",),
     "its fused weights are of InternVL's own code; use the checkpoint of the same name with -HF": ("internvl_chat",),
     "its decoder reads the whole map of features, in which no place can be left out; for detection use a YOLOS": (
         "sam", "sam_hq", "sam2", "sam2_video", "sam3", "sam3_video", "sam3_tracker", "sam3_tracker_video", "deimv2",

@@ -30,7 +30,7 @@ HAS = {"": ()}
 PROCESSORS = {
     "Pixtral": Processor(
         CLIP | {"size": {"longest_edge": 1024}, "default_to_square": True, "do_center_crop": False},
-        models=("pixtral", "mistral3"),
+        models=("pixtral", "mistral3", "lighton_ocr"),
         any_size=True,
         reads=("patch_size",),
         ignores=("do_pad",),  # pads the images of a batch to the largest

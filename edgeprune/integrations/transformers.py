@@ -27,7 +27,7 @@ from edgeprune.runtime import TokenEncoder
 from edgeprune.runtime.images.preprocess import ImageLike
 from edgeprune.runtime.images.tiles import packed
 
-__all__ = ["PREFIX", "generation_inputs", "split"]
+__all__ = ["BREAKS", "PREFIX", "generation_inputs", "split"]
 
 TOGETHER = ("internvl", "video_llava", "gemma3", "paligemma", "vipllava", "aya_vision")
 """models that take the tokens of all images as one tensor, not as a list"""

@@ -44,10 +44,17 @@ OPTIONS = {
     "filename": FILE,
 }
 """of the builder"""
-PREFIXES = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
+PREFIXES = {
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "model.language_model.": "model.",
+    "model.text_model.": "model.",
+}
 """how the names begin inside a vision-language model -> how they begin alone; lm_head. is the same in both"""
 ALONE = re.compile(r"(model\.(embed_tokens|layers|norm)\.|lm_head\.)")
 """names that are those of a model alone"""
+ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
+"""layer_types of a decoder with no other state than a cache of keys and values"""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -88,6 +95,12 @@ def causal_of(files: Files, config: Any) -> Causal:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
 
     text = config.get_text_config()
+    if other := sorted({*(getattr(text, "layer_types", None) or ())} - {*ATTENTION}):
+        raise ModelError(
+            f"the language model must remember keys and values alone, that of {files.id} has layers of {other[0]} too, "
+            "whose state the loop on ONNX Runtime does not keep, and with which onnxruntime-genai does not say what "
+            "torch says; run it in transformers (edgeprune.integrations)"
+        )
     architecture = NAMES.get(text.model_type, text.model_type)
     if (known := _known()) and architecture not in known:
         raise ModelError(

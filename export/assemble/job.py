@@ -21,7 +21,8 @@ from edgeprune.export.assemble.decoder import FILE, Causal, build, causal_of, em
 from edgeprune.export.assemble.library import place_library
 from edgeprune.export.assemble.parts import Parts
 from edgeprune.export.assemble.request import MODEL, Request, check, output_of
-from edgeprune.export.assemble.texts import Texts, load_texts
+from edgeprune.export.assemble.texts import CUT, Texts, load_texts
+from edgeprune.integrations.transformers import BREAKS
 from edgeprune.runtime.generate.decoder import DEEPER
 from edgeprune.runtime.generate.folder import ENCODER, Assembled, Decoder
 from edgeprune.runtime.generate.genai import PACKAGE
@@ -58,6 +59,7 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     files = find(request.model, request.revision)
     config = _config(files)
     check_fits(bundle, files, config)
+    check_prompt(bundle, files, config)
     of = qwen.causal_of if config.model_type in qwen.MODEL_TYPES else causal_of
     causal, texts = of(files, config), load_texts(files, config)
     asked = questions_of(request.questions, files.id) if request.answers else []
@@ -106,6 +108,22 @@ def check_fits(bundle: Bundle, files: Files, config: Any) -> None:
         raise BundleError(
             f"tokens of the bundle must be as wide as the embeddings of {files.id} ({width}), they are {given}; "
             f"give the model that it was exported from ({own.id})"
+        )
+
+
+def check_prompt(bundle: Bundle, files: Files, config: Any) -> None:
+    """Raises ModelError or BundleError for a prompt that has more of an image than a run of placeholders."""
+    tower = getattr(getattr(config, "vision_config", None), "model_type", "")
+    if config.model_type in BREAKS or (config.model_type == "llava" and tower in BREAKS):
+        raise ModelError(
+            f"the prompt of {files.id} has a token behind each row of an image, so that which rows are kept changes it "
+            "from image to image; run it in transformers (edgeprune.integrations)"
+        )
+    if config.model_type in CUT and (tiles := bundle.manifest.tiles) > 1:
+        raise BundleError(
+            f"the prompt of {files.id} has a tag for each tile of an image, and an engine takes an image as one run; "
+            f"the bundle has {tiles} tiles: export it without --tiles, or run it in transformers "
+            "(edgeprune.integrations)"
         )
 
 

@@ -4,6 +4,7 @@
     qwen2_vl      Qwen2_5_VLForConditionalGeneration: the decoders are the same, the towers are not
     qwen2_5_vl    Qwen2_5_VLForConditionalGeneration
     qwen3_vl      Qwen3VLForConditionalGeneration, without DeepStack (`deepstack` adds it)
+    cosmos3_omni  the same
 
 The builder opens the whole model. Its tower would be read for nothing, so it gets one without layers. That keeps it
 from taking a layer of the tower for the head, too, if it is as wide as the vocabulary.
@@ -23,6 +24,7 @@ CLASSES = {
     "qwen2_vl": ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
     "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
     "qwen3_vl": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
+    "cosmos3_omni": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
 }
 MODEL_TYPES = tuple(CLASSES)
 NO_TOWER: dict[str, Any] = {
@@ -40,7 +42,13 @@ NO_TOWER: dict[str, Any] = {
 }
 INSIDE, HEAD = "model.language_model.", "lm_head."
 OLDER = ("embed_tokens.", "layers.", "norm.")
-"""what stands behind `model.` where an older transformers saved the checkpoint"""
+"""what stands behind `model.` where an older transformers saved the checkpoint, and bare in files of Cosmos3-Omni"""
+
+OMNI = {
+    **{f"to_{one}": f"{one}_proj" for one in ("q", "k", "v")},
+    **{"to_out": "o_proj", "norm_q": "q_norm", "norm_k": "k_norm"},
+}
+"""as files of Cosmos3-Omni have the parts of an attention"""
 
 
 def causal_of(files: Files, config: Any) -> Causal:
@@ -82,4 +90,8 @@ def _config(given: dict[str, Any]) -> dict[str, Any]:
 def _name(stored: str) -> str:
     """As transformers saves it now."""
     behind = stored.removeprefix("model.")
-    return f"{INSIDE}{behind}" if behind != stored and behind.startswith(OLDER) else stored
+    if not behind.startswith(OLDER):
+        return stored
+    for theirs, ours in OMNI.items():
+        behind = behind.replace(f".self_attn.{theirs}.", f".self_attn.{ours}.")
+    return f"{INSIDE}{behind}"

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image
 
@@ -23,12 +23,19 @@ __all__ = ["Texts", "collapsed", "load_texts"]
 
 COPIED = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 QUESTION = "What is this?"
-AROUND: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ((), ())),
-    "internvl": (("start_image_token_id",), ("end_image_token_id",)),
+Names: TypeAlias = tuple[tuple[str, str], ...]
+"""of tokens: (its name in the tokenizer, the token where it has none of that name)"""
+FAKE, WHOLE = ("fake_image_token", "<fake_token_around_image>"), ("global_image_token", "<global-img>")
+AROUND: Mapping[str, tuple[Names, Names]] = {
+    **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni"), ((), ())),
+    "internvl": ((("start_image_token", "<img>"),), (("end_image_token", "</img>"),)),
+    "smolvlm": ((FAKE, WHOLE), (FAKE,)),
+    "idefics3": ((FAKE, WHOLE), (FAKE,)),
 }
-"""models whose processors handle videos, too, for which they need torchvision -> what these write in front of an image
-and behind it (`replace_image_token` of the processors, transformers 5.24), by its name in the tokenizer"""
+"""models whose processors handle videos, too, for which they need torchvision, or cut images into tiles -> what these
+write in front of an image and behind it (`replace_image_token` of the processors, transformers 5.24)"""
+CUT = ("smolvlm", "idefics3")
+"""those that cut an image: here it is one tile, as the processor writes it where the image is not split"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Texts:
             **({"image": self.placeholder_text} if self.template == PLAIN else {}),
         )
         if self.around is None:
-            return list(made["input_ids"][0])
+            return [int(one) for one in made["input_ids"][0]]  # a tensor, of some processors
         front, behind = self.around
         return [id for one in made["input_ids"] for id in ((*front, one, *behind) if one == self.image else (one,))]
 
@@ -136,8 +143,9 @@ def load_texts(files: Files, config: Any) -> Texts:
 
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
     place = str(files.locate("config.json").parent) if files.revision == "local" else files.id
-    videos = config.model_type in AROUND and importlib.util.find_spec("torchvision") is None
-    loader: Any = transformers.AutoTokenizer if videos else transformers.AutoProcessor
+    kind = config.model_type
+    alone = kind in CUT or (kind in AROUND and importlib.util.find_spec("torchvision") is None)
+    loader: Any = transformers.AutoTokenizer if alone else transformers.AutoProcessor
     try:
         processor = loader.from_pretrained(place, **where)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
@@ -149,17 +157,21 @@ def load_texts(files: Files, config: Any) -> Texts:
             f"{files.id} must name its image token (image_token_id in config.json); is it a model of images?"
         )
     stop = _stop(place, config, where)
-    if not videos:
+    if not alone:
         return Texts(files.id, processor, int(image), stop)
     if processor.chat_template is None:  # it belonged to the processor
         with contextlib.suppress(Absent, KeyError):
             processor.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
-    return Texts(files.id, processor, int(image), stop, _around(processor, config.model_type))
+    front, behind = (_ids(files.id, processor, names) for names in AROUND[kind])
+    return Texts(files.id, processor, int(image), stop, (front, behind))
 
 
-def _around(tokenizer: Any, model_type: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    front, behind = AROUND[model_type]
-    return tuple(getattr(tokenizer, name) for name in front), tuple(getattr(tokenizer, name) for name in behind)
+def _ids(id: str, tokenizer: Any, names: Names) -> tuple[int, ...]:
+    """Raises ModelError where the tokenizer has no such token."""
+    tokens = [getattr(tokenizer, name, default) for name, default in names]
+    if absent := [token for token in tokens if token not in tokenizer.get_vocab()]:
+        raise ModelError(f"the tokenizer of {id} must have {absent[0]}, which stands beside an image; is it its own?")
+    return tuple(tokenizer.convert_tokens_to_ids(tokens))
 
 
 def collapsed(ids: list[int], image: int) -> list[int]:

@@ -63,6 +63,8 @@ WHY = {
     "llava_onevision": "its processor does not count the tokens of LLaVA-OneVision",
     "internvl": "it has no InternVL",
     "video_llava": "it has no Video-LLaVA",
+    "vipllava": "it has no VipLLaVA",
+    "smolvlm": "its processor cuts images and writes a tag for each tile, which was not tried with fewer tokens",
     "qwen2_vl": "it counts the tokens of Qwen-VL from the image's grid, and their positions as well",
 }
 WHY |= dict.fromkeys(("qwen2_5_vl", "qwen3_vl"), WHY["qwen2_vl"])
@@ -74,7 +76,7 @@ def check(manifest: Assembled, bundle: Bundle) -> None:
     """Raises RequestError for a model that transformers.js cannot run with fewer tokens than its grid has, BundleError
     for an encoder that it, or ONNX Runtime on the web, does not take."""
     if manifest.family != FAMILY:
-        why = WHY.get(manifest.family, "it has no such model")
+        why = WHY.get(manifest.family, "no such model was tried with it")
         raise RequestError(
             f"transformers.js takes K tokens of {FAMILY} alone, not of {manifest.family}: {why}; use another --engine"
         )

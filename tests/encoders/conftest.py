@@ -75,8 +75,8 @@ def cell(made: Callable[[str], tuple[Path, Encoder]], tmp_path_factory: pytest.T
         from edgeprune.export import Request, export_bundle
 
         if (key := f"{name} {method} {keep} {fields}") not in kept:
-            folder, encoder = made(name)
-            takes_any = ALL[name].grid is not None
+            folder, _ = made(name)
+            grid = ALL[name].grid
             request = Request(
                 method,
                 "cpu",
@@ -84,7 +84,7 @@ def cell(made: Callable[[str], tuple[Path, Encoder]], tmp_path_factory: pytest.T
                 model=str(folder),
                 output=tmp_path_factory.mktemp("cell") / "bundle",
                 baselines=False,
-                grid="x".join(map(str, encoder.tower.grid)) if takes_any else None,
+                grid=grid and f"{grid[0]}x{grid[1]}",
                 **fields,
             )
             kept[key] = export_bundle(request)  # raises when the graph and the reference disagree

@@ -98,7 +98,7 @@ def test_every_layer_keeps_its_fused_attention(made: Made, every: str, monkeypat
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     with torch.inference_mode():
         PrunedEncoder(encoder, methods(encoder)[-1])(PIXELS)
-    assert len(calls) == len(encoder.tower.attention)
+    assert len(calls) == len(encoder.tower.attention) + len(encoder.tower.before)
 
 
 LANGUAGE = ("language_model.", "model.language_model.", "lm_head.")
@@ -154,7 +154,7 @@ def slow(name: str) -> Any:
     scope="module",
     params=[
         *("deit", "dinov3 gated", "siglip2", "llava onevision", "internvl"),
-        *map(slow, ("siglip vision", "vit", "dinov2 giant", "dinov2 registers", "llava siglip")),
+        *map(slow, ("siglip vision", "vit", "dinov2 giant", "dinov2 registers", "llava siglip", "radio")),
     ],
 )
 def exported(

@@ -153,7 +153,8 @@ def test_the_graph_costs_what_the_formula_says(
 ) -> None:
     encoder, method = made(name)[1], kind(name).exported.split()[0]
     manifest = cell(name, method, KEEP).manifest
-    pixels = prod(encoder.tower.grid) * encoder.tower.patch_embedding.weight.numel()
+    embedding = encoder.tower.patch_embedding
+    pixels = prod(encoder.tower.image_size) // prod(embedding.kernel_size) * embedding.weight.numel()
     own = {"divprune": encoder.patches**2 * manifest.outputs["tokens"].shape[-1]}.get(method, 0)  # at most
     least = manifest.cost["formula"] + pixels
     assert 0.99 * least <= manifest.cost["graph"] <= 1.01 * (least + own)

@@ -1,4 +1,5 @@
-"""GLM-4.1V and 4.6V: norms without biases, resampled positions, and a convolution that makes tokens of 2x2 patches."""
+"""GLM-4.1V, 4.6V and GLM-OCR: norms without biases, resampled positions or none, normed queries and keys, and a
+convolution that makes tokens of 2x2 patches."""
 
 from __future__ import annotations
 
@@ -52,6 +53,13 @@ KINDS = {
     "glm4v": KIND,
     "glm46v": replace(
         KIND, architecture="Glm46VForConditionalGeneration", processor=processor("Glm46V", **STEPS), family=""
+    ),
+    "glm ocr": replace(
+        KIND,
+        architecture="GlmOcrForConditionalGeneration",
+        processor=processor("Glm46V", **STEPS),
+        family="",
+        config={**KIND.config, "text_config": {**KIND.config["text_config"], "head_dim": 24}},
     ),
 }
 Made = Callable[[str], tuple[Path, Encoder]]

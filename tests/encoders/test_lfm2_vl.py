@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,6 +23,7 @@ from edgeprune.errors import RequestError
 from edgeprune.export.processor import read_processor
 from edgeprune.pruners import none
 from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.trace import PrunedEncoder
 from tests.encoders.kinds import LANGUAGE, SIZES, Kind, processor
 
@@ -145,3 +151,53 @@ def test_the_names_of_older_checkpoints_are_read(made: Made, tmp_path: Path) -> 
 def test_images_are_resized_to_the_grid_in_one_step(made: Made) -> None:
     steps = read_processor(open_checkpoint(str(made("lfm2_vl")[0])).processor, (48, 48))
     assert (steps.resize, steps.resample, steps.mean) == ({"height": 48, "width": 48}, 2, (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def processor_of_transformers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Its own class, which has no backend but torchvision, with Pillow's resize in the place of torchvision's: that is
+    as good as the same, one of 255 levels apart at most."""
+    from transformers import image_processing_backends
+
+    name = "transformers.models.lfm2_vl.image_processing_lfm2_vl"
+    for module in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(functional=SimpleNamespace()))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(image_processing_backends.TorchvisionBackend, "resize", _pillows)
+    found: Any = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    return found.Lfm2VlImageProcessor
+
+
+def _pillows(self: Any, image: Tensor, size: Any, resample: int, **_: Any) -> Tensor:
+    """[1, 3, H, W] uint8"""
+    picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
+    resized = np.array(picture.resize((size.width, size.height), Image.Resampling(resample)))
+    return torch.from_numpy(resized).permute(2, 0, 1)[None]
+
+
+SMALL: dict[str, int] = {"encoder_patch_size": 4, "tile_size": 48, "min_image_tokens": 4, "max_image_tokens": 36}
+
+
+@pytest.mark.parametrize("size", [(40, 57), (20, 150), (130, 170), (200, 90), (96, 97)], ids=str)
+def test_an_image_its_tiles_and_its_thumbnail_have_the_pixels_of_the_processor(
+    processor_of_transformers: Any, size: tuple[int, int]
+) -> None:
+    """The image or thumbnail by a bundle of its grid; the tiles, cut as InternVL's are, by one of theirs."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    own = processor_of_transformers(**SMALL)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    fields = ("downsample_factor", "min_tiles", "max_tiles", "use_thumbnail", "min_image_tokens", "max_image_tokens")
+    given = {name: getattr(own, name) for name in (*fields, "encoder_patch_size", "tile_size", "max_pixels_tolerance")}
+    (parts,), (rows,), (columns,), _ = own.resize_and_split(pixels, **given, resample=own.resample)
+    wanted = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in parts]
+    file = {"image_processor_type": "Lfm2VlImageProcessor", **SMALL}
+    whole = read_processor(file, (wanted[-1].height, wanted[-1].width))
+    assert np.array_equal(whole(image), whole(wanted[-1]))
+    assert len(wanted) == (1 if rows * columns == 1 else rows * columns + 1)
+    if len(wanted) > 1:
+        shapes = [(48 * down, 48 * across) for down in range(1, 11) for across in range(1, 11)]
+        tiles = Tiles.among(len(wanted), 48, shapes, squeezed=True)
+        assert tiles.shape(size) == (rows, columns)
+        found = tiles.cut(image, Image.Resampling(own.resample))[:-1]
+        assert all(one.tobytes() == other.tobytes() for one, other in zip(found, wanted, strict=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,20 @@ KIND = Kind(
     unread=("language_model.", "model.language_model.", "lm_head."),
     given=lambda pixels: {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[2:]])},
 )
+KINDS = {
+    "mistral3": KIND,
+    "lighton ocr": replace(
+        KIND,
+        architecture="LightOnOcrForConditionalGeneration",
+        config={
+            **{name: value for name, value in KIND.config.items() if name != "image_token_index"},
+            "text_config": {"model_type": "qwen3", **LANGUAGE, "num_hidden_layers": 2, "head_dim": 24},
+            "image_token_id": 3,
+        },
+        family="",
+    ),
+}
+"""LightOnOCR's prompt has no breaks"""
 Made = Callable[[str], tuple[Path, Encoder]]
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 3e-4}
 

@@ -119,11 +119,19 @@ def _gemma4(out: Any, own: Any) -> NDArray[Any]:
     return np.asarray(patches.transpose(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side))
 
 
+def _minicpmv4_6(out: Any, own: Any) -> NDArray[Any]:
+    """Of patches behind each other, (channel, row, column) each."""
+    (rows, columns), side = out["target_sizes"][0], own.patch_size
+    patches = out["pixel_values"][0].reshape(3, side, rows, columns, side)
+    return np.asarray(patches.transpose(0, 2, 1, 3, 4).reshape(3, rows * side, columns * side))
+
+
 PACKED: dict[str, Callable[[Any, Any], NDArray[Any]]] = {
     "Siglip2": _siglip2,
     **dict.fromkeys(("Qwen2VL", "Glm4v", "Glm46V"), _qwen2_vl),
     "Cosmos3Edge": _cosmos3_edge,
     "Gemma4": _gemma4,
+    "MiniCPMV4_6": _minicpmv4_6,
 }
 """the classes that hand patches over -> what they return, and the processor, to [3, H, W]"""
 BY_PIXELS = ("Qwen2VL", "Cosmos3Edge", "Glm4v", "Glm46V")

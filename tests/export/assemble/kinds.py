@@ -48,6 +48,7 @@ THREE_AXES = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 24
 ONE_AXIS = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16}
 """GroupQueryAttention turns heads on the CPU itself only if they are a multiple of 16 wide"""
 TOWER: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+DEEP: dict[str, Any] = {"num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1]}
 WIDE: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 64}
 
 
@@ -97,6 +98,14 @@ def _qwen(architecture: str, text: str, **vision: Any) -> Kind:
     return Kind(
         architecture, text, {**TOWER, **vision}, config, QWEN, ("<vision> ", "</vision> "), request={"grid": "8x12"}
     )
+
+
+def _split(architecture: str) -> Kind:
+    vision = {**{name: CLIP[name] for name in CLIP if name != "model_type"}, "patch_size": 4}
+    longest = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 48}}
+    processor = {"image_processor_type": f"{architecture}ImageProcessor", **longest}
+    special = {"fake_image_token": "<vision>", "global_image_token": "</vision>"}
+    return Kind(architecture, "llama", vision, {"image_token_id": IMAGE, "scale_factor": 2}, processor, special=special)
 
 
 KINDS = {
@@ -149,7 +158,29 @@ KINDS = {
     ),
     "qwen2 vl": _qwen("Qwen2VL", "qwen2_vl_text", embed_dim=32, hidden_size=48, mlp_ratio=2),
     "qwen2.5 vl": _qwen("Qwen2_5_VL", "qwen2_5_vl_text", **WIDE, window_size=48, fullatt_block_indexes=[1]),
-    "qwen3 vl": _qwen("Qwen3VL", "qwen3_vl_text", **WIDE, num_position_embeddings=25, deepstack_visual_indexes=[0, 1]),
+    "qwen3 vl": _qwen("Qwen3VL", "qwen3_vl_text", **WIDE, **DEEP),
+    "cosmos3 omni": _qwen("Cosmos3Omni", "qwen3_vl_text", **WIDE, **DEEP),
+    "vipllava": Kind(
+        "VipLlava",
+        "llama",
+        CLIP,
+        {"image_token_id": IMAGE, "vision_feature_layers": [-2, 1, -1]},
+        {"image_processor_type": "CLIPImageProcessor", **CROPPED},
+        own={"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+        method="fastervlm",
+    ),
+    "lighton ocr": Kind(
+        "LightOnOcr",
+        "qwen3",
+        {**CLIP, "model_type": "pixtral", "head_dim": 16, "patch_size": 4, "image_size": 64},
+        {"image_token_id": IMAGE},
+        {"image_processor_type": "PixtralImageProcessor", "patch_size": 4, "size": {"longest_edge": 64}},
+        own={"patch_size": 4},
+        special={"image_break_token": "<vision>", "image_end_token": "</vision>"},
+        request={"grid": "12x8"},
+    ),
+    "smolvlm": _split("SmolVLM"),
+    "idefics3": _split("Idefics3"),
 }
 """4x6 tokens of Qwen, so that rows and columns differ"""
 DECODERS = {
@@ -165,7 +196,7 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
     """
     import transformers
 
-    text = {**TEXT, "model_type": kind.text, **(THREE_AXES if "grid" in kind.request else ONE_AXIS)}
+    text = {**TEXT, "model_type": kind.text, **(THREE_AXES if kind.text.endswith("_text") else ONE_AXIS)}
     architecture = f"{kind.architecture}ForConditionalGeneration"
     make(folder, architecture, kind.processor, vision_config=kind.vision, text_config=text, **kind.config)
     words = tokenizer(image_token="<image>", video_token="<video>", **kind.special)
@@ -174,7 +205,7 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
     if kind.own is not None:
         loader: Any = transformers.AutoImageProcessor
         image = loader.from_pretrained(folder)
-        made: Any = getattr(transformers, f"{kind.architecture}Processor")
+        made: Any = getattr(transformers, f"{kind.architecture}Processor", transformers.LlavaProcessor)
         made(image, words, **kind.own, chat_template=words.chat_template).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": STOP}), encoding="utf-8")
     model: Any = getattr(transformers, architecture).from_pretrained(folder)
@@ -189,7 +220,8 @@ def _talkative(model: Any) -> None:
 
     torch.manual_seed(1)
     with torch.no_grad():
-        for name, value in (*model.model.language_model.named_parameters(), *model.lm_head.named_parameters()):
+        text = getattr(model.model, "language_model", None) or model.model.text_model
+        for name, value in (*text.named_parameters(), *model.lm_head.named_parameters()):
             if value.dim() == 1:
                 value.normal_(std=0.1).add_(0 if name.endswith("bias") else 1)
             else:
@@ -197,7 +229,7 @@ def _talkative(model: Any) -> None:
         model.lm_head.weight[STOP] *= 0.5
         for name, value in model.model.named_parameters():
             if value.dim() > 1:
-                value.mul_(4 if "merger" in name else 1.5 if "projector" in name else 1)
+                value.mul_(4 if "merger" in name or "modality" in name else 1.5 if "projector" in name else 1)
 
 
 def tokenizer(**special: str) -> Any:

@@ -27,6 +27,11 @@ GENAI = {
     "qwen2 vl": FROM_THE_GRID,
     "qwen2.5 vl": FROM_THE_GRID,
     "qwen3 vl": FROM_THE_GRID,
+    "cosmos3 omni": FROM_THE_GRID,
+    "vipllava": "",
+    "lighton ocr": "",
+    "smolvlm": "",
+    "idefics3": "",
 }
 """kind -> why genai refuses it; ONNX Runtime alone takes every kind (test_ort)"""
 IN_EVERY_RUN = ("llava next", "qwen2.5 vl")
