@@ -26,6 +26,7 @@ Choice choice_of(const edgeprune_options &options) {
     choice.device = options.device;
     choice.gpu = options.gpu;
     choice.threads = options.threads;
+    choice.split = options.split != 0;
     if (options.onnxruntime) choice.onnxruntime = options.onnxruntime;
     if (const edgeprune_log log = options.log)
         choice.log = [log, context = options.log_context](const std::string &text) {
@@ -36,17 +37,15 @@ Choice choice_of(const edgeprune_options &options) {
 
 edgeprune_bundle *opened(const char *folder, const edgeprune_options &options) {
     static std::atomic<std::uint64_t> numbers{0};
+    if (options.split && options.keep)
+        throw wrong_request("the halves keep all that the bundle keeps, got keep ", options.keep,
+                            "; open it without keep, and take the first picks of what comes out");
     Bundle files = Bundle::open(folder, !options.skip_hashes);
     Preprocessing preprocessing(files.manifest.preprocessing);
     std::unique_ptr<Backend> backend = open_backend(files, choice_of(options));
     if (options.keep) backend = cut_to(std::move(backend), files.manifest, options.keep);
-    const bool look = !options.skip_finite;
-    std::vector<Kept> kept = kept_of(*backend);
-    std::vector<Blank> blanks = blanks_of(*backend, files.manifest);
-    auto *handle = new edgeprune_bundle(++numbers, std::move(files), std::move(backend), std::move(preprocessing), look);
-    handle->kept = std::move(kept);
-    handle->blanks = std::move(blanks);
-    return handle;
+    return new edgeprune_bundle(++numbers, std::move(files), std::move(backend), std::move(preprocessing),
+                                !options.skip_finite);
 }
 
 }  // namespace
