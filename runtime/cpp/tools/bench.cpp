@@ -23,7 +23,7 @@ using namespace edgeprune;
 using namespace edgeprune::tools;
 using Clock = std::chrono::steady_clock;
 
-constexpr const char *PRUNED = "pruned", *BASELINE = "baseline.";
+constexpr const char *PRUNED = "pruned";
 constexpr const char *ORDER[] = {"unpruned", "official", "naive", "pool"};
 constexpr int WARM_UP = 2, LONGER = 3;
 constexpr double BUDGET_S = 20, LEAST = 7, MOST = 200;
