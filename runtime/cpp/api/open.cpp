@@ -37,9 +37,6 @@ Choice choice_of(const edgeprune_options &options) {
 
 edgeprune_bundle *opened(const char *folder, const edgeprune_options &options) {
     static std::atomic<std::uint64_t> numbers{0};
-    if (options.split && options.keep)
-        throw wrong_request("the halves keep all that the bundle keeps, got keep ", options.keep,
-                            "; open it without keep, and take the first picks of what comes out");
     Bundle files = Bundle::open(folder, !options.skip_hashes);
     Preprocessing preprocessing(files.manifest.preprocessing);
     std::unique_ptr<Backend> backend = open_backend(files, choice_of(options));
