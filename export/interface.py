@@ -27,7 +27,8 @@ def _ports(manifest: Manifest) -> list[str]:
     if manifest.halves:
         lines.append(
             "To ask about one image often: `encode.onnx` once with `pixel_values`, then `select.onnx` with all that it "
-            "gave and the inputs above; `load(...).encode(image).select(...)` does so."
+            "gave and the inputs above; `load(...).encode(image).select(...)` and, in C, `edgeprune_encode` and "
+            "`edgeprune_select` do so."
         )
     return lines
 

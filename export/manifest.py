@@ -69,7 +69,7 @@ def manifest_of(
         model=Model(checkpoint.id, checkpoint.revision, encoder.family, encoder.layer, encoder.features),
         precision=precision,
         graphs={
-            graph: Graph(file_of(graph), _specs(model.graph.inputs), _specs(model.graph.outputs))
+            graph: Graph(file_of(graph), specs(model.graph.inputs), specs(model.graph.outputs))
             for graph, model in graphs.items()
         },
         preprocessing=preprocessing.to_json(),
@@ -182,7 +182,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return listed
 
 
-def _specs(values: Any) -> dict[str, TensorSpec]:
+def specs(values: Any) -> dict[str, TensorSpec]:
+    """What a manifest says of inputs or outputs of a graph."""
     return {
         value.name: TensorSpec(
             tuple(size if isinstance(size, int) else str(size) for size in value.shape), value.dtype.numpy().name

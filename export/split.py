@@ -21,11 +21,15 @@ __all__ = ["split"]
 
 
 def split(model: ir.Model, ports: Sequence[str]) -> dict[str, ir.Model]:
-    """The two halves of a graph, by name; they share its weights. ports: its inputs that come with a question"""
+    """The two halves of a graph, by name; they share its weights. ports: its inputs that come with a question
+
+    Of a graph that takes any number of images, nodes that count them do so by the pixels from then on.
+    """
     graph = model.graph
     given = [value for value in graph.inputs if value.name in ports]
-    seen = {value for value in graph.inputs if value.name == PIXELS}
-    late = set(given)
+    pixels = next(value for value in graph.inputs if value.name == PIXELS)
+    _count_by(pixels, given)
+    seen, late = {pixels}, set(given)
     between: dict[ir.Value, None] = {}
     for node in graph:
         read = [*_read(node)]
@@ -42,6 +46,19 @@ def split(model: ir.Model, ports: Sequence[str]) -> dict[str, ir.Model]:
         SELECT: extract(graph, [*between, *given], outputs),
     }
     return {name: _model(half, model) for name, half in halves.items()}
+
+
+def _count_by(pixels: ir.Value, given: Sequence[ir.Value]) -> None:
+    """A tracer reads how many images there are off any input: off one that comes late, all of the encoder would."""
+    for value in given:
+        for node, at in tuple(value.uses()):
+            first = {name: attribute.value for name, attribute in node.attributes.items()} == {"start": 0, "end": 1}
+            if node.op_type == "Shape" and first and _images(value) == _images(pixels):
+                node.replace_input_with(at, pixels)
+
+
+def _images(value: ir.Value) -> object:
+    return None if value.shape is None else value.shape[0]
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:

@@ -67,12 +67,14 @@ def graph(
     prior: bool = False,
     classes: bool = False,
     video: bool = False,
+    early: bool = False,
 ) -> onnx.ModelProto:
     """dtype: of the input, float32, float16 or uint8; shift: added to every index (a wrong graph)
 
     picks: hand them out, too, "reversed" backwards; prior: take another input [B, N], which is added to the scores
     classes: give logits [B, WIDTH] in place of tokens, their mean
     video: add the scores of the frame before, state.1.scores [B, N], and hand these out as next.1.scores
+    early: with a prior, hand out what is added to, too, as means [B, N]: an output that the pixels alone decide
     """
     added = "state.1.scores" if video else "prior"
     floats = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
@@ -126,6 +128,8 @@ def graph(
     if video:
         nodes.append(helper.make_node("Identity", ["scores"], ["next.1.scores"]))
         outputs.append(helper.make_tensor_value_info("next.1.scores", TensorProto.FLOAT, [batch, GRID[0] * GRID[1]]))
+    if early:
+        outputs.append(helper.make_tensor_value_info("means", TensorProto.FLOAT, [batch, GRID[0] * GRID[1]]))
     if picks:
         constants["turned"] = np.arange(KEEP)[:: -1 if picks == "reversed" else 1].copy()
         nodes.append(helper.make_node("Gather", ["best", "turned"], ["chosen"], axis=1))
@@ -144,6 +148,21 @@ def graph(
     return model
 
 
+def write_halves(folder: Path, whole: onnx.ModelProto) -> dict[str, Graph]:
+    """The graph with a prior as two, as --split parts it: their files, and what the manifest says of them."""
+    import onnx_ir as ir
+
+    from edgeprune.export.manifest import specs
+    from edgeprune.export.split import split
+
+    graphs = {}
+    known = onnx.shape_inference.infer_shapes(whole, data_prop=True)
+    for name, half in split(ir.serde.deserialize_model(known), ["prior"]).items():
+        ir.save(half, folder / f"{name}.onnx")
+        graphs[name] = Graph(f"{name}.onnx", specs(half.graph.inputs), specs(half.graph.outputs))
+    return graphs
+
+
 def write_bundle(
     folder: Path,
     batch: int | str = 1,
@@ -154,10 +173,14 @@ def write_bundle(
     prior: bool = False,
     classes: bool = False,
     video: bool = False,
+    split: bool = False,
+    early: bool = False,
     **changes: Any,
 ) -> Path:
     folder.mkdir()
-    onnx.save(graph(batch, dtype, shift, picks, prior, classes, video), folder / "encoder.onnx")
+    model = graph(batch, dtype, shift, picks, prior, classes, video, early)
+    onnx.save(model, folder / "encoder.onnx")
+    halves = write_halves(folder, model) if split else {}
     tiles = batch if isinstance(batch, int) else 1
     tensors: dict[str, NDArray[Any]] = {}
     for probe in range(probes):
@@ -192,6 +215,8 @@ def write_bundle(
         outputs["picks"] = TensorSpec((batch, KEEP), "int32")
     if prior:
         inputs["prior"] = TensorSpec((batch, GRID[0] * GRID[1]), "float32")
+    if early:
+        outputs["means"] = outputs["scores"]
     if video:
         inputs["state.1.scores"] = outputs["next.1.scores"] = outputs["scores"]
     fields: dict[str, Any] = {
@@ -202,7 +227,7 @@ def write_bundle(
         "tiles": tiles,
         "model": Model(id="none", revision="local", family="none", layer=0, features=""),
         "precision": floats,
-        "graphs": {"encoder": Graph("encoder.onnx", inputs, outputs)},
+        "graphs": {"encoder": Graph("encoder.onnx", inputs, outputs), **halves},
         "preprocessing": PREPROCESSING,
         "target": "cpu",
         "cost": {},

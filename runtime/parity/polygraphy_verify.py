@@ -8,20 +8,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Bundle, Plan
+from edgeprune.bundle import ENCODE, SELECT, Bundle, Plan
 from edgeprune.errors import BundleError, EdgepruneError, MissingPackageError, RequestError
 from edgeprune.runtime.backends.ort import open_encoder
 from edgeprune.runtime.backends.plan import DEVICE as PLAN_DEVICE
+from edgeprune.runtime.halves import Halves
 from edgeprune.runtime.parity.verdict import Verdict
 from edgeprune.runtime.parity.verify import BackendReport, Progress, devices_of
 from edgeprune.runtime.polygraphy_compare import REFERENCE, Probes
@@ -104,6 +106,11 @@ def _backends(bundle: Bundle, device: str | None, threads: int | None) -> list[_
             found.append(
                 _Backend(f"ort {one}", dtype, bundle.manifest.encoder.file, partial(_onnxrt, bundle, one, threads))
             )
+            if bundle.manifest.halves:
+                source = " and ".join(bundle.manifest.graphs[half].file for half in (ENCODE, SELECT))
+                found.append(
+                    _Backend(f"ort {one} halves", dtype, source, partial(_onnxrt_halves, bundle, one, threads))
+                )
             continue
         for target, engine in engines.items():
             name = "trt" if len(engines) == 1 else f"trt {target}"
@@ -129,6 +136,30 @@ def _onnxrt(bundle: Bundle, device: str, threads: int | None) -> Any:
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
     return OnnxrtRunner(open_encoder(bundle, device, threads).raw)
+
+
+def _onnxrt_halves(bundle: Bundle, device: str, threads: int | None) -> Any:
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+
+    return OnnxrtRunner(_Both(Halves(bundle, device, threads)))
+
+
+class _Both:
+    """The halves as one session of ONNX Runtime, as far as Polygraphy's runner asks one."""
+
+    def __init__(self, halves: Halves) -> None:
+        encode, select = halves.raw
+        self._halves = halves
+        self._inputs = [*encode.get_inputs(), *(one for one in select.get_inputs() if one.name in halves.inputs)]
+
+    def get_inputs(self) -> list[Any]:
+        return self._inputs
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in self._halves.outputs]
+
+    def run(self, _: None, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return [*self._halves.run(feeds).values()]
 
 
 def _trt(bundle: Bundle, engine: Plan) -> Any:

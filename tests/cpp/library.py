@@ -29,6 +29,7 @@ class Options(ctypes.Structure):
         ("keep", ctypes.c_int32),
         ("skip_hashes", ctypes.c_int32),
         ("skip_finite", ctypes.c_int32),
+        ("split", ctypes.c_int32),
         ("onnxruntime", ctypes.c_char_p),
         ("log", LOG),
         ("log_context", ctypes.c_void_p),
@@ -41,7 +42,7 @@ class Info(ctypes.Structure):
         *((name, ctypes.c_char_p) for name in ("method", "model", "precision", "device", "source")),
         *((name, ctypes.c_int32) for name in ("batch", "tiles", "pooled", "grid_rows", "grid_columns", "keep")),
         *((name, ctypes.c_int32) for name in ("nested", "detects", "height", "width")),
-        *((name, ctypes.c_size_t) for name in ("image_nbytes", "inputs", "outputs", "labels")),
+        *((name, ctypes.c_size_t) for name in ("image_nbytes", "seen_nbytes", "inputs", "outputs", "labels")),
     )
 
 
@@ -118,6 +119,8 @@ class Library:
             "find": (handle, text, ctypes.POINTER(Tensor)),
             "label": (handle, size),
             "run": (handle, *several),
+            "encode": (handle, handle, size, handle, size),
+            "select": (handle, handle, size, *several),
             "first_frame": (handle,),
             "run_cuda": (handle, *several, handle),
             "preprocess": (handle, handle, size, size, size, handle, size),
@@ -187,6 +190,25 @@ class Handle:
         """Raises Failure."""
         given, wanted = buffers(feeds), buffers(outputs)
         self.check(self.raw.edgeprune_run(self.handle, given, len(given), wanted, len(wanted)))
+
+    def encode(self, pixels: NDArray[Any]) -> NDArray[np.int64]:
+        """What the pixels decide, in memory that is new. Raises Failure."""
+        batch = 1 if self.tensors("input")["pixel_values"].shape[0] else len(pixels)
+        seen = np.full(batch * self.info().seen_nbytes // 8, 77, np.int64)
+        self.check(
+            self.raw.edgeprune_encode(self.handle, pixels.ctypes.data, pixels.nbytes, seen.ctypes.data, seen.nbytes)
+        )
+        return seen
+
+    def select(
+        self, seen: NDArray[Any], feeds: Mapping[str, NDArray[Any]], names: Sequence[str] | None = None, batch: int = 1
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs, all or those named, in memory that is new. Raises Failure."""
+        outputs = self.empty(batch, names)
+        given, wanted = buffers(feeds), buffers(outputs)
+        memory = (seen.ctypes.data, seen.nbytes)
+        self.check(self.raw.edgeprune_select(self.handle, *memory, given, len(given), wanted, len(wanted)))
+        return outputs
 
     def classify(self, logits: NDArray[Any], capacity: int) -> list[tuple[float, int]]:
         """logits: of one image -> (probability, label) as they were written. Raises Failure."""

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeprune.runtime.ledger.spread import ratio_of
+from tests.brightest import MakeBundle
 from tests.cpp.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -51,6 +52,25 @@ def test_one_baseline_a_cut_budget_and_few_rounds(cpp: Path) -> None:
 def test_a_bundle_without_baselines_is_measured_alone(cpp: Path) -> None:
     done = bench(cpp, GOLDEN / "bundle-0.1", "--rounds", "1", "--json")
     assert [row["name"] for row in json.loads(done.stdout)["rows"]] == ["pruned"]
+
+
+def test_halves_are_measured_at_once_and_each_alone(cpp: Path, make_bundle: MakeBundle) -> None:
+    """Beside each other, or not at all."""
+    folder = make_bundle(prior=True, split=True, nested=True, picks=True)
+    for words, names, source in (
+        (("--split",), ["pruned", "encode", "select"], "encode.onnx and select.onnx"),
+        ((), ["pruned"], "encoder.onnx"),
+    ):
+        done = bench(cpp, folder, "--rounds", "1", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert ([row["name"] for row in told["rows"]], told["source"]) == (names, source)
+    done = bench(cpp, folder, "--split", "--keep", "2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the halves keep all that the bundle keeps, got a budget of 2" in done.stderr
+    done = bench(cpp, BUNDLE, "--split")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "export it with --split to encode once and ask often" in done.stderr
 
 
 @pytest.mark.parametrize(

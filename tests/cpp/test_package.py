@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.pages import blocks
 HEADER = SOURCES / "include" / "edgeprune.h"
 BUNDLE = ROOT / "tests" / "golden" / "bundle-0.2"
 STRIPPED_MAX_NBYTES = 400_000
+ASKED: dict[str, Any] = {"options": {"form": "openvino"}, "split": True}
 SAYS = f"fastervlm on cpu: 16 tokens, edgeprune {__version__}\n"
 
 
@@ -132,8 +135,10 @@ PAGES = {
 
 
 @pytest.mark.parametrize("block", PAGES)
-def test_what_a_page_shows_compiles_and_runs(installed: Path, library: Path, tmp_path: Path, block: str) -> None:
-    """As it stands, beside a bundle of the name that the README gives it."""
+def test_what_a_page_shows_compiles_and_runs(
+    installed: Path, library: Path, tmp_path: Path, block: str, exported_once: Callable[..., Any]
+) -> None:
+    """As it stands, beside bundles of the names that the pages give them."""
     language, text = PAGES[block]
     source = tmp_path / f"page.{language}"
     source.write_text(text)
@@ -141,6 +146,9 @@ def test_what_a_page_shows_compiles_and_runs(installed: Path, library: Path, tmp
     libraries = [f"-I{installed}/include", f"-L{library.parent}", "-ledgeprune", f"-Wl,-rpath,{library.parent}"]
     done(*compiler, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-o", tmp_path / "page", source, *libraries)
     (tmp_path / "my-bundle").symlink_to(BUNDLE)
+    if asked := "asked-bundle" in text:
+        folder = exported_once("cdpruner", "cpu", baselines=False, keep=24, **ASKED).folder
+        (tmp_path / "asked-bundle").symlink_to(folder)
     ran = subprocess.run([tmp_path / "page"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert "16" in ran.stdout
+    assert f"{24 if asked else 16} tokens" in ran.stdout

@@ -93,7 +93,7 @@ def test_numbers_that_are_none_are_found_in_a_port(library: Library, make_bundle
 # --- exports ----------------------------------------------------------------------------------------------------------
 
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
-    "asked": ("cdpruner", {"keep": 24, "options": {"form": "openvino"}}),
+    "asked": ("cdpruner", {"keep": 24, "options": {"form": "openvino"}, "split": True}),
     "asked in float16": ("cdpruner", {"keep": 24, "options": {"form": "openvino"}, "precision": "float16"}),
     "prior": ("fastervlm", {"keep": 24, "prior": "mask"}),
 }

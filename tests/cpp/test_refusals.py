@@ -280,6 +280,7 @@ def test_what_a_bundle_is(library: Library, make_bundle: MakeBundle) -> None:
         "height": 32,
         "width": 48,
         "image_nbytes": 4 * 3 * 32 * 48,
+        "seen_nbytes": 0,
         "inputs": 1,
         "outputs": 4,
         "labels": 0,

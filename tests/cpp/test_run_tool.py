@@ -171,7 +171,128 @@ def test_a_disk_that_is_full_is_a_failure_and_leaves_nothing(cpp: Path, photo: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.ppm"]
 
 
-def test_an_input_that_is_no_image_is_refused(cpp: Path, make_bundle: MakeBundle, photo: Path) -> None:
-    done = run(cpp, make_bundle(prior=True), photo)
-    assert done.returncode == 2
-    assert b"this one also wants prior" in done.stderr
+# --- what a graph is given beside the image ---------------------------------------------------------------------------
+
+PRIOR = {"prior": {"what": "of each patch, what is wanted", "blank": 1.0}}
+
+
+def written(folder: Path, value: NDArray[Any], raw: bool) -> str:
+    """The value of --input, of a file with it."""
+    path = folder / ("prior.bin" if raw else "prior.npy")
+    path.write_bytes(value.tobytes()) if raw else np.save(path, value)
+    return f"prior={path}"
+
+
+@pytest.mark.parametrize("split", [(), ("--split",)], ids=["whole", "halves"])
+@pytest.mark.parametrize(("raw", "shape"), [(False, (24,)), (False, (1, 24)), (False, (3, 24)), (True, (24,))])
+@pytest.mark.parametrize("batch", [3, "images"])
+def test_an_input_comes_from_a_file_as_it_does_in_python(
+    cpp: Path,
+    make_bundle: MakeBundle,
+    photo: Path,
+    tmp_path: Path,
+    batch: int | str,
+    raw: bool,
+    shape: tuple[int, ...],
+    split: tuple[str, ...],
+) -> None:
+    """Of every image of the run, or of one, which all are given."""
+    if batch == "images" and shape == (3, 24):
+        shape = (1, 24)  # an open batch is run with one image
+    folder = make_bundle(batch=batch, prior=True, split=True, ports=PRIOR)
+    prior = np.random.default_rng(1).random(shape).astype(np.float32)
+    words = ("--input", written(tmp_path, prior, raw), "--output", tmp_path / "out.safetensors", "--device", "cpu")
+    done = run(cpp, folder, photo, *words, *split, "--json")
+    assert done.returncode == 0, done.stderr
+    expected = load(folder, device="cpu")([photo] * 3 if batch == 3 else photo, prior=prior)
+    found = load_file(tmp_path / "out.safetensors")
+    np.testing.assert_array_equal(found["indices"], expected.indices[:1])
+    np.testing.assert_allclose(found["tokens"], expected.tokens[:1], rtol=CLOSE, atol=CLOSE)
+    told = json.loads(done.stdout)
+    assert told["source"] == ("encode.onnx and select.onnx" if split else "encoder.onnx")
+    assert ("select_ms" in told, "encode_ms" in told) == (bool(split), bool(split))
+
+
+def test_what_is_left_out_stands_as_the_manifest_says_and_the_halves_are_timed_apart(
+    cpp: Path, make_bundle: MakeBundle, photo: Path
+) -> None:
+    folder = make_bundle(prior=True, split=True, ports=PRIOR)
+    done = run(cpp, folder, photo, "--split", "--repeat", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    assert "indices " + " ".join(map(str, load(folder, device="cpu")(photo).indices[0])) in lines
+    assert lines[-1].startswith("encode ")
+    assert "ms (p95 " in lines[-1].partition(", then for each question ")[2]
+
+
+NUMBERS = np.ones((1, 24), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("value", "raw", "said"),
+    [
+        (NUMBERS[:, 1:], False, "prior must be float32 [1, 24], got float32 [1, 23]; cast or reshape it"),
+        (np.stack([NUMBERS] * 2), False, "prior must be float32 [1, 24], got float32 [2, 1, 24]"),
+        (NUMBERS.astype(np.float64), False, "prior must be float32 [1, 24], got float64 [1, 24]"),
+        (NUMBERS.astype(">f4"), False, "prior must be float32 [1, 24], got >f4 [1, 24]"),
+        (NUMBERS[0, 0], False, "prior must be float32 [1, 24], got float32 []"),
+        (np.asfortranarray(np.ones((2, 24), np.float32)), False, "it is not in C order; write it with numpy.save"),
+        (NUMBERS[:, 1:], True, "prior must be float32 [1, 24], got 92 bytes"),
+        (NUMBERS * np.nan, False, "prior must be finite, 24 of 24 are NaN or infinite"),
+        (NUMBERS * np.inf, True, "prior must be finite"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_one_line(
+    cpp: Path, make_bundle: MakeBundle, photo: Path, tmp_path: Path, value: NDArray[Any], raw: bool, said: str
+) -> None:
+    word = written(tmp_path, value, raw)
+    done = run(cpp, make_bundle(prior=True, ports=PRIOR), photo, "--input", word, "--output", tmp_path / "t.npy")
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+    assert said in done.stderr.decode()
+    assert not (tmp_path / "t.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "prior must be given: of each patch, what is wanted; brightest chooses by it; not given: prior (--input "),
+        (("--input", "prior"), "--input must be NAME=FILE, as text=question.npy, got prior"),
+        (("--input", "prior="), "--input must be NAME=FILE, as text=question.npy, got prior="),
+        (("--input", "prior=a", "--input", "prior=b"), "--input prior must be given once"),
+        (("--input", "prior=no.npy"), "no.npy cannot be read; name a .npy, or a file of the numbers' bytes alone"),
+        (
+            ("--input", "text=photo.ppm"),
+            "--input text: the bundle takes no such input beside its image, it takes prior",
+        ),
+        (("--split",), "holds the encoder as one graph; export it with --split to encode once and ask often"),
+        (("--input", "prior=broken.npy"), "broken.npy is no .npy that can be read: it ends in its header"),
+    ],
+)
+def test_what_is_not_given_or_not_there_is_one_line(
+    cpp: Path, make_bundle: MakeBundle, photo: Path, words: tuple[str, ...], said: str
+) -> None:
+    (photo.parent / "broken.npy").write_bytes(b"\x93NUMPY\x01\x00\xff\xff{'descr'")
+    bundle = make_bundle(prior=True, ports={"prior": {**PRIOR["prior"], "blank": None}})
+    program = cpp / "tools" / "edgeprune-run"
+    done = subprocess.run(
+        [program, bundle, photo, *words], capture_output=True, text=True, check=False, cwd=photo.parent
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hostile_array_is_one_line_or_numbers(
+    cpp: Path, make_bundle: MakeBundle, photo: Path, tmp_path: Path, seed: int
+) -> None:
+    folder, dice = make_bundle(prior=True, ports=PRIOR), np.random.default_rng(seed)
+    np.save(tmp_path / "good.npy", NUMBERS)
+    good = (tmp_path / "good.npy").read_bytes()
+    for _ in range(15):
+        bad = bytearray(good[: int(dice.integers(0, len(good) + 1))])
+        for at in dice.integers(0, max(len(bad), 1), 3):
+            bad[at : at + 1] = bytes(dice.integers(0, 256, len(bad[at : at + 1]), np.uint8))
+        (tmp_path / "bad.npy").write_bytes(bad)
+        done = run(cpp, folder, photo, "--input", f"prior={tmp_path}/bad.npy")
+        assert done.returncode in (0, 2)
+        assert done.returncode == 0 or done.stderr.count(b"\n") == 1

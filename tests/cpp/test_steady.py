@@ -27,6 +27,12 @@ def test_a_run_allocates_nothing_and_copies_no_tensor(dtype: str, cpp: Path, mak
     steady(cpp, make_bundle(dtype=dtype, picks=True, nested=True), 500)
 
 
+def test_the_halves_allocate_nothing_and_what_lies_between_them_is_not_copied(
+    cpp: Path, make_bundle: MakeBundle
+) -> None:
+    steady(cpp, make_bundle(prior=True, split=True), 100)
+
+
 @pytest.mark.slow
 def test_memory_is_flat_over_ten_thousand_runs(cpp: Path, make_bundle: MakeBundle) -> None:
     assert "10000 runs" in steady(cpp, make_bundle(), 10_000)

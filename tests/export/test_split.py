@@ -27,6 +27,8 @@ def exported(folder: Path, **request: object) -> Path:
     reports = export_bundle(Request(**{**given, **request})).reports  # type: ignore[arg-type]
     assert [report.source for report in reports] == ["encoder.onnx", "encode.onnx and select.onnx"]
     assert all(report.passed for report in reports)
+    encode, select = ((folder / f"{name}.onnx").stat().st_size for name in ("encode", "select"))
+    assert select < encode / 2  # most layers are with the pixels; those of kept tokens alone are not
     return folder
 
 

@@ -88,6 +88,17 @@ def test_the_bundle_is_that_of_edgeprune(optimum_cli: Callable[..., Done]) -> No
     assert given["manifest"] == json.loads(json.dumps(dataclasses.asdict(own.manifest)))
 
 
+@pytest.mark.slow
+def test_a_question_and_the_halves_go_along(optimum_cli: Callable[..., Done]) -> None:
+    asked = ("export", "edgeprune", "--method", "cdpruner", "--option", "form=openvino", "--split")
+    done = optimum_cli(*asked, "--keep", 9, "--no-baselines", "--output", "asked", "--json")
+    assert (done.code, done.err) == (0, "")
+    given = json.loads(done.out)
+    assert given["manifest"]["ports"]["text"]["blank"] == 0
+    assert given["manifest"]["graphs"].keys() == {"encoder", "encode", "select"}
+    assert [(one["device"], one["passed"]) for one in given["parity"]] == [("cpu", True), ("cpu halves", True)]
+
+
 def test_the_help_is_that_of_edgeprune(optimum_cli: Callable[..., Done], call: Callable[..., Done]) -> None:
     from edgeprune.cli import main
 

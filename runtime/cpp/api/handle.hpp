@@ -5,12 +5,13 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "api/last_error.hpp"
-#include "backends/backend.hpp"
+#include "backends/halves.hpp"
 #include "edgeprune.h"
 #include "error.hpp"
 #include "images/preprocessing.hpp"
@@ -33,13 +34,35 @@ struct Blank {
     std::vector<unsigned char> bytes;  // the value, for the most images of any run so far; empty until it is left out
 };
 
+// What runs, what stands in for what it is not given, and the memory of its calls.
+struct Runs {
+    Runs(Backend &backend, const Manifest &manifest);
+
+    Backend *backend;
+    std::vector<Bound> inputs, outputs;              // of this call
+    std::vector<Bound> known_inputs, known_outputs;  // of the last one whose memory was found to be good,
+    bool known_gpu = false;                          // and whose it was
+    std::vector<Kept> kept;
+    std::vector<Blank> blanks;
+};
+
+// The same of both halves, where a bundle was opened as these.
+struct RunsHalves {
+    Runs encode, select;
+    std::vector<edgeprune_buffer> given;  // to the second one in this call
+};
+
 }  // namespace edgeprune
 
 struct edgeprune_bundle {
     edgeprune_bundle(std::uint64_t number, edgeprune::Bundle files, std::unique_ptr<edgeprune::Backend> backend,
                      edgeprune::Preprocessing preprocessing, bool look)
         : number(number), files(std::move(files)), backend(std::move(backend)), look(look),
-          preprocessing(std::move(preprocessing)) {}
+          whole(*this->backend, this->files.manifest), preprocessing(std::move(preprocessing)) {
+        if (auto *both = dynamic_cast<edgeprune::Halves *>(this->backend.get()))
+            halves.emplace(edgeprune::RunsHalves{{both->encode(), this->files.manifest},
+                                                 {both->select(), this->files.manifest}, {}});
+    }
 
     std::uint64_t number;  // no other handle of this process has it, had it, or will have it
     edgeprune::Bundle files;
@@ -47,11 +70,8 @@ struct edgeprune_bundle {
     bool look;  // for NaN and infinities among inputs
 
     std::mutex running;  // runs take turns, on what follows
-    std::vector<edgeprune::Bound> inputs, outputs;            // of this call
-    std::vector<edgeprune::Bound> known_inputs, known_outputs;  // of the last one whose memory was found to be good,
-    bool known_gpu = false;                                   // and whose it was
-    std::vector<edgeprune::Kept> kept;
-    std::vector<edgeprune::Blank> blanks;
+    edgeprune::Runs whole;
+    std::optional<edgeprune::RunsHalves> halves;
 
     std::mutex preparing;  // images take turns
     edgeprune::Preprocessing preprocessing;
@@ -89,12 +109,6 @@ edgeprune_status with(Handle *bundle, Call call) noexcept {
 
 // Of one image in pixel_values; of all tiles of it where it is cut up.
 std::size_t image_nbytes(const edgeprune_bundle &bundle);
-
-// Of the ports of the manifest those of floats, and those without a blank.
-std::vector<Blank> blanks_of(const Backend &backend, const Manifest &manifest);
-
-// What the bundle keeps from frame to frame, all of it 0.
-std::vector<Kept> kept_of(const Backend &backend);
 
 inline void need(const void *pointer, const char *name) {
     if (!pointer) throw wrong_request(name, " must not be NULL");

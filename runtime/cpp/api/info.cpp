@@ -58,6 +58,7 @@ edgeprune_info described(const edgeprune_bundle &bundle) {
         info.width = size(first + 1);
         info.image_nbytes = image_nbytes(bundle);
     }
+    if (bundle.halves) info.seen_nbytes = bundle.halves->encode.backend->outputs()[0].nbytes();
     return info;
 }
 

@@ -26,6 +26,7 @@ Choice choice_of(const edgeprune_options &options) {
     choice.device = options.device;
     choice.gpu = options.gpu;
     choice.threads = options.threads;
+    choice.split = options.split != 0;
     if (options.onnxruntime) choice.onnxruntime = options.onnxruntime;
     if (const edgeprune_log log = options.log)
         choice.log = [log, context = options.log_context](const std::string &text) {
@@ -40,13 +41,8 @@ edgeprune_bundle *opened(const char *folder, const edgeprune_options &options) {
     Preprocessing preprocessing(files.manifest.preprocessing);
     std::unique_ptr<Backend> backend = open_backend(files, choice_of(options));
     if (options.keep) backend = cut_to(std::move(backend), files.manifest, options.keep);
-    const bool look = !options.skip_finite;
-    std::vector<Kept> kept = kept_of(*backend);
-    std::vector<Blank> blanks = blanks_of(*backend, files.manifest);
-    auto *handle = new edgeprune_bundle(++numbers, std::move(files), std::move(backend), std::move(preprocessing), look);
-    handle->kept = std::move(kept);
-    handle->blanks = std::move(blanks);
-    return handle;
+    return new edgeprune_bundle(++numbers, std::move(files), std::move(backend), std::move(preprocessing),
+                                !options.skip_finite);
 }
 
 }  // namespace

@@ -42,12 +42,14 @@ struct Choice {
     edgeprune_device device = EDGEPRUNE_AUTO;
     int gpu = 0, threads = 0;
     std::string onnxruntime;                         // library; "" for the search
-    std::string graph = "encoder";                   // or a baseline
+    std::string graph = ENCODER;                     // or a half of it, or a baseline
+    bool split = false;                              // the halves, in place of the encoder (open_backend alone)
     std::function<void(const std::string &)> log;    // may be empty
 };
 
-// The encoder of a bundle on a device; under EDGEPRUNE_AUTO the best that is here, and what was passed over is logged.
-// Throws no_device when it cannot be used, bad_bundle when graph or plan are damaged or are not what the manifest says.
+// The encoder of a bundle on a device, whole or (`split`) as its Halves; under EDGEPRUNE_AUTO the best that is here, and
+// what was passed over is logged. Throws no_device when it cannot be used, bad_bundle when graph or plan are
+// damaged or are not what the manifest says, wrong_request for halves that are not there.
 std::unique_ptr<Backend> open_backend(Bundle &bundle, const Choice &choice);
 
 // backends/onnxruntime.cpp: a graph of the bundle in ONNX Runtime, whose library is opened at run time.

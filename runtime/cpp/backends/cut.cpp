@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "backends/halves.hpp"
 #include "error.hpp"
 
 namespace edgeprune {
@@ -184,6 +185,9 @@ class Cut final : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> cut_to(std::unique_ptr<Backend> whole, const Manifest &manifest, int keep) {
+    if (dynamic_cast<const Halves *>(whole.get()))
+        throw wrong_request("the halves keep all that the bundle keeps, got a budget of ", keep,
+                            "; open it without, and take the first picks of what comes out");
     return std::make_unique<Cut>(std::move(whole), manifest, keep);
 }
 

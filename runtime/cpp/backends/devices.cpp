@@ -7,6 +7,7 @@
 
 #include "backends/execution_providers.hpp"
 #include "backends/gpu.hpp"
+#include "backends/halves.hpp"
 #include "backends/plan.hpp"
 #include "backends/tensors.hpp"
 #include "error.hpp"
@@ -16,12 +17,17 @@ namespace {
 
 std::unique_ptr<Backend> open_on(Bundle &bundle, Choice choice, edgeprune_device device) {
     choice.device = device;
+    if (choice.split) return open_halves(bundle, choice);
     auto backend = device == EDGEPRUNE_TENSORRT ? open_plan(bundle, choice) : open_onnxruntime(bundle, choice);
-    check_tensors(bundle.folder, bundle.manifest.graphs.at(choice.graph), *backend);
+    check_tensors(bundle, choice.graph, *backend);
     return backend;
 }
 
-std::string no_plan(const Bundle &bundle) { return has_plan(bundle) ? "" : "the bundle has no plan"; }
+// Why no plan need be tried.
+std::string no_plan(const Bundle &bundle, const Choice &choice) {
+    if (!has_plan(bundle)) return "the bundle has no plan";
+    return choice.split ? "a plan holds the encoder whole" : "";
+}
 
 // Why CUDA need not be tried.
 std::string no_cuda(const Choice &choice) {
@@ -36,7 +42,7 @@ std::unique_ptr<Backend> open_best(Bundle &bundle, const Choice &choice) {
     std::string plan_why;
     for (const auto device : {EDGEPRUNE_TENSORRT, EDGEPRUNE_CUDA}) {
         const bool plan = device == EDGEPRUNE_TENSORRT;
-        std::string why = plan ? no_plan(bundle) : no_cuda(choice);
+        std::string why = plan ? no_plan(bundle, choice) : no_cuda(choice);
         if (why.empty()) {
             try {
                 return open_on(bundle, choice, device);
@@ -51,7 +57,7 @@ std::unique_ptr<Backend> open_best(Bundle &bundle, const Choice &choice) {
     try {
         return open_on(bundle, choice, EDGEPRUNE_CPU);
     } catch (const Error &error) {  // where there is a plan, what keeps it from running matters more
-        if (error.status != EDGEPRUNE_NO_DEVICE || !has_plan(bundle)) throw;
+        if (error.status != EDGEPRUNE_NO_DEVICE || choice.split || !has_plan(bundle)) throw;
         throw no_device(plan_why, "; device cpu: ", error.what());
     }
 }
@@ -67,6 +73,7 @@ std::unique_ptr<Backend> open_backend(Bundle &bundle, const Choice &choice) {
     if (choice.gpu < 0) throw wrong_request("gpu must be at least 0, got ", choice.gpu);
     if (bundle.manifest.graphs.find(choice.graph) == bundle.manifest.graphs.end())
         throw wrong_request(bundle.folder, " has no graph ", choice.graph);
+    if (choice.split) check_halves(bundle, choice.device);
     return choice.device == EDGEPRUNE_AUTO ? open_best(bundle, choice) : open_on(bundle, choice, choice.device);
 }
 

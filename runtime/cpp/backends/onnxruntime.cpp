@@ -128,7 +128,7 @@ class Session final : public Backend {
         // Idle threads would spin into the run of another session.
         check(api_.AddSessionConfigEntry(made, "session.force_spinning_stop", "1"));
         std::string disabled;
-        if (choice.graph == "encoder")
+        if (!is_baseline(choice.graph))
             for (const auto &name : bundle.manifest.disabled(provider_.name)) disabled += (disabled.empty() ? "" : ";") + name;
         if (!disabled.empty())
             check(api_.AddSessionConfigEntry(made, "optimization.disable_specified_optimizers", disabled.c_str()));

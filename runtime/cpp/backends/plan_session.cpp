@@ -120,7 +120,7 @@ class Plan final : public Backend {
 
 // Not run here: needs a GPU.
 std::unique_ptr<Backend> open_plan(Bundle &bundle, const Choice &choice) {
-    if (choice.graph != "encoder")
+    if (choice.graph != ENCODER)
         throw wrong_request("a plan is of the encoder, there is none of ", choice.graph, "; open it on another device");
     Have have;
     std::map<std::string, const Functions *> libraries;

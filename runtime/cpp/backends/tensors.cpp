@@ -10,10 +10,13 @@ namespace {
 
 constexpr const char *PIXELS = "pixel_values";
 
+// The outputs that the manifest names for a graph, those first that make the encoder one of its kind.
 std::vector<std::string> wanted_names(const Manifest &manifest, const Graph &graph) {
-    std::vector<std::string> names = {"tokens", "indices", "scores"};
-    if (manifest.gives() == Gives::DETECTIONS) names = {"logits", "pred_boxes"};
-    if (manifest.gives() == Gives::LOGITS) names = {"logits"};
+    std::vector<std::string> first = {"tokens", "indices", "scores"}, names;
+    if (manifest.gives() == Gives::DETECTIONS) first = {"logits", "pred_boxes"};
+    if (manifest.gives() == Gives::LOGITS) first = {"logits"};
+    for (const std::string &name : first)
+        if (find(graph.outputs, name)) names.push_back(name);
     for (const Spec &spec : graph.outputs)
         if (std::find(names.begin(), names.end(), spec.name) == names.end()) names.push_back(spec.name);
     return names;
@@ -58,20 +61,22 @@ std::vector<Spec> wanted_outputs(const std::string &source, const std::vector<Sp
     return wanted;
 }
 
-void check_tensors(const std::string &folder, const Graph &graph, const Backend &backend) {
+void check_tensors(const Bundle &bundle, const std::string &name, const Backend &backend) {
+    const Graph &graph = bundle.manifest.graphs.at(name);
+    const std::string folder = shown(bundle.folder);
     if (graph.outputs.empty()) return;
     for (const auto *specs : {&backend.inputs(), &backend.outputs(), &graph.inputs, &graph.outputs}) {
         for (const Spec &spec : *specs) {
             const Spec *have = find_in(backend.inputs(), backend.outputs(), spec.name);
             const Spec *said = find_in(graph.inputs, graph.outputs, spec.name);
             if (!same(have, said))
-                throw bad_bundle(shown(folder), ": ", spec.name, " is ", shown_or_nothing(have), " in ",
+                throw bad_bundle(folder, ": ", spec.name, " is ", shown_or_nothing(have), " in ",
                                  backend.source(), ", manifest.json says ", shown_or_nothing(said),
                                  "; export the bundle again");
         }
     }
-    if (!find(backend.inputs(), PIXELS))
-        throw bad_bundle(shown(folder), ": ", backend.source(), " must take ", PIXELS, ", it takes ",
+    if (name != SELECT && !find(backend.inputs(), PIXELS))
+        throw bad_bundle(folder, ": ", backend.source(), " must take ", PIXELS, ", it takes ",
                          names_of(backend.inputs()));
 }
 

@@ -18,6 +18,12 @@ namespace edgeprune {
 
 using Json = nlohmann::json;
 
+// Names of graphs: the pruned one, and its halves where it was split: what the pixels decide, and what a question does.
+inline constexpr const char *ENCODER = "encoder", *ENCODE = "encode", *SELECT = "select";
+// How the names of the graphs begin that it is measured against.
+inline constexpr const char *BASELINE = "baseline.";
+inline bool is_baseline(const std::string &name) { return name.rfind(BASELINE, 0) == 0; }
+
 struct Graph {
     std::string file;
     std::vector<Spec> inputs, outputs;  // in the order of the manifest; of a baseline from schema 1.x none
@@ -42,7 +48,7 @@ struct Manifest {
     std::string schema, method, model, precision, target;
     int keep = 0, rows = 0, columns = 0, tiles = 1;
     bool nested = false;
-    Named<Graph> graphs;      // "encoder", "baseline.<name>"
+    Named<Graph> graphs;      // ENCODER, perhaps ENCODE and SELECT, BASELINE + name
     Named<File> files;
     Named<Engine> engines;  // by target
     std::vector<std::pair<int, int>> steps;
@@ -51,7 +57,8 @@ struct Manifest {
     Json ports;                // an object: input -> {"what": text, "blank": a number, or null where it has to be given}
     Json quantised;            // an object, or null of a float graph
 
-    const Graph &encoder() const { return graphs.at("encoder"); }
+    const Graph &encoder() const { return graphs.at(ENCODER); }
+    bool halves() const { return graphs.count(ENCODE) && graphs.count(SELECT); }
     int patches() const { return rows * columns; }
     bool tiled() const;
     bool pooled() const;

@@ -82,12 +82,14 @@ typedef struct edgeprune_options {
     int32_t keep;                /* tokens per image, at most the bundle's, which must be `nested`; 0 for the bundle's */
     int32_t skip_hashes;         /* 1: sizes are checked, but not the sha256 of files other than the manifest */
     int32_t skip_finite;         /* 1: inputs are not looked through for NaN and infinity */
+    int32_t split;               /* 1: the two halves of a bundle that was exported with --split, in place of the one
+                                    graph: for edgeprune_encode and edgeprune_select */
     const char *onnxruntime;     /* file name of ONNX Runtime's library; NULL for the system's search, and
                                     the environment variable EDGEPRUNE_ONNXRUNTIME before it */
     edgeprune_log log;           /* what was passed over, and warnings; NULL for silence */
     void *log_context;
 } edgeprune_options;
-#define EDGEPRUNE_OPTIONS {sizeof(edgeprune_options), EDGEPRUNE_AUTO, 0, 0, 0, 0, 0, NULL, NULL, NULL}
+#define EDGEPRUNE_OPTIONS {sizeof(edgeprune_options), EDGEPRUNE_AUTO, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL}
 
 /* What a bundle is. Texts live as long as the handle. */
 typedef struct edgeprune_info {
@@ -107,10 +109,13 @@ typedef struct edgeprune_info {
                                     logits alone, so that it has labels and does not detect */
     int32_t height, width;       /* of an image as the graph takes it, pixels */
     size_t image_nbytes;         /* of one image in pixel_values; of all tiles of it where it is cut up */
+    size_t seen_nbytes;          /* of what edgeprune_encode leaves of a run; of one image where the batch is open; 0 of
+                                    a handle that was opened without `split` */
     size_t inputs, outputs;      /* how many tensors go in and come out */
     size_t labels;               /* classes of a detector or a classifier */
 } edgeprune_info;
-#define EDGEPRUNE_INFO {sizeof(edgeprune_info), NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define EDGEPRUNE_INFO \
+    {sizeof(edgeprune_info), NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 #define EDGEPRUNE_MAX_RANK 8
 
@@ -208,6 +213,26 @@ EDGEPRUNE_API edgeprune_status edgeprune_preprocess(edgeprune_bundle *bundle, co
 EDGEPRUNE_API edgeprune_status edgeprune_run(edgeprune_bundle *bundle, const edgeprune_buffer *inputs,
                                              size_t inputs_count, const edgeprune_buffer *outputs,
                                              size_t outputs_count);
+
+/*
+ * edgeprune_run in two, on a handle that was opened with `split`: an image is encoded once, and asked as often as there
+ * are questions.
+ *
+ *     edgeprune_encode(bundle, pixels, pixels_nbytes, seen, seen_nbytes);
+ *     edgeprune_select(bundle, seen, seen_nbytes, &(edgeprune_buffer){"text", text, text_nbytes}, 1,
+ *                      &(edgeprune_buffer){"tokens", tokens, tokens_nbytes}, 1);
+ *
+ * seen: `seen_nbytes` of the info, of B images B times as much, aligned as malloc does it. What stands there is for
+ * edgeprune_select of the same bundle and batch alone, as often as is wanted, by any handle of it. Each half reads and
+ * writes it where it is: on the CPU nothing is copied. Whoever asks several images keeps as many of these.
+ * inputs: of edgeprune_run all but the pixels; NULL with 0 for none. What is left out is what the manifest says.
+ * edgeprune_run on such a handle is both, one after the other. Host memory; allocations as those of edgeprune_run.
+ */
+EDGEPRUNE_API edgeprune_status edgeprune_encode(edgeprune_bundle *bundle, const void *pixels, size_t pixels_nbytes,
+                                                void *seen, size_t seen_nbytes);
+EDGEPRUNE_API edgeprune_status edgeprune_select(edgeprune_bundle *bundle, const void *seen, size_t seen_nbytes,
+                                                const edgeprune_buffer *inputs, size_t inputs_count,
+                                                const edgeprune_buffer *outputs, size_t outputs_count);
 
 /* The next run begins a video: what the handle kept of the frame before is forgotten. Does nothing where nothing is kept. */
 EDGEPRUNE_API edgeprune_status edgeprune_first_frame(edgeprune_bundle *bundle);

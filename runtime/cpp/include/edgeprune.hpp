@@ -118,6 +118,20 @@ class Bundle {
     void run(const std::vector<edgeprune_buffer> &inputs, const std::vector<edgeprune_buffer> &outputs) {
         check(edgeprune_run(handle_, inputs.data(), inputs.size(), outputs.data(), outputs.size()));
     }
+    // What encode() leaves of so many images, of a bundle that was opened with `split`: one for each image to be asked.
+    std::vector<unsigned char> seen(std::size_t images = 1) const {
+        return std::vector<unsigned char>(info().seen_nbytes * images);
+    }
+    // The first half of a run, once for each image.
+    void encode(edgeprune_buffer pixels, std::vector<unsigned char> &seen) {
+        check(edgeprune_encode(handle_, pixels.data, pixels.nbytes, seen.data(), seen.size()));
+    }
+    // The second, once for each question.
+    void select(const std::vector<unsigned char> &seen, std::initializer_list<edgeprune_buffer> inputs,
+                std::initializer_list<edgeprune_buffer> outputs) {
+        check(edgeprune_select(handle_, seen.data(), seen.size(), inputs.begin(), inputs.size(), outputs.begin(),
+                               outputs.size()));
+    }
     // The next run begins a video.
     void first_frame() { check(edgeprune_first_frame(handle_)); }
     // Memory of the GPU; returns when the work is queued on the stream.

@@ -128,6 +128,25 @@ Verdict run(Backend &backend, Feed &feed, const std::string &name, const Probe &
     return probe.compare(got, dtype);
 }
 
+// Every probe by one backend; device: as it is called. `said` is told the name of each.
+Report judged(const Bundle &bundle, Backend &backend, const std::string &device, const Reference &reference, int keep,
+              const std::function<void(const std::string &)> &said) {
+    const auto flags = backend.flags();
+    // A weakly typed plan takes and gives the float32 of its graph, and computes in float16.
+    const bool halves = std::find(flags.begin(), flags.end(), "FP16") != flags.end();
+    const std::string computes = halves ? "float16" : bundle.manifest.computes();
+    Report report{device, computes, backend.source(), {}, bounds_of(bundle.manifest.quantised)};
+    if (report.bounds) report.dtype = bundle.manifest.precision;
+    Feed feed(bundle, backend);
+    for (const auto &name : reference.names()) {
+        said(name);
+        Probe probe = reference.read(name);
+        if (keep) probe.cut(keep);
+        report.probes.emplace_back(name, run(backend, feed, name, probe, computes));
+    }
+    return report;
+}
+
 }  // namespace
 
 Verdict Report::worst() const {
@@ -173,34 +192,38 @@ Json Report::to_json() const {
             {"probes", by_name}};
 }
 
-Report verify(Bundle &bundle, const Choice &choice, int keep, const Progress &progress) {
+std::vector<Report> verify(Bundle &bundle, const Choice &choice, int keep, const Progress &progress) {
     const Reference reference(bundle);
     std::unique_ptr<Backend> backend = open_backend(bundle, choice);
     if (keep) backend = cut_to(std::move(backend), bundle.manifest, keep);
-    const auto flags = backend->flags();
-    // A weakly typed plan takes and gives the float32 of its graph, and computes in float16.
-    const bool halves = std::find(flags.begin(), flags.end(), "FP16") != flags.end();
-    const std::string computes = halves ? "float16" : bundle.manifest.computes();
-    Report report{backend->device(), computes, backend->source(), {}, bounds_of(bundle.manifest.quantised)};
-    if (report.bounds) report.dtype = bundle.manifest.precision;
-    Feed feed(bundle, *backend);
-    for (const auto &name : reference.names()) {
-        if (progress) progress(report.probes.size(), reference.names().size(), name);
-        Probe probe = reference.read(name);
-        if (keep) probe.cut(keep);
-        report.probes.emplace_back(name, run(*backend, feed, name, probe, computes));
-    }
-    return report;
+    const std::string device = backend->device();
+    const bool both = bundle.manifest.halves() && !keep && device != "tensorrt";
+    const std::size_t total = reference.names().size() * (both ? 2 : 1);
+    std::size_t done = 0;
+    const auto said = [&](const std::string &name) {
+        if (progress) progress(done, total, name);
+        ++done;
+    };
+    std::vector<Report> reports{judged(bundle, *backend, device, reference, keep, said)};
+    if (!both) return reports;
+    backend.reset();
+    Choice halves = choice;
+    halves.split = true;
+    halves.log = {};  // what was passed over was said
+    backend = open_backend(bundle, halves);
+    reports.push_back(judged(bundle, *backend, device + " halves", reference, keep, said));
+    return reports;
 }
 
-std::vector<std::string> plans_not_run(const std::string &folder, const std::string &ran) {
+std::vector<std::string> plans_not_run(const std::string &folder, const std::vector<Report> &reports) {
     const std::string begin = "encoder.", end = ".plan";
     std::vector<std::string> plans;
     for (const auto &entry : std::filesystem::directory_iterator(folder)) {
         const std::string name = entry.path().filename().string();
         const bool plan = name.size() >= begin.size() + end.size() && name.compare(0, begin.size(), begin) == 0 &&
                           name.compare(name.size() - end.size(), end.size(), end) == 0;
-        if (plan && name != ran) plans.push_back(name);
+        const auto ran = [&](const Report &report) { return report.source == name; };
+        if (plan && std::none_of(reports.begin(), reports.end(), ran)) plans.push_back(name);
     }
     std::sort(plans.begin(), plans.end());
     return plans;

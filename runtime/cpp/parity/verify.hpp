@@ -32,11 +32,12 @@ struct Report {
 // Called with probes done, probes in all, and the name of the next.
 using Progress = std::function<void(std::size_t, std::size_t, const std::string &)>;
 
+// Of the encoder, and of its halves where there are such and they run there: in ONNX Runtime, with all that is kept.
 // keep: of the first so many picks alone, where kept sets nest; 0 for all. Throws no_device, wrong_request for a budget
 // that is not there, bad_bundle where the bundle brings no usable reference.
-Report verify(Bundle &bundle, const Choice &choice, int keep = 0, const Progress &progress = {});
+std::vector<Report> verify(Bundle &bundle, const Choice &choice, int keep = 0, const Progress &progress = {});
 
-// The plans that lie in a bundle, listed or not, other than the file that ran.
-std::vector<std::string> plans_not_run(const std::string &folder, const std::string &ran);
+// The plans that lie in a bundle, listed or not, of which none of these reports shows anything.
+std::vector<std::string> plans_not_run(const std::string &folder, const std::vector<Report> &reports);
 
 }  // namespace edgeprune::parity

@@ -81,11 +81,12 @@ namespace {
 struct Opened {
     edgeprune_bundle *bundle = nullptr;
 
-    Opened(const char *folder, const char *onnxruntime, int keep = 0) {
+    Opened(const char *folder, const char *onnxruntime, int keep = 0, int split = 0) {
         edgeprune_options options = EDGEPRUNE_OPTIONS;
         options.device = EDGEPRUNE_CPU;
         options.threads = 1;
         options.keep = keep;
+        options.split = split;
         options.onnxruntime = onnxruntime;
         if (edgeprune_open(folder, &options, &bundle)) {
             std::fprintf(stderr, "%s\n", edgeprune_error(nullptr));
@@ -202,6 +203,71 @@ void a_smaller_budget_allocates_nothing(const char *folder, const char *onnxrunt
     check::same(allocations.load(), 0U);
 }
 
+// Whether a pointer is into memory of so many bytes.
+bool within(const void *pointer, const void *memory, std::size_t nbytes) {
+    const auto *at = static_cast<const char *>(pointer), *begin = static_cast<const char *>(memory);
+    return at >= begin && at < begin + nbytes;
+}
+
+// What lies between the halves is written and read where the caller has it.
+void halves_allocate_and_copy_nothing(const char *folder, const char *onnxruntime, void *watched) {
+    if (!std::ifstream(std::string(folder) + "/select.onnx")) return;
+    const auto made = reinterpret_cast<std::size_t (*)()>(dlsym(watched, "watched_made"));
+    const auto given = reinterpret_cast<std::size_t (*)(const void **)>(dlsym(watched, "watched_given"));
+    const Opened open(folder, onnxruntime, 0, 1);
+    const Memory memory(open.bundle, 0);
+    edgeprune_info info = EDGEPRUNE_INFO;
+    edgeprune_get_info(open.bundle, &info);
+    std::vector<double> seen(info.seen_nbytes / sizeof(double));
+    const edgeprune_buffer &pixels = memory.inputs[0];
+    const std::size_t asked = memory.inputs.size() - 1, wanted = memory.outputs.size();
+    const auto encode = [&] {
+        return edgeprune_encode(open.bundle, pixels.data, pixels.nbytes, seen.data(), info.seen_nbytes);
+    };
+    const auto select = [&] {
+        return edgeprune_select(open.bundle, seen.data(), info.seen_nbytes, &pixels + 1, asked, memory.outputs.data(),
+                                wanted);
+    };
+    check::same(encode(), EDGEPRUNE_OK);
+    check::same(select(), EDGEPRUNE_OK);
+    check::holds(memory.results() == expected(folder, onnxruntime, 0));
+    const void *addresses[64];
+    check::same(encode(), EDGEPRUNE_OK);
+    const std::size_t between = given(addresses) - 1;
+    check::holds(between > 0);
+    check::same(addresses[0], pixels.data);
+    for (std::size_t at = 1; at <= between; ++at)
+        check::holds(within(addresses[at], seen.data(), info.seen_nbytes));
+    check::same(select(), EDGEPRUNE_OK);
+    check::same(given(addresses), asked + between + wanted);
+    for (std::size_t at = 0; at < asked; ++at) check::same(addresses[at], memory.inputs[1 + at].data);
+    for (std::size_t at = asked; at < asked + between; ++at)
+        check::holds(within(addresses[at], seen.data(), info.seen_nbytes));
+    for (std::size_t at = 0; at < wanted; ++at)
+        check::same(addresses[asked + between + at], memory.outputs[at].data);
+
+    check::same(memory.run(open.bundle), EDGEPRUNE_OK);  // both at once, by memory of the handle's own
+    check::same(encode(), EDGEPRUNE_OK);
+    check::same(select(), EDGEPRUNE_OK);
+    const std::size_t before = made();
+    allocations = 0;
+    counting = true;
+    for (int run = 0; run < 100; ++run) {
+        encode();
+        for (int question = 0; question < 3; ++question) select();
+    }
+    counting = false;
+    check::same(allocations.load(), 0U);
+    check::same(made(), before);
+    check::same(memory.run(open.bundle), EDGEPRUNE_OK);
+    allocations = 0;
+    counting = true;
+    for (int run = 0; run < 100; ++run) memory.run(open.bundle);
+    counting = false;
+    check::same(allocations.load(), 0U);
+    check::holds(memory.results() == expected(folder, onnxruntime, 0));
+}
+
 void memory_stays_flat(const char *folder, const char *onnxruntime, int runs) {
     const Opened open(folder, onnxruntime);
     const Memory memory(open.bundle, 0);
@@ -272,6 +338,7 @@ int main(int count, char **arguments) {
     inside = reinterpret_cast<int (*)()>(dlsym(watched, "watched_inside"));
     nothing_is_allocated_or_copied(folder, onnxruntime, watched);
     a_smaller_budget_allocates_nothing(folder, onnxruntime);
+    halves_allocate_and_copy_nothing(folder, onnxruntime, watched);
     memory_stays_flat(folder, onnxruntime, runs);
     what_is_opened_is_closed(folder, onnxruntime, 10);
     threads_get_their_own_results(folder, onnxruntime, false);

@@ -23,7 +23,7 @@ using namespace edgeprune;
 using namespace edgeprune::tools;
 using Clock = std::chrono::steady_clock;
 
-constexpr const char *PRUNED = "pruned", *BASELINE = "baseline.";
+constexpr const char *PRUNED = "pruned";
 constexpr const char *ORDER[] = {"unpruned", "official", "naive", "pool"};
 constexpr int WARM_UP = 2, LONGER = 3;
 constexpr double BUDGET_S = 20, LEAST = 7, MOST = 200;
@@ -100,6 +100,7 @@ Graphs open(Bundle &bundle, const Options &options) {
     choice.onnxruntime = options.text("onnxruntime");
     choice.log = [](const std::string &text) { std::fprintf(stderr, "edgeprune-bench: %s\n", printable(text).c_str()); };
     std::vector<std::string> others = baselines(bundle.manifest, options.text("against"));
+    choice.split = options.has("split");
     std::unique_ptr<Backend> pruned = open_backend(bundle, choice);
     if (std::strcmp(pruned->device(), "tensorrt") == 0) {  // whose baselines have no plans
         if (options.has("against")) throw wrong_request("a plan is measured alone, without a baseline; leave out --against");
@@ -109,11 +110,16 @@ Graphs open(Bundle &bundle, const Options &options) {
     Graphs graphs;
     graphs.names.emplace_back(PRUNED);
     graphs.turns.emplace(PRUNED, Turn(std::move(pruned)));
-    for (const std::string &name : others) {
-        choice.graph = BASELINE + name;
+    const auto add = [&](const std::string &name, const std::string &graph) {
+        choice.graph = graph;
         graphs.names.push_back(name);
         graphs.turns.emplace(name, Turn(open_backend(bundle, choice)));
+    };
+    if (choice.split) {
+        choice.split = false;
+        for (const char *half : {ENCODE, SELECT}) add(half, half);
     }
+    for (const std::string &name : others) add(name, BASELINE + name);
     return graphs;
 }
 
@@ -183,6 +189,7 @@ int body(int count, char **given) {
     std::vector<Option> known = OPENING;
     known.push_back({"rounds", "N", "Timed runs of each graph; default 20 to 60 seconds' worth."});
     known.push_back({"against", "NAME", "Only this baseline; default all in the bundle."});
+    known.push_back({"split", nullptr, "The two halves of a bundle exported with --split, at once and each alone."});
     known.push_back({"keep", "K", "Cut each run of the pruned encoder to its first so many picks."});
     Options options("edgeprune-bench", "BUNDLE", "Measure a bundle's encoder against its baselines, interleaved.", known,
                     {"edgeprune-bench my-bundle", "edgeprune-bench my-bundle --against unpruned --threads 2 --json"});

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -38,7 +39,64 @@ std::string header_of(const View &tensor) {
     return magic + static_cast<char>(text.size() & 0xffU) + static_cast<char>(text.size() >> 8) + text;
 }
 
+constexpr const char *MAGIC = "\x93NUMPY";
+constexpr std::size_t MAGIC_NBYTES = 6;
+
+// What stands behind a name in a header, from its first character that is no space; "" where it is not there.
+std::string behind(const std::string &header, const std::string &name) {
+    const std::size_t found = header.find("'" + name + "':");
+    if (found == std::string::npos) return "";
+    const std::size_t at = header.find_first_not_of(' ', found + name.size() + 3);
+    return at == std::string::npos ? "" : header.substr(at);
+}
+
+struct Dtype {
+    std::string name;
+    std::size_t nbytes;
+};
+
+Dtype dtype_of(const std::string &spelling) {
+    for (const DType dtype : {EDGEPRUNE_FLOAT32, EDGEPRUNE_FLOAT16, EDGEPRUNE_UINT8, EDGEPRUNE_INT8, EDGEPRUNE_INT32,
+                              EDGEPRUNE_INT64, EDGEPRUNE_BOOL})
+        if (spelling == spelt(dtype)) return {name_of(dtype), size_of(dtype)};
+    return {spelling == "<f8" ? "float64" : spelling, 0};
+}
+
 }  // namespace
+
+bool is_npy(const std::string &file) { return file.compare(0, MAGIC_NBYTES, MAGIC) == 0; }
+
+Npy read_npy(const std::string &file, const std::string &name) {
+    const auto wrong = [&](const char *why) {
+        return bad_image(name, " is no .npy that can be read: ", why, "; write it with numpy.save");
+    };
+    const auto byte = [&](std::size_t at) { return static_cast<std::size_t>(static_cast<unsigned char>(file[at])); };
+    if (!is_npy(file) || file.size() < 12) throw wrong("it ends in its header");
+    const bool first = byte(6) == 1;  // the length of the header has 2 bytes, in later versions 4
+    const std::size_t begins = first ? 10 : 12;
+    const std::size_t length = byte(8) | byte(9) << 8 | (first ? 0 : byte(10) << 16 | byte(11) << 24);
+    if (length > file.size() - begins) throw wrong("it ends in its header");
+    const std::string header = file.substr(begins, length), spelling = behind(header, "descr");
+    const std::size_t ends = spelling.find('\'', 1);
+    if (spelling.empty() || spelling[0] != '\'' || ends == std::string::npos) throw wrong("it has no simple dtype");
+    if (behind(header, "fortran_order").compare(0, 5, "False") != 0) throw wrong("it is not in C order");
+    const Dtype dtype = dtype_of(spelling.substr(1, ends - 1));
+    Npy array{dtype.name, {}, file.substr(begins + length)};
+    const std::string shape = behind(header, "shape");
+    if (shape.empty() || shape[0] != '(') throw wrong("it has no shape");
+    std::size_t total = dtype.nbytes;
+    const char *at = shape.c_str() + 1;
+    for (char *next = nullptr; *at != ')'; at = next) {
+        errno = 0;
+        const std::int64_t size = std::strtoll(at, &next, 10);
+        if (next == at || errno || size < 0 || (*next != ',' && *next != ')')) throw wrong("it has no shape");
+        if (__builtin_mul_overflow(total, static_cast<std::size_t>(size), &total)) throw wrong("it is too large");
+        array.shape.push_back(size);
+        while (*next == ',' || *next == ' ') ++next;
+    }
+    if (dtype.nbytes && array.bytes.size() != total) throw wrong("it has not the bytes that its shape says");
+    return array;
+}
 
 void write_npy(const std::string &path, const View &tensor) {
     const std::string fresh = path + "." + std::to_string(getpid()) + ".part", header = header_of(tensor);

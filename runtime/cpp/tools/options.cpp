@@ -84,9 +84,9 @@ void Options::read(int count, char **given) {
     int which = -1, found = 0;
     while ((found = getopt_long(count, given, ":h", known.data(), &which)) != -1) {
         if (found == 1) {
-            values_[options_[static_cast<std::size_t>(which)].name] = optarg != nullptr ? optarg : "";
+            values_[options_[static_cast<std::size_t>(which)].name].emplace_back(optarg != nullptr ? optarg : "");
         } else if (found == 'h') {
-            values_["help"] = "";
+            values_["help"].emplace_back();
         } else if (found == ':') {
             throw wrong_request("option ", given[optind - 1], " requires an argument", see);
         } else {
@@ -105,7 +105,13 @@ void Options::read(int count, char **given) {
 
 std::string Options::text(const std::string &name, const std::string &otherwise) const {
     const auto found = values_.find(name);
-    return found == values_.end() ? otherwise : found->second;
+    return found == values_.end() ? otherwise : found->second.back();
+}
+
+const std::vector<std::string> &Options::every(const std::string &name) const {
+    static const std::vector<std::string> none;
+    const auto found = values_.find(name);
+    return found == values_.end() ? none : found->second;
 }
 
 int Options::whole(const std::string &name, int otherwise, int least, int most) const {

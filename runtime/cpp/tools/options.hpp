@@ -30,8 +30,10 @@ class Options {
     void read(int count, char **given);
 
     bool has(const std::string &name) const { return values_.count(name) != 0; }
-    // Of an option that was given; else `otherwise`.
+    // Of an option that was given, the last time; else `otherwise`.
     std::string text(const std::string &name, const std::string &otherwise = "") const;
+    // Of an option that may be given several times: all of them, in their order.
+    const std::vector<std::string> &every(const std::string &name) const;
     // A whole number; throws wrong_request for anything else, and below `least` or above `most`.
     int whole(const std::string &name, int otherwise, int least, int most = 1 << 30) const;
     // Throws wrong_request for what is none of them.
@@ -50,7 +52,7 @@ class Options {
     std::string tool_, usage_, purpose_;
     std::vector<Option> options_;
     std::vector<std::string> examples_, arguments_;
-    std::map<std::string, std::string> values_;
+    std::map<std::string, std::vector<std::string>> values_;
 };
 
 // Text that a terminal takes for text alone, on one line.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <sstream>
 
 #include "parity/numbers.hpp"
 #include "tools/options.hpp"
@@ -48,16 +50,47 @@ std::size_t width_of(const std::string &text) {
     return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), begins));
 }
 
+// Of a name that would make the table wider than 80 columns each word on a line of its own.
+std::vector<std::string> lines_of(const std::string &name) {
+    if (name.size() <= 15) return {name};
+    std::istringstream words(name);
+    return {std::istream_iterator<std::string>(words), {}};
+}
+
+std::string line_of(const parity::Report &report) {
+    const parity::Verdict worst = report.worst();
+    std::string text = line(worst.passed() ? "parity" : "NO PARITY", " on ", report.device, ": ");
+    if (!report.proven()) text += "not proven: ";
+    const std::string share = worst.decisions
+                                  ? formatted("%.0f", 100 * report.decided()) + "% decided"
+                                  : "nothing to decide";
+    const std::string tokens = worst.tokens ? "token error " + formatted("%.1e", worst.token_error) : "no token to compare";
+    if (report.bounds) {
+        text += line(percent("%.2f", worst.lost), " lost by the choice, ", percent("%.2f", report.bounds->regret),
+                     " allowed, ", share, ", ", tokens);
+        if (worst.tokens) text += line(", ", formatted("%.1e", worst.token_median), " in the median");
+    } else {
+        text += share;
+        if (worst.within) text += line(", ", worst.within, " within rounding");
+        text += line(", ", worst.wrong, " wrong, score error ", formatted("%.1e", worst.error_relative), ", ", tokens);
+    }
+    for (const auto &reason : worst.reasons) text += "\n  " + printable(reason);
+    return text + "\n";
+}
+
 }  // namespace
 
-std::string parity_table(const parity::Report &report) {
-    const bool bound = report.bounds.has_value();
+std::string parity_table(const Reports &reports) {
+    const bool bound = reports.front().bounds.has_value();  // of all, then: they are of one bundle
     std::vector<Row> rows(std::begin(bound ? BOUND : HEADINGS), std::end(bound ? BOUND : HEADINGS));
-    const std::string name = report.device + " " + report.dtype;
-    const bool wide = name.size() > 15;  // else the table is wider than 80 columns
-    rows.push_back(row_of(wide ? report.device : name, report.worst(), bound));
-    if (wide) rows.push_back({report.dtype});
-    for (const auto &[probe, verdict] : report.probes) rows.push_back(row_of("  " + printable(probe), verdict, bound));
+    for (const parity::Report &report : reports) {
+        if (&report != &reports.front()) rows.emplace_back();
+        const std::vector<std::string> names = lines_of(report.device + " " + report.dtype);
+        rows.push_back(row_of(names.front(), report.worst(), bound));
+        for (std::size_t at = 1; at < names.size(); ++at) rows.push_back({names[at]});
+        for (const auto &[probe, verdict] : report.probes)
+            rows.push_back(row_of("  " + printable(probe), verdict, bound));
+    }
     std::array<std::size_t, 8> widths{};
     for (const Row &row : rows)
         for (std::size_t at = 0; at < row.size(); ++at) widths[at] = std::max(widths[at], width_of(row[at]));
@@ -81,30 +114,16 @@ std::string parity_table(const parity::Report &report) {
     return text + "\n";
 }
 
-std::string parity_line(const parity::Report &report) {
-    const parity::Verdict worst = report.worst();
-    std::string text = line(worst.passed() ? "parity" : "NO PARITY", " on ", report.device, ": ");
-    if (!report.proven()) text += "not proven: ";
-    const std::string share = worst.decisions
-                                  ? formatted("%.0f", 100 * report.decided()) + "% decided"
-                                  : "nothing to decide";
-    const std::string tokens = worst.tokens ? "token error " + formatted("%.1e", worst.token_error) : "no token to compare";
-    if (report.bounds) {
-        text += line(percent("%.2f", worst.lost), " lost by the choice, ", percent("%.2f", report.bounds->regret),
-                     " allowed, ", share, ", ", tokens);
-        if (worst.tokens) text += line(", ", formatted("%.1e", worst.token_median), " in the median");
-    } else {
-        text += share;
-        if (worst.within) text += line(", ", worst.within, " within rounding");
-        text += line(", ", worst.wrong, " wrong, score error ", formatted("%.1e", worst.error_relative), ", ", tokens);
-    }
-    for (const auto &reason : worst.reasons) text += "\n  " + printable(reason);
-    return text + "\n";
+std::string parity_line(const Reports &reports) {
+    std::string text;
+    for (const parity::Report &report : reports) text += line_of(report);
+    return text;
 }
 
-std::string ran_line(const std::string &folder, const parity::Report &report,
-                     const std::vector<std::string> &plans_not_run) {
-    const std::string ran = line("ran ", printable(report.source), " on ", report.device);
+std::string ran_line(const std::string &folder, const Reports &reports, const std::vector<std::string> &plans_not_run) {
+    std::string ran;
+    for (const parity::Report &report : reports)
+        ran += line(ran.empty() ? "ran " : ", ", printable(report.source), " on ", report.device);
     if (plans_not_run.empty()) return ran + "\n";
     std::string plans;
     for (const auto &plan : plans_not_run) plans += (plans.empty() ? "" : ", ") + printable(plan);

@@ -3,9 +3,6 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <vector>
@@ -15,6 +12,7 @@
 #include "bundle/safetensors.hpp"
 #include "edgeprune.h"
 #include "images/ppm.hpp"
+#include "tools/given.hpp"
 #include "tools/npy.hpp"
 #include "tools/options.hpp"
 #include "tools/spread.hpp"
@@ -26,19 +24,12 @@ using namespace edgeprune::tools;
 using Json = nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
+constexpr const char *PIXELS = "pixel_values";
+
 double seconds_since(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
 
 Picture read_image(const std::string &name) {
-    std::string file;
-    if (name == "-") {
-        file.assign(std::istreambuf_iterator<char>(std::cin), {});
-    } else {
-        std::error_code unknown;
-        const bool folder = std::filesystem::is_directory(name, unknown);  // whose bytes are an exception of iostream's
-        std::ifstream stream(name, std::ios::binary);
-        if (!folder) file.assign(std::istreambuf_iterator<char>(stream), {});
-        if (folder || !stream) throw bad_image(name, " cannot be read; name a PPM image, or - for one from standard input");
-    }
+    const std::string file = read_file(name, "name a PPM image, or - for one from standard input");
     try {
         return read_ppm(reinterpret_cast<const unsigned char *>(file.data()), file.size());
     } catch (const Error &error) {
@@ -61,6 +52,7 @@ Handle open(const Options &options, std::vector<std::string> &notes) {
     how.device = options.device();
     how.threads = options.whole("threads", 0, 1);
     how.keep = options.whole("keep", 0, 1);
+    how.split = options.has("split");
     how.onnxruntime = library.empty() ? nullptr : library.c_str();
     how.log = note;
     how.log_context = &notes;
@@ -75,6 +67,7 @@ struct Memory {
     std::vector<unsigned char> bytes;
 
     explicit Memory(const edgeprune_tensor &given) : tensor(given), bytes(given.nbytes) {}
+    Memory(const edgeprune_tensor &given, std::vector<unsigned char> bytes) : tensor(given), bytes(std::move(bytes)) {}
     edgeprune_buffer buffer() { return {tensor.name, bytes.data(), bytes.size()}; }
     // Of the first image alone, where the run is of several.
     View first(const edgeprune_info &info) const {
@@ -90,7 +83,7 @@ struct Done {
     edgeprune_info info = EDGEPRUNE_INFO;
     std::vector<Memory> outputs;
     double open_s = 0;
-    Seconds preprocess_s, run_s;
+    Seconds preprocess_s, run_s, encode_s, select_s;  // the last two of halves
 
     View view(const std::string &name) const {
         for (const Memory &one : outputs)
@@ -99,36 +92,89 @@ struct Done {
     }
 };
 
-Done run_image(edgeprune_bundle *bundle, const Picture &picture, int repeat) {
+// What of the inputs beside the pixels was given, read; what was not is for the library to stand in for, or to refuse.
+struct Given {
+    std::vector<Memory> inputs;
+    std::string missing;
+};
+
+Given given_to(edgeprune_bundle *bundle, std::size_t inputs, const std::map<std::string, std::string> &files) {
+    Given given;
+    std::string takes;
+    std::size_t used = 0;
+    for (std::size_t at = 0; at < inputs; ++at) {
+        edgeprune_tensor tensor{};
+        check(edgeprune_get_input(bundle, at, &tensor), bundle);
+        const std::string name = tensor.name;
+        if (name == PIXELS) continue;
+        takes += (takes.empty() ? "" : ", ") + name;
+        const auto found = files.find(name);
+        if (found == files.end()) {
+            given.missing += (given.missing.empty() ? "" : ", ") + name;
+            continue;
+        }
+        ++used;
+        const Spec spec{name, tensor.dtype, {tensor.shape, tensor.shape + tensor.rank}};
+        given.inputs.emplace_back(tensor, read_input(found->second, spec));
+    }
+    if (used == files.size()) return given;
+    for (const auto &one : files)
+        if (std::none_of(given.inputs.begin(), given.inputs.end(),
+                         [&](const Memory &other) { return one.first == other.tensor.name; }))
+            throw wrong_request("--input ", one.first, ": the bundle takes no such input beside its image, it takes ",
+                                takes.empty() ? "none" : takes);
+    return given;
+}
+
+using Buffers = std::vector<edgeprune_buffer>;
+
+// One run, as one graph or as its halves; pixels: the first of the inputs.
+void run_once(edgeprune_bundle *bundle, const Buffers &inputs, const Buffers &outputs, std::vector<unsigned char> &seen,
+              Done &done) {
+    const auto began = Clock::now();
+    if (seen.empty()) {
+        check(edgeprune_run(bundle, inputs.data(), inputs.size(), outputs.data(), outputs.size()), bundle);
+    } else {
+        check(edgeprune_encode(bundle, inputs[0].data, inputs[0].nbytes, seen.data(), seen.size()), bundle);
+        done.encode_s.push_back(seconds_since(began));
+        const auto encoded = Clock::now();
+        check(edgeprune_select(bundle, seen.data(), seen.size(), inputs.data() + 1, inputs.size() - 1, outputs.data(),
+                               outputs.size()), bundle);
+        done.select_s.push_back(seconds_since(encoded));
+    }
+    done.run_s.push_back(seconds_since(began));
+}
+
+Done run_image(edgeprune_bundle *bundle, const Picture &picture, int repeat,
+               const std::map<std::string, std::string> &files) {
     Done done;
     check(edgeprune_get_info(bundle, &done.info), bundle);
     const edgeprune_info &info = done.info;
+    Given given = given_to(bundle, info.inputs, files);
     edgeprune_tensor tensor{};
-    for (std::size_t at = 0; at < info.inputs; ++at) {
-        check(edgeprune_get_input(bundle, at, &tensor), bundle);
-        if (std::string(tensor.name) != "pixel_values")
-            throw wrong_request("edgeprune-run gives a bundle its pixel_values and no other input, this one also wants ",
-                                tensor.name, "; call edgeprune_run of the library");
-    }
-    check(edgeprune_find(bundle, "pixel_values", &tensor), bundle);
+    check(edgeprune_find(bundle, PIXELS, &tensor), bundle);
     Memory pixels(tensor);
-    std::vector<edgeprune_buffer> buffers;
+    Buffers inputs{pixels.buffer()}, buffers;
+    for (Memory &one : given.inputs) inputs.push_back(one.buffer());
+    std::vector<unsigned char> seen(info.seen_nbytes);
     for (std::size_t at = 0; at < info.outputs; ++at) {
         check(edgeprune_get_output(bundle, at, &tensor), bundle);
         done.outputs.emplace_back(tensor);
     }
     for (Memory &one : done.outputs) buffers.push_back(one.buffer());
-    const edgeprune_buffer input = pixels.buffer();
     for (int turn = 0; turn < repeat; ++turn) {
-        auto began = Clock::now();
+        const auto began = Clock::now();
         // A batch that is larger than one image is filled with it.
         for (std::size_t at = 0; at < pixels.bytes.size(); at += info.image_nbytes)
             check(edgeprune_preprocess(bundle, picture.pixels.data(), picture.width, picture.height, 0,
                                        pixels.bytes.data() + at, info.image_nbytes), bundle);
         done.preprocess_s.push_back(seconds_since(began));
-        began = Clock::now();
-        check(edgeprune_run(bundle, &input, 1, buffers.data(), buffers.size()), bundle);
-        done.run_s.push_back(seconds_since(began));
+        try {
+            run_once(bundle, inputs, buffers, seen, done);
+        } catch (const Error &error) {
+            if (given.missing.empty() || error.status != EDGEPRUNE_WRONG_REQUEST) throw;
+            throw wrong_request(error.what(), "; not given: ", given.missing, " (--input NAME=FILE)");
+        }
     }
     return done;
 }
@@ -227,6 +273,10 @@ void print_json(const edgeprune_bundle *bundle, const Options &options, const Do
               {"source", done.info.source}, {"notes", done.notes}, {"keep", done.info.keep}, {"outputs", outputs},
               {"indices", indices_of(done)}, {"runs", done.run_s.size()}, {"open_ms", 1e3 * done.open_s},
               {"preprocess_ms", times_of(done.preprocess_s)}, {"run_ms", times_of(done.run_s)}};
+    if (!done.encode_s.empty()) {
+        json["encode_ms"] = times_of(done.encode_s);
+        json["select_ms"] = times_of(done.select_s);
+    }
     if (done.info.detects) json["detections"] = objects;
     if (!likely.empty()) json["classes"] = likely;
     if (options.has("output")) json["output"] = options.text("output");
@@ -255,6 +305,9 @@ void print_text(const edgeprune_bundle *bundle, const Options &options, const Do
     const auto ms = [](const Seconds &seconds, double percent) { return 1e3 * percentile(seconds, percent); };
     std::printf("open %.1f ms, preprocess %.2f ms (p95 %.2f), run %.2f ms (p95 %.2f), medians of %zu\n", 1e3 * done.open_s,
                 ms(done.preprocess_s, 50), ms(done.preprocess_s, 95), ms(done.run_s, 50), ms(done.run_s, 95), done.run_s.size());
+    if (!done.encode_s.empty())
+        std::printf("encode %.2f ms (p95 %.2f), then for each question %.2f ms (p95 %.2f)\n", ms(done.encode_s, 50),
+                    ms(done.encode_s, 95), ms(done.select_s, 50), ms(done.select_s, 95));
     if (options.has("output")) std::printf("wrote %s\n", printable(options.text("output")).c_str());
 }
 
@@ -274,6 +327,8 @@ double threshold_of(const Options &options) {
 int body(int count, char **given) {
     std::vector<Option> known{
         {"output", "FILE", "Write the tokens to a .npy, or all outputs to a .safetensors."},
+        {"input", "NAME=FILE", "What the graph takes beside the image: a .npy, or its bytes; for each input."},
+        {"split", nullptr, "Run the two halves of a bundle that was exported with --split, and time each."},
         {"keep", "K", "The first so many of the kept tokens alone, where kept sets nest; default all."},
         {"repeat", "N", "Runs, for the times; default 1."},
         {"threshold", "X", "Of a detector: least score of an object; default 0.5."},
@@ -281,17 +336,19 @@ int body(int count, char **given) {
     known.insert(known.begin() + 1, OPENING.begin(), OPENING.end());
     Options options("edgeprune-run", "BUNDLE IMAGE", "Run a bundle on an image: a PPM or PGM file, or - for standard input.",
                     known, {"edgeprune-run my-bundle photo.ppm --output tokens.npy",
+                            "edgeprune-run asked-bundle photo.ppm --input text=question.npy --split",
                             "convert photo.jpg ppm:- | edgeprune-run my-bundle - --json"});
     options.read(count, given);
     check_output(options.text("output"));
     const int repeat = options.whole("repeat", 1, 1);
     const double threshold = threshold_of(options);
+    const std::map<std::string, std::string> files = files_of(options.every("input"));
     const Picture picture = read_image(options.argument(1));
     const auto began = Clock::now();
     std::vector<std::string> notes;
     const Handle bundle = open(options, notes);
     const double open_s = seconds_since(began);
-    Done done = run_image(bundle.get(), picture, repeat);
+    Done done = run_image(bundle.get(), picture, repeat, files);
     done.open_s = open_s;
     done.notes = notes;
     const Seen found{detections(bundle.get(), done, picture, threshold), classes(bundle.get(), done)};

@@ -22,6 +22,19 @@ void show(std::size_t done, std::size_t all, const std::string &probe) {
 
 void print(const std::string &text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
+// Throws failed.
+void check(const std::string &folder, const parity::Report &report, bool strict) {
+    if (!report.passed())
+        throw failed(folder, " differs from its reference on ", report.device, ": ", report.worst().reasons[0]);
+    if (!strict || report.proven()) return;
+    if (report.bounds)
+        throw failed(folder, " is not proven on ", report.device, ": on half of its probes a choice by chance must fail, ",
+                     "and tokens must be compared; export it with images of yours (--probes), or leave out --strict");
+    throw failed(folder, " is not proven on ", report.device, ": half of the decisions on probes that are not flat must ",
+                 "be decided, ", parity::formatted("%.0f", 100 * report.decided()),
+                 "% are; export it with images of yours (--probes), or leave out --strict");
+}
+
 int verify(int count, char **given) {
     std::vector<Option> known = OPENING;
     known.push_back({"keep", "K", "The first so many of the kept tokens alone, where kept sets nest."});
@@ -39,26 +52,21 @@ int verify(int count, char **given) {
     const int keep = options.whole("keep", 0, 1);
     const std::string folder = options.argument(0);
     Bundle bundle = Bundle::open(folder);
-    const parity::Report report = parity::verify(bundle, choice, keep, show);
+    const std::vector<parity::Report> reports = parity::verify(bundle, choice, keep, show);
     if (isatty(STDERR_FILENO)) std::fputs("\r\033[K", stderr);
-    const auto not_run = parity::plans_not_run(folder, report.source);
+    const auto not_run = parity::plans_not_run(folder, reports);
     if (options.has("json")) {
-        const Json all{{"passed", report.passed()}, {"backends", Json::array({report.to_json()})}, {"plans_not_run", not_run}};
+        Json all{{"passed", true}, {"backends", Json::array()}, {"plans_not_run", not_run}};
+        for (const parity::Report &report : reports) {
+            all["passed"] = all["passed"].get<bool>() && report.passed();
+            all["backends"].push_back(report.to_json());
+        }
         print(all.dump(2, ' ', true, Json::error_handler_t::replace) + "\n");
     } else {
-        print(parity_table(report) + parity_line(report) + ran_line(folder, report, not_run));
+        print(parity_table(reports) + parity_line(reports) + ran_line(folder, reports, not_run));
     }
     std::fflush(stdout);
-    if (!report.passed())
-        throw failed(folder, " differs from its reference on ", report.device, ": ", report.worst().reasons[0]);
-    if (options.has("strict") && !report.proven() && report.bounds)
-        throw failed(folder, " is not proven on ", report.device, ": on half of its probes a choice by chance must fail, ",
-                     "and tokens must be compared; export it with images of yours (--probes), or leave out --strict");
-    if (options.has("strict") && !report.proven())
-        throw failed(folder, " is not proven on ", report.device, ": half of the decisions on probes that are not ",
-                     "flat must be decided, ",
-                     parity::formatted("%.0f", 100 * report.decided()),
-                     "% are; export it with images of yours (--probes), or leave out --strict");
+    for (const parity::Report &report : reports) check(folder, report, options.has("strict"));
     return 0;
 }
 

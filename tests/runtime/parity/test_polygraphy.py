@@ -156,6 +156,30 @@ def test_polygraphys_runner_says_what_our_own_session_says(bundle: MakeBundle, o
     assert theirs.probes == ours.probes
 
 
+@pytest.mark.parametrize("options", [{}, {"batch": "images", "dtype": "uint8"}], ids=str)
+def test_what_is_asked_is_judged_as_one_graph_and_as_its_halves(bundle: MakeBundle, options: dict[str, Any]) -> None:
+    folder = bundle(prior=True, split=True, **options)
+    ours, theirs = verify_here(folder, "cpu", 1), polygraphy_verify.verify(folder, "cpu", 1)
+    assert [(one.device, one.source) for one in theirs] == [
+        ("ort cpu", "encoder.onnx"),
+        ("ort cpu halves", "encode.onnx and select.onnx"),
+    ]
+    assert [one.probes for one in theirs] == [one.probes for one in ours]
+    assert all(one.passed for one in theirs)
+
+
+def test_the_command_of_the_readme_gives_the_graph_all_that_it_takes(bundle: MakeBundle) -> None:
+    code, said = polygraphy(bundle(prior=True))
+    assert code == 0, said
+    assert "Passed: 2/2 iterations" in said
+    assert "prior [dtype=float32, shape=(1, 24)]" in said
+
+
+def test_halves_that_are_wrong_fail_there_too(bundle: MakeBundle) -> None:
+    reports = polygraphy_verify.verify(bundle(prior=True, split=True, shift=-1), "cpu")
+    assert [one.passed for one in reports] == [False, False]
+
+
 def test_a_wrong_graph_fails_there_too(bundle: MakeBundle, capfd: pytest.CaptureFixture[str]) -> None:
     (report,) = polygraphy_verify.verify(bundle(shift=-1), "cpu")
     assert not report.passed
