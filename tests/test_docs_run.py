@@ -81,6 +81,8 @@ NOT_RUN = {
                 "edgeprune-verify my-bundle",
                 "edgeprune-run my-bundle photo.ppm --output tokens.npy",
                 "edgeprune-bench my-bundle",
+                "edgeprune-run asked-bundle photo.ppm --input text=question.npy --split",
+                "edgeprune-bench asked-bundle --split",
                 "ffmpeg -i clip.mp4 -f image2pipe -c:v ppm - | build/examples/edgeprune-camera my-bundle - --every",
                 "build/examples/edgeprune-camera my-bundle /dev/video0 --size 1280x720",
             )
