@@ -153,7 +153,15 @@ NOT_RUN = {
     },
     "CONTRIBUTING.md": {
         line: "changes the reader's environment"
-        for line in ("make test", "make test-all", "make lint types", "make lowest", "make cpp", "make docs")
+        for line in (
+            "make test",
+            "make test-all",
+            "make lint types",
+            "make lowest",
+            "make cpp",
+            "make docs",
+            "make readme",
+        )
     },
 }
 """page -> line, or first line of a block of Python -> why it is not run"""

@@ -138,7 +138,7 @@ def test_every_kind_of_export(name: str, tool: Tool, exported: Callable[[str], P
 
 
 OF_EACH_RULE = [("fastervlm", "float16"), ("scope", "float16"), ("visionzip", "float16"), ("prunesid", "float32")]
-OF_EACH_RULE += [("aim", "float16"), ("holov", "float16"), ("cdpruner", "float32"), ("tome_behind", "float32")]
+OF_EACH_RULE += [("aim", "float16"), ("holov", "float16"), ("dpp", "float32"), ("tome_behind", "float32")]
 
 
 @pytest.mark.slow
