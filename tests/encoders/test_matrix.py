@@ -56,7 +56,7 @@ def name_of(family: Family, method: Entry) -> str:
     return f"{CHECKPOINTS.get((family.name, family.tower))}-{method.name}"
 
 
-ELSEWHERE = ("hiprune_text", "trim")
+ELSEWHERE = ("hiprune_text", "sppruner", "trim")
 """in CLIP's space alone, with a CLIP beside the encoder: tests/export/test_asked.py exports them"""
 
 PAIRS = [(family, method) for family in families() for method in methods()]

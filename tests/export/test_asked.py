@@ -83,8 +83,9 @@ def test_the_picture_of_it_says_what_was_asked(bundle: Path) -> None:
     assert draw(bundle, SCENE, inputs={"text": "a circle"}, device="cpu").size[0] > 0
 
 
-def test_hiprune_text_is_exported_and_judged(clip: Path, tmp_path: Path) -> None:
-    request = Request(**{**GIVEN, "method": "hiprune_text"}, text_model=str(clip), output=tmp_path / "asked")  # type: ignore[arg-type]
+@pytest.mark.parametrize("method", ["hiprune_text", "sppruner"])
+def test_what_is_asked_is_exported_and_judged(method: str, clip: Path, tmp_path: Path) -> None:
+    request = Request(**{**GIVEN, "method": method, "target": "jetson-orin"}, text_model=str(clip), output=tmp_path / "asked")  # type: ignore[arg-type]
     (report,) = export_bundle(request).reports
     assert report.passed
     assert report.proven
@@ -105,7 +106,7 @@ def test_a_clip_of_another_width_is_refused(tmp_path: Path) -> None:
 def test_nothing_asks_what_is_not_asked() -> None:
     with pytest.raises(
         RequestError,
-        match="--text-model goes with a method that is asked: cdpruner, hiprune_text, mmtok, trim; got fastervlm",
+        match="--text-model goes with a method that is asked: cdpruner, hiprune_text, mmtok, sppruner, trim; got fastervlm",
     ):
         check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
 
