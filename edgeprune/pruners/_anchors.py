@@ -56,7 +56,7 @@ def surrounded_as_published(
     quantities = {"first": first}
     if count:
         every = torch.arange(rows * columns)[:, None]
-        quantities["around"] = _beside(every, rows, columns, neighbours).repeat(len(s), 1, 1).float()
+        quantities["around"] = _beside(every, rows, columns, neighbours).repeat(s.shape[0], 1, 1).float()
     return Selection(indices, scores, picks=torch.cat((a, behind), dim=1), quantities=quantities)
 
 
