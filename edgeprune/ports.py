@@ -13,6 +13,7 @@ ranks (`edgeprune.prior`). Where nothing is given, what is `blank` stands in.
 Spaces of a text
     aligned    CLIP's: the mean over its rows of unit text embeddings; patches come there by the visual projection
     tokens     the language model's: the mean embedding of the question's tokens; patches are there behind the projector
+    queries    of its first layer: the mean of their queries, head by head; patches are there by the keys of that layer
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "ALIGNED",
     "PATCHES",
     "PRIOR",
+    "QUERIES",
     "SPACES",
     "TEXT",
     "TEXT_MASK",
@@ -37,11 +39,12 @@ __all__ = [
 ]
 
 TEXT, TEXT_MASK, PRIOR, XYZ = "text", "text_mask", "prior", "xyz"
-PATCHES, ALIGNED, TOKENS = "patches", "aligned", "tokens"
+PATCHES, ALIGNED, TOKENS, QUERIES = "patches", "aligned", "tokens", "queries"
 """sizes of a port that an encoder has: N, and the widths of the spaces of a text"""
 SPACES: Mapping[str, str] = {
     ALIGNED: "the mean over its rows of unit text embeddings of CLIP",
     TOKENS: "the mean embedding of its tokens in front of the language model",
+    QUERIES: "the mean query of its tokens in the first layer of the language model, in front of rotary positions",
 }
 
 
@@ -50,7 +53,7 @@ class Port:
     name: str
     """of the graph's input, float32"""
     shape: tuple[int | str, ...]
-    """of one image; PATCHES, ALIGNED and TOKENS stand for what the encoder has"""
+    """of one image; PATCHES and the SPACES stand for what the encoder has"""
     blank: float | None
     """what each number is where nothing is given; None: it has to be given"""
     what: str

@@ -103,6 +103,9 @@ class OfficialEncoder(nn.Module):
         aligner, prior = self._encoder.aligner, self._encoder.prior
         joint = torch.empty(0) if aligner is None else aligner(eager.features)
         eager = dataclasses.replace(eager, given=given, aligned=joint)
+        if (keyer := self._encoder.keyer) is not None:
+            keys = keyer(eager.projected)
+            eager = dataclasses.replace(eager, language_keys=keys.reshape(*keys.shape[:2], -1, keyer.head))
         if prior is not None and self._method.traits.masks:
             behind = given[PRIOR] <= 0
             with greedily_behind(behind):

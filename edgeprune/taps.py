@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,7 @@ class Taps:
     weighting: by layer, [N] float32, what attention there is multiplied by, token by token; of others it stays as it is
     given: what the graph takes beside the pixels, by name, [B, ...] float32 (`edgeprune.ports`)
     aligner: the module from features to CLIP's joint space of images and texts
+    keyer: the module from projected features to the keys of the language model's first layer, of width `head` each
     For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
 
@@ -89,12 +91,19 @@ class Taps:
     weighting: Mapping[int, Tensor] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
     aligner: nn.Module | None = None
+    keyer: Any = None
 
     def aligned(self) -> Tensor:
         """The features in CLIP's joint space of images and texts: [B, N, P]"""
         assert self.aligner is not None
         joint: Tensor = self.aligner(self.features)
         return joint
+
+    def language_keys(self) -> Tensor:
+        """The keys of projected features in the first layer of the language model: [B, G, N, d] float32, G of its heads
+        having keys of their own."""
+        keys: Tensor = self.keyer(self.projected)
+        return keys.float().reshape(*keys.shape[:2], -1, self.keyer.head).transpose(1, 2)
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.

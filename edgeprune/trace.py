@@ -127,7 +127,7 @@ class PrunedEncoder(nn.Module):
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
-        self.aligner = encoder.aligner
+        self.aligner, self.keyer = encoder.aligner, encoder.keyer
         self.selection = _Selector(encoder, method)
         self.selection.reduction = None if encoder.inside is None else Reducing(encoder)
         self._encoder, self._method, self._beside = encoder, method, tuple(beside(encoder, method, 1))
@@ -238,7 +238,7 @@ class _Selector(nn.Module):
         self._shape = encoder.grid, encoder.tower.prefix, encoder.layer
         self._areas = encoder.areas if encoder.inside is None else _areas(encoder.candidates, encoder.unit)
         self._suffix, self._weighting = encoder.tower.suffix, encoder.weighting
-        self._aligner, self._prior = [encoder.aligner], encoder.prior
+        self._beside, self._prior = [encoder.aligner, encoder.keyer], encoder.prior
         self.scorer = method.scorer
 
     def forward(
@@ -253,7 +253,8 @@ class _Selector(nn.Module):
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
         taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
-        taps = dataclasses.replace(taps, given=given, aligner=self._aligner[0])
+        aligner, keyer = self._beside
+        taps = dataclasses.replace(taps, given=given, aligner=aligner, keyer=keyer)
         if self._prior is not None and self._method.traits.masks:
             with barring(given[PRIOR] <= 0):
                 return self._method.select(taps)

@@ -30,6 +30,7 @@ tokens than there were in front of them"""
 
 _CLS_ATTENTION, _PROJECTED, _PROJECTOR = "[CLS] attention", "projected features", "projector weights"
 _BY_QUERY = "attention map, query by query"
+_LANGUAGE = "keys of the language model"
 READS = (
     "image or early hidden states",
     _CLS_ATTENTION,
@@ -41,6 +42,7 @@ READS = (
     "features",
     _PROJECTED,
     _PROJECTOR,
+    _LANGUAGE,
 )
 """what of the encoder a method may read; of the last layer where no other is named"""
 
@@ -134,6 +136,11 @@ class Traits:
     def projects_all(self) -> bool:
         """Whether it reads projected features, so that all N are projected."""
         return _PROJECTED in self.reads
+
+    @property
+    def reads_language(self) -> bool:
+        """Whether it reads what the first layer of a language model makes of projected features."""
+        return _LANGUAGE in self.reads
 
     @property
     def under_head(self) -> bool:

@@ -13,6 +13,7 @@ from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._aligned import aligned
+from edgeprune.encoders._keys import keys_of
 from edgeprune.errors import RequestError
 from edgeprune.export import budget
 from edgeprune.export.asking import parse_prior
@@ -94,6 +95,8 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     text = _text(request, checkpoint, method_type)
     if text is not None:
         encoder = replace(encoder, aligner=aligned(text, encoder.tower.width))
+    if method_type.traits.reads_language:
+        encoder = replace(encoder, keyer=keys_of(checkpoint))
     own, reducers = split_options(request)
     rest = method_type.traits.keeps_all and request.inside is not None
     method = build_method(

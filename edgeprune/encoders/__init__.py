@@ -28,9 +28,10 @@ from edgeprune import catalog
 from edgeprune.catalog import feature_depth
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
+from edgeprune.encoders._keys import Keys
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
-from edgeprune.ports import ALIGNED, PATCHES, TOKENS, Port
+from edgeprune.ports import ALIGNED, PATCHES, QUERIES, TOKENS, Port
 from edgeprune.prior import Prior
 from edgeprune.schedule import Inside
 from edgeprune.traits import DETECTS
@@ -133,6 +134,9 @@ class Encoder:
     """by layer, from 0: [N] float32, what a method takes the attention there times, position by position"""
     aligner: nn.Module | None = None
     """[B, N, C] -> [B, N, P], features to CLIP's joint space of images and texts; None where it is not known"""
+    keyer: Keys | None = None
+    """[B, N, D] -> [B, N, G * d], projected features to the keys of the language model's first layer; None where no
+    method reads them"""
     prior: Prior | None = None
     """how what a device knows of each patch goes into what a method ranks by, where it does"""
 
@@ -166,6 +170,8 @@ class Encoder:
                 sizes[TOKENS] = self.projector(features).shape[-1]
             if self.aligner is not None:
                 sizes[ALIGNED] = self.aligner(features).shape[-1]
+        if self.keyer is not None:
+            sizes[QUERIES] = self.keyer.heads * self.keyer.head
         return sizes
 
     @property

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeprune import catalog
 from edgeprune.errors import BundleError, EdgepruneError, ImageError, MissingPackageError, ModelError, RequestError
-from edgeprune.ports import TEXT, TOKENS
+from edgeprune.ports import QUERIES, TEXT, TOKENS
 from edgeprune.quality.sweep.fidelity import fidelity
 from edgeprune.quality.sweep.items import Item, Shard
 from edgeprune.quality.sweep.variants import Variant
@@ -146,7 +146,8 @@ def _asked_each(
 
     Raises RequestError for a text in another space than the language model's.
     """
-    if (space := encoder.manifest.ports[TEXT]["space"]) != TOKENS:
+    made = {TOKENS: language.vector, QUERIES: language.queries}
+    if (space := encoder.manifest.ports[TEXT]["space"]) not in made:
         raise RequestError(
             f"a sweep asks with a text of the language model's own embeddings, {encoder.manifest.method} takes one of "
             f"the space {space!r}"
@@ -154,7 +155,7 @@ def _asked_each(
     for item in items:
         seen = encoder.encode(item.image())
         texts = [query.text for query in item.queries]
-        chosen = [_cut(seen.select(text=language.vector(text)), keep).tokens[0] for text in texts]
+        chosen = [_cut(seen.select(text=made[space](text)), keep).tokens[0] for text in texts]
         yield [one for (one,) in language.answers(chosen, [[text] for text in texts], place.longest)] if texts else []
 
 
