@@ -86,11 +86,13 @@ def text_port(space: str, blank: float | None = 0.0, truncated: bool = False, un
     return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}", recipe)
 
 
-def words_ports(rows: int) -> tuple[Port, Port]:
-    """A text in the language model's space of up to so many words, and which of its rows are any."""
+def words_ports(rows: int, space: str = TOKENS) -> tuple[Port, Port]:
+    """A text of up to so many words, and which of its rows are any. space: TOKENS or ALIGNED"""
     what = f"the question: the embeddings of up to {rows} of its words in front of the language model, one a row"
+    if space == ALIGNED:
+        what = f"the question: text_projection of the last hidden states of up to {rows} of CLIP's tokens, one a row"
     which = "1 of each row of the text that is a word, 0 of one that is none"
-    text = Port(TEXT, (rows, TOKENS), 0.0, what, beside=TEXT_MASK)
+    text = Port(TEXT, (rows, space), 0.0, what, beside=TEXT_MASK)
     return text, Port(TEXT_MASK, (rows,), 0.0, which, beside=TEXT)
 
 

@@ -78,9 +78,14 @@ class OfficialEncoder(nn.Module):
         if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
             given = encoder.pooled(self._ports, given)
-        chosen = self._chosen(
-            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas), given
-        )
+        eager = Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)
+        if self._method.traits.reads_branch and encoder.aligner is not None:
+            added = [seen.attention[modules[layer]].output for layer in encoder.sources]
+            branch = encoder.arrange(torch.cat([one[:, tower.prefix :] for one in added if one is not None], dim=2))
+            if encoder.pooling is not None:
+                branch = torch.einsum("np,bpc->bnc", encoder.pooling.to(branch.dtype), branch)
+            eager = dataclasses.replace(eager, aligned_branch=encoder.aligner(branch))
+        chosen = self._chosen(eager, given)
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is None:

@@ -30,6 +30,8 @@ class Attention:
     scaling: float
     value: Tensor | None = None
     bias: Tensor | None = None
+    output: Tensor | None = None
+    """[B, S, C], what the layer's attention adds to the rest, where it has run already"""
 
     def weights(self, rows: int | None = None) -> Tensor:
         """softmax over all tokens, of the first so many queries or of all: [B, H, rows, S] float32."""
@@ -63,6 +65,7 @@ class Taps:
     grid: rows and columns of the N tokens
     areas: [N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same
     projector: the module from features to projected
+    branch: [B, N, C] like the features, what the attention of the layer that produces them added; where it is read
     suffix: tokens behind the patches: special ones, and rows that are attended to only
     names: [B, n] int64, the place of the grid that each of the n tokens goes under; None where all N are there
     size: [B, n] float32, how many patches each of them stands for; None for one each
@@ -92,11 +95,18 @@ class Taps:
     given: Mapping[str, Tensor] = field(default_factory=dict)
     aligner: nn.Module | None = None
     keyer: Any = None
+    branch: Tensor | None = None
 
     def aligned(self) -> Tensor:
         """The features in CLIP's joint space of images and texts: [B, N, P]"""
         assert self.aligner is not None
         joint: Tensor = self.aligner(self.features)
+        return joint
+
+    def aligned_branch(self) -> Tensor:
+        """The same of what the attention added to the features: [B, N, P]"""
+        assert self.aligner is not None
+        joint: Tensor = self.aligner(self.branch)
         return joint
 
     def language_keys(self) -> Tensor:

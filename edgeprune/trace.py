@@ -140,6 +140,8 @@ class PrunedEncoder(nn.Module):
             return self._inside(pixels, depth)
         encoder, inside = self._encoder, self._encoder.inside
         read = self._method.layers(encoder.layer)
+        if self._method.traits.reads_branch:
+            read = (*read, *encoder.sources)
         state = {name: one for name, one in given.items() if name.startswith(STATE)} or None
         out, rows, attention = run_steps(encoder, self.selection.reduction, pixels, read, state)
         hidden = encoder.hidden(out, rows.fit)
@@ -151,7 +153,12 @@ class PrunedEncoder(nn.Module):
         if self._method.traits.pools_tiles and encoder.pools:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
             given = encoder.pooled(encoder.ports(self._method.ports), given)
-        chosen: Selection = self.selection(attention, features, projected, rows=rows, given=given)
+        branch = None
+        if self._method.traits.reads_branch:
+            added = torch.cat([_output(attention[layer]) for layer in encoder.sources], dim=-1)
+            branch = encoder.arrange(rows.patches(added))
+            branch = branch if encoder.pooling is None else encoder.pooling.to(branch.dtype) @ branch
+        chosen: Selection = self.selection(attention, features, projected, rows=rows, given=given, branch=branch)
         if encoder.head is not None:
             read = self.projector(self._read(hidden, encoder.head, rows.size))
             return (*read, *_handed(encoder, self._method, chosen, rows), *_handed_of_steps(encoder, chosen, rows))
@@ -249,12 +256,13 @@ class _Selector(nn.Module):
         pixels: Tensor | None = None,
         rows: Rows | None = None,
         given: Mapping[str, Tensor] = MappingProxyType({}),
+        branch: Tensor | None = None,
     ) -> Selection:
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
         taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
         aligner, keyer = self._beside
-        taps = dataclasses.replace(taps, given=given, aligner=aligner, keyer=keyer)
+        taps = dataclasses.replace(taps, given=given, aligner=aligner, keyer=keyer, branch=branch)
         if self._prior is not None and self._method.traits.masks:
             with barring(given[PRIOR] <= 0):
                 return self._method.select(taps)
@@ -298,6 +306,11 @@ def _areas(rows: int, unit: int) -> Tensor | None:
 def _attention(seen: Recorded, layers: dict[int, nn.Module]) -> dict[int, Attention]:
     """Of the layers that ran so far."""
     return {layer: seen.attention[module] for layer, module in layers.items() if module in seen.attention}
+
+
+def _output(attention: Attention) -> Tensor:
+    assert attention.output is not None
+    return attention.output
 
 
 def _of(rows: Rows | None) -> tuple[Tensor | None, Tensor | None]:

@@ -31,6 +31,7 @@ tokens than there were in front of them"""
 _CLS_ATTENTION, _PROJECTED, _PROJECTOR = "[CLS] attention", "projected features", "projector weights"
 _BY_QUERY = "attention map, query by query"
 _LANGUAGE = "keys of the language model"
+_BRANCH = "branch of the attention"
 READS = (
     "image or early hidden states",
     _CLS_ATTENTION,
@@ -39,6 +40,7 @@ READS = (
     "attention map of an early layer",
     _BY_QUERY,
     "keys",
+    _BRANCH,
     "features",
     _PROJECTED,
     _PROJECTOR,
@@ -121,7 +123,7 @@ class Traits:
     @property
     def attends(self) -> bool:
         """Whether it ranks by attention that is taken times a weight for each position, where it is asked for."""
-        return any("attention" in one and one != _BY_QUERY for one in self.reads)
+        return any("attention" in one and one not in (_BY_QUERY, _BRANCH) for one in self.reads)
 
     @property
     def needs_cls(self) -> bool:
@@ -141,6 +143,11 @@ class Traits:
     def reads_language(self) -> bool:
         """Whether it reads what the first layer of a language model makes of projected features."""
         return _LANGUAGE in self.reads
+
+    @property
+    def reads_branch(self) -> bool:
+        """Whether it reads what the attention of the last layer adds to the features."""
+        return _BRANCH in self.reads
 
     @property
     def under_head(self) -> bool:

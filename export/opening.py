@@ -132,6 +132,8 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         encoder = replace(encoder, prior=Prior(*parse_prior(request.prior)))
     if method.space != ALIGNED:
         encoder, text = replace(encoder, aligner=None), None
+    if any(port.beside for port in method.ports):
+        text = None  # whose graph makes one vector of a question, not one a word
     found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings, text)
     return found if request.correction is None else _corrected(found, request, request.correction)
 

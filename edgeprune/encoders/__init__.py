@@ -240,6 +240,11 @@ class Encoder:
         projected: Tensor = self.projector(features)
         return projected if self.pooling is None else self.pooling.to(projected.dtype) @ projected
 
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Layers, from 0, whose outputs side by side are the features."""
+        return tuple(layer - 1 for layer in self.beside or (self.layer,))
+
     def hidden(self, out: Any, fit: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Tensor:
         """What the tower gave at the feature layers, special tokens among them: [B, S, C]
 

@@ -111,6 +111,8 @@ class Eager:
     """what the graph takes beside the pixels, by name, [B, ...] float32 (`Method.ports`)"""
     aligned: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, N, P], the features in CLIP's joint space of images and texts, for a method that compares them with a text"""
+    aligned_branch: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, N, P], the same of what the attention of the layer that produces the features added to them"""
     language_keys: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, N, G, d], the keys of projected features in the first layer of the language model, in front of rotary
     positions, for a method that reads them"""

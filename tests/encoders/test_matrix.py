@@ -56,7 +56,7 @@ def name_of(family: Family, method: Entry) -> str:
     return f"{CHECKPOINTS.get((family.name, family.tower))}-{method.name}"
 
 
-ELSEWHERE = ("hawk", "hiprune_text", "sppruner", "trim")
+ELSEWHERE = ("desap", "hawk", "hiprune_text", "sppruner", "trim")
 """with a CLIP beside the encoder, or the language model behind it: tests/export/test_asked.py exports them"""
 
 PAIRS = [(family, method) for family in families() for method in methods()]

@@ -83,7 +83,7 @@ def test_the_picture_of_it_says_what_was_asked(bundle: Path) -> None:
     assert draw(bundle, SCENE, inputs={"text": "a circle"}, device="cpu").size[0] > 0
 
 
-@pytest.mark.parametrize("method", ["hiprune_text", "sppruner"])
+@pytest.mark.parametrize("method", ["desap", "hiprune_text", "sppruner"])
 def test_what_is_asked_is_exported_and_judged(method: str, clip: Path, tmp_path: Path) -> None:
     options = {**GIVEN, "method": method, "target": "jetson-orin"}
     (report,) = export_bundle(Request(**options, text_model=str(clip), output=tmp_path / "asked")).reports  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def test_a_clip_of_another_width_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_asks_what_is_not_asked() -> None:
-    asked = "cdpruner, hawk, hiprune_text, mmtok, sppruner, trim"
+    asked = "cdpruner, desap, hawk, hiprune_text, mmtok, sppruner, trim"
     with pytest.raises(RequestError, match=f"--text-model goes with a method that is asked: {asked}; got fastervlm"):
         check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
 

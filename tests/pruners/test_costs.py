@@ -77,7 +77,7 @@ class Selecting(nn.Module):
         given = {
             name: pixel_values[:, :1, 0].repeat(1, prod(shape)).reshape(1, *shape) for name, shape in shapes.items()
         }
-        asked: Any = {"pixels": pixels, "given": given, "aligner": Joint(), "keyer": Keys()}
+        asked: Any = {"pixels": pixels, "given": given, "aligner": Joint(), "keyer": Keys(), "branch": features}
         taps = Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector, **asked)
         chosen = self._method.select(taps)
         merged = chosen.scores if chosen.merged is None else chosen.merged

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,6 +230,7 @@ def _per_token(place: Place, graph: Graph) -> int:
     """What the formula gives for one token, for this method on this encoder."""
     from edgeprune import encoders, pruners
     from edgeprune.checkpoint import open_checkpoint
+    from edgeprune.encoders._keys import keys_of
     from edgeprune.export.cost import formula
     from edgeprune.export.options import pair
     from edgeprune.fit import build_method
@@ -238,6 +239,8 @@ def _per_token(place: Place, graph: Graph) -> int:
     grid = pair("--grid", place.grid, "rows x columns of patches, such as 32x32")
     encoder = encoders.load(checkpoint, graph.layer, grid=grid)
     method, name, options = pruners.get(graph.variant.method), graph.variant.method, dict(graph.variant.options)
+    if method.traits.reads_language:
+        encoder = replace(encoder, keyer=keys_of(checkpoint))
     most = min(graph.keep, encoder.patches - 1)  # with all of them, the last layer is not shortened
     one, less = (formula(encoder, build_method(method, name, encoder, k, options)) for k in (most, most - 1))
     return one - less
