@@ -75,7 +75,7 @@ class OfficialEncoder(nn.Module):
         keys = self._columns(seen.attention[modules[-1]].key, dim=2)
         if encoder.pooling is not None:
             features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
-        if self._method.traits.pools_tiles and encoder.pools:
+        if self._method.pools and encoder.pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
             given = encoder.pooled(self._ports, given)
         eager = Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)

@@ -150,7 +150,7 @@ class PrunedEncoder(nn.Module):
         projected = features if encoder.head is not None else encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
-        if self._method.traits.pools_tiles and encoder.pools:
+        if self._method.pools and encoder.pools:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
             given = encoder.pooled(encoder.ports(self._method.ports), given)
         branch = None

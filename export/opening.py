@@ -80,7 +80,8 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     learned: dict[str, Any] = {}
     if request.adapted is not None:
         learned["adapted"] = put_adapted(encoder.tower.module, request.adapted)
-    pooled = request.tiles if encoder.pools and method_type.traits.pools_tiles else 1
+    own, reducers = split_options(request)
+    pooled = request.tiles if encoder.pools and method_type.pooling(own) else 1
     every = encoder.patches * (request.tiles if encoder.tiled else 1)
     scorer = _scorer(request.scorer, method_type)
     total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
@@ -97,7 +98,6 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         encoder = replace(encoder, aligner=aligned(text, encoder.tower.width))
     if method_type.traits.reads_language:
         encoder = replace(encoder, keyer=keys_of(checkpoint))
-    own, reducers = split_options(request)
     rest = method_type.traits.keeps_all and request.inside is not None
     method = build_method(
         method_type,

@@ -186,6 +186,16 @@ class Method:
         """Of the text that it is given, one of `edgeprune.ports.SPACES`; empty where there is none."""
         return next((port.space for port in self.ports if port.space), "")
 
+    @classmethod
+    def pooling(cls, options: Mapping[str, Any]) -> bool:
+        """Whether the tiles of one image are one pool of candidates, with these options."""
+        return cls.traits.pools_tiles
+
+    @property
+    def pools(self) -> bool:
+        """The same, with the options that it has."""
+        return self.pooling(self.options())
+
     @property
     def nests(self) -> bool:
         """Whether a smaller budget keeps the first of `picks`, with the options that it has."""
