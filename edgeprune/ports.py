@@ -33,6 +33,7 @@ __all__ = [
     "TOKENS",
     "XYZ",
     "Port",
+    "prior_port",
     "text_port",
     "words_ports",
     "xyz_port",
@@ -94,6 +95,11 @@ def words_ports(rows: int, space: str = TOKENS) -> tuple[Port, Port]:
     which = "1 of each row of the text that is a word, 0 of one that is none"
     text = Port(TEXT, (rows, space), 0.0, what, beside=TEXT_MASK)
     return text, Port(TEXT_MASK, (rows,), 0.0, which, beside=TEXT)
+
+
+def prior_port(what: str) -> Port:
+    """Of what is known of each patch, 1 where nothing is. what: of it, in words"""
+    return Port(PRIOR, (PATCHES,), 1.0, f"of each patch, {what}")
 
 
 def xyz_port() -> Port:

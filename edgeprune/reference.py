@@ -63,7 +63,7 @@ class OfficialEncoder(nn.Module):
         if self._encoder.inside is not None:
             return self._stepped(self.pixels(pixel_values), forced, before, given)
         if (depth := depth_of(self._method, self._encoder)) is not None:
-            return self._inside(self.pixels(pixel_values), depth)
+            return self._inside(self.pixels(pixel_values), depth, given)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
         with recording(self.encoder, modules, written_out=True) as seen:
@@ -158,7 +158,7 @@ class OfficialEncoder(nn.Module):
         outputs += steps.kept
         return tuple(outputs), dataclasses.replace(chosen, quantities={**chosen.quantities, **steps.quantities})
 
-    def _inside(self, pixels: Tensor, depth: int) -> tuple[tuple[Tensor, ...], Selection]:
+    def _inside(self, pixels: Tensor, depth: int, given: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Selection]:
         encoder, tower, entered = self._encoder, self._encoder.tower, []
         hook = tower.blocks[depth].register_forward_pre_hook(lambda module, given: entered.append(given[0]))
         try:
@@ -169,7 +169,7 @@ class OfficialEncoder(nn.Module):
         end = entered[0].shape[1] - tower.suffix
         features = entered[0][:, tower.prefix : end]
         maps = [self._weighed(at, seen.maps[module]) for at, module in enumerate(tower.attention[:depth])]
-        eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels)
+        eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels, given=given)
         chosen = self._method.official(eager)
         found = self._masked(pixels, depth, chosen.indices, end)
         emitted = chosen.emitted(self._method.traits.emits)

@@ -137,7 +137,7 @@ class PrunedEncoder(nn.Module):
         blank = {} if others or not self._beside else beside(self._encoder, self._method, len(pixels))
         given = dict(zip(self._beside, others, strict=True)) if others else blank
         if (depth := depth_of(self._method, self._encoder)) is not None:
-            return self._inside(pixels, depth)
+            return self._inside(pixels, depth, given)
         encoder, inside = self._encoder, self._encoder.inside
         read = self._method.layers(encoder.layer)
         if self._method.traits.reads_branch:
@@ -182,7 +182,7 @@ class PrunedEncoder(nn.Module):
             handed.append(projector(self._grouped(earlier, chosen.indices)))
         return (*handed, *_handed_of_steps(encoder, chosen, rows))
 
-    def _inside(self, pixels: Tensor, depth: int) -> tuple[Tensor, ...]:
+    def _inside(self, pixels: Tensor, depth: int, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The method chooses behind `depth` layers, and those behind run on the kept tokens."""
         encoder, tower, method = self._encoder, self._encoder.tower, self._method
         layers = {layer: tower.attention[layer] for layer in method.layers(encoder.layer)}
@@ -190,7 +190,7 @@ class PrunedEncoder(nn.Module):
         with recording(self.encoder, layers.values()) as seen:
 
             def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
-                selected.append(self.selection(_attention(seen, layers), patches, patches, pixels))
+                selected.append(self.selection(_attention(seen, layers), patches, patches, pixels, given=given))
                 return Reduction(selected[0].indices, selected[0].scores)
 
             with shortening(tower, (Step(depth, method.keep),), reduce, seen) as rows:
