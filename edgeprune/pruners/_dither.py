@@ -20,6 +20,8 @@ def dither(rows: int, columns: int) -> Tensor:
     >>> dither(2, 3).mul(6).int().tolist()
     [1, 6, 4, 5, 3, 2]
     """
-    along, down = torch.arange(columns, dtype=torch.float64), torch.arange(rows, dtype=torch.float64)
-    phase = (down[:, None] / PLASTIC**2 + along / PLASTIC).frac().flatten()
-    return (phase.argsort().argsort() + 1).float() / (rows * columns)
+    phase = [(row / PLASTIC**2 + column / PLASTIC) % 1 for row in range(rows) for column in range(columns)]
+    ranks = [0.0] * len(phase)
+    for rank, place in enumerate(sorted(range(len(phase)), key=phase.__getitem__), 1):
+        ranks[place] = rank / len(phase)
+    return torch.as_tensor(ranks)  # numbers: a trace would hold what they were made by, in float64

@@ -1,4 +1,4 @@
-"""Codecsight: keep the patches that moved since the last I-frame, and evenly spread others, in front of the encoder.
+"""Codecsight: keep the patches that moved since the last I-frame, and others evenly; the encoder sees no more.
 
     score[j] = p_j / max p + d_j / 16      where p_j > 0      p: the prior; d: an order of the grid's patches, in (0, 1]
     score[j] = (d_j - 1) / 16              elsewhere          the K highest are kept

@@ -67,7 +67,8 @@ class Method(pruners.Method):
         return Selection(indices, scores, picks=picks)
 
     def official(self, eager: Eager) -> Selection:
-        prior, row = eager.given[PRIOR], eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1).clamp(min=1e-12)
+        prior, row = eager.given[PRIOR], eager.attentions[-1][:, :, 0, eager.prefix :].mean(dim=1)
+        row = row.float().clamp(min=1e-12)
         below = (prior[:, None, :] < prior[:, :, None]).sum(dim=2) + (prior[:, None, :] <= prior[:, :, None]).sum(dim=2)
         ratio = torch.log(row[:, :, None] / row[:, None, :])
         attention = torch.clamp(ratio, min=-1, max=1).sum(dim=2) / (2 * row.shape[1]) + 0.5
