@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import Checkpoint
+from edgeprune.encoders._building import building
 from edgeprune.errors import ModelError
 
 __all__ = ["Keys", "keys_of"]
@@ -62,22 +63,26 @@ def keys_of(checkpoint: Checkpoint) -> Keys:
             f"keys of a language model are asked for, and {checkpoint.id} has {'none' if not found else 'several'}; "
             "give the checkpoint of a vision-language model, or another --method"
         )
-    config: dict[str, Any] = {**checkpoint.config, **(checkpoint.config.get("text_config") or {})}
-    if (kind := config.get("model_type")) not in KINDS:
+    with building(checkpoint.id):
+        from transformers import AutoConfig
+
+        given = {name: value for name, value in checkpoint.config.items() if name != "model_type"}
+        text: Any = AutoConfig.for_model(checkpoint.config["model_type"], **given).get_text_config()
+    if text.model_type not in KINDS:
         raise ModelError(
-            f"the keys of a language model are read of {', '.join(KINDS)}; {checkpoint.id} has a {kind}: choose "
-            "another --method"
+            f"the keys of a language model are read of {', '.join(KINDS)}; {checkpoint.id} has a {text.model_type}: "
+            "choose another --method"
         )
     layer = found[0].removesuffix("input_layernorm.weight")
     norm = checkpoint.tensors(f"{layer}input_layernorm.")
     key = checkpoint.tensors(f"{layer}self_attn.k_proj.")
+    heads = int(text.num_attention_heads)
+    head = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    module = Keys(text.hidden_size, heads, int(text.num_key_value_heads), head, text.rms_norm_eps, "bias" in key)
+    tensors = {"norm": norm.get("weight"), **{f"k_proj.{name}": value for name, value in key.items()}}
     try:
-        width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        groups, head = int(config.get("num_key_value_heads") or heads), int(config.get("head_dim") or width // heads)
-        module = Keys(width, heads, groups, head, float(config["rms_norm_eps"]), "bias" in key)
-        tensors = {"norm": norm["weight"], **{f"k_proj.{name}": value for name, value in key.items()}}
-        module.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except (KeyError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        module.load_state_dict({name: value.float() for name, value in tensors.items() if value is not None})
+    except RuntimeError as error:
         said = " ".join(str(error).split())[:160]
         raise ModelError(
             f"{checkpoint.id}: the first layer of its language model is not as config.json says: {said}"

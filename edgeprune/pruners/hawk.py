@@ -57,8 +57,17 @@ class Method(pruners.Method):
     )
 
     def __post_init__(self) -> None:
-        if self.weights != UNIFORM and not Path(self.weights).is_file():
+        if self.weights != UNIFORM and self._file is None:
             _numbers(self.weights)
+
+    @property
+    def _file(self) -> Path | None:
+        """That it names in place of numbers."""
+        path = Path(self.weights)
+        try:
+            return path if path.is_file() else None
+        except OSError:  # numbers of many heads are too long for a name
+            return None
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -71,7 +80,7 @@ class Method(pruners.Method):
 
     def prepared(self, projector: nn.Module) -> Method:
         """With the numbers of a file in its place."""
-        if self.weights == UNIFORM or not (path := Path(self.weights)).is_file():
+        if self.weights == UNIFORM or (path := self._file) is None:
             return self
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["weights"]

@@ -109,6 +109,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         Method(9, str(path)).prepared(nn.Identity())
 
 
+def test_weights_of_many_heads_are_no_name_of_a_file() -> None:
+    assert Method(9, ",".join(["0.123456"] * 128)).prepared(nn.Identity()).options()["weights"].count(",") == 127
+
+
 def test_there_must_be_as_many_weights_as_heads(keyer: Keys) -> None:
     with pytest.raises(MethodError, match=r"option weights of hawk must be 6 numbers, .*, got 2"):
         both(keyer, Method(9, "1,2"))
