@@ -37,9 +37,7 @@ class Method(pruners.Method):
     weight: float = 0.5
     """of the prior's rank, 0..1"""
     written_from: ClassVar[str] = "ours"
-    traits: ClassVar[Traits] = Traits(
-        whole_grid=True, reads=("[CLS] attention",), multiply_adds="0.59 M", query_rows=1, nested=True
-    )
+    traits: ClassVar[Traits] = Traits(whole_grid=True, reads=("[CLS] attention",), multiply_adds="0.59 M", query_rows=1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:

@@ -24,7 +24,6 @@ def test_the_methods_that_say_so() -> None:
         "divprune",
         "dpp",
         "entropyprune",
-        "eventprune",
         "fastervlm",
         "hawk",
         "idpruner",
