@@ -9,6 +9,12 @@ The published weights of heads are of Qwen2.5-VL-7B and not at hand. `--option w
 each head, or the file that `edgeprune calibrate --method hawk` fits to another model; `uniform`, 1 / H each, is ours.
 Tokens of the question are those behind the image, to the end of the turn.
 
+Measured on the embedded model, whose first layer has four heads, 100 drawn scenes, % right at 32 / 16 of 144 tokens,
+unpruned 90.5: uniform 84.0 / 76.4, weights of that calibration 79.3 / 73.2, random patches 82.0 / 73.8
+    `edgeprune calibrate --method hawk --count 60`
+    `edgeprune sweep --methods hawk,hawk:weights=heads.json --keep 32,16 --count 100`
+There the calibration does worse than none: measure it on yours.
+
 Paper   https://arxiv.org/abs/2604.07812
 Source  peppery77/HAWK@3af2071 src/hawk/pruning.py, config.py
 """
