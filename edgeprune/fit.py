@@ -77,6 +77,13 @@ def build_method(
             f"{name} compares patches with a text in CLIP's joint space, which {encoder.family} has no way into: give "
             "--text-model, the CLIP checkpoint that its tower is of, or another --option form"
         )
+    if built.pools and not method.traits.pools_tiles and not encoder.pools:
+        raise MethodError(
+            f"{name} with these options must choose among all tiles of an image, and {encoder.family} takes images "
+            "whole, or keeps a share of each tile; leave the options out"
+        )
+    if method.traits.reads_language and encoder.keyer is None:
+        raise MethodError(f"{name} reads keys of a language model, which {encoder.family} has none of; use divprune")
     built = built.prepared(encoder.projector)
     windowed = [at for at, module in enumerate(encoder.tower.attention) if len(getattr(module, WINDOWS, [1])) > 1]
     for layer in built.layers(encoder.layer):

@@ -13,6 +13,7 @@ ranks (`edgeprune.prior`). Where nothing is given, what is `blank` stands in.
 Spaces of a text
     aligned    CLIP's: the mean over its rows of unit text embeddings; patches come there by the visual projection
     tokens     the language model's: the mean embedding of the question's tokens; patches are there behind the projector
+    queries    of its first layer: the mean of their queries, head by head; patches are there by the keys of that layer
 """
 
 from __future__ import annotations
@@ -25,23 +26,26 @@ __all__ = [
     "ALIGNED",
     "PATCHES",
     "PRIOR",
+    "QUERIES",
     "SPACES",
     "TEXT",
     "TEXT_MASK",
     "TOKENS",
     "XYZ",
     "Port",
+    "prior_port",
     "text_port",
     "words_ports",
     "xyz_port",
 ]
 
 TEXT, TEXT_MASK, PRIOR, XYZ = "text", "text_mask", "prior", "xyz"
-PATCHES, ALIGNED, TOKENS = "patches", "aligned", "tokens"
+PATCHES, ALIGNED, TOKENS, QUERIES = "patches", "aligned", "tokens", "queries"
 """sizes of a port that an encoder has: N, and the widths of the spaces of a text"""
 SPACES: Mapping[str, str] = {
     ALIGNED: "the mean over its rows of unit text embeddings of CLIP",
     TOKENS: "the mean embedding of its tokens in front of the language model",
+    QUERIES: "the mean query of its tokens in the first layer of the language model, in front of rotary positions",
 }
 
 
@@ -50,7 +54,7 @@ class Port:
     name: str
     """of the graph's input, float32"""
     shape: tuple[int | str, ...]
-    """of one image; PATCHES, ALIGNED and TOKENS stand for what the encoder has"""
+    """of one image; PATCHES and the SPACES stand for what the encoder has"""
     blank: float | None
     """what each number is where nothing is given; None: it has to be given"""
     what: str
@@ -83,12 +87,19 @@ def text_port(space: str, blank: float | None = 0.0, truncated: bool = False, un
     return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}", recipe)
 
 
-def words_ports(rows: int) -> tuple[Port, Port]:
-    """A text in the language model's space of up to so many words, and which of its rows are any."""
+def words_ports(rows: int, space: str = TOKENS) -> tuple[Port, Port]:
+    """A text of up to so many words, and which of its rows are any. space: TOKENS or ALIGNED"""
     what = f"the question: the embeddings of up to {rows} of its words in front of the language model, one a row"
+    if space == ALIGNED:
+        what = f"the question: text_projection of the last hidden states of up to {rows} of CLIP's tokens, one a row"
     which = "1 of each row of the text that is a word, 0 of one that is none"
-    text = Port(TEXT, (rows, TOKENS), 0.0, what, beside=TEXT_MASK)
+    text = Port(TEXT, (rows, space), 0.0, what, beside=TEXT_MASK)
     return text, Port(TEXT_MASK, (rows,), 0.0, which, beside=TEXT)
+
+
+def prior_port(what: str) -> Port:
+    """Of what is known of each patch, 1 where nothing is. what: of it, in words"""
+    return Port(PRIOR, (PATCHES,), 1.0, f"of each patch, {what}")
 
 
 def xyz_port() -> Port:

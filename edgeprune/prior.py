@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeprune.ports import PATCHES, PRIOR, Port
+from edgeprune.ports import Port, prior_port
 
 __all__ = ["Prior"]
 
@@ -41,7 +41,7 @@ class Prior:
     @property
     def port(self) -> Port:
         what = {"mask": "0: this patch is kept last", "mul": "what its score is taken times"}
-        return Port(PRIOR, (PATCHES,), 1.0, f"of each patch, {what.get(self.use, 'what is wanted, in any unit')}")
+        return prior_port(what.get(self.use, "what is wanted, in any unit"))
 
     def ranked(self, scores: Tensor, prior: Tensor) -> Tensor:
         """The static form: what the patches are ranked by, [B, N] float32. prior: [B, N] float32"""

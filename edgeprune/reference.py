@@ -63,7 +63,7 @@ class OfficialEncoder(nn.Module):
         if self._encoder.inside is not None:
             return self._stepped(self.pixels(pixel_values), forced, before, given)
         if (depth := depth_of(self._method, self._encoder)) is not None:
-            return self._inside(self.pixels(pixel_values), depth)
+            return self._inside(self.pixels(pixel_values), depth, given)
         encoder, tower = self._encoder, self._encoder.tower
         modules = tower.attention[: encoder.layer]
         with recording(self.encoder, modules, written_out=True) as seen:
@@ -75,12 +75,17 @@ class OfficialEncoder(nn.Module):
         keys = self._columns(seen.attention[modules[-1]].key, dim=2)
         if encoder.pooling is not None:
             features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
-        if self._method.traits.pools_tiles and encoder.pools:
+        if self._method.pools and encoder.pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
             given = encoder.pooled(self._ports, given)
-        chosen = self._chosen(
-            Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas), given
-        )
+        eager = Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)
+        if self._method.traits.reads_branch and encoder.aligner is not None:
+            added = [seen.attention[modules[layer]].output for layer in encoder.sources]
+            branch = encoder.arrange(torch.cat([one[:, tower.prefix :] for one in added if one is not None], dim=2))
+            if encoder.pooling is not None:
+                branch = torch.einsum("np,bpc->bnc", encoder.pooling.to(branch.dtype), branch)
+            eager = dataclasses.replace(eager, aligned_branch=encoder.aligner(branch))
+        chosen = self._chosen(eager, given)
         if chosen.merged is not None:
             tokens = chosen.merged
         elif chosen.merge is None:
@@ -103,6 +108,9 @@ class OfficialEncoder(nn.Module):
         aligner, prior = self._encoder.aligner, self._encoder.prior
         joint = torch.empty(0) if aligner is None else aligner(eager.features)
         eager = dataclasses.replace(eager, given=given, aligned=joint)
+        if (keyer := self._encoder.keyer) is not None:
+            keys = keyer(eager.projected)
+            eager = dataclasses.replace(eager, language_keys=keys.reshape(*keys.shape[:2], -1, keyer.head))
         if prior is not None and self._method.traits.masks:
             behind = given[PRIOR] <= 0
             with greedily_behind(behind):
@@ -150,7 +158,7 @@ class OfficialEncoder(nn.Module):
         outputs += steps.kept
         return tuple(outputs), dataclasses.replace(chosen, quantities={**chosen.quantities, **steps.quantities})
 
-    def _inside(self, pixels: Tensor, depth: int) -> tuple[tuple[Tensor, ...], Selection]:
+    def _inside(self, pixels: Tensor, depth: int, given: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Selection]:
         encoder, tower, entered = self._encoder, self._encoder.tower, []
         hook = tower.blocks[depth].register_forward_pre_hook(lambda module, given: entered.append(given[0]))
         try:
@@ -161,7 +169,7 @@ class OfficialEncoder(nn.Module):
         end = entered[0].shape[1] - tower.suffix
         features = entered[0][:, tower.prefix : end]
         maps = [self._weighed(at, seen.maps[module]) for at, module in enumerate(tower.attention[:depth])]
-        eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels)
+        eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels, given=given)
         chosen = self._method.official(eager)
         found = self._masked(pixels, depth, chosen.indices, end)
         emitted = chosen.emitted(self._method.traits.emits)

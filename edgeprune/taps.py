@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Attention:
     scaling: float
     value: Tensor | None = None
     bias: Tensor | None = None
+    output: Tensor | None = None
+    """[B, S, C], what the layer's attention adds to the rest, where it has run already"""
 
     def weights(self, rows: int | None = None) -> Tensor:
         """softmax over all tokens, of the first so many queries or of all: [B, H, rows, S] float32."""
@@ -62,6 +65,7 @@ class Taps:
     grid: rows and columns of the N tokens
     areas: [N, P] float32, the share that each of the tower's P patches has in each token; None where they are the same
     projector: the module from features to projected
+    branch: [B, N, C] like the features, what the attention of the layer that produces them added; where it is read
     suffix: tokens behind the patches: special ones, and rows that are attended to only
     names: [B, n] int64, the place of the grid that each of the n tokens goes under; None where all N are there
     size: [B, n] float32, how many patches each of them stands for; None for one each
@@ -70,6 +74,7 @@ class Taps:
     weighting: by layer, [N] float32, what attention there is multiplied by, token by token; of others it stays as it is
     given: what the graph takes beside the pixels, by name, [B, ...] float32 (`edgeprune.ports`)
     aligner: the module from features to CLIP's joint space of images and texts
+    keyer: the module from projected features to the keys of the language model's first layer, of width `head` each
     For a method that drops tokens inside the encoder, features are the patches at that place, and `projected` the same.
     """
 
@@ -89,12 +94,26 @@ class Taps:
     weighting: Mapping[int, Tensor] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
     aligner: nn.Module | None = None
+    keyer: Any = None
+    branch: Tensor | None = None
 
     def aligned(self) -> Tensor:
         """The features in CLIP's joint space of images and texts: [B, N, P]"""
         assert self.aligner is not None
         joint: Tensor = self.aligner(self.features)
         return joint
+
+    def aligned_branch(self) -> Tensor:
+        """The same of what the attention added to the features: [B, N, P]"""
+        assert self.aligner is not None
+        joint: Tensor = self.aligner(self.branch)
+        return joint
+
+    def language_keys(self) -> Tensor:
+        """The keys of projected features in the first layer of the language model: [B, G, N, d] float32, G of its heads
+        having keys of their own."""
+        keys: Tensor = self.keyer(self.projected)
+        return keys.float().reshape(*keys.shape[:2], -1, self.keyer.head).transpose(1, 2)
 
     def cls_attention(self, layer: int | None = None) -> Tensor:
         """The [CLS] row of a layer's attention over the patches, by default of the last one: [B, H, N] float32.

@@ -127,7 +127,7 @@ class PrunedEncoder(nn.Module):
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
         self.extras = nn.ModuleList(projector for _, projector in encoder.extras.values())
-        self.aligner = encoder.aligner
+        self.aligner, self.keyer = encoder.aligner, encoder.keyer
         self.selection = _Selector(encoder, method)
         self.selection.reduction = None if encoder.inside is None else Reducing(encoder)
         self._encoder, self._method, self._beside = encoder, method, tuple(beside(encoder, method, 1))
@@ -137,9 +137,11 @@ class PrunedEncoder(nn.Module):
         blank = {} if others or not self._beside else beside(self._encoder, self._method, len(pixels))
         given = dict(zip(self._beside, others, strict=True)) if others else blank
         if (depth := depth_of(self._method, self._encoder)) is not None:
-            return self._inside(pixels, depth)
+            return self._inside(pixels, depth, given)
         encoder, inside = self._encoder, self._encoder.inside
         read = self._method.layers(encoder.layer)
+        if self._method.traits.reads_branch:
+            read = (*read, *encoder.sources)
         state = {name: one for name, one in given.items() if name.startswith(STATE)} or None
         out, rows, attention = run_steps(encoder, self.selection.reduction, pixels, read, state)
         hidden = encoder.hidden(out, rows.fit)
@@ -148,10 +150,15 @@ class PrunedEncoder(nn.Module):
         projected = features if encoder.head is not None else encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
-        if self._method.traits.pools_tiles and encoder.pools:
+        if self._method.pools and encoder.pools:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
             given = encoder.pooled(encoder.ports(self._method.ports), given)
-        chosen: Selection = self.selection(attention, features, projected, rows=rows, given=given)
+        branch = None
+        if self._method.traits.reads_branch:
+            added = torch.cat([_output(attention[layer]) for layer in encoder.sources], dim=-1)
+            branch = encoder.arrange(rows.patches(added))
+            branch = branch if encoder.pooling is None else encoder.pooling.to(branch.dtype) @ branch
+        chosen: Selection = self.selection(attention, features, projected, rows=rows, given=given, branch=branch)
         if encoder.head is not None:
             read = self.projector(self._read(hidden, encoder.head, rows.size))
             return (*read, *_handed(encoder, self._method, chosen, rows), *_handed_of_steps(encoder, chosen, rows))
@@ -175,7 +182,7 @@ class PrunedEncoder(nn.Module):
             handed.append(projector(self._grouped(earlier, chosen.indices)))
         return (*handed, *_handed_of_steps(encoder, chosen, rows))
 
-    def _inside(self, pixels: Tensor, depth: int) -> tuple[Tensor, ...]:
+    def _inside(self, pixels: Tensor, depth: int, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The method chooses behind `depth` layers, and those behind run on the kept tokens."""
         encoder, tower, method = self._encoder, self._encoder.tower, self._method
         layers = {layer: tower.attention[layer] for layer in method.layers(encoder.layer)}
@@ -183,7 +190,7 @@ class PrunedEncoder(nn.Module):
         with recording(self.encoder, layers.values()) as seen:
 
             def reduce(step: Step, patches: Tensor, rows: Rows) -> Reduction:
-                selected.append(self.selection(_attention(seen, layers), patches, patches, pixels))
+                selected.append(self.selection(_attention(seen, layers), patches, patches, pixels, given=given))
                 return Reduction(selected[0].indices, selected[0].scores)
 
             with shortening(tower, (Step(depth, method.keep),), reduce, seen) as rows:
@@ -238,7 +245,7 @@ class _Selector(nn.Module):
         self._shape = encoder.grid, encoder.tower.prefix, encoder.layer
         self._areas = encoder.areas if encoder.inside is None else _areas(encoder.candidates, encoder.unit)
         self._suffix, self._weighting = encoder.tower.suffix, encoder.weighting
-        self._aligner, self._prior = [encoder.aligner], encoder.prior
+        self._beside, self._prior = [encoder.aligner, encoder.keyer], encoder.prior
         self.scorer = method.scorer
 
     def forward(
@@ -249,11 +256,13 @@ class _Selector(nn.Module):
         pixels: Tensor | None = None,
         rows: Rows | None = None,
         given: Mapping[str, Tensor] = MappingProxyType({}),
+        branch: Tensor | None = None,
     ) -> Selection:
         suffix = self._suffix + (0 if rows is None else rows.hidden * rows.unit)
         place = *self._shape, self._areas, self._projector[0], suffix, pixels
         taps = Taps(attention, features, projected, *place, *_of(rows), weighting=self._weighting)
-        taps = dataclasses.replace(taps, given=given, aligner=self._aligner[0])
+        aligner, keyer = self._beside
+        taps = dataclasses.replace(taps, given=given, aligner=aligner, keyer=keyer, branch=branch)
         if self._prior is not None and self._method.traits.masks:
             with barring(given[PRIOR] <= 0):
                 return self._method.select(taps)
@@ -297,6 +306,11 @@ def _areas(rows: int, unit: int) -> Tensor | None:
 def _attention(seen: Recorded, layers: dict[int, nn.Module]) -> dict[int, Attention]:
     """Of the layers that ran so far."""
     return {layer: seen.attention[module] for layer, module in layers.items() if module in seen.attention}
+
+
+def _output(attention: Attention) -> Tensor:
+    assert attention.output is not None
+    return attention.output
 
 
 def _of(rows: Rows | None) -> tuple[Tensor | None, Tensor | None]:

@@ -30,6 +30,8 @@ tokens than there were in front of them"""
 
 _CLS_ATTENTION, _PROJECTED, _PROJECTOR = "[CLS] attention", "projected features", "projector weights"
 _BY_QUERY = "attention map, query by query"
+_LANGUAGE = "keys of the language model"
+_BRANCH = "branch of the attention"
 READS = (
     "image or early hidden states",
     _CLS_ATTENTION,
@@ -38,9 +40,11 @@ READS = (
     "attention map of an early layer",
     _BY_QUERY,
     "keys",
+    _BRANCH,
     "features",
     _PROJECTED,
     _PROJECTOR,
+    _LANGUAGE,
 )
 """what of the encoder a method may read; of the last layer where no other is named"""
 
@@ -119,7 +123,7 @@ class Traits:
     @property
     def attends(self) -> bool:
         """Whether it ranks by attention that is taken times a weight for each position, where it is asked for."""
-        return any("attention" in one and one != _BY_QUERY for one in self.reads)
+        return any("attention" in one and one not in (_BY_QUERY, _BRANCH) for one in self.reads)
 
     @property
     def needs_cls(self) -> bool:
@@ -134,6 +138,16 @@ class Traits:
     def projects_all(self) -> bool:
         """Whether it reads projected features, so that all N are projected."""
         return _PROJECTED in self.reads
+
+    @property
+    def reads_language(self) -> bool:
+        """Whether it reads what the first layer of a language model makes of projected features."""
+        return _LANGUAGE in self.reads
+
+    @property
+    def reads_branch(self) -> bool:
+        """Whether it reads what the attention of the last layer adds to the features."""
+        return _BRANCH in self.reads
 
     @property
     def under_head(self) -> bool:

@@ -47,6 +47,8 @@ def formula(encoder: Encoder, method: Method) -> int:
     joint, before = 0, tower.before_cost
     if encoder.aligner is not None and method.space == ALIGNED:
         joint = encoder.candidates * _weights(encoder.aligner)
+    if encoder.keyer is not None:
+        joint += encoder.candidates * _weights(encoder.keyer.k_proj)
     return before + sum(by_layer(encoder, method)) + rows * _weights(encoder.projector) + extras + joint
 
 

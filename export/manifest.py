@@ -57,7 +57,7 @@ def manifest_of(
     rule: of parity, as `rule_of` gives it
     learned: what was, and from what
     """
-    of_tiles = encoder.pools if method.traits.pools_tiles else encoder.tiled
+    of_tiles = encoder.pools if method.pools else encoder.tiled
     return Manifest(
         method=name,
         options={**method.options(), **_weighting(learned)},

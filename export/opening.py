@@ -13,6 +13,7 @@ from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._aligned import aligned
+from edgeprune.encoders._keys import keys_of
 from edgeprune.errors import RequestError
 from edgeprune.export import budget
 from edgeprune.export.asking import parse_prior
@@ -79,7 +80,8 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     learned: dict[str, Any] = {}
     if request.adapted is not None:
         learned["adapted"] = put_adapted(encoder.tower.module, request.adapted)
-    pooled = request.tiles if encoder.pools and method_type.traits.pools_tiles else 1
+    own, reducers = split_options(request)
+    pooled = request.tiles if encoder.pools and method_type.pooling(own) else 1
     every = encoder.patches * (request.tiles if encoder.tiled else 1)
     scorer = _scorer(request.scorer, method_type)
     total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
@@ -94,7 +96,8 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     text = _text(request, checkpoint, method_type)
     if text is not None:
         encoder = replace(encoder, aligner=aligned(text, encoder.tower.width))
-    own, reducers = split_options(request)
+    if method_type.traits.reads_language:
+        encoder = replace(encoder, keyer=keys_of(checkpoint))
     rest = method_type.traits.keeps_all and request.inside is not None
     method = build_method(
         method_type,
@@ -129,6 +132,8 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         encoder = replace(encoder, prior=Prior(*parse_prior(request.prior)))
     if method.space != ALIGNED:
         encoder, text = replace(encoder, aligner=None), None
+    if any(port.beside for port in method.ports):
+        text = None  # whose graph makes one vector of a question, not one a word
     found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings, text)
     return found if request.correction is None else _corrected(found, request, request.correction)
 

@@ -41,7 +41,7 @@ def in_precision(
         if scorer is not None:
             scorer.half()
         beside = (projector for _, projector in encoder.extras.values())
-        joint = () if encoder.aligner is None else (encoder.aligner,)
+        joint = (part for part in (encoder.aligner, encoder.keyer) if part is not None)
         for part in (tower.module, encoder.projector, *beside, *joint):
             part.half()
             for name, value in part.named_parameters():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeprune.encoders import Encoder
-from edgeprune.ports import ALIGNED, PRIOR, TEXT, TEXT_MASK, Port
+from edgeprune.ports import ALIGNED, PRIOR, QUERIES, TEXT, TEXT_MASK, Port
 from edgeprune.pruners import Method
 
 __all__ = ["given_to"]
@@ -82,6 +82,9 @@ def _patch(port: Port, encoder: Encoder, pixels: Tensor, rng: np.random.Generato
             patches: Tensor = encoder.aligner(features)
         else:
             patches = encoder.project(features)
+        if port.space == QUERIES:
+            assert encoder.keyer is not None
+            patches = encoder.keyer.to_every_head(encoder.keyer(patches))
     one = patches[:, int(rng.integers(patches.shape[1]))]
     return torch.nn.functional.normalize(one, dim=-1)
 

@@ -80,7 +80,7 @@ class Reference:
         self._official = OfficialEncoder(encoder, method).eval()
         self._traced = PrunedEncoder(encoder, method).eval()
         self._names, self._preprocessing, self._batch, self._rule = outputs(encoder, method), preprocessing, batch, rule
-        self._together = batch if encoder.pools and method.traits.pools_tiles else 1
+        self._together = batch if encoder.pools and method.pools else 1
         self._whole = bool(method.steps(encoder.layer)) or encoder.headed
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()

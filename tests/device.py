@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from edgeprune import encoders, pruners
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.encoders._keys import Keys
 from edgeprune.export.precision import in_precision
 from edgeprune.export.questions import given_to
 from edgeprune.fit import build_method
@@ -32,14 +34,26 @@ Fault = Callable[[Method, Taps], Selection]
 KEEP = 32
 JOINT = 24
 """width of the space in which patches are compared with a text"""
+HEADS = (4, 2, 16)
+"""of a language model: heads, those with keys of their own, their width"""
 
 
 def with_aligner(encoder: Encoder, precision: str = "float32") -> Encoder:
-    """The encoder with a way into a joint space of images and texts, by seeded weights."""
+    """The encoder with a way into a joint space of images and texts, and to keys of a language model, by seeded
+    weights."""
     torch.manual_seed(3)
     width = encoder.tower.width * encoder.unit * (len(encoder.beside) or 1)
     aligner = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, JOINT, bias=False))
-    return dataclasses.replace(encoder, aligner=aligner.to(getattr(torch, precision)).eval().requires_grad_(False))
+    encoder = dataclasses.replace(encoder, aligner=aligner.to(getattr(torch, precision)).eval().requires_grad_(False))
+    if encoder.head is not None:
+        return encoder
+    patches = math.prod(encoder.tower.grid)
+    dtype = next(encoder.tower.module.parameters()).dtype
+    with torch.no_grad():
+        own = torch.zeros(1, patches, encoder.tower.width * (len(encoder.beside) or 1), dtype=dtype)
+        width = encoder.project(encoder.arrange(own)).shape[-1]
+    keyer = Keys(width, *HEADS, eps=1e-6, bias=True).to(getattr(torch, precision)).eval().requires_grad_(False)
+    return dataclasses.replace(encoder, keyer=keyer)
 
 
 def asked(encoder: Encoder, method: Method, pixels: Tensor, numbers: Iterable[int]) -> dict[str, Tensor]:

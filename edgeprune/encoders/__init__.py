@@ -28,9 +28,10 @@ from edgeprune import catalog
 from edgeprune.catalog import feature_depth
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
+from edgeprune.encoders._keys import Keys
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
-from edgeprune.ports import ALIGNED, PATCHES, TOKENS, Port
+from edgeprune.ports import ALIGNED, PATCHES, QUERIES, TOKENS, Port
 from edgeprune.prior import Prior
 from edgeprune.schedule import Inside
 from edgeprune.traits import DETECTS
@@ -137,6 +138,9 @@ class Encoder:
     """by layer, from 0: [N] float32, what a method takes the attention there times, position by position"""
     aligner: nn.Module | None = None
     """[B, N, C] -> [B, N, P], features to CLIP's joint space of images and texts; None where it is not known"""
+    keyer: Keys | None = None
+    """[B, N, D] -> [B, N, G * d], projected features to the keys of the language model's first layer; None where no
+    method reads them"""
     prior: Prior | None = None
     """how what a device knows of each patch goes into what a method ranks by, where it does"""
 
@@ -170,6 +174,8 @@ class Encoder:
                 sizes[TOKENS] = self.projector(features).shape[-1]
             if self.aligner is not None:
                 sizes[ALIGNED] = self.aligner(features).shape[-1]
+        if self.keyer is not None:
+            sizes[QUERIES] = self.keyer.heads * self.keyer.head
         return sizes
 
     @property
@@ -237,6 +243,11 @@ class Encoder:
         """[B, N, g * C] or, where projected patches are averaged, [B, P, C] -> [B, N, D]"""
         projected: Tensor = self.projector(features)
         return projected if self.pooling is None else self.pooling.to(projected.dtype) @ projected
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Layers, from 0, whose outputs side by side are the features."""
+        return tuple(layer - 1 for layer in self.beside or (self.layer,))
 
     def hidden(self, out: Any, fit: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Tensor:
         """What the tower gave at the feature layers, special tokens among them: [B, S, C]

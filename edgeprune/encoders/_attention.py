@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -50,12 +50,20 @@ def recording(
     from transformers import AttentionInterface
 
     AttentionInterface.register(IMPLEMENTATION, _attend)
-    seen = Recorded({}, {})
-    token = _seen.set((seen, frozenset(modules), written_out, visible or {}))
+    seen, modules = Recorded({}, {}), frozenset(modules)
+    token = _seen.set((seen, modules, written_out, visible or {}))
+
+    def handed_on(module: nn.Module, _: Any, output: Any) -> None:
+        if (before := seen.attention.get(module)) is not None:
+            seen.attention[module] = replace(before, output=output[0] if isinstance(output, tuple) else output)
+
+    hooks = [module.register_forward_hook(handed_on) for module in modules]
     try:
         with attending(tower, IMPLEMENTATION):
             yield seen
     finally:
+        for hook in hooks:
+            hook.remove()
         _seen.reset(token)
 
 

@@ -111,6 +111,11 @@ class Eager:
     """what the graph takes beside the pixels, by name, [B, ...] float32 (`Method.ports`)"""
     aligned: Tensor = field(default_factory=lambda: torch.empty(0))
     """[B, N, P], the features in CLIP's joint space of images and texts, for a method that compares them with a text"""
+    aligned_branch: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, N, P], the same of what the attention of the layer that produces the features added to them"""
+    language_keys: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[B, N, G, d], the keys of projected features in the first layer of the language model, in front of rotary
+    positions, for a method that reads them"""
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,16 @@ class Method:
     def space(self) -> str:
         """Of the text that it is given, one of `edgeprune.ports.SPACES`; empty where there is none."""
         return next((port.space for port in self.ports if port.space), "")
+
+    @classmethod
+    def pooling(cls, options: Mapping[str, Any]) -> bool:
+        """Whether the tiles of one image are one pool of candidates, with these options."""
+        return cls.traits.pools_tiles
+
+    @property
+    def pools(self) -> bool:
+        """The same, with the options that it has."""
+        return self.pooling(self.options())
 
     @property
     def nests(self) -> bool:

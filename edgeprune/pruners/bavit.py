@@ -35,12 +35,11 @@ from torch import Tensor
 from edgeprune import pruners
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._dither import PLASTIC, dither
 from edgeprune.pruners._scorer import BACKGROUND, FOREGROUND, Scorer
 from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
-PLASTIC = 1.324717957244746
-"""g, the root of g^3 = g + 1: what the golden ratio is in one dimension, it is in two"""
 CERTAIN = 2.0
 """-z from which a patch is background without a doubt"""
 
@@ -127,8 +126,8 @@ class Method(pruners.Method):
         logits: Tensor = self.scorer(taps.features if self.scorer.config.kind == "trunk" else taps.pixels)
         scores = logits[..., FOREGROUND] - logits[..., BACKGROUND]
         if self.spread:
-            dither = _dither(taps.grid[0] // self.side, taps.grid[1] // self.side)
-            scores = scores.relu() - dither * (scores / -CERTAIN).clamp(0, 1)
+            turn = dither(taps.grid[0] // self.side, taps.grid[1] // self.side)
+            scores = scores.relu() - turn * (scores / -CERTAIN).clamp(0, 1)
         if self.side == 1:
             indices, picks = ranked_top(scores, self.keep)
             return Selection(indices, scores, picks=picks)
@@ -163,17 +162,6 @@ def _members(grid: tuple[int, int], side: int) -> Tensor:
     rows, columns = grid
     place = torch.arange(math.prod(grid)).reshape(rows // side, side, columns // side, side)
     return place.permute(0, 2, 1, 3).reshape(-1, side**2)
-
-
-def _dither(rows: int, columns: int) -> Tensor:
-    """[rows * columns] float32, the ranks of the head's sequence over their number: distinct, in (0, 1].
-
-    >>> _dither(2, 3).mul(6).int().tolist()
-    [1, 6, 4, 5, 3, 2]
-    """
-    along, down = torch.arange(columns, dtype=torch.float64), torch.arange(rows, dtype=torch.float64)
-    phase = (down[:, None] / PLASTIC**2 + along / PLASTIC).frac().flatten()
-    return (phase.argsort().argsort() + 1).float() / (rows * columns)
 
 
 def _evenly(logit: Tensor, columns: int) -> Tensor:

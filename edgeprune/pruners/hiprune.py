@@ -17,16 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from edgeprune import pruners
 from edgeprune.errors import MethodError, unknown_name
 from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._anchors import surrounded, surrounded_as_published
 from edgeprune.taps import Taps
 
-FIRST = 2.0
-"""what the first tier is above the other; a mean of attention is at most 1"""
 PUBLISHED_LAYERS = {23: 9, 24: 9, 31: 16, 32: 16}
 """layers in front of the features -> the published object layer: CLIP ViT-L has 24 layers, LLaVA reads the 23rd"""
 
@@ -79,69 +75,12 @@ class Method(pruners.Method):
         return {"name": "stages", "anchors": self._anchors}
 
     def select(self, taps: Taps) -> Selection:
-        scores = taps.column_mean()
-        anchors = scores[:, :0].long()
-        if self._anchors:
-            anchors = taps.column_mean(self._object_layer(taps.depth)).topk(self._anchors, dim=1).indices
-            around = torch.tensor(_surroundings(taps.grid, self.neighbours))
-            marked = torch.nn.functional.embedding(anchors, around).flatten(1)
-            chosen = (marked.unsqueeze(-1) == torch.arange(scores.shape[1])).any(dim=1)
-            scores = scores + FIRST * chosen.float()
-        # Anchors first, then the others by their score: picked for a second time, an anchor would come twice.
-        ahead = (anchors.unsqueeze(-1) == torch.arange(scores.shape[1])).any(dim=1) if self._anchors else None
-        rest = scores if ahead is None else torch.where(ahead, -1.0, scores)
-        picks = torch.cat((anchors, rest.topk(self.keep - self._anchors, dim=1).indices), dim=1)
-        return Selection(picks.sort(dim=1).values, scores, picks=picks)
+        deep = taps.column_mean()
+        shallow = taps.column_mean(self._object_layer(taps.depth)) if self._anchors else deep
+        return surrounded(shallow, deep, self._anchors, self.keep, taps.grid, self.neighbours)
 
     def official(self, eager: Eager) -> Selection:
-        rows, columns = eager.grid
         deep = eager.attentions[-1].mean(dim=1).mean(dim=1)[:, eager.prefix :]
         shallow = eager.attentions[self._object_layer(len(eager.attentions))].mean(dim=1).mean(dim=1)[:, eager.prefix :]
         count = round(self.keep * self.alpha / 5)
-        a = shallow.topk(count, dim=1).indices
-        around = _beside(a[..., None], rows, columns, self.neighbours).flatten(1)
-        first = torch.zeros_like(deep).scatter(1, around, 1.0)  # the union of the two
-        rest = self.keep - first.sum(dim=1, keepdim=True)
-        place = torch.argsort(torch.argsort(deep - first, dim=1, descending=True), dim=1)  # they come last: deep <= 1
-        keep = torch.where(first > 0, torch.ones_like(first), (place < rest).to(first.dtype))
-        indices = torch.topk(keep, self.keep, dim=1).indices.sort(dim=1).values
-        scores = deep + 2 * first
-        behind = scores.scatter(1, a, -1.0).topk(self.keep - count, dim=1).indices
-        quantities = {"first": shallow}
-        if count:
-            every = torch.arange(rows * columns)[:, None]
-            quantities["around"] = _beside(every, rows, columns, self.neighbours).repeat(len(deep), 1, 1).float()
-        return Selection(indices, scores, picks=torch.cat((a, behind), dim=1), quantities=quantities)
-
-
-def _beside(a: Tensor, rows: int, columns: int, neighbours: str) -> Tensor:
-    """The anchors [..., 1] and their four neighbours, [..., 5], as the official code finds them."""
-    if neighbours == "flat":
-        return torch.cat([a, a - 1, a + 1, a - columns, a + columns], dim=-1).clamp(0, rows * columns - 1)
-    row, column = a // columns, a % columns
-    beside = [row * columns + (column + step).clamp(0, columns - 1) for step in (-1, 1)]
-    above = [(row + step).clamp(0, rows - 1) * columns + column for step in (-1, 1)]
-    return torch.cat([a, *beside, *above], dim=-1)
-
-
-def _surroundings(grid: tuple[int, int], neighbours: str) -> list[list[int]]:
-    """Each patch and its four neighbours; a neighbour that is not there is replaced by what the rule says.
-
-    neighbours: "flat" or "grid" -> [N, 5] patches
-
-    >>> _surroundings((2, 3), "flat")[3]
-    [3, 2, 4, 0, 5]
-    >>> _surroundings((2, 3), "grid")[3]
-    [3, 3, 4, 0, 3]
-    """
-    rows, columns = grid
-    last, steps = rows * columns - 1, (-1, 1, -columns, columns)
-    around = []
-    for at in range(rows * columns):
-        row, column = divmod(at, columns)
-        inside = (column > 0, column < columns - 1, row > 0, row < rows - 1)
-        if neighbours == "flat":
-            around.append([at, *(min(max(at + step, 0), last) for step in steps)])
-        else:
-            around.append([at, *(at + step if there else at for step, there in zip(steps, inside, strict=True))])
-    return around
+        return surrounded_as_published(shallow, deep, count, self.keep, eager.grid, self.neighbours)

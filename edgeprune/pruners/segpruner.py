@@ -7,13 +7,15 @@
     score[j] = the column mean of the first, then that distance
 
 Where nothing is known of the world (`xyz` all alike) the distance there is 0. The official code takes the share r of
-the budget by attention first, 0 as it comes, which is all that is here; each view is chosen from by itself.
+the budget by attention first, 0 as it comes, which is all that is here; each view is chosen from by itself. With
+`--option views=joint`, which is ours, the tiles of an image are views that share a budget, and one pool of candidates.
 
 Source  intcomp/SegPruner@acf0e4e patches/0001; it has no licence: the mathematics only
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from edgeprune import pruners
-from edgeprune.errors import MethodError
+from edgeprune.errors import MethodError, unknown_name
 from edgeprune.ports import XYZ, Port, xyz_port
 from edgeprune.pruners import Eager, Selection, Traits, greedily
 from edgeprune.pruners._greedy import cosine, greedy
@@ -36,6 +38,8 @@ TINY = 1e-12
 class Method(pruners.Method):
     keep: int
     balance: float = 0.5
+    views: str = "each"
+    """each: a budget of its own; joint: one for all of them"""
     written_from: ClassVar[str] = "official code at intcomp/SegPruner@acf0e4e"
     traits: ClassVar[Traits] = Traits(
         reads=("attention map", "features"),
@@ -56,6 +60,17 @@ class Method(pruners.Method):
         if not 0 <= self.balance <= 1:
             raise MethodError(f"option balance of segpruner must be in 0..1, got {self.balance:g}; 0.5 is the paper's")
 
+        if self.views not in ("each", "joint"):
+            raise MethodError(unknown_name("views", self.views, ("each", "joint")))
+
+    @classmethod
+    def pooling(cls, options: Mapping[str, Any]) -> bool:
+        return options.get("views") == "joint"
+
+    @property
+    def departs(self) -> tuple[str, ...]:
+        return ("the views are one pool of candidates, which is ours",) if self.pools else ()
+
     @property
     def ports(self) -> tuple[Port, ...]:
         return (xyz_port(),)
@@ -68,6 +83,8 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         attended, xyz = taps.column_mean(), taps.given[XYZ]
+        if self.pools:
+            attended = attended.flatten(0, 1).unsqueeze(0)
         away = (xyz.unsqueeze(2) - xyz.unsqueeze(1)).square().sum(dim=-1).sqrt()
         first = attended >= attended.amax(dim=-1, keepdim=True)
         far = torch.where(first.unsqueeze(-1), away, 0.0).amax(dim=(1, 2)).clamp_min(TINY)
@@ -84,6 +101,7 @@ class Method(pruners.Method):
 
     def official(self, eager: Eager) -> Selection:
         columns = eager.attentions[-1].mean(dim=(1, 2))[:, eager.prefix :]
+        columns = columns.reshape(1, -1) if self.views == "joint" else columns
         h = torch.nn.functional.normalize(eager.features, dim=-1)
         similarity = torch.bmm(h, h.mT)
         xyz = eager.given[XYZ]

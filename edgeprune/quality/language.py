@@ -116,6 +116,16 @@ class Language:
         mean: NDArray[np.float32] = embedded.float().mean(dim=0).cpu().numpy()
         return mean
 
+    def queries(self, question: str) -> NDArray[np.float32]:
+        """[H * d], the question as the mean query of its tokens in the first layer, in front of rotary positions, as
+        HAWK takes it; its tokens are those behind the image."""
+        layer, (_, behind) = self.model.model.language_model.layers[0], self.prompt(question)
+        with torch.inference_mode():
+            embedded = self._embed(torch.tensor(behind, device=self._embed.weight.device))
+            queries = layer.self_attn.q_proj(layer.input_layernorm(embedded))
+        mean: NDArray[np.float32] = queries.float().mean(dim=0).cpu().numpy()
+        return mean
+
     def _packed(self, tokens: list[Tensor], prompts: list[list[Prompt]]) -> list[list[str]]:
         first: list[list[str]] = [[] for _ in prompts]
         asked = [at for at, one in enumerate(prompts) if one]

@@ -28,8 +28,9 @@ from tests.cpp.test_run import EXPORTED, exported  # noqa: F401 - a fixture
 
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 GOLDEN = sorted(path.parent for path in (Path(__file__).parent.parent / "golden").rglob(MANIFEST))
-METHODS = [name for name in pruners.names() if name not in ("bavit", "cdpruner", "hiprune_text", "none", "trim")]
-"""cdpruner, hiprune_text and trim are asked in CLIP's space, which the embedded model has no way into"""
+IN_JOINT_SPACE = ("cdpruner", "desap", "hiprune_text", "sppruner", "trim")
+METHODS = [name for name in pruners.names() if name not in ("bavit", "none", *IN_JOINT_SPACE)]
+"""those of IN_JOINT_SPACE are asked in CLIP's space, which the embedded model has no way into"""
 
 
 @pytest.fixture(scope="module")

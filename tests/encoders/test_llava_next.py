@@ -17,10 +17,11 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import main
 from edgeprune.encoders import Encoder
-from edgeprune.errors import RequestError
+from edgeprune.errors import MethodError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.cost import formula
-from edgeprune.pruners import Method, dart, divprune, fastervlm, holov, none, pool, random, uniform
+from edgeprune.fit import build_method
+from edgeprune.pruners import Method, dart, divprune, fastervlm, holov, none, pool, random, segpruner, uniform
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.runtime.images.tiles import packed
@@ -130,6 +131,25 @@ def test_both_paths_agree(encoder: Encoder, kind: Any) -> None:
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     assert found[0].shape == ((1, 9, WIDTH) if method.traits.pools_tiles else (3, 9, WIDTH))
+
+
+def test_joint_views_share_a_budget_in_the_bundle_as_well(folder: Path, tmp_path: Path) -> None:
+    request = Request(
+        "segpruner",
+        "cpu",
+        keep=9,
+        options={"views": "joint"},
+        model=str(folder),
+        tiles=3,
+        runtime=False,
+        baselines=False,
+    )
+    exported = export_bundle(replace(request, output=tmp_path / "joint"))
+    assert all(report.passed for report in exported.reports)
+    assert exported.manifest.pooled
+    assert exported.manifest.inputs["xyz"].shape == (3, PATCHES, 3)
+    with pytest.raises(MethodError, match="segpruner with these options must choose among all tiles of an image"):
+        build_method(segpruner.Method, "segpruner", encoders.load(open_checkpoint(None)), 9, {"views": "joint"})
 
 
 def test_one_pool_of_tiles_chooses_among_all_of_their_patches(encoder: Encoder) -> None:

@@ -56,8 +56,8 @@ def name_of(family: Family, method: Entry) -> str:
     return f"{CHECKPOINTS.get((family.name, family.tower))}-{method.name}"
 
 
-ELSEWHERE = ("hiprune_text", "trim")
-"""in CLIP's space alone, with a CLIP beside the encoder: tests/export/test_asked.py exports them"""
+ELSEWHERE = ("desap", "hawk", "hiprune_text", "sppruner", "trim")
+"""with a CLIP beside the encoder, or the language model behind it: tests/export/test_asked.py exports them"""
 
 PAIRS = [(family, method) for family in families() for method in methods()]
 CELLS = [pytest.param(*pair, id=name_of(*pair)) for pair in PAIRS]

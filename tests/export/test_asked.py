@@ -85,12 +85,44 @@ def test_the_picture_of_it_says_what_was_asked(bundle: Path) -> None:
     assert draw(bundle, SCENE, inputs={"text": "a circle"}, device="cpu").size[0] > 0
 
 
-@pytest.mark.slow
-def test_hiprune_text_is_exported_and_judged(clip: Path, tmp_path: Path) -> None:
-    request = Request(**{**GIVEN, "method": "hiprune_text"}, text_model=str(clip), output=tmp_path / "asked")  # type: ignore[arg-type]
-    (report,) = export_bundle(request).reports
+@pytest.mark.parametrize("method", always(["desap", "hiprune_text", "sppruner"], "desap"))
+def test_what_is_asked_is_exported_and_judged(method: str, clip: Path, tmp_path: Path) -> None:
+    options = {**GIVEN, "method": method, "target": "jetson-orin"}
+    (report,) = export_bundle(Request(**options, text_model=str(clip), output=tmp_path / "asked")).reports  # type: ignore[arg-type]
     assert report.passed
     assert report.proven
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_hawk_is_asked_by_queries_of_the_language_model(tmp_path: Path, precision: str) -> None:
+    """By the formula, from transformers' own layers."""
+    from edgeprune.quality.language import load_language
+
+    options = {**GIVEN, "method": "hawk", "target": "jetson-orin" if precision == "float16" else "cpu"}
+    exported = export_bundle(Request(**options, split=True, output=tmp_path / "hawk"))  # type: ignore[arg-type]
+    assert all(report.passed and report.proven for report in exported.reports)
+    assert exported.manifest.ports["text"]["space"] == "queries"
+    if precision == "float16":
+        return
+    language = load_language()
+    layer, embed = language.model.model.language_model.layers[0], language.model.get_input_embeddings()
+    question = "what color is the square?"
+    with load(exported.folder, device="cpu", kind=TokenEncoder) as runner, torch.inference_mode():
+        chosen = runner.encode(SCENE).select(text=language.queries(question))
+        _, behind = language.prompt(question)
+        q = layer.self_attn.q_proj(layer.input_layernorm(embed(torch.tensor(behind)))).mean(dim=0).view(4, 32)
+        pixels = torch.from_numpy(runner.prepare(SCENE))
+        x = language.model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output[0]
+        k = layer.self_attn.k_proj(layer.input_layernorm(x)).view(-1, 4, 32)
+    s = torch.einsum("nhd,hd->hn", k, q)
+    scores = (s / s.norm(dim=1, keepdim=True)).mean(dim=0)
+    assert sorted(scores.topk(24).indices.tolist()) == chosen.indices[0].tolist()
+
+
+def test_a_checkpoint_without_a_language_model_has_no_keys_of_one(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="keys of a language model are asked for, and clip has none"):
+        export_bundle(Request(**{**GIVEN, "method": "hawk"}, model=str(clip), output=tmp_path / "x"))  # type: ignore[arg-type]
+    assert not (tmp_path / "x").exists()
 
 
 def test_another_encoder_is_told_where_its_space_is() -> None:
@@ -106,10 +138,8 @@ def test_a_clip_of_another_width_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_asks_what_is_not_asked() -> None:
-    with pytest.raises(
-        RequestError,
-        match="--text-model goes with a method that is asked: cdpruner, hiprune_text, mmtok, trim; got fastervlm",
-    ):
+    asked = "cdpruner, desap, hawk, hiprune_text, mmtok, sppruner, trim"
+    with pytest.raises(RequestError, match=f"--text-model goes with a method that is asked: {asked}; got fastervlm"):
         check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
 
 

@@ -197,7 +197,7 @@ def test_another_layer_is_another_graph(early: Exported) -> None:
     assert not any("layers.2." in name for name in names)
 
 
-IN_JOINT_SPACE = ("cdpruner", "hiprune_text", "trim")
+IN_JOINT_SPACE = ("cdpruner", "desap", "hiprune_text", "sppruner", "trim")
 """which compare patches with a question in CLIP's space"""
 CELLS = [
     pytest.param(method, precision, marks=() if precision == "float16" and method in IN_FLOAT16 else pytest.mark.cells)

@@ -23,7 +23,7 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
-from edgeprune.ports import ALIGNED, TOKENS
+from edgeprune.ports import ALIGNED, QUERIES, TOKENS
 from edgeprune.ports import PATCHES as PATCHES_SIZE
 from edgeprune.pruners import Method, bavit, fastervlm, inside, zoo
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
@@ -35,6 +35,8 @@ from tests.covering import always
 HEADS, WIDTH, GRID, FEATURES, PROJECTED = 16, 64, (24, 24), 1024, 4096
 PATCHES, DEPTH, KEEP, PATCH, JOINT = 576, 23, 64, 14, 768
 COST = re.compile(r"(\d+(?:\.(\d+))?) M")
+HEAD, HEADS_OF_7B = 128, 28
+"""of the language model of Qwen2.5-VL-7B"""
 FRONT = ScorerConfig("front", 2, 384, 6, 1536, PATCH, GRID, (0.5,) * 3, (0.5,) * 3)
 """the scorer of the paper's smaller size"""
 
@@ -44,6 +46,15 @@ class Joint(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features[..., :JOINT]
+
+
+class Keys(nn.Module):
+    """Projected features to the keys of a language model's 4 heads of 28, likewise."""
+
+    head = HEAD
+
+    def forward(self, projected: Tensor) -> Tensor:
+        return projected[..., : 4 * HEAD]
 
 
 class Selecting(nn.Module):
@@ -64,12 +75,12 @@ class Selecting(nn.Module):
         attention = {layer: Attention(query, query + 1, WIDTH**-0.5) for layer, query in rows.items()}
         features, projected = (pixel_values.repeat(1, 1, width) for width in (FEATURES, PROJECTED))
         pixels = pixel_values.reshape(1, 1, *GRID).repeat(1, 3, PATCH, PATCH)
-        sizes: dict[Any, Any] = {PATCHES_SIZE: PATCHES, ALIGNED: JOINT, TOKENS: PROJECTED}
+        sizes: dict[Any, Any] = {PATCHES_SIZE: PATCHES, ALIGNED: JOINT, TOKENS: PROJECTED, QUERIES: HEADS_OF_7B * HEAD}
         shapes = {port.name: [sizes.get(size, size) for size in port.shape] for port in self._method.ports}
         given = {
             name: pixel_values[:, :1, 0].repeat(1, prod(shape)).reshape(1, *shape) for name, shape in shapes.items()
         }
-        asked: Any = {"pixels": pixels, "given": given, "aligner": Joint()}
+        asked: Any = {"pixels": pixels, "given": given, "aligner": Joint(), "keyer": Keys(), "branch": features}
         taps = Taps(attention, features, projected, GRID, 1, DEPTH, None, self.projector, **asked)
         chosen = self._method.select(taps)
         merged = chosen.scores if chosen.merged is None else chosen.merged

@@ -12,7 +12,8 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import MethodError
 from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection
-from edgeprune.pruners.hiprune import Method, _surroundings
+from edgeprune.pruners._anchors import surroundings
+from edgeprune.pruners.hiprune import Method
 from edgeprune.taps import Attention, Taps
 
 Floats = NDArray[np.float64]
@@ -119,17 +120,17 @@ def test_the_cls_query_counts_and_the_cls_key_does_not() -> None:
     ],
 )
 def test_flat_neighbours_wrap_around_the_row_and_clamp_at_the_border(at: int, around: set[int]) -> None:
-    assert set(_surroundings(GRID, "flat")[at]) == around
+    assert set(surroundings(GRID, "flat")[at]) == around
 
 
 @pytest.mark.parametrize(("at", "around"), [(0, {0, 1, 9}), (8, {8, 7, 17}), (9, {9, 10, 0, 18}), (62, {62, 61, 53})])
 def test_grid_neighbours_touch(at: int, around: set[int]) -> None:
-    assert set(_surroundings(GRID, "grid")[at]) == around
+    assert set(surroundings(GRID, "grid")[at]) == around
 
 
 @pytest.mark.parametrize("grid", [(1, 6), (6, 1)], ids=str)
 def test_neighbours_on_a_line_stay_on_it(grid: tuple[int, int]) -> None:
-    assert [set(one) for one in _surroundings(grid, "grid")][:2] == [{0, 1}, {0, 1, 2}]
+    assert [set(one) for one in surroundings(grid, "grid")][:2] == [{0, 1}, {0, 1, 2}]
 
 
 @pytest.mark.parametrize("neighbours", ["flat", "grid"])

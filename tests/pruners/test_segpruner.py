@@ -28,14 +28,14 @@ def drawn() -> tuple[Floats, Floats, Floats, Attention]:
 
 def formula(h: Floats, xyz: Floats, column: Floats, keep: int, balance: float) -> list[int]:
     picks = [int(column.argmax())]
-    dmax = max(np.linalg.norm(xyz[j] - xyz[picks[0]]) for j in range(N)) or 1.0
-    nearest = np.full(N, np.inf)
+    dmax = np.linalg.norm(xyz - xyz[picks[0]], axis=1).max() or 1.0
+    nearest = np.full(len(h), np.inf)
     while len(picks) < keep:
         j = picks[-1]
         world = np.linalg.norm(xyz - xyz[j], axis=1) / dmax
         shown = 1 - h @ h[j] / np.linalg.norm(h, axis=1) / np.linalg.norm(h[j])
         nearest = np.minimum(nearest, balance * world + (1 - balance) * shown)
-        free = np.where(np.isin(np.arange(N), picks), -np.inf, nearest)
+        free = np.where(np.isin(np.arange(len(h)), picks), -np.inf, nearest)
         picks.append(int(free.argmax()))
     return picks
 
@@ -66,6 +66,25 @@ def test_where_no_place_is_known_it_goes_by_what_is_shown() -> None:
         for balance in (0.5, 0.0)
     )
     assert torch.equal(blank.indices, apart.indices)
+
+
+def test_joint_views_are_one_pool() -> None:
+    h, xyz, attention, layer = drawn()
+    every = [one.reshape(1, IMAGES * N, -1) for one in (h, xyz)]
+    h32, xyz32 = (torch.tensor(one).float() for one in every)
+    wanted = formula(every[0][0], every[1][0], attention.mean(axis=(1, 2))[:, 1:].ravel(), 24, 0.5)
+    method, given = Method(24, views="joint"), {"xyz": xyz32}
+    static = method.select(Taps({0: layer}, h32, h32, (5, 8), prefix=1, depth=1, given=given))
+    official = method.official(Eager([torch.tensor(attention).float()], h32, h32, (5, 8), prefix=1, given=given))
+    for chosen in (static, official):
+        assert chosen.picks is not None
+        assert chosen.picks.tolist() == [wanted]
+    assert method.departs == ("the views are one pool of candidates, which is ours",)
+
+
+def test_views_are_each_or_joint() -> None:
+    with pytest.raises(MethodError, match="no views 'all'; have each, joint"):
+        Method(9, views="all")
 
 
 def test_a_balance_out_of_range_is_refused() -> None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from edgeprune.encoders import Encoder
 from edgeprune.fit import build_method
 from edgeprune.pruners import bavit
+from edgeprune.pruners._dither import dither as traced
 from edgeprune.pruners._scorer import Scorer
-from edgeprune.pruners.bavit import Method, _dither
+from edgeprune.pruners.bavit import Method
 from edgeprune.reference import OfficialEncoder
 from edgeprune.taps import Taps
 from edgeprune.trace import PrunedEncoder
@@ -103,7 +104,7 @@ def test_scores_are_foreground_as_it_is_and_background_by_its_place(
 @pytest.mark.parametrize("grid", GRIDS)
 def test_no_two_patches_of_certain_background_tie(grid: tuple[int, int]) -> None:
     count = math.prod(grid)
-    np.testing.assert_allclose(_dither(*grid).double().numpy(), dither(*grid), rtol=1e-6)
+    np.testing.assert_allclose(traced(*grid).double().numpy(), dither(*grid), rtol=1e-6)
     scores, _ = given(np.full(count, -9.0), grid, 1)
     np.testing.assert_allclose(np.sort(scores), -np.arange(count, 0, -1) / count, rtol=1e-6)
 

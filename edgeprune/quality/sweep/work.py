@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeprune import catalog
 from edgeprune.errors import BundleError, EdgepruneError, ImageError, MissingPackageError, ModelError, RequestError
-from edgeprune.ports import TEXT, TOKENS
+from edgeprune.ports import QUERIES, TEXT, TOKENS
 from edgeprune.quality.sweep.fidelity import fidelity
 from edgeprune.quality.sweep.items import Item, Shard
 from edgeprune.quality.sweep.variants import Variant
@@ -146,7 +146,8 @@ def _asked_each(
 
     Raises RequestError for a text in another space than the language model's.
     """
-    if (space := encoder.manifest.ports[TEXT]["space"]) != TOKENS:
+    made = {TOKENS: language.vector, QUERIES: language.queries}
+    if (space := encoder.manifest.ports[TEXT]["space"]) not in made:
         raise RequestError(
             f"a sweep asks with a text of the language model's own embeddings, {encoder.manifest.method} takes one of "
             f"the space {space!r}"
@@ -154,7 +155,7 @@ def _asked_each(
     for item in items:
         seen = encoder.encode(item.image())
         texts = [query.text for query in item.queries]
-        chosen = [_cut(seen.select(text=language.vector(text)), keep).tokens[0] for text in texts]
+        chosen = [_cut(seen.select(text=made[space](text)), keep).tokens[0] for text in texts]
         yield [one for (one,) in language.answers(chosen, [[text] for text in texts], place.longest)] if texts else []
 
 
@@ -229,6 +230,7 @@ def _per_token(place: Place, graph: Graph) -> int:
     """What the formula gives for one token, for this method on this encoder."""
     from edgeprune import encoders, pruners
     from edgeprune.checkpoint import open_checkpoint
+    from edgeprune.encoders._keys import keys_of
     from edgeprune.export.cost import formula
     from edgeprune.export.options import pair
     from edgeprune.fit import build_method
@@ -237,6 +239,8 @@ def _per_token(place: Place, graph: Graph) -> int:
     grid = pair("--grid", place.grid, "rows x columns of patches, such as 32x32")
     encoder = encoders.load(checkpoint, graph.layer, grid=grid)
     method, name, options = pruners.get(graph.variant.method), graph.variant.method, dict(graph.variant.options)
+    if method.traits.reads_language:
+        encoder = replace(encoder, keyer=keys_of(checkpoint))
     most = min(graph.keep, encoder.patches - 1)  # with all of them, the last layer is not shortened
     one, less = (formula(encoder, build_method(method, name, encoder, k, options)) for k in (most, most - 1))
     return one - less

@@ -221,13 +221,16 @@ COSINES = [
 READS: dict[str, tuple[Callable[[Method, Taps], Selection], list[str]]] = {
     "the_first_head_alone": (first_head, ATTENDING),
     "keys_of_another_image": (keys_of_another_image, ATTENDING),
-    # todre reads the row for its first pick alone, which is the same
-    "a_row_renormalised": (reading(lambda row: row / row.sum(dim=-1, keepdim=True)), [n for n in CLS if n != "todre"]),
+    # todre reads the row for its first pick alone, eventprune and desap its ratios, which are the same
+    "a_row_renormalised": (
+        reading(lambda row: row / row.sum(dim=-1, keepdim=True)),
+        [name for name in CLS if name not in ("desap", "eventprune", "todre")],
+    ),
     "the_highest_of_heads": (reading(lambda row: row.amax(dim=1, keepdim=True)), CLS),
-    # idselection stretches the row to 0..1, which is the same
+    # idselection stretches the row to 0..1, which is the same, and again there are those of ratios
     "the_sum_of_heads": (
         reading(lambda row: row.sum(dim=1, keepdim=True)),
-        [name for name in CLS if name != "idselection"],
+        [name for name in CLS if name not in ("desap", "eventprune", "idselection")],
     ),
     "noise_on_a_peaked_map": (reading(noise_on_a_peaked_map), ["fastervlm", "holov", "vispruner"]),
     "noisy_features": (noisy_features, COSINES),

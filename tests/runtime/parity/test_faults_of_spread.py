@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgeprune.fit import build_method
 from edgeprune.probes import scenes
 from edgeprune.pruners import Method, Selection, bavit
+from edgeprune.pruners._dither import dither
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
 from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
@@ -47,7 +48,7 @@ def scored(score: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Taps], S
 
     def select(own: Any, taps: Taps) -> Selection:
         z = replace(own, spread=False).select(taps).scores
-        scores = score(z, bavit._dither(*taps.grid).reshape(taps.grid))
+        scores = score(z, dither(*taps.grid).reshape(taps.grid))
         indices, picks = ranked_top(scores, own.keep)
         return Selection(indices, scores, picks=picks)
 
@@ -65,7 +66,7 @@ FAULTS = {
     "off_by_a_column": lambda z, d: by(d.roll(1, 1), z),
     "backwards": lambda z, d: by(1 - d, z),
     "in_raster_order": lambda z, d: by(torch.arange(1, 145) / 144, z),
-    "of_another_grid": lambda z, d: by(bavit._dither(6, 24), z),
+    "of_another_grid": lambda z, d: by(dither(6, 24), z),
     "in_whole_steps": lambda z, d: by((16 * d).ceil() / 16, z),
     "doubt_taken_for_certain": lambda z, d: torch.where(z > 0, z, -d.flatten()),
     "doubt_twice_as_wide": lambda z, d: by(d, z, 0.25),
