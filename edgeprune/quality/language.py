@@ -107,6 +107,11 @@ class Language:
         at = ids.index(self._image)
         return ids[:at], ids[at + 1 :]
 
+    def ids(self, answer: str) -> list[int]:
+        """Of an answer behind a prompt, without what ends it."""
+        before, whole = (self._tokenizer.encode(text, add_special_tokens=False) for text in (":", f": {answer}"))
+        return list(whole[len(before) :])
+
     def vector(self, question: str) -> NDArray[np.float32]:
         """[D], the question as one vector of the space that tokens are in: the mean embedding of all of the prompt but
         the image, as OpenVINO GenAI takes it."""

@@ -18,7 +18,7 @@ from edgeprune.errors import ModelError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.job import STEPS
 from edgeprune.export.record import TELLING
-from edgeprune.export.request import TRAINED
+from edgeprune.export.request import trained
 from edgeprune.export.wheel import wheel
 from edgeprune.probes import scenes
 from edgeprune.pruners._scorer import load_scorer
@@ -284,11 +284,12 @@ def test_without_a_scorer_the_one_that_was_trained_here_is_taken(
     yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    TRAINED.mkdir()
+    left = trained("bavit")
+    left.mkdir()
     request = Request("bavit", "cpu", keep=20, model=str(yolos_folder), output=tmp_path / "out", baselines=False)
     with pytest.raises(ModelError, match=r"bavit-scorer.scorer\.safetensors, which is none; train one"):
         export_bundle(request)
     made = make_scorer()
-    made.rename(TRAINED / "scorer.safetensors")
-    scorer = load_scorer(TRAINED)
+    made.rename(left / "scorer.safetensors")
+    scorer = load_scorer(left)
     assert export_bundle(request).manifest.options["layers"] == scorer.config.layers
