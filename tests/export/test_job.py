@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from edgeprune import bundle, pruners, targets
+from edgeprune import bundle, encoders, pruners, targets
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.job import STEPS
@@ -25,6 +26,7 @@ from edgeprune.pruners._scorer import load_scorer
 from edgeprune.runtime import load
 from edgeprune.runtime.parity.verify import verify
 from tests.export.test_text import write_clip
+from tests.learned import written
 
 MakeFolder = Callable[..., Path]
 IN_FLOAT16 = ("holov", "vispruner", "scope", "aim", "visionzip", "prunesid", "bavit")
@@ -205,6 +207,13 @@ CELLS = [
 ]
 
 
+def trained_for(method: str, model: Path, make_scorer: MakeFolder, folder: Path) -> Path | None:
+    """The file of a scorer with weights by chance, where the method has one."""
+    if pruners.get(method).learns:
+        return written(method, encoders.load(open_checkpoint(str(model))), folder / "scorer.safetensors")
+    return make_scorer(grid=(6, 6)) if pruners.get(method).traits.needs_scorer else None
+
+
 @pytest.mark.parametrize(("method", "precision"), CELLS)
 def test_every_method_becomes_a_graph_that_targets_can_run(
     method: str, precision: str, llava_folder: MakeFolder, make_scorer: MakeFolder, tmp_path: Path
@@ -216,7 +225,7 @@ def test_every_method_becomes_a_graph_that_targets_can_run(
         "jetson-orin",
         keep=None if method == "none" else 8,
         text_model=str(write_clip(tmp_path / "clip", 2)) if asked else None,
-        scorer=make_scorer(grid=(6, 6)) if pruners.get(method).traits.needs_scorer else None,
+        scorer=trained_for(method, model, make_scorer, tmp_path),
         model=str(model),
         output=tmp_path / "out",
         precision=precision,

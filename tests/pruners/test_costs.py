@@ -87,6 +87,8 @@ def test_the_traits_say_what_the_selection_costs(name: str, example: Tensor) -> 
     method: Any
     if name == "bavit":
         method = bavit.Method(KEEP, Scorer(FRONT).eval(), side=1)
+    elif pruners.get(name).learns:
+        method = pruners.get(name)(KEEP, pruners.get(name).untrained(FEATURES, PROJECTED).eval())  # type: ignore[call-arg]
     else:
         method = pruners.get(name)(PATCHES if name == "none" else KEEP)  # type: ignore[call-arg]  # a Protocol has none
     if name == "zoo":  # as `prepared` makes it of a projector of these sizes
