@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune import encoders, pruners
-from edgeprune.adapted import put_adapted
 from torch import nn
 
+from edgeprune import encoders, pruners
+from edgeprune.adapted import put_adapted
 from edgeprune.checkpoint import DEFAULT_MODEL, Checkpoint, open_checkpoint
 from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._aligned import aligned
-from edgeprune.errors import RequestError
+from edgeprune.errors import ModelError, RequestError
 from edgeprune.export import budget
 from edgeprune.export.asking import parse_prior
 from edgeprune.export.averages import averaged

@@ -12,7 +12,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.pruners._learned import Learned
 
 
-def seeded(name: str, encoder: Encoder) -> Learned | None:
+def scorer_of(name: str, encoder: Encoder) -> Learned | None:
     """For a method on an encoder; None for one that has nothing to learn."""
     method = pruners.get(name)
     return by_chance(name, *encoder.widths) if method.learns else None
@@ -29,7 +29,7 @@ def by_chance(name: str, features: int, tokens: int) -> Learned:
 
 def written(name: str, encoder: Encoder, path: Path) -> Path | None:
     """The same in a file."""
-    if (scorer := seeded(name, encoder)) is None:
+    if (scorer := scorer_of(name, encoder)) is None:
         return None
     path.write_bytes(scorer.packed(name, {}))
     return path

@@ -59,7 +59,7 @@ class Learned(nn.Module):
         """From here on it reads features as they would be with mean 0 and spread 1. [C] twice"""
         self.mean, self.spread = mean.float(), spread.float()
 
-    def read(self, features: Tensor) -> Tensor:
+    def as_read(self, features: Tensor) -> Tensor:
         """[B, N, C] -> the same in float32, as it reads them."""
         rows = features.float()
         return rows if self.mean is None or self.spread is None else (rows - self.mean) / self.spread

@@ -47,7 +47,7 @@ class Mlp(Learned):
         self.first, self.second = nn.Linear(width, max(1, width // 2)), nn.Linear(max(1, width // 2), 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits = self.second(nn.functional.gelu(self.first(self.read(features))))
+        logits = self.second(nn.functional.gelu(self.first(self.as_read(features))))
         odds: Tensor = logits[..., KEEP] - logits[..., DROP]
         return odds
 

@@ -25,6 +25,7 @@ from edgeprune.quality.sweep.items import Item
 from edgeprune.runtime.saving import save
 from edgeprune.targets import load
 from edgeprune.train.loop import BETAS, Loop, Show, Task, check_device
+from edgeprune.train.resume import NAME as CHECKPOINT
 from edgeprune.train.resume import State, check_begun, check_output, interruptible
 from edgeprune.train.sights import Sights
 from edgeprune.train.straight import Answers
@@ -36,9 +37,9 @@ LARGEST_GRADIENT = 1.0
 
 @dataclass(frozen=True)
 class LearnSettings:
-    epochs: int = 4
-    batch: int = 16
-    lr: float = 2e-3
+    epochs: int = 2
+    batch: int = 8
+    lr: float = 1e-3
     weight_decay: float = 0.01
     seed: int = 0
 
@@ -120,6 +121,7 @@ def learn(
     scorer.eval().requires_grad_(False).folded()
     made |= {"loss": [round(loss, 6) for loss in loop.state.losses], "seconds": round(loop.state.seconds, 1)}
     save(output / FILE, lambda file: file.write(scorer.packed(request.method, made)))
+    (output / CHECKPOINT).unlink(missing_ok=True)
     return made
 
 

@@ -2,7 +2,7 @@
 
     g[j]   = 1 of the T highest s, FLOOR of the others          s: what the scorer gives each patch
     loss   = cross-entropy of the answers, where log g[j] is added to whatever attends to token j
-    dg/ds  = that of sigmoid(s - c), c in the middle between the T-th and the next highest
+    dg/ds  = that of sigmoid((s - c) / d)       c: in the middle between the T-th and the next highest; d: spread of s
 
 A token of weight FLOOR is as good as gone, and yet the gradient of log g, 1 / FLOOR, gives it what it would change if
 it were there: the choice is hard on the way forth, and no token is left out on the way back. Positions are those that
@@ -97,7 +97,7 @@ def straight(scores: Tensor, keep: int) -> Tensor:
     """[B, N] -> [B, N], 1 of the highest `keep` and FLOOR of the others, with the gradient of the head."""
     highest = scores.detach().topk(keep + 1, dim=-1).values
     cut = highest[:, -2:].mean(dim=-1, keepdim=True)
-    soft = torch.sigmoid(scores - cut)
+    soft = torch.sigmoid((scores - cut) / scores.detach().std().clamp_min(1e-6))
     kept = torch.zeros_like(scores).scatter(1, scores.detach().topk(keep, dim=-1).indices, 1.0)
     return kept.clamp_min(FLOOR) + (soft - soft.detach())
 

@@ -24,7 +24,7 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, outputs
 from tests.device import with_aligner
 from tests.encoders.kinds import declared
-from tests.learned import seeded, written
+from tests.learned import scorer_of, written
 
 Made = Callable[[str], tuple[Path, Encoder]]
 
@@ -104,7 +104,7 @@ def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_sa
         with pytest.raises(MethodError, match=REFUSALS[reason]):
             build_method(get(method.name), method.name, encoder, keep, options)
         return
-    tiles, scorer = tiles_of(method, encoder), seeded(method.name, encoder)
+    tiles, scorer = tiles_of(method, encoder), scorer_of(method.name, encoder)
     if method.traits.needs_scorer and scorer is None:
         scorer = load_scorer(scorer_file)
     encoder = with_aligner(encoder) if method.traits.asks else encoder

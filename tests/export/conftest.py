@@ -24,7 +24,7 @@ from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.pruners._select import lower_take
 from edgeprune.trace import PrunedEncoder, outputs
 from tests.device import with_aligner
-from tests.learned import seeded
+from tests.learned import scorer_of
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def traced(tiny_llava: Callable[..., Encoder], make_scorer: Callable[..., Path])
         encoder, method_type = tiny_llava(precision), pruners.get(name)
         if method_type.traits.asks:
             encoder = with_aligner(encoder, precision)
-        scorer: Any = seeded(name, encoder)
+        scorer: Any = scorer_of(name, encoder)
         if method_type.traits.needs_scorer and scorer is None:
             scorer = load_scorer(make_scorer(grid=encoder.grid))
         method = build_method(method_type, name, encoder, None if name == "none" else 6, scorer=scorer)

@@ -22,7 +22,7 @@ from edgeprune.runtime.parity import compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.trace import PrunedEncoder, outputs
 from tests.device import asked, with_aligner
-from tests.learned import seeded
+from tests.learned import scorer_of
 
 PATCHES, WIDTH, SIDE = 81, 48, 72
 Build = Callable[[int], Method]
@@ -46,7 +46,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def build(encoder: Encoder, name: str, make_scorer: Callable[..., Scorer]) -> Build:
     """keep -> the method, with a seeded scorer where it has trained weights"""
     kind = pruners.get(name)
-    scorer: Any = seeded(name, encoder)
+    scorer: Any = scorer_of(name, encoder)
     if kind.traits.needs_scorer and scorer is None:
         scorer = make_scorer(grid=encoder.grid)
     return lambda keep: build_method(kind, name, encoder, keep, scorer=scorer)

@@ -24,8 +24,8 @@ from edgeprune.fit import build_method
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.learnpruner import Method, Mlp
 from edgeprune.runtime.parity import Verdict
-from edgeprune.targets import load
 from edgeprune.taps import Taps
+from edgeprune.targets import load
 from tests.learned import by_chance
 
 Floats = NDArray[np.float64]
