@@ -13,6 +13,7 @@ ranks (`edgeprune.prior`). Where nothing is given, what is `blank` stands in.
 Spaces of a text
     aligned    CLIP's: the mean over its rows of unit text embeddings; patches come there by the visual projection
     tokens     the language model's: the mean embedding of the question's tokens; patches are there behind the projector
+    learned    one that was trained with the method: what its scorer's text side makes of these embeddings, as wide
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 __all__ = [
     "ALIGNED",
+    "LEARNED",
     "PATCHES",
     "PRIOR",
     "SPACES",
@@ -37,11 +39,12 @@ __all__ = [
 ]
 
 TEXT, TEXT_MASK, PRIOR, XYZ = "text", "text_mask", "prior", "xyz"
-PATCHES, ALIGNED, TOKENS = "patches", "aligned", "tokens"
+PATCHES, ALIGNED, TOKENS, LEARNED = "patches", "aligned", "tokens", "learned"
 """sizes of a port that an encoder has: N, and the widths of the spaces of a text"""
 SPACES: Mapping[str, str] = {
     ALIGNED: "the mean over its rows of unit text embeddings of CLIP",
     TOKENS: "the mean embedding of its tokens in front of the language model",
+    LEARNED: "the mean over its tokens of what the text side of scorer.safetensors makes of their embeddings",
 }
 
 

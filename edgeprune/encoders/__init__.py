@@ -30,7 +30,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.encoders._building import building
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
-from edgeprune.ports import ALIGNED, PATCHES, TOKENS, Port
+from edgeprune.ports import ALIGNED, LEARNED, PATCHES, TOKENS, Port
 from edgeprune.prior import Prior
 from edgeprune.schedule import Inside
 from edgeprune.traits import DETECTS
@@ -159,7 +159,7 @@ class Encoder:
     def _sizes(self) -> dict[str, int]:
         """What stands for what in the shape of a port."""
         features, tokens = self.widths
-        sizes = {PATCHES: self.patches, **({TOKENS: tokens} if tokens else {})}
+        sizes = {PATCHES: self.patches, **({TOKENS: tokens, LEARNED: tokens} if tokens else {})}
         if self.aligner is not None:
             with torch.no_grad():
                 sizes[ALIGNED] = self.aligner(self._nothing(features)).shape[-1]

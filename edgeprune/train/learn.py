@@ -25,6 +25,7 @@ from edgeprune.quality.sweep.items import Item
 from edgeprune.runtime.saving import save
 from edgeprune.targets import load
 from edgeprune.train.loop import BETAS, Loop, Show, Task, check_device
+from edgeprune.train.relevance import Boxes
 from edgeprune.train.resume import NAME as CHECKPOINT
 from edgeprune.train.resume import State, check_begun, check_output, interruptible
 from edgeprune.train.sights import Sights
@@ -44,8 +45,8 @@ class LearnSettings:
     seed: int = 0
 
 
-TASKS: Mapping[str, Callable[[Learned, Sights, Language, int, int], Task]] = {"answers": Answers}
-"""what a scorer can learn from: the answers of the frozen model"""
+TASKS: Mapping[str, Callable[[Learned, Sights, Language, int, int], Task]] = {"answers": Answers, "boxes": Boxes}
+"""what a scorer can learn from: the answers of the frozen model; boxes around what questions are about"""
 
 
 def learn(
@@ -96,9 +97,9 @@ def learn(
     sights = Sights(encoder, found.preprocessing, items, device)
     torch.manual_seed(settings.seed)
     scorer: Learned = method.untrained(*encoder.widths)
+    task = TASKS[method.learns](scorer, sights, language, settings.batch, settings.seed)
     scorer.normalised(*sights.spread())
     scorer.to(device)
-    task = TASKS[method.learns](scorer, sights, language, settings.batch, settings.seed)
     output.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(scorer.parameters(), settings.lr, BETAS, weight_decay=settings.weight_decay)
     loop = Loop(

@@ -13,6 +13,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.quality.sweep.items import Item
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.priors.patches import Patches
 from edgeprune.train.calibrate import features
 from edgeprune.train.schedule import drawn
 
@@ -61,6 +62,10 @@ class Sights:
         if self._encoder.pooling is not None:
             given = self._encoder.pooling.to(given) @ given
         return Seen(items, given.float(), tokens.float())
+
+    def patches(self, size: tuple[int, ...]) -> Patches:
+        """Where the tokens lie on an image of this height and width."""
+        return Patches.of((size[0], size[1]), self._encoder.grid, self._preprocessing)
 
     def spread(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the features, of the first images: [C] twice."""

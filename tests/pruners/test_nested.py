@@ -25,6 +25,7 @@ def test_the_methods_that_say_so() -> None:
         "dpp",
         "entropyprune",
         "fastervlm",
+        "focusui",
         "idpruner",
         "idselection",
         "mmtok",
