@@ -44,12 +44,12 @@ class Expert(nn.Module):
         self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
-        z = z.to(self.up.weight.dtype)
+        z = z.float()
         parts = (part(z).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
         mask = None if rows is None else rows[:, None, None, :]
         attended = nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2).flatten(2)
         made = self.down(nn.functional.gelu(self.up(self.norm(z + self.output(attended)))))
-        return unit(made.float().tanh())
+        return unit(made.tanh())
 
 
 class Scorer(Learned):
@@ -59,11 +59,6 @@ class Scorer(Learned):
         super().__init__()
         self.sizes = {"width": width}
         self.patches, self.texts = Expert(width), Expert(width)
-
-    def half(self) -> Scorer:
-        """Rows of length 1 and what is made of them stay float32."""
-        nn.Module.half(self)
-        return self
 
     def normalised(self, mean: Tensor, spread: Tensor) -> None:
         """It has a norm of its own."""
@@ -102,7 +97,7 @@ class Method(pruners.Method):
             "dropped runs leave nothing behind; in the official code each leaves one token at its last place, so that "
             "the count of tokens hangs on the image",
             "of equal scores one is taken as it comes; the official code draws an order from the question",
-            "the MLP is two layers of the model's width",
+            "the MLP is two layers of the model's width; scores, and what gives them, are float32 in every precision",
         ),
     )
 
