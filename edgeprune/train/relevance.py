@@ -48,21 +48,23 @@ class Boxes:
             yield seen
 
     def loss(self, batch: Seen) -> tuple[Tensor, float]:
-        asked = [(row, item, query) for row, item in enumerate(batch.items) for query in item.queries]
-        words = [self._language.words(query.text) for _, _, query in asked]
+        asked = [(row, query) for row, item in enumerate(batch.items) for query in item.queries]
+        words = [self._language.words(query.text) for _, query in asked]
         padded = torch.nn.utils.rnn.pad_sequence(words, batch_first=True).float()
         rows = torch.arange(padded.shape[1]) < torch.tensor([len(one) for one in words])[:, None]
-        patches = self._scorer.patches(batch.tokens)[[row for row, _, _ in asked]]
+        patches = self._scorer.patches(batch.tokens)[[row for row, _ in asked]]
         texts = self._scorer.vectors(padded, rows.to(padded.device))
         scores = (patches @ texts.unsqueeze(-1)).squeeze(-1)
-        wanted = torch.stack([self._labels(item, query) for _, item, query in asked]).to(scores)
+        wanted = torch.stack([label for item in batch.items for label in self._labels(item)]).to(scores)
         loss = F.kl_div(scores.log_softmax(dim=-1), wanted.log_softmax(dim=-1), reduction="batchmean", log_target=True)
         return loss, loss.item()
 
-    def _labels(self, item: Item, query: Query) -> Tensor:
-        """[N] float32"""
-        mask = asked_about(draw(*item.source), query.text) if isinstance(item.source, tuple) else boxed(item, query)
-        return torch.from_numpy(covered(mask, self._sights.patches(mask.shape)).ravel()).float()
+    def _labels(self, item: Item) -> Iterator[Tensor]:
+        """[N] float32 of each question."""
+        scene = draw(*item.source) if isinstance(item.source, tuple) else None
+        for query in item.queries:
+            mask = boxed(item, query) if scene is None else asked_about(scene, query.text)
+            yield torch.from_numpy(covered(mask, self._sights.patches(mask.shape)).ravel()).float()
 
 
 def asked_about(scene: Scene, question: str) -> Mask:
