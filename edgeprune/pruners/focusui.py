@@ -88,7 +88,7 @@ class Method(pruners.Method):
     learns: ClassVar[str] = "boxes"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features",),
-        multiply_adds="60702.1 M",
+        multiply_adds="60702.3 M",
         early=False,
         asks=True,
         nested=True,

@@ -12,7 +12,10 @@ from tests.encoders.kinds import SQUARE, Kind, processor
 
 KINDS = {
     "vit": Kind(
-        "ViTModel", processor("ViT", **SQUARE), family="vit", exported="idpruner tome_behind idselection segpruner focusui"
+        "ViTModel",
+        processor("ViT", **SQUARE),
+        family="vit",
+        exported="idpruner tome_behind idselection segpruner focusui",
     ),
     "vit classifier": Kind("ViTForImageClassification", processor("ViT", **SQUARE), "vit"),
 }
