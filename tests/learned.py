@@ -23,7 +23,7 @@ def by_chance(name: str, features: int, tokens: int) -> Learned:
     torch.manual_seed(4)
     scorer: Learned = pruners.get(name).untrained(features, tokens)
     for parameter in scorer.parameters():
-        nn.init.normal_(parameter, std=0.3)
+        nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.3)
     return scorer.eval().requires_grad_(False)
 
 
