@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeprune import encoders, pruners
 from edgeprune.adapted import put_adapted
-from edgeprune.checkpoint import DEFAULT_MODEL, Checkpoint, open_checkpoint
+from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._aligned import aligned
@@ -249,13 +249,14 @@ def _text(request: Request, checkpoint: Checkpoint, method: type[Method]) -> Che
 
 
 def _scorer(request: Request, method: type[Method], checkpoint: Checkpoint) -> nn.Module | None:
-    """What was given, what a training left here, or of the embedded model what comes along."""
+    """What was given, what a training left here, or what lies beside the model, as with the embedded one."""
     if not method.traits.needs_scorer:
         return None if request.scorer is None else nn.Identity()  # which is refused where the method is made
     given, left = request.scorer, trained(request.method)
     own = Path(checkpoint.files.place) / f"{request.method}.safetensors"
     if given is None:
-        given = left if left.is_dir() else own if checkpoint.id == DEFAULT_MODEL and own.is_file() else None
+        brings = checkpoint.revision == "local" and own.is_file()
+        given = left if left.is_dir() else own if brings else None
     module: nn.Module | None = None if given is None else method.read(given)
     return module
 

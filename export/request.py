@@ -67,8 +67,8 @@ class Request:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """how that budget was found, if it was; the manifest keeps it"""
     scorer: Path | None = None
-    """the trained weights of a method that has such; None takes those that a training left here (`trained`), or for the
-    embedded model those that come along"""
+    """the trained weights of a method that has such; None takes those that a training left here (`trained`), or those
+    that lie beside the model as <method>.safetensors, as with the embedded one"""
     options: Mapping[str, str] = field(default_factory=dict)
     """the method's own, and the reducer's, as text"""
     inside: str | None = None

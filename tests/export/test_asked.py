@@ -105,7 +105,8 @@ def test_a_clip_of_another_width_is_refused(tmp_path: Path) -> None:
 def test_nothing_asks_what_is_not_asked() -> None:
     with pytest.raises(
         RequestError,
-        match="--text-model goes with a method that is asked: cdpruner, focusui, hiprune_text, mmtok, trim; got fastervlm",
+        match="--text-model goes with a method that is asked: cdpruner, focusui, hiprune_text, mmtok, trim; got "
+        "fastervlm",
     ):
         check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from edgeprune.runtime import Output, TokenEncoder, load
 from edgeprune.runtime.budgets import Budgets
 
 if TYPE_CHECKING:
+    from edgeprune.export import Request
     from edgeprune.quality.language import Language
 
 __all__ = ["BLIND", "ORACLE", "RIGHT", "WRONG", "Graph", "Place", "Wanted", "answers", "export", "faithful"]
@@ -78,23 +79,9 @@ def export(place: Place, graph: Graph, into: Path) -> dict[str, Any]:
 
     Raises ModelError, BundleError, ImageError and MissingPackageError, which no other method would be spared.
     """
-    from edgeprune.export import Request
     from edgeprune.export.job import export_bundle
 
-    request = Request(
-        **graph.variant.request(),
-        target="cpu",
-        keep=graph.keep or None,
-        model=place.model,
-        revision=place.revision,
-        output=into,
-        precision=graph.precision,
-        layer=graph.layer,
-        grid=place.grid,
-        baselines=False,
-        runtime=False,
-        split=any(entry.name == graph.variant.method and entry.traits.asks for entry in catalog.methods()),
-    )
+    request = _request(place, graph, into)
     with _threads(place.threads):
         try:
             manifest = export_bundle(request).manifest
@@ -240,19 +227,33 @@ def _cut(output: Output, keep: int) -> Output:
 
 def _per_token(place: Place, graph: Graph) -> int:
     """What the formula gives for one token, for this method on this encoder."""
-    from edgeprune import encoders, pruners
-    from edgeprune.checkpoint import open_checkpoint
     from edgeprune.export.cost import formula
-    from edgeprune.export.options import pair
-    from edgeprune.fit import build_method
+    from edgeprune.export.opening import opened
+    from edgeprune.targets import load as target
 
-    checkpoint = open_checkpoint(place.model, place.revision)
-    grid = pair("--grid", place.grid, "rows x columns of patches, such as 32x32")
-    encoder = encoders.load(checkpoint, graph.layer, grid=grid)
-    method, name, options = pruners.get(graph.variant.method), graph.variant.method, dict(graph.variant.options)
-    most = min(graph.keep, encoder.patches - 1)  # with all of them, the last layer is not shortened
-    one, less = (formula(encoder, build_method(method, name, encoder, k, options)) for k in (most, most - 1))
+    found = opened(_request(place, graph), target("cpu"))
+    most = min(graph.keep, found.encoder.patches - 1)  # with all of them, the last layer is not shortened
+    one, less = (formula(found.encoder, replace(found.method, keep=k)) for k in (most, most - 1))  # type: ignore[type-var]
     return one - less
+
+
+def _request(place: Place, graph: Graph, into: Path | None = None) -> Request:
+    from edgeprune.export import Request
+
+    return Request(
+        **graph.variant.request(),
+        target="cpu",
+        keep=graph.keep or None,
+        model=place.model,
+        revision=place.revision,
+        output=into,
+        precision=graph.precision,
+        layer=graph.layer,
+        grid=place.grid,
+        baselines=False,
+        runtime=False,
+        split=any(entry.name == graph.variant.method and entry.traits.asks for entry in catalog.methods()),
+    )
 
 
 @lru_cache(maxsize=2)
