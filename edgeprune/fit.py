@@ -14,7 +14,6 @@ from edgeprune.encoders._attention import WINDOWS
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.ports import ALIGNED
 from edgeprune.pruners import Host, Method
-from edgeprune.pruners._scorer import Scorer
 from edgeprune.traits import WEIGHTING
 
 __all__ = ["build_method"]
@@ -27,7 +26,7 @@ def build_method(
     keep: int | None,
     options: Mapping[str, str] | None = None,
     pooled: int = 1,
-    scorer: Scorer | None = None,
+    scorer: nn.Module | None = None,
     pixels: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,) * 3, (1.0,) * 3),
 ) -> Method:
     """The method with its budget and options, checked against the encoder.
@@ -42,7 +41,7 @@ def build_method(
     """
     _check_place(method, name, encoder)
     if method.traits.needs_scorer != (scorer is not None):
-        must = "needs trained weights: give --scorer, made by `edgeprune bavit train`"
+        must = f"needs trained weights: give --scorer, made by `{method.traits.trained_by}`"
         raise MethodError(f"{name} {must}" if scorer is None else f"{name} has no weights: leave --scorer out")
     patches = pooled * encoder.patches
     if keep is None and method.traits.keeps_all:
@@ -70,7 +69,8 @@ def build_method(
         built: Method = make(keep, **typed)
     else:
         tower, (mean, std) = encoder.tower, pixels
-        host = Host(encoder.grid, tower.patch_embedding.kernel_size[0], tower.width, encoder.layer, mean, std)
+        patch, widths = tower.patch_embedding.kernel_size[0], encoder.widths
+        host = Host(encoder.grid, patch, tower.width, encoder.layer, mean, std, *widths)
         built = method.fitted(keep, scorer, host, **typed)
     if built.space == ALIGNED and encoder.aligner is None:
         raise MethodError(

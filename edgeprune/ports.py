@@ -14,6 +14,7 @@ Spaces of a text
     aligned    CLIP's: the mean over its rows of unit text embeddings; patches come there by the visual projection
     tokens     the language model's: the mean embedding of the question's tokens; patches are there behind the projector
     queries    of its first layer: the mean of their queries, head by head; patches are there by the keys of that layer
+    learned    one that was trained with the method: what its scorer's text side makes of these embeddings, as wide
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 __all__ = [
     "ALIGNED",
+    "LEARNED",
     "PATCHES",
     "PRIOR",
     "QUERIES",
@@ -40,12 +42,14 @@ __all__ = [
 ]
 
 TEXT, TEXT_MASK, PRIOR, XYZ = "text", "text_mask", "prior", "xyz"
-PATCHES, ALIGNED, TOKENS, QUERIES = "patches", "aligned", "tokens", "queries"
+PATCHES, ALIGNED, TOKENS = "patches", "aligned", "tokens"
+QUERIES, LEARNED = "queries", "learned"
 """sizes of a port that an encoder has: N, and the widths of the spaces of a text"""
 SPACES: Mapping[str, str] = {
     ALIGNED: "the mean over its rows of unit text embeddings of CLIP",
     TOKENS: "the mean embedding of its tokens in front of the language model",
     QUERIES: "the mean query of its tokens in the first layer of the language model, in front of rotary positions",
+    LEARNED: "the mean over its tokens of what the text side of scorer.safetensors makes of their embeddings",
 }
 
 

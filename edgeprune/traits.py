@@ -82,8 +82,8 @@ class Traits:
     """whether it knows its rows before the last layer's queries, so that the selection moves up to them"""
     pools_tiles: bool = False
     """whether the tiles of one image are one pool of candidates"""
-    needs_scorer: bool = False
-    """whether it has trained weights, and is made by `fitted`"""
+    trained_by: str = ""
+    """of one that has trained weights, and is made by `fitted`: the command that makes them"""
     inside: bool = False
     """whether it drops tokens inside the encoder; `steps` says where"""
     official_in_onnx: bool = True
@@ -113,6 +113,11 @@ class Traits:
     def __post_init__(self) -> None:
         if unknown := [one for one in self.reads if one not in READS]:
             raise ValueError(f"a method reads one of {', '.join(READS)}; got {unknown[0]!r}")
+
+    @property
+    def needs_scorer(self) -> bool:
+        """Whether it has trained weights."""
+        return bool(self.trained_by)
 
     @property
     def behind_steps(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from edgeprune.bundle import Manifest
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
@@ -25,9 +27,9 @@ def tokens(keep: int | float | None, patches: int, block: int) -> int | None:
     return max(block, round(keep * patches / block) * block)
 
 
-def block_of(scorer: Scorer | None, encoder: Encoder) -> int:
+def block_of(scorer: nn.Module | None, encoder: Encoder) -> int:
     """The patches that a scorer keeps or drops together."""
-    if scorer is None or scorer.config.kind != "coarse":
+    if not isinstance(scorer, Scorer) or scorer.config.kind != "coarse":
         return 1
     return int(max(1, scorer.config.patch_size // encoder.tower.patch_embedding.kernel_size[0]) ** 2)
 

@@ -38,9 +38,11 @@ from edgeprune.export.request import Request, carried, check_flags, output_of, s
 from edgeprune.export.split import split
 from edgeprune.export.storage import INLINE_NBYTES, file_of, save_graphs, weights_nbytes
 from edgeprune.export.text import asked_in_words
+from edgeprune.ports import LEARNED
 from edgeprune.precisions import QUANTISED
 from edgeprune.probes import probes
 from edgeprune.pruners import Method
+from edgeprune.pruners._learned import FILE, Learned
 from edgeprune.pruners._loop import written_as
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import BackendReport, verify
@@ -141,6 +143,7 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
                 lambda what: step(f"{CALIBRATE}: {what}"),
             )
 
+        own = _text_side(request.method, method)
         del reference  # it holds the float32 weights, of which the graph may have a copy in another precision
         encoder, method = in_precision(encoder, method, preprocessing, precision, request.uint8, checkpoint.id)
         example = example if request.uint8 else example.to(getattr(torch, precision))
@@ -182,6 +185,8 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
             learned,
         )
         manifest = replace(manifest, float32_nodes=wide, calibration=request.calibration, quantised=quantised)
+        if own is not None:
+            (folder / FILE).write_bytes(own)
         if text is not None:
             manifest = replace(manifest, ports=asked_in_words(folder, text, manifest.ports))
         large = weights_nbytes(graph) > INLINE_NBYTES
@@ -204,6 +209,12 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
         *range_warnings(largest, precision, wide, target),
     )
     return Exported(output, manifest, reports, warnings)
+
+
+def _text_side(name: str, method: Method) -> bytes | None:
+    """The file of a scorer whose text side runs outside of the graph."""
+    scorer = method.scorer
+    return scorer.packed(name, scorer.made) if isinstance(scorer, Learned) and method.space == LEARNED else None
 
 
 def _left_out(checkpoint: Checkpoint, manifest: Manifest) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from edgeprune import encoders, pruners
 from edgeprune.adapted import put_adapted
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
@@ -14,7 +16,7 @@ from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._aligned import aligned
 from edgeprune.encoders._keys import keys_of
-from edgeprune.errors import RequestError
+from edgeprune.errors import ModelError, RequestError
 from edgeprune.export import budget
 from edgeprune.export.asking import parse_prior
 from edgeprune.export.averages import averaged
@@ -23,7 +25,7 @@ from edgeprune.export.manifest import steps_of
 from edgeprune.export.options import pair
 from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
-from edgeprune.export.request import TRAINED, Request, spelled_out, split_options
+from edgeprune.export.request import Request, spelled_out, split_options, trained
 from edgeprune.export.steps import chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
@@ -31,7 +33,7 @@ from edgeprune.frozen import flowcut_steps
 from edgeprune.ports import ALIGNED
 from edgeprune.prior import Prior
 from edgeprune.pruners import Method
-from edgeprune.pruners._scorer import Scorer, load_scorer
+from edgeprune.pruners._learned import Learned
 from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.targets import Target
 
@@ -83,7 +85,11 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     own, reducers = split_options(request)
     pooled = request.tiles if encoder.pools and method_type.pooling(own) else 1
     every = encoder.patches * (request.tiles if encoder.tiled else 1)
-    scorer = _scorer(request.scorer, method_type)
+    scorer = _scorer(request, method_type, checkpoint)
+    if isinstance(scorer, Learned) and scorer.made:
+        digest = learned["adapted"]["tower"] if learned else digest_of(encoder.tower.module)
+        _check_learned(scorer.made, request.method, digest, encoder.layer, checkpoint.id)
+        learned["scorer"] = dict(scorer.made)
     total = budget.tokens(request.keep, every, budget.block_of(scorer, encoder))
     keep = total if pooled > 1 else budget.of_a_tile(total, request.tiles, encoder)
     preprocessing = read_processor(
@@ -247,11 +253,29 @@ def _text(request: Request, checkpoint: Checkpoint, method: type[Method]) -> Che
     return checkpoint if whole and method.traits.asks else None
 
 
-def _scorer(given: Path | None, method: type[Method]) -> Scorer | None:
-    """What was given, or what `edgeprune bavit train` left here."""
-    if given is None and method.traits.needs_scorer and TRAINED.is_dir():
-        given = TRAINED
-    return None if given is None else load_scorer(given)
+def _scorer(request: Request, method: type[Method], checkpoint: Checkpoint) -> nn.Module | None:
+    """What was given, what a training left here, or what lies beside the model, as with the embedded one."""
+    if not method.traits.needs_scorer:
+        return None if request.scorer is None else nn.Identity()  # which is refused where the method is made
+    given, left = request.scorer, trained(request.method)
+    own = Path(checkpoint.files.place) / f"{request.method}.safetensors"
+    if given is None:
+        brings = checkpoint.revision == "local" and own.is_file()
+        given = left if left.is_dir() else own if brings else None
+    module: nn.Module | None = None if given is None else method.read(given)
+    return module
+
+
+def _check_learned(made: Mapping[str, Any], method: str, digest: str, layer: int, id: str) -> None:
+    """Raises ModelError where a scorer was trained on features of another tower or layer."""
+    if made["tower"] == digest and made["layer"] == layer:
+        return
+    theirs = f"layer {made['layer']} of {made['model']}"
+    what = f"layer {layer} of {id}" + (", whose weights are other ones" if made["layer"] == layer else "")
+    raise ModelError(
+        f"the scorer of {method} was trained on features of {theirs}, this is {what}; train one: edgeprune train "
+        f"{method} --model"
+    )
 
 
 def _check_batch(request: Request, encoder: Encoder) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError
 from edgeprune.pruners import Method
+from edgeprune.pruners._scorer import Scorer
 from edgeprune.runtime.images.preprocess import Preprocessing
 
 __all__ = ["RawPixels", "fold_normalisation", "in_precision"]
@@ -34,7 +35,7 @@ def in_precision(
     encoder, scorer = copy.deepcopy((encoder, method.scorer))
     tower = encoder.tower
     if uint8:
-        own = [scorer.patch_embedding] if scorer is not None and scorer.config.kind != "trunk" else []
+        own = [scorer.patch_embedding] if isinstance(scorer, Scorer) and scorer.config.kind != "trunk" else []
         for convolution in (tower.patch_embedding, *own):
             fold_normalisation(convolution, preprocessing.rescale, preprocessing.mean, preprocessing.std)
     if precision == "float16":

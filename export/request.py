@@ -30,7 +30,6 @@ from edgeprune.traits import Traits
 __all__ = [
     "OPTIONAL",
     "SCENES",
-    "TRAINED",
     "Request",
     "carried",
     "check",
@@ -40,6 +39,7 @@ __all__ = [
     "spelled_out",
     "split_options",
     "takes_images",
+    "trained",
 ]
 
 OPTIONAL = ("origin",)
@@ -48,8 +48,11 @@ SCENES = "scenes"
 """what stands for drawn scenes where a folder of images is expected"""
 FEWEST = 2
 """images that ranges are taken of"""
-TRAINED = Path("bavit-scorer")
-"""where `edgeprune bavit train` writes unless it is told otherwise"""
+
+
+def trained(method: str) -> Path:
+    """Where the training of a method writes its weights unless it is told otherwise."""
+    return Path(f"{method}-scorer")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class Request:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """how that budget was found, if it was; the manifest keeps it"""
     scorer: Path | None = None
-    """the trained weights of a method that has such; None takes those in TRAINED, where they are"""
+    """the trained weights of a method that has such; None takes those that a training left here (`trained`), or those
+    that lie beside the model as <method>.safetensors, as with the embedded one"""
     options: Mapping[str, str] = field(default_factory=dict)
     """the method's own, and the reducer's, as text"""
     inside: str | None = None
@@ -146,7 +150,9 @@ def check(request: Request, exported: bool = True) -> None:
             f"--keep as a share must be in (0, 1], got {request.keep:g}; give a number of tokens without a point, as 64"
         )
     if request.scorer is not None and not request.scorer.exists():
-        raise RequestError(f"--scorer must be what `edgeprune bavit train` wrote; there is no {request.scorer}")
+        by = next(one.traits.trained_by for one in catalog.methods() if one.name == request.method)
+        made = f"what `{by}` wrote" if by else "left out"
+        raise RequestError(f"--scorer must be {made}; there is no {request.scorer}")
     if request.image_range is not None:
         check_range(request.image_range)
     if request.probes is not None:

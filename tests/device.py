@@ -28,6 +28,7 @@ from edgeprune.runtime.parity import Verdict, compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.taps import Taps
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.learned import scorer_of
 
 Arrays = dict[str, np.ndarray]
 Fault = Callable[[Method, Taps], Selection]
@@ -93,7 +94,7 @@ class Device:
 
     @functools.cache  # noqa: B019 - a few devices for all tests
     def method(self, name: str, keep: int = KEEP) -> Method:
-        return build_method(pruners.get(name), name, self.encoder, keep)
+        return build_method(pruners.get(name), name, self.encoder, keep, scorer=scorer_of(name, self.encoder))
 
     @functools.cache  # noqa: B019
     def given(self, name: str, keep: int = KEEP) -> dict[str, Tensor]:

@@ -46,6 +46,7 @@ VERBS = (
     "convert",
     "calibrate",
     "adapt",
+    "train",
     "bavit",
 )
 

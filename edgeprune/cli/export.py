@@ -37,8 +37,9 @@ __all__ = ["command"]
     "and weights are taken of. Default scenes.",
 )  # fmt: skip
 @click.option(
-    "--scorer", type=options.PATH, help="Trained weights, for `bavit`: what `bavit train` wrote; default bavit-scorer."
-)
+    "--scorer", type=options.PATH,
+    help="Trained weights: what `train` or `bavit train` wrote for the method; default <method>-scorer.",
+)  # fmt: skip
 @click.option(
     "--option", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=completion.settings,
     help="Option of the method (repeat for several).",

@@ -31,7 +31,7 @@ from edgeprune.encoders._building import building
 from edgeprune.encoders._keys import Keys
 from edgeprune.encoders._processor import Processor
 from edgeprune.errors import RequestError
-from edgeprune.ports import ALIGNED, PATCHES, QUERIES, TOKENS, Port
+from edgeprune.ports import ALIGNED, LEARNED, PATCHES, QUERIES, TOKENS, Port
 from edgeprune.prior import Prior
 from edgeprune.schedule import Inside
 from edgeprune.traits import DETECTS
@@ -166,17 +166,24 @@ class Encoder:
 
     def _sizes(self) -> dict[str, int]:
         """What stands for what in the shape of a port."""
-        each = self.tower.width * (len(self.beside) or 1)
-        features = torch.zeros(1, 1, each * self.unit, dtype=next(self.tower.module.parameters()).dtype)
-        sizes = {PATCHES: self.patches}
-        with torch.no_grad():
-            if self.head is None:
-                sizes[TOKENS] = self.projector(features).shape[-1]
-            if self.aligner is not None:
-                sizes[ALIGNED] = self.aligner(features).shape[-1]
+        features, tokens = self.widths
+        sizes = {PATCHES: self.patches, **({TOKENS: tokens, LEARNED: tokens} if tokens else {})}
+        if self.aligner is not None:
+            with torch.no_grad():
+                sizes[ALIGNED] = self.aligner(self._nothing(features)).shape[-1]
         if self.keyer is not None:
             sizes[QUERIES] = self.keyer.heads * self.keyer.head
         return sizes
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Of features in front of the projector, and of tokens behind it; 0 where a head stands in its place."""
+        features = self.tower.width * (len(self.beside) or 1) * self.unit
+        with torch.no_grad():
+            return features, self.projector(self._nothing(features)).shape[-1] if self.head is None else 0
+
+    def _nothing(self, width: int) -> Tensor:
+        return torch.zeros(1, 1, width, dtype=next(self.tower.module.parameters()).dtype)
 
     @property
     def kind(self) -> str:

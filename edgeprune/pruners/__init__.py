@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -129,6 +130,10 @@ class Host:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """of the pixels that the encoder takes, in 0..1"""
+    features: int = 0
+    """width of the features in front of the projector"""
+    tokens: int = 0
+    """and behind it"""
 
 
 class Method:
@@ -141,6 +146,20 @@ class Method:
     traits: ClassVar[Traits] = Traits()
     scorer: Any = None
     """the trained module of a method that has one"""
+
+    learns: ClassVar[str] = ""
+    """of one that `edgeprune train` trains, from what: one of `edgeprune.train.learn.TASKS`"""
+
+    @classmethod
+    def untrained(cls, features: int, tokens: int) -> Any:
+        """Its trained module with weights by chance, of features and tokens so wide."""
+        raise MethodError(f"{cls.__module__.rpartition('.')[2]} is not trained by `edgeprune train`")
+
+    @classmethod
+    def read(cls, path: Path) -> Any:
+        """Its trained module from a file, or from the folder that a training wrote. Raises ModelError when it is
+        none."""
+        raise MethodError(f"{cls.__module__.rpartition('.')[2]} has no trained weights")
 
     @classmethod
     def fitted(cls, keep: int, scorer: Any, host: Host, **options: Any) -> Method:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -36,7 +37,7 @@ from edgeprune import pruners
 from edgeprune.errors import MethodError, RequestError
 from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.pruners._dither import PLASTIC, dither
-from edgeprune.pruners._scorer import BACKGROUND, FOREGROUND, Scorer
+from edgeprune.pruners._scorer import BACKGROUND, FOREGROUND, Scorer, load_scorer
 from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
@@ -56,13 +57,17 @@ class Method(pruners.Method):
     traits: ClassVar[Traits] = Traits(
         reads=("image or early hidden states",),
         multiply_adds="2679 M",  # a `front` of 2 layers, 384 wide
-        needs_scorer=True,
+        trained_by="edgeprune bavit train",
         inside=True,
         deviations=(
             "the number of kept patches is fixed; the paper drops every patch that is called background",
             "scores are float32 in every precision",
         ),
     )
+
+    @classmethod
+    def read(cls, path: Path) -> Scorer:
+        return load_scorer(path)
 
     @classmethod
     def fitted(cls, keep: int, scorer: Scorer, host: pruners.Host, **options: Any) -> Method:

@@ -107,6 +107,23 @@ class Language:
         at = ids.index(self._image)
         return ids[:at], ids[at + 1 :]
 
+    def ids(self, answer: str) -> list[int]:
+        """Of an answer behind a prompt, without what ends it."""
+        before, whole = (self._tokenizer.encode(text, add_special_tokens=False) for text in (":", f": {answer}"))
+        return list(whole[len(before) :])
+
+    def words(self, question: str) -> Tensor:
+        """[L, D], what the language model makes of the tokens of a question alone, in front of its layers.
+
+        Raises RequestError for one without any.
+        """
+        ids = self._tokenizer.encode(question, add_special_tokens=False)
+        if not ids:
+            raise RequestError(f"a question must have a word, got {question!r}")
+        with torch.no_grad():
+            words: Tensor = self._embed(torch.tensor(ids, device=self._embed.weight.device))
+        return words
+
     def vector(self, question: str) -> NDArray[np.float32]:
         """[D], the question as one vector of the space that tokens are in: the mean embedding of all of the prompt but
         the image, as OpenVINO GenAI takes it."""

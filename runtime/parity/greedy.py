@@ -21,6 +21,7 @@ Objectives; C: `similarity`, cosines [N, N], S: the picks so far
     distance    sensitivity     r_j, then r_j * (1 - max over S of C), r: sensitivity in 0..1          zoo
     apart       saliency        saliency_j, then saliency_j * (1 - max over S of C)                    score
     suppression attention       r_j, less exp(-width (1 - C_sj)^2) * what s had left, for every s      idselection
+    leading     first           the `leading` highest of `first`, then min over S of 1 - C             learnpruner
     pivots      length          the P longest, then for each in turn the least 1 - C with it           dart
 """
 
@@ -324,6 +325,20 @@ def _pivots(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
     return _of_cosines(gains, len(length))
 
 
+def _leading(given: Mapping[str, Floats], rule: Mapping[str, Any]) -> Objective:
+    first, count, away = given["first"], int(rule["leading"]), 1 - given["similarity"]
+    none, scale = np.zeros(len(first)), np.full(len(first), max(float(np.abs(first).max()), 1e-12))
+
+    def by_score(picks: list[int]) -> bool:
+        return not picks or len(picks) < count
+
+    return Objective(
+        lambda picks: first if by_score(picks) else np.asarray(away[picks].min(axis=0)),
+        lambda picks: none if by_score(picks) else none + 1,
+        lambda picks: scale if by_score(picks) else none,
+    )
+
+
 def _of_cosines(gains: Gain, patches: int) -> Objective:
     return Objective(gains, lambda _: np.ones(patches), lambda _: np.zeros(patches))
 
@@ -341,5 +356,6 @@ OBJECTIVES: dict[str, Callable[[Mapping[str, Floats], Mapping[str, Any]], Object
     "distance": _distance,
     "apart": _apart,
     "suppression": _suppression,
+    "leading": _leading,
     "pivots": _pivots,
 }

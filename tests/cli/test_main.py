@@ -50,6 +50,7 @@ VERBS = (
     "convert",
     "calibrate",
     "adapt",
+    "train",
     "bavit",
 )
 BAVIT = ("train", "finetune", "eval")

@@ -15,7 +15,7 @@ from tests.encoders.kinds import Kind, processor
 
 PROCESSOR = processor("DeiT", size=56, crop_size=48)
 KINDS = {
-    "deit": Kind("DeiTModel", PROCESSOR, prefix=2, family="deit", exported="holov agilepruner"),
+    "deit": Kind("DeiTModel", PROCESSOR, prefix=2, family="deit", exported="holov agilepruner learnpruner"),
     "deit with teacher": Kind("DeiTForImageClassificationWithTeacher", PROCESSOR, "deit", 2),
 }
 

@@ -24,6 +24,7 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, outputs
 from tests.device import with_aligner
 from tests.encoders.kinds import declared
+from tests.learned import scorer_of, written
 
 Made = Callable[[str], tuple[Path, Encoder]]
 
@@ -103,7 +104,9 @@ def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_sa
         with pytest.raises(MethodError, match=REFUSALS[reason]):
             build_method(get(method.name), method.name, encoder, keep, options)
         return
-    tiles, scorer = tiles_of(method, encoder), None if not method.traits.needs_scorer else load_scorer(scorer_file)
+    tiles, scorer = tiles_of(method, encoder), scorer_of(method.name, encoder)
+    if method.traits.needs_scorer and scorer is None:
+        scorer = load_scorer(scorer_file)
     encoder = with_aligner(encoder) if method.traits.asks else encoder
     built = build_method(get(method.name), method.name, encoder, keep, options, tiles, scorer)
     chooses_as_the_reference(encoder, built, torch.randn(tiles, 3, *encoder.tower.image_size, generator=seeded(0)))
@@ -140,13 +143,14 @@ def chooses_as_the_reference(encoder: Encoder, method: Method, pixels: Tensor) -
 
 @pytest.mark.parametrize(("family", "method"), WORKING)
 def test_the_method_is_exported_and_verified(
-    made: Made, cell: Callable[..., Exported], scorer_file: Path, family: Family, method: Entry
+    made: Made, cell: Callable[..., Exported], scorer_file: Path, tmp_path: Path, family: Family, method: Entry
 ) -> None:
     name, keep = CHECKPOINTS[family.name, family.tower], budget_of(method)
     _, encoder = made(name)
     more: dict[str, Any] = {"tiles": tiles_of(method, encoder)} if encoder.tiled else {}
     more |= {"options": options} if (options := options_of(family, method)) else {}
-    more |= {"scorer": scorer_file} if method.traits.needs_scorer else {}
+    if method.traits.needs_scorer:
+        more |= {"scorer": written(method.name, encoder, tmp_path / "scorer.safetensors") or scorer_file}
     exported = cell(name, method.name, keep, **more)
     assert exported.manifest.outputs["indices"].shape == (1, keep or encoder.patches)
 

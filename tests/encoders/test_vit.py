@@ -15,7 +15,7 @@ KINDS = {
         "ViTModel",
         processor("ViT", **SQUARE),
         family="vit",
-        exported="idpruner tome_behind idselection segpruner eventprune codecsight",
+        exported="idpruner tome_behind idselection segpruner focusui eventprune codecsight",
     ),
     "vit classifier": Kind("ViTForImageClassification", processor("ViT", **SQUARE), "vit"),
 }

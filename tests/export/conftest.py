@@ -24,6 +24,7 @@ from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.pruners._select import lower_take
 from edgeprune.trace import PrunedEncoder, outputs
 from tests.device import with_aligner
+from tests.learned import scorer_of
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,9 @@ def traced(tiny_llava: Callable[..., Encoder], make_scorer: Callable[..., Path])
         encoder, method_type = tiny_llava(precision), pruners.get(name)
         if method_type.traits.asks:
             encoder = with_aligner(encoder, precision)
-        scorer = load_scorer(make_scorer(grid=encoder.grid)) if method_type.traits.needs_scorer else None
+        scorer: Any = scorer_of(name, encoder)
+        if method_type.traits.needs_scorer and scorer is None:
+            scorer = load_scorer(make_scorer(grid=encoder.grid))
         method = build_method(method_type, name, encoder, None if name == "none" else 6, scorer=scorer)
         example = torch.zeros(2 if free else 1, 3, 48, 48, dtype=getattr(torch, precision))
         with written_as(form):

@@ -13,18 +13,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from edgeprune import bundle, pruners, targets
+from edgeprune import bundle, encoders, pruners, targets
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.job import STEPS
 from edgeprune.export.record import TELLING
-from edgeprune.export.request import TRAINED
+from edgeprune.export.request import trained
 from edgeprune.export.wheel import wheel
 from edgeprune.probes import scenes
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.runtime import load
 from edgeprune.runtime.parity.verify import verify
 from tests.export.test_text import write_clip
+from tests.learned import written
 
 MakeFolder = Callable[..., Path]
 IN_FLOAT16 = ("aim", "bavit", "vispruner")
@@ -206,6 +208,13 @@ CELLS = [
 ]
 
 
+def trained_for(method: str, model: Path, make_scorer: MakeFolder, folder: Path) -> Path | None:
+    """The file of a scorer with weights by chance, where the method has one."""
+    if pruners.get(method).learns:
+        return written(method, encoders.load(open_checkpoint(str(model))), folder / "scorer.safetensors")
+    return make_scorer(grid=(6, 6)) if pruners.get(method).traits.needs_scorer else None
+
+
 @pytest.mark.parametrize(("method", "precision"), CELLS)
 def test_every_method_becomes_a_graph_that_targets_can_run(
     method: str, precision: str, llava_folder: MakeFolder, make_scorer: MakeFolder, tmp_path: Path
@@ -217,7 +226,7 @@ def test_every_method_becomes_a_graph_that_targets_can_run(
         "jetson-orin",
         keep=None if method == "none" else 8,
         text_model=str(write_clip(tmp_path / "clip", 2)) if asked else None,
-        scorer=make_scorer(grid=(6, 6)) if pruners.get(method).traits.needs_scorer else None,
+        scorer=trained_for(method, model, make_scorer, tmp_path),
         model=str(model),
         output=tmp_path / "out",
         precision=precision,
@@ -287,11 +296,12 @@ def test_without_a_scorer_the_one_that_was_trained_here_is_taken(
     yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    TRAINED.mkdir()
+    left = trained("bavit")
+    left.mkdir()
     request = Request("bavit", "cpu", keep=20, model=str(yolos_folder), output=tmp_path / "out", baselines=False)
     with pytest.raises(ModelError, match=r"bavit-scorer.scorer\.safetensors, which is none; train one"):
         export_bundle(request)
     made = make_scorer()
-    made.rename(TRAINED / "scorer.safetensors")
-    scorer = load_scorer(TRAINED)
+    made.rename(left / "scorer.safetensors")
+    scorer = load_scorer(left)
     assert export_bundle(request).manifest.options["layers"] == scorer.config.layers

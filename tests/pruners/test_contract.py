@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from edgeprune.runtime.parity import compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.trace import PrunedEncoder, outputs
 from tests.device import asked, with_aligner
+from tests.learned import scorer_of
 
 PATCHES, WIDTH, SIDE = 81, 48, 72
 Build = Callable[[int], Method]
@@ -44,7 +46,9 @@ def name(request: pytest.FixtureRequest) -> str:
 def build(encoder: Encoder, name: str, make_scorer: Callable[..., Scorer]) -> Build:
     """keep -> the method, with a seeded scorer where it has trained weights"""
     kind = pruners.get(name)
-    scorer = make_scorer(grid=encoder.grid) if kind.traits.needs_scorer else None
+    scorer: Any = scorer_of(name, encoder)
+    if kind.traits.needs_scorer and scorer is None:
+        scorer = make_scorer(grid=encoder.grid)
     return lambda keep: build_method(kind, name, encoder, keep, scorer=scorer)
 
 

@@ -23,7 +23,7 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.export.cost import formula, graph_cost
 from edgeprune.export.graph import to_onnx
-from edgeprune.ports import ALIGNED, QUERIES, TOKENS
+from edgeprune.ports import ALIGNED, LEARNED, QUERIES, TOKENS
 from edgeprune.ports import PATCHES as PATCHES_SIZE
 from edgeprune.pruners import Method, bavit, fastervlm, inside, zoo
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
@@ -37,6 +37,7 @@ PATCHES, DEPTH, KEEP, PATCH, JOINT = 576, 23, 64, 14, 768
 COST = re.compile(r"(\d+(?:\.(\d+))?) M")
 HEAD, HEADS_OF_7B = 128, 28
 """of the language model of Qwen2.5-VL-7B"""
+NARROW = 64
 FRONT = ScorerConfig("front", 2, 384, 6, 1536, PATCH, GRID, (0.5,) * 3, (0.5,) * 3)
 """the scorer of the paper's smaller size"""
 
@@ -63,8 +64,9 @@ class Selecting(nn.Module):
     [1, N, 1] -> indices, scores, and what is merged where something is
     """
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, projected: int = PROJECTED) -> None:
         super().__init__()
+        self._projected = projected
         first, second = (nn.Linear(width, PROJECTED, device="meta") for width in (FEATURES, PROJECTED))
         self.projector = nn.Sequential(first, nn.GELU(), second).to_empty(device="cpu")  # nobody runs it
         self._method = method
@@ -73,9 +75,10 @@ class Selecting(nn.Module):
         tokens = nn.functional.pad(pixel_values, (0, 0, 1, 0)).unsqueeze(1)
         rows = {layer: (tokens + layer).repeat(1, HEADS, 1, WIDTH) for layer in self._method.layers(DEPTH)}
         attention = {layer: Attention(query, query + 1, WIDTH**-0.5) for layer, query in rows.items()}
-        features, projected = (pixel_values.repeat(1, 1, width) for width in (FEATURES, PROJECTED))
+        features, projected = (pixel_values.repeat(1, 1, width) for width in (FEATURES, self._projected))
         pixels = pixel_values.reshape(1, 1, *GRID).repeat(1, 3, PATCH, PATCH)
-        sizes: dict[Any, Any] = {PATCHES_SIZE: PATCHES, ALIGNED: JOINT, TOKENS: PROJECTED, QUERIES: HEADS_OF_7B * HEAD}
+        wide = {TOKENS: PROJECTED, LEARNED: self._projected, QUERIES: HEADS_OF_7B * HEAD}
+        sizes: dict[Any, Any] = {PATCHES_SIZE: PATCHES, ALIGNED: JOINT, **wide}
         shapes = {port.name: [sizes.get(size, size) for size in port.shape] for port in self._method.ports}
         given = {
             name: pixel_values[:, :1, 0].repeat(1, prod(shape)).reshape(1, *shape) for name, shape in shapes.items()
@@ -102,6 +105,8 @@ def selecting(name: str) -> tuple[Selecting, Method]:
     method: Any
     if name == "bavit":
         method = bavit.Method(KEEP, Scorer(FRONT).eval(), side=1)
+    elif pruners.get(name).learns:
+        method = pruners.get(name)(KEEP, pruners.get(name).untrained(FEATURES, PROJECTED).eval())  # type: ignore[call-arg]
     else:
         method = pruners.get(name)(PATCHES if name == "none" else KEEP)  # type: ignore[call-arg]  # a Protocol has none
     if name == "zoo":  # as `prepared` makes it of a projector of these sizes
@@ -116,14 +121,25 @@ def assert_said(name: str, counted: float) -> None:
     assert f"{counted / 1e6:.{len(said[2] or '')}f}" == said[1]
 
 
-@pytest.mark.parametrize("name", [name for name in pruners.names() if name not in FOLDED])
+@pytest.mark.parametrize("name", [name for name in pruners.names() if name not in (*FOLDED, "focusui")])
 def test_the_traits_say_what_the_selection_multiplies(name: str, example: Tensor) -> None:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         selecting(name)[0](example + 1)
     assert_said(name, counter.get_total_flops() / 2)
 
 
-@pytest.mark.parametrize("name", always(pruners.names(), *FOLDED))
+def test_the_formula_of_focusui_counts_what_a_narrow_one_multiplies(example: Tensor) -> None:
+    """The weights of one as wide as the others here are 800 MB."""
+    make: Any = pruners.get("focusui")
+    narrow = make(KEEP, make.untrained(NARROW, NARROW).eval())
+    names = ("indices", "scores", "merged")
+    graph = to_onnx(Selecting(narrow, NARROW), example, names, opset=18, ir_version=10, hoisted=False).graph
+    assert graph_cost(graph) == narrow.multiply_adds(PATCHES)
+    with torch.device("meta"):
+        assert_said("focusui", make(KEEP, make.untrained(0, PROJECTED)).multiply_adds(PATCHES))
+
+
+@pytest.mark.parametrize("name", always([name for name in pruners.names() if name != "focusui"], *FOLDED))
 def test_they_say_what_its_graph_multiplies(name: str, example: Tensor) -> None:
     module, method = selecting(name)
     model = to_onnx(module, example, ("indices", "scores", "merged"), opset=18, ir_version=10, hoisted=False)

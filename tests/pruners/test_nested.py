@@ -26,6 +26,7 @@ def test_the_methods_that_say_so() -> None:
         "dpp",
         "entropyprune",
         "fastervlm",
+        "focusui",
         "hawk",
         "idpruner",
         "idselection",

@@ -4,6 +4,8 @@
     {"image": "a.jpg", "question": "what is it?", "answers": ["cat", "a cat", ...]}               VQA score
     {"image": "a.jpg", "question": "what is it?", "options": ["a dog", "a cat"], "answer": 1}     multiple choice
 
+`boxes`, [[left, top, right, bottom], ...] in pixels, say where in the image it is, for `edgeprune train`.
+
 `type` names the kind of a question, which has a column of its own; without it that is how the question is judged.
 Images are run and cached in shards of SHARD.
 """
@@ -48,6 +50,8 @@ class Query:
     truth: Truth
     """the answer, the answers of several people, or which of the options is right"""
     options: tuple[str, ...] = ()
+    boxes: tuple[tuple[float, ...], ...] = ()
+    """around what is asked about, left, top, right, bottom in pixels, for a scorer that learns from them"""
 
     def score(self, answer: str) -> float:
         """0..1"""
@@ -164,6 +168,7 @@ def of_questions(file: Path, folder: Path, count: int | None = None) -> tuple[It
         if not line.strip():
             continue
         name, query = _query(line, f"{file}, line {number}")
+        query = replace(query, boxes=_boxes(line, f"{file}, line {number}"))
         if name not in asked:
             if count is not None and len(asked) == count:
                 continue
@@ -201,6 +206,16 @@ def _query(line: str, where: str) -> tuple[str, Query]:
     if not isinstance(given.get("answer"), str):
         raise RequestError(f"{where} must have answer, a text, or answers, or options; got {given.get('answer')!r:.60}")
     return name, Query(kind or "exact match", text, given["answer"])
+
+
+def _boxes(line: str, where: str) -> tuple[tuple[float, ...], ...]:
+    """Raises RequestError for what is no box."""
+    boxes: Any = json.loads(line).get("boxes", [])
+    for box in boxes if isinstance(boxes, list) else [boxes]:
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(one) in (int, float) for one in box)
+        if not numbers or not (box[0] < box[2] and box[1] < box[3]):
+            raise RequestError(f"{where}: boxes must be [[left, top, right, bottom], ...] in pixels, got {box!r:.60}")
+    return tuple(tuple(map(float, box)) for box in boxes)
 
 
 def _options(given: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:

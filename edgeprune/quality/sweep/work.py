@@ -6,7 +6,7 @@ A bundle and the language part are opened once in a process and kept, as many as
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeprune import catalog
 from edgeprune.errors import BundleError, EdgepruneError, ImageError, MissingPackageError, ModelError, RequestError
-from edgeprune.ports import QUERIES, TEXT, TOKENS
+from edgeprune.ports import LEARNED, QUERIES, TEXT, TOKENS
 from edgeprune.quality.sweep.fidelity import fidelity
 from edgeprune.quality.sweep.items import Item, Shard
 from edgeprune.quality.sweep.variants import Variant
@@ -25,6 +25,7 @@ from edgeprune.runtime import Output, TokenEncoder, load
 from edgeprune.runtime.budgets import Budgets
 
 if TYPE_CHECKING:
+    from edgeprune.export import Request
     from edgeprune.quality.language import Language
 
 __all__ = ["BLIND", "ORACLE", "RIGHT", "WRONG", "Graph", "Place", "Wanted", "answers", "export", "faithful"]
@@ -78,23 +79,9 @@ def export(place: Place, graph: Graph, into: Path) -> dict[str, Any]:
 
     Raises ModelError, BundleError, ImageError and MissingPackageError, which no other method would be spared.
     """
-    from edgeprune.export import Request
     from edgeprune.export.job import export_bundle
 
-    request = Request(
-        **graph.variant.request(),
-        target="cpu",
-        keep=graph.keep or None,
-        model=place.model,
-        revision=place.revision,
-        output=into,
-        precision=graph.precision,
-        layer=graph.layer,
-        grid=place.grid,
-        baselines=False,
-        runtime=False,
-        split=any(entry.name == graph.variant.method and entry.traits.asks for entry in catalog.methods()),
-    )
+    request = _request(place, graph, into)
     with _threads(place.threads):
         try:
             manifest = export_bundle(request).manifest
@@ -146,17 +133,29 @@ def _asked_each(
 
     Raises RequestError for a text in another space than the language model's.
     """
-    made = {TOKENS: language.vector, QUERIES: language.queries}
-    if (space := encoder.manifest.ports[TEXT]["space"]) not in made:
-        raise RequestError(
-            f"a sweep asks with a text of the language model's own embeddings, {encoder.manifest.method} takes one of "
-            f"the space {space!r}"
-        )
+    vector = _vectors(language, encoder)
     for item in items:
         seen = encoder.encode(item.image())
         texts = [query.text for query in item.queries]
-        chosen = [_cut(seen.select(text=made[space](text)), keep).tokens[0] for text in texts]
+        chosen = [_cut(seen.select(text=vector(text)), keep).tokens[0] for text in texts]
         yield [one for (one,) in language.answers(chosen, [[text] for text in texts], place.longest)] if texts else []
+
+
+def _vectors(language: Language, encoder: TokenEncoder) -> Callable[[str], NDArray[np.float32]]:
+    """What makes a question into the text of a graph. Raises RequestError for a space that needs another model."""
+    space = encoder.manifest.ports[TEXT]["space"]
+    if (made := {TOKENS: language.vector, QUERIES: language.queries}.get(space)) is not None:
+        return made
+    if space == LEARNED:
+        from edgeprune import pruners
+        from edgeprune.pruners._learned import FILE
+
+        scorer = pruners.get(encoder.manifest.method).read(encoder.bundle.folder / FILE)
+        return lambda text: scorer.vector(language.words(text).cpu()).numpy()
+    raise RequestError(
+        f"a sweep asks with a text of the language model's own embeddings, {encoder.manifest.method} takes one of the "
+        f"space {space!r}"
+    )
 
 
 def _asked(images: Sequence[int], wanted: Wanted, count: int) -> Sequence[int]:
@@ -228,22 +227,33 @@ def _cut(output: Output, keep: int) -> Output:
 
 def _per_token(place: Place, graph: Graph) -> int:
     """What the formula gives for one token, for this method on this encoder."""
-    from edgeprune import encoders, pruners
-    from edgeprune.checkpoint import open_checkpoint
-    from edgeprune.encoders._keys import keys_of
     from edgeprune.export.cost import formula
-    from edgeprune.export.options import pair
-    from edgeprune.fit import build_method
+    from edgeprune.export.opening import opened
+    from edgeprune.targets import load as target
 
-    checkpoint = open_checkpoint(place.model, place.revision)
-    grid = pair("--grid", place.grid, "rows x columns of patches, such as 32x32")
-    encoder = encoders.load(checkpoint, graph.layer, grid=grid)
-    method, name, options = pruners.get(graph.variant.method), graph.variant.method, dict(graph.variant.options)
-    if method.traits.reads_language:
-        encoder = replace(encoder, keyer=keys_of(checkpoint))
-    most = min(graph.keep, encoder.patches - 1)  # with all of them, the last layer is not shortened
-    one, less = (formula(encoder, build_method(method, name, encoder, k, options)) for k in (most, most - 1))
+    found = opened(_request(place, graph), target("cpu"))
+    most = min(graph.keep, found.encoder.patches - 1)  # with all of them, the last layer is not shortened
+    one, less = (formula(found.encoder, replace(found.method, keep=k)) for k in (most, most - 1))  # type: ignore[type-var]
     return one - less
+
+
+def _request(place: Place, graph: Graph, into: Path | None = None) -> Request:
+    from edgeprune.export import Request
+
+    return Request(
+        **graph.variant.request(),
+        target="cpu",
+        keep=graph.keep or None,
+        model=place.model,
+        revision=place.revision,
+        output=into,
+        precision=graph.precision,
+        layer=graph.layer,
+        grid=place.grid,
+        baselines=False,
+        runtime=False,
+        split=any(entry.name == graph.variant.method and entry.traits.asks for entry in catalog.methods()),
+    )
 
 
 @lru_cache(maxsize=2)

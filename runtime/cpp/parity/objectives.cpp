@@ -384,6 +384,7 @@ std::unique_ptr<Objective> objective_of(const Case &one, std::size_t patches) {
     if (name == "distance") return std::make_unique<Distance>(one, patches);
     if (name == "apart") return std::make_unique<Apart>(one, patches);
     if (name == "suppression") return std::make_unique<Suppression>(one, patches);
+    if (name == "leading") return leading(one, patches);
     if (name == "pivots") return std::make_unique<Pivots>(one, patches);
     throw misfit("'", name, "'");
 }

@@ -14,6 +14,7 @@
 //   distance    sensitivity     r_j, then r_j * (1 - max over S of C), r: sensitivity in 0..1          zoo
 //   apart       saliency        saliency_j, then saliency_j * (1 - max over S of C)                    score
 //   suppression attention       r_j, less exp(-width (1 - C_sj)^2) * what s had left, for every s      idselection
+//   leading     first           the `leading` highest of `first`, then min over S of 1 - C             learnpruner
 //   pivots      length          the P longest, then for each in turn the least 1 - C with it           dart
 #pragma once
 
@@ -39,8 +40,9 @@ class Objective {
     virtual void take(std::size_t pick) = 0;
 };
 
-// covers.cpp
+// covers.cpp, leading.cpp
 std::unique_ptr<Objective> covers(const Case &one, std::size_t patches);
+std::unique_ptr<Objective> leading(const Case &one, std::size_t patches);
 
 // Throws misfit for an objective or quantities that are none.
 std::unique_ptr<Objective> objective_of(const Case &one, std::size_t patches);

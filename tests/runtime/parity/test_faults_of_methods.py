@@ -28,7 +28,8 @@ TRAITS = {name: pruners.get(name).traits for name in NAMES}
 MERGING = [name for name in NAMES if "origin" in TRAITS[name].emits]
 CLS = [name for name in NAMES if TRAITS[name].needs_cls]
 GREEDY = [
-    *("cdpruner", "divprune", "dpp", "idpruner", "idselection", "mmtok", "otprune", "scope", "score", "todre", "zoo"),
+    *("cdpruner", "divprune", "dpp", "idpruner", "idselection", "learnpruner", "mmtok", "otprune", "scope", "score"),
+    *("todre", "zoo"),
 ]
 TAKING = [name for name in NAMES if name not in (*MERGING, "pool", "received")]
 """whose tokens are those of their patches, projected"""
