@@ -170,10 +170,14 @@ def test_halves_that_do_not_make_up_the_encoder_are_refused(library: Library, ha
     wider = {**graphs[ENCODE].outputs, "means": TensorSpec((1, 25), "float32")}
     for half, fields, line in (
         (ENCODE, select, "select.onnx must take pixel_values, it takes means, rows, prior"),
-        (ENCODE, whole, "encoder.onnx must take the pixel_values of the encoder alone, it takes pixel_values, prior"),
-        (SELECT, whole, "encoder.onnx must take what encode.onnx gives or the image is asked with, it takes pixel"),
-        (SELECT, encode, "encode.onnx must take what encode.onnx gives or the image is asked with, it takes pixel"),
-        (SELECT, {"outputs": fewer}, "select.onnx must give tokens float32 [1, 5, 7], it gives indices, scores, picks"),
+        (ENCODE, whole, "encoder.onnx and select.onnx do not make up the encoder: prior float32 [1, 24] has no place"),
+        (SELECT, whole, "encode.onnx and encoder.onnx do not make up the encoder: pixel_values float32"),
+        (SELECT, encode, "encode.onnx and encode.onnx do not make up the encoder: pixel_values float32"),
+        (
+            SELECT,
+            {"outputs": fewer},
+            "encode.onnx and select.onnx do not make up the encoder: tokens float32 [1, 5, 7]",
+        ),
         (ENCODE, {"outputs": wider}, "means is float32 [1, 24] in encode.onnx, manifest.json says float32 [1, 25]"),
     ):
         assert line in refused(c.BAD_BUNDLE, asked, library, changed(halved(), half, **fields))

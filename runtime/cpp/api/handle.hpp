@@ -48,6 +48,9 @@ struct Runs {
 
 // The same of both halves, where a bundle was opened as these.
 struct RunsHalves {
+    RunsHalves(Halves &both, const Manifest &manifest)
+        : encode(both.encode(), manifest), select(both.select(), manifest) {}
+
     Runs encode, select;
     std::vector<edgeprune_buffer> given;  // to the second one in this call
 };
@@ -60,8 +63,7 @@ struct edgeprune_bundle {
         : number(number), files(std::move(files)), backend(std::move(backend)), look(look),
           whole(*this->backend, this->files.manifest), preprocessing(std::move(preprocessing)) {
         if (auto *both = dynamic_cast<edgeprune::Halves *>(this->backend.get()))
-            halves.emplace(edgeprune::RunsHalves{{both->encode(), this->files.manifest},
-                                                 {both->select(), this->files.manifest}, {}});
+            halves.emplace(*both, this->files.manifest);
     }
 
     std::uint64_t number;  // no other handle of this process has it, had it, or will have it

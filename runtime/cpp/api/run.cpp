@@ -24,8 +24,8 @@ void run(const edgeprune_bundle &bundle, Runs &runs, const edgeprune_buffer *inp
 
 RunsHalves &halves_of(edgeprune_bundle &bundle, const char *function) {
     if (!bundle.halves)
-        throw wrong_request(function, " needs a handle that was opened with `split`, of a bundle that was exported with ",
-                            "--split; open it so, or call edgeprune_run");
+        throw wrong_request(function + std::string(" needs a handle that was opened with `split`, of a bundle that was "
+                                                   "exported with --split; open it so, or call edgeprune_run"));
     return *bundle.halves;
 }
 

@@ -186,7 +186,7 @@ class Cut final : public Backend {
 
 std::unique_ptr<Backend> cut_to(std::unique_ptr<Backend> whole, const Manifest &manifest, int keep) {
     if (dynamic_cast<const Halves *>(whole.get()))
-        throw wrong_request("the halves keep all that the bundle keeps, got a budget of ", keep,
+        throw wrong_request("the halves keep all that the bundle keeps, got a budget of " + std::to_string(keep) +
                             "; open it without, and take the first picks of what comes out");
     return std::make_unique<Cut>(std::move(whole), manifest, keep);
 }

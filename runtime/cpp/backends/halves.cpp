@@ -20,6 +20,13 @@ std::size_t place(const std::vector<Spec> &specs, const std::string &name) {
     return found ? static_cast<std::size_t>(found - specs.data()) : NONE;
 }
 
+// The places of tensors among others, NONE of those that are not there.
+std::vector<std::size_t> places(const std::vector<Spec> &of, const std::vector<Spec> &specs) {
+    std::vector<std::size_t> found;
+    for (const Spec &spec : of) found.push_back(place(specs, spec.name));
+    return found;
+}
+
 // The tensors between the halves, one behind the other in one piece of memory: the first half writes them there, the
 // second one reads them there.
 class Seen {
@@ -36,8 +43,10 @@ class Seen {
     std::size_t nbytes(std::int64_t batch) const { return nbytes_ * images(batch); }
     // All of it as a tensor. Its dtype is the largest, for it says how memory has to be aligned.
     Spec spec() const {
-        const auto count = static_cast<std::int64_t>(nbytes_ / size_of(EDGEPRUNE_INT64));
-        return {SEEN, EDGEPRUNE_INT64, open_ ? std::vector<std::int64_t>{OPEN, count} : std::vector<std::int64_t>{count}};
+        Spec spec{SEEN, EDGEPRUNE_INT64, {}};
+        if (open_) spec.shape.push_back(OPEN);
+        spec.shape.push_back(static_cast<std::int64_t>(nbytes_ / size_of(EDGEPRUNE_INT64)));
+        return spec;
     }
     // One of the tensors in it; to: its place in the inputs or outputs of a graph
     Bound at(std::size_t number, void *memory, std::int64_t batch, std::size_t to) const {
@@ -55,7 +64,7 @@ class Seen {
     std::size_t nbytes_ = 0;
 };
 
-// A half, whose memory is not where a GPU sees it.
+// A half, whose memory is not where a GPU sees it. seen: of the whole, which has both halves
 class Half : public Backend {
   public:
     Half(std::unique_ptr<Backend> graph, const Seen &seen) : graph_(std::move(graph)), seen_(seen) {}
@@ -65,13 +74,13 @@ class Half : public Backend {
     const std::vector<Spec> &inputs() const override { return inputs_; }
     const std::vector<Spec> &outputs() const override { return outputs_; }
     void run_cuda(const std::vector<Bound> &, const std::vector<Bound> &, std::int64_t, void *) override {
-        throw wrong_request("what lies between the halves is on the host; open the bundle without split for "
-                            "edgeprune_run_cuda");
+        throw wrong_request(std::string("what lies between the halves is on the host; open the bundle without split "
+                                        "for edgeprune_run_cuda"));
     }
 
   protected:
     std::unique_ptr<Backend> graph_;
-    Seen seen_;
+    const Seen &seen_;
     std::vector<Spec> inputs_, outputs_;
     std::vector<Bound> given_, wanted_;  // of the graph
 };
@@ -80,7 +89,7 @@ class Encode final : public Half {
   public:
     Encode(std::unique_ptr<Backend> graph, const Seen &seen) : Half(std::move(graph), seen) {
         inputs_ = graph_->inputs();
-        outputs_ = {seen_.spec()};
+        outputs_.push_back(seen_.spec());
     }
     void run(const std::vector<Bound> &inputs, const std::vector<Bound> &outputs, std::int64_t batch) override {
         wanted_.clear();
@@ -92,15 +101,13 @@ class Encode final : public Half {
 
 class Select final : public Half {
   public:
-    Select(std::unique_ptr<Backend> graph, const Seen &seen, const std::vector<Spec> &asked,
-           const std::vector<Spec> &outputs)
-        : Half(std::move(graph), seen) {
-        inputs_ = asked;
-        for (const Spec &spec : asked) inputs_at_.push_back(place(graph_->inputs(), spec.name));
+    // asked: what the encoder takes beside the pixels
+    Select(std::unique_ptr<Backend> graph, const Seen &seen, std::vector<Spec> asked, const std::vector<Spec> &outputs)
+        : Half(std::move(graph), seen), inputs_at_(places(asked, graph_->inputs())),
+          seen_at_(places(seen_.tensors(), graph_->inputs())), outputs_at_(places(outputs, graph_->outputs())) {
+        inputs_ = std::move(asked);
         inputs_.push_back(seen_.spec());
         outputs_ = outputs;
-        for (const Spec &spec : outputs) outputs_at_.push_back(place(graph_->outputs(), spec.name));
-        for (const Spec &spec : seen_.tensors()) seen_at_.push_back(place(graph_->inputs(), spec.name));
     }
     void run(const std::vector<Bound> &inputs, const std::vector<Bound> &outputs, std::int64_t batch) override {
         given_.clear();
@@ -132,7 +139,7 @@ class Select final : public Half {
 class Both final : public Halves {
   public:
     Both(const Manifest &manifest, std::unique_ptr<Backend> encode, std::unique_ptr<Backend> select)
-        : source_(line(encode->source(), " and ", select->source())), inputs_(manifest.encoder().inputs),
+        : source_(encode->source() + " and " + select->source()), inputs_(manifest.encoder().inputs),
           seen_(encode->outputs(), encode->inputs()[0].open()) {
         const std::vector<Spec> &have = manifest.encoder().outputs;
         outputs_ = wanted_outputs(source_, inputs_, have, manifest, manifest.encoder(), "");
@@ -143,7 +150,7 @@ class Both final : public Halves {
         }
         seen_at_ = asked.size();
         encode_ = std::make_unique<Encode>(std::move(encode), seen_);
-        select_ = std::make_unique<Select>(std::move(select), seen_, asked, outputs_);
+        select_ = std::make_unique<Select>(std::move(select), seen_, std::move(asked), outputs_);
     }
 
     const char *device() const override { return encode_->device(); }
@@ -170,7 +177,7 @@ class Both final : public Halves {
     }
     void run_cuda(const std::vector<Bound> &inputs, const std::vector<Bound> &outputs, std::int64_t batch,
                   void *stream) override {
-        encode_->run_cuda(inputs, outputs, batch, stream);
+        encode_->run_cuda(inputs, outputs, batch, stream);  // which refuses
     }
 
   private:
@@ -189,48 +196,42 @@ bool has(const std::vector<Spec> &specs, const Spec &wanted) {
     return found && found->dtype == wanted.dtype && found->shape == wanted.shape;
 }
 
-// Whether the two make up the encoder.
-void check_fit(const Bundle &bundle, const Backend &encode, const Backend &select) {
-    const Graph &whole = bundle.manifest.encoder();
-    const auto wrong = [&](const Backend &half, const auto &...parts) {
-        return bad_bundle(shown(bundle.folder), ": ", half.source(), parts..., "; export the bundle again");
-    };
-    if (encode.inputs().size() != 1 || encode.inputs()[0].name != PIXELS || !has(whole.inputs, encode.inputs()[0]))
-        throw wrong(encode, " must take the ", PIXELS, " of the encoder alone, it takes ", names_of(encode.inputs()));
+// A tensor that keeps the two from making up the encoder; nullptr where there is none.
+const Spec *misfit(const Graph &whole, const Backend &encode, const Backend &select) {
+    for (const Spec &spec : encode.inputs())
+        if (spec.name != PIXELS || !has(whole.inputs, spec)) return &spec;
     const bool open = encode.inputs()[0].open();
     for (const Spec &spec : encode.outputs())
-        if ((spec.open() && !open) || spec.nbytes() > MOST / encode.outputs().size())
-            throw wrong(encode, " must give ", spec.name, " of as many images as it takes, and what fits into memory, ",
-                        "it gives ", spec.shown());
+        if ((spec.open() && !open) || spec.nbytes() > MOST / encode.outputs().size()) return &spec;
     for (const Spec &spec : select.inputs())
-        if (spec.name == PIXELS || (!has(encode.outputs(), spec) && !has(whole.inputs, spec)))
-            throw wrong(select, " must take what ", encode.source(), " gives or the image is asked with, it takes ",
-                        spec.name, " ", spec.shown());
+        if (spec.name == PIXELS || (!has(encode.outputs(), spec) && !has(whole.inputs, spec))) return &spec;
     for (const Spec &spec : whole.outputs)
-        if (!has(select.outputs(), spec) && !has(encode.outputs(), spec))
-            throw wrong(select, " must give ", spec.name, " ", spec.shown(), ", it gives ", names_of(select.outputs()));
+        if (!has(select.outputs(), spec) && !has(encode.outputs(), spec)) return &spec;
+    return nullptr;
 }
 
 }  // namespace
 
 void check_halves(const Bundle &bundle, edgeprune_device device) {
     if (!bundle.manifest.halves())
-        throw wrong_request(shown(bundle.folder),
+        throw wrong_request(shown(bundle.folder) +
                             " holds the encoder as one graph; export it with --split to encode once and ask often");
     if (device == EDGEPRUNE_TENSORRT)
-        throw wrong_request("the halves run in ONNX Runtime, on cpu or cuda, got device tensorrt: a plan holds the ",
-                            "encoder whole; open the bundle on one of these");
+        throw wrong_request(std::string("the halves run in ONNX Runtime, on cpu or cuda, got device tensorrt: a plan "
+                                        "holds the encoder whole; open the bundle on one of these"));
 }
 
 std::unique_ptr<Halves> open_halves(Bundle &bundle, const Choice &choice) {
-    const auto opened = [&](const char *name) {
-        Choice half = choice;
-        half.split = false;
-        half.graph = name;
-        return open_backend(bundle, half);
-    };
-    std::unique_ptr<Backend> encode = opened(ENCODE), select = opened(SELECT);
-    check_fit(bundle, *encode, *select);
+    Choice half = choice;
+    half.split = false;
+    half.graph = ENCODE;
+    std::unique_ptr<Backend> encode = open_backend(bundle, half);
+    half.graph = SELECT;
+    std::unique_ptr<Backend> select = open_backend(bundle, half);
+    if (const Spec *odd = misfit(bundle.manifest.encoder(), *encode, *select))
+        throw bad_bundle(shown(bundle.folder) + ": " + encode->source() + " and " + select->source() +
+                         " do not make up the encoder: " + odd->name + " " + odd->shown() +
+                         " has no place there; export the bundle again");
     return std::make_unique<Both>(bundle.manifest, std::move(encode), std::move(select));
 }
 
