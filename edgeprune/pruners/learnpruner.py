@@ -107,10 +107,9 @@ class Method(pruners.Method):
     def select(self, taps: Taps) -> Selection:
         odds = self.scorer(taps.features)
         indices, picks = ranked_top(odds, self.leading)
-        if (others := self.keep - self.leading) == 0:
-            first = (picks.unsqueeze(-1) == torch.arange(odds.shape[1])).any(dim=1)
-            return Selection(indices, torch.where(first, odds, -torch.inf), picks=picks)
         first = (picks.unsqueeze(-1) == torch.arange(odds.shape[1])).any(dim=1)
+        if (others := self.keep - self.leading) == 0:
+            return Selection(indices, torch.where(first, odds, -torch.inf), picks=picks)
         distance = 1 - cosine(taps.features)
         nearest = torch.where(first.unsqueeze(-1), distance, torch.inf).amin(dim=1)
         chosen = greedy(
