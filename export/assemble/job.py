@@ -58,8 +58,8 @@ def assemble(request: Request, step: Callable[[str], None] = lambda name: None) 
     step(STEPS[0])
     files = find(request.model, request.revision)
     config = _config(files)
-    check_fits(bundle, files, config)
     check_prompt(bundle, files, config)
+    check_fits(bundle, files, config)
     of = qwen.causal_of if config.model_type in qwen.MODEL_TYPES else causal_of
     causal, texts = of(files, config), load_texts(files, config)
     asked = questions_of(request.questions, files.id) if request.answers else []
@@ -112,7 +112,14 @@ def check_fits(bundle: Bundle, files: Files, config: Any) -> None:
 
 
 def check_prompt(bundle: Bundle, files: Files, config: Any) -> None:
-    """Raises ModelError or BundleError for a prompt that has more of an image than a run of placeholders."""
+    """Raises ModelError for a model without images in its prompt, and ModelError or BundleError where it has more of an
+    image there than one run of placeholders."""
+    if getattr(config, "image_token_id", None) is None:
+        instead = "use edgeprune.integrations.pi0" if config.model_type == "pi0" else "give the whole model"
+        raise ModelError(
+            f"{files.id} must be a model of images and language that names its image token (image_token_id in "
+            f"config.json), it is a {config.model_type}; {instead}"
+        )
     tower = getattr(getattr(config, "vision_config", None), "model_type", "")
     if config.model_type in BREAKS or (config.model_type == "llava" and tower in BREAKS):
         raise ModelError(

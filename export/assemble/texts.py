@@ -138,7 +138,7 @@ class Texts:
 
 
 def load_texts(files: Files, config: Any) -> Texts:
-    """Raises ModelError when transformers reads no processor, or the config names no image token."""
+    """Raises ModelError when transformers reads no processor."""
     import transformers
 
     where: dict[str, Any] = {} if files.revision == "local" else {"revision": files.revision}
@@ -151,19 +151,15 @@ def load_texts(files: Files, config: Any) -> Texts:
     except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{files.id} must have a processor that transformers reads: {reason}") from None
-    image = getattr(config, "image_token_id", None)
-    if image is None:
-        raise ModelError(
-            f"{files.id} must name its image token (image_token_id in config.json); is it a model of images?"
-        )
+    image = int(config.image_token_id)
     stop = _stop(place, config, where)
     if not alone:
-        return Texts(files.id, processor, int(image), stop)
+        return Texts(files.id, processor, image, stop)
     if processor.chat_template is None:  # it belonged to the processor
         with contextlib.suppress(Absent, KeyError):
             processor.chat_template = read_json(files.locate("chat_template.json"))["chat_template"]
     front, behind = (_ids(files.id, processor, names) for names in AROUND[kind])
-    return Texts(files.id, processor, int(image), stop, (front, behind))
+    return Texts(files.id, processor, image, stop, (front, behind))
 
 
 def _ids(id: str, tokenizer: Any, names: Names) -> tuple[int, ...]:

@@ -35,7 +35,13 @@ def given(pixels: Tensor) -> dict[str, Any]:
 
 
 CONFIG: dict[str, Any] = {
-    "vision_config": {**SIZES, "num_hidden_layers": 4, "image_size": 14, "patch_size": PATCH},
+    "vision_config": {
+        **SIZES,
+        "num_hidden_layers": 4,
+        "image_size": 14,
+        "patch_size": PATCH,
+        "initializer_range": 0.1,  # else the biases of its embedding make all patches alike
+    },
     "text_config": {"model_type": "qwen3_5_text", **TEXT},
     "insert_layer_id": 1,
     "image_token_id": 3,

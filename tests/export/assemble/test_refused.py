@@ -28,6 +28,8 @@ WHY = {
     "llava pixtral": ROWS,
     "minicpmv4_6": STATE.format("linear_attention"),
     "mistral3": ROWS,
+    "pi0": r"names its image token \(.*\), it is a pi0; use edgeprune\.integrations\.pi0",
+    "radio": r"names its image token \(.*\), it is a radio; give the whole model",
     "paligemma": "must attend backwards alone, .* that of a/model attends to its prompt both ways",
     "qwen3 vl moe": f"{NO_DECODER}qwen3_vl_moe_text",
     "qwen3.5": STATE.format("linear_attention"),
@@ -35,6 +37,10 @@ WHY = {
 }
 """the tiny checkpoint that stands for a family -> why not"""
 FILES = cast(Files, SimpleNamespace(id="a/model"))
+
+
+def config_of(name: str) -> Any:
+    return getattr(transformers, declared()[name].architecture).config_class(**declared()[name].config)
 
 
 def bundle(tiles: int) -> Any:
@@ -49,14 +55,14 @@ def read(config: Any) -> None:
 @pytest.mark.parametrize("name", WHY)
 def test_case_it_is_refused_with_the_reason(name: str) -> None:
     pytest.importorskip("onnxruntime_genai")
-    config = getattr(transformers, declared()[name].architecture).config_class(**declared()[name].config)
+    config = transformers.PI0Config() if name == "pi0" else config_of(name)
     with pytest.raises(ModelError, match=WHY[name]):
         read(config)
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
 def test_tiles_with_tags_between_them_are_refused(name: str) -> None:
-    config = getattr(transformers, declared()[name].architecture).config_class(**declared()[name].config)
+    config = config_of(name)
     check_prompt(bundle(1), FILES, config)
     with pytest.raises(
         BundleError, match=r"a tag for each tile of an image, .* has 5 tiles: export it without --tiles"
