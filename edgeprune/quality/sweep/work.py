@@ -6,7 +6,7 @@ A bundle and the language part are opened once in a process and kept, as many as
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune import catalog
-from edgeprune.errors import BundleError, EdgepruneError, ImageError, MissingPackageError, ModelError, RequestError
-from edgeprune.ports import LEARNED, QUERIES, TEXT, TOKENS
+from edgeprune.errors import BundleError, EdgepruneError, ImageError, MissingPackageError, ModelError
+from edgeprune.ports import TEXT
+from edgeprune.quality.sweep.asking import asking
 from edgeprune.quality.sweep.fidelity import fidelity
 from edgeprune.quality.sweep.items import Item, Shard
 from edgeprune.quality.sweep.variants import Variant
@@ -133,29 +134,12 @@ def _asked_each(
 
     Raises RequestError for a text in another space than the language model's.
     """
-    vector = _vectors(language, encoder)
+    given = asking(language, encoder)
     for item in items:
         seen = encoder.encode(item.image())
         texts = [query.text for query in item.queries]
-        chosen = [_cut(seen.select(text=vector(text)), keep).tokens[0] for text in texts]
+        chosen = [_cut(seen.select(**given(text)), keep).tokens[0] for text in texts]
         yield [one for (one,) in language.answers(chosen, [[text] for text in texts], place.longest)] if texts else []
-
-
-def _vectors(language: Language, encoder: TokenEncoder) -> Callable[[str], NDArray[np.float32]]:
-    """What makes a question into the text of a graph. Raises RequestError for a space that needs another model."""
-    space = encoder.manifest.ports[TEXT]["space"]
-    if (made := {TOKENS: language.vector, QUERIES: language.queries}.get(space)) is not None:
-        return made
-    if space == LEARNED:
-        from edgeprune import pruners
-        from edgeprune.pruners._learned import FILE
-
-        scorer = pruners.get(encoder.manifest.method).read(encoder.bundle.folder / FILE)
-        return lambda text: scorer.vector(language.words(text).cpu()).numpy()
-    raise RequestError(
-        f"a sweep asks with a text of the language model's own embeddings, {encoder.manifest.method} takes one of the "
-        f"space {space!r}"
-    )
 
 
 def _asked(images: Sequence[int], wanted: Wanted, count: int) -> Sequence[int]:

@@ -117,3 +117,12 @@ def _place_and_items(request: Request) -> tuple[Any, bool, Any]:
 
     place, _, language = place_of(request)
     return place, language, images_of(request, language)
+
+
+def test_a_method_is_asked_by_the_words_of_each_question(tmp_path: Path) -> None:
+    request = Request(tmp_path / "out", methods=("mmtok", "trim"), keep=(12,), count=COUNT, workers=1, speed=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "CONTROLS", ())
+        rows = {row.method: row for row in sweep(request).rows}
+    assert rows["mmtok"].values[ALL].value > rows["no token"].values[ALL].value
+    assert "--text-model" in rows["trim"].refused  # it is asked in CLIP's space, and there is none
