@@ -46,8 +46,10 @@ class Expert(nn.Module):
     def forward(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
         z = z.float()
         parts = (part(z).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        query, key, value = parts
         mask = None if rows is None else rows[:, None, None, :]
-        attended = nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2).flatten(2)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = seen.transpose(1, 2).flatten(2)
         made = self.down(nn.functional.gelu(self.up(self.norm(z + self.output(attended)))))
         return unit(made.tanh())
 
@@ -133,7 +135,7 @@ class Method(pruners.Method):
     def official(self, eager: Eager) -> Selection:
         expert, z = self.scorer.patches, eager.projected
         query, key, value = (
-            torch.matmul(z, part.weight.mT).add(part.bias).unflatten(2, (expert.heads, -1)).movedim(2, 1)
+            (torch.matmul(z, part.weight.mT) + part.bias).reshape(*z.shape[:2], expert.heads, -1).movedim(2, 1)
             for part in (expert.query, expert.key, expert.value)
         )
         weights = torch.softmax(torch.matmul(query, key.mT) / query.shape[3] ** 0.5, dim=3)

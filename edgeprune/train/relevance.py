@@ -108,4 +108,5 @@ def covered(mask: Mask, patches: Patches) -> NDArray[np.float64]:
 
 def _members(axis: Axis) -> NDArray[np.float64]:
     """[patches, pixels], 1 where a pixel of the image lies in a patch."""
-    return (axis.cells() == np.arange(axis.count)[:, None]).astype(np.float64)
+    inside: NDArray[np.float64] = (axis.cells() == np.arange(axis.count)[:, None]).astype(np.float64)
+    return inside

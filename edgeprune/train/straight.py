@@ -63,7 +63,9 @@ class Answers:
         packed = gated(pack(model.get_input_embeddings(), tokens, [[one for one, _ in own] for own in taught]),
                        gate, keep, len(taught[0][0][0][0]))  # fmt: skip
         hidden = hidden_states(model.model.language_model, packed)
-        rows, ends, wanted = [], [], []
+        rows: list[int] = []
+        ends: list[int] = []
+        wanted: list[int] = []
         every = [one for own in taught for one in own]
         for row, end, ((_, behind), words) in zip(packed.rows, packed.ends, every, strict=True):
             rows += [row] * words

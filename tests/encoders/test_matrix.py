@@ -104,7 +104,8 @@ def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_sa
         with pytest.raises(MethodError, match=REFUSALS[reason]):
             build_method(get(method.name), method.name, encoder, keep, options)
         return
-    tiles, scorer = tiles_of(method, encoder), scorer_of(method.name, encoder)
+    tiles = tiles_of(method, encoder)
+    scorer: Any = scorer_of(method.name, encoder)
     if method.traits.needs_scorer and scorer is None:
         scorer = load_scorer(scorer_file)
     encoder = with_aligner(encoder) if method.traits.asks else encoder

@@ -145,7 +145,7 @@ def test_they_say_what_its_graph_multiplies(name: str, example: Tensor) -> None:
     model = to_onnx(module, example, ("indices", "scores", "merged"), opset=18, ir_version=10, hoisted=False)
     counted = graph_cost(model.graph)
     if name == "bavit":
-        assert counted == method.multiply_adds(PATCHES)  # type: ignore[attr-defined]
+        assert counted == method.multiply_adds(PATCHES)
     assert_said(name, counted)
 
 

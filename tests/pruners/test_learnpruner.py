@@ -86,9 +86,9 @@ def test_what_is_kept_for_being_unlike_the_rest_is_judged(scorer: Mlp, judged: C
     """A device that takes the share by score as well, or leaves the scorer out, is caught."""
     method = Method(20, scorer)
     _, official = both(method)
-    for wrong in (replace(method, share=0.0), replace(method, scorer=by_chance("learnpruner", WIDTH + 0, 0))):
-        if wrong.scorer is not scorer:
-            torch.nn.init.normal_(wrong.scorer.first.weight)
+    other: Any = by_chance("learnpruner", WIDTH, 0)
+    torch.nn.init.normal_(other.first.weight)
+    for wrong in (replace(method, share=0.0), replace(method, scorer=other)):
         assert judged(method, FEATURES, official, both(wrong)[0]).reasons
 
 

@@ -52,7 +52,7 @@ def test_the_choice_is_hard_forth_and_soft_back() -> None:
     scores = torch.tensor([[3.0, -1.0, 0.5, 2.0, 0.0]], requires_grad=True)
     gate = straight(scores, 2)
     torch.testing.assert_close(gate.detach(), torch.tensor([[1.0, FLOOR, FLOOR, 1.0, FLOOR]]))
-    gate.sum().backward()
+    gate.sum().backward()  # type: ignore[no-untyped-call]
     assert scores.grad is not None
     soft = torch.sigmoid((scores.detach() - 1.25) / scores.detach().std())
     torch.testing.assert_close(scores.grad, soft * (1 - soft) / scores.detach().std())
