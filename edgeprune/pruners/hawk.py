@@ -1,9 +1,11 @@
 """Hawk: keep the patches that the heads of the language model's first layer find in a question, head by head.
 
-    s[h, j]  = q_h . k_g(h),j              q: the mean query of the question's tokens; k: keys of x_j, g(h): their head
-    score[j] = sum over h of w_h s[h, j] / max(|s_h|, |q_h| |k_g(h)| / 100)     x: behind the projector; |.|: over all j
+    s[h, j]  = q_h . k_g(h),j              q: the mean query of the question's tokens; k: keys of x_j; g(h): their head
+    score[j] = sum over h of w_h s[h, j] / max(|s_h|, |q_h| |k_g(h)| / 100) + 2 |w_h| / sqrt(N)          |.|: over all j
 
-Queries and keys are those of the language model's first layer, in front of rotary positions.
+Queries and keys are those of the language model's first layer, in front of rotary positions; x is behind the projector.
+What is added, the same to every patch, is twice what a head gives each one where all are alike: heads that speak
+against each other leave scores of nothing, and there would be nothing to measure their errors by.
 
 The published weights of heads are of Qwen2.5-VL-7B and not at hand. `--option weights=` takes them as numbers, one for
 each head, or the file that `edgeprune calibrate --method hawk` fits to another model; `uniform`, 1 / H each, is ours.
@@ -58,6 +60,7 @@ class Method(pruners.Method):
         deviations=(
             f"a head whose products are less than {FLAT:g} of what they might be counts less; the official code "
             "divides by whatever they are",
+            "scores are raised by the same for all patches; the official code adds nothing",
             "K is a budget; the official code keeps a share of the patches",
         ),
     )
@@ -111,7 +114,8 @@ class Method(pruners.Method):
         most = torch.linalg.vector_norm(query, dim=-1, keepdim=True) * whole
         length = torch.linalg.vector_norm(found, dim=-1, keepdim=True)
         shares = (found / torch.maximum(length, FLAT * most).clamp_min(TINY)).flatten(1, 2)
-        scores = (shares * self._of_heads(shares.shape[1])[:, None]).sum(dim=1)
+        weights = self._of_heads(shares.shape[1])
+        scores = (shares * weights[:, None]).sum(dim=1) + weights.abs().sum() * (2 / math.sqrt(shares.shape[2]))
         indices, picks = ranked_top(scores, self.keep)
         return Selection(indices, scores, picks=picks)
 
@@ -124,8 +128,9 @@ class Method(pruners.Method):
         s = torch.nan_to_num(torch.bmm(k, q)[:, :, 0] / math.sqrt(width))
         might = q.norm(dim=1) * k.flatten(1).norm(dim=1, keepdim=True) / math.sqrt(width)
         normed = s / s.norm(dim=1, keepdim=True).max(might / 100).clamp(min=1e-30)
-        score = torch.mv(normed.reshape(batch, heads, patches).mT.reshape(-1, heads), self._of_heads(heads))
-        score = score.reshape(batch, patches)
+        weights = self._of_heads(heads)
+        score = torch.mv(normed.reshape(batch, heads, patches).mT.reshape(-1, heads), weights).reshape(batch, patches)
+        score = score + 2 * weights.norm(p=1) * patches**-0.5
         chosen = score.topk(self.keep, dim=1).indices
         return Selection(chosen.sort(dim=1).values, score, picks=chosen)
 
