@@ -31,10 +31,12 @@ bavit: $(STAMP)
 	cd demo && ../$(BIN)/edgeprune bavit eval --threads 1 --force
 
 # What every method loses: 1000 held-out scenes, every method at 64, 32, 16 and 8 tokens, into the table of
-# docs/quality.md. Interrupted, it goes on where it was. About an hour of one CPU.
+# docs/quality.md, and the one for choosing of docs/methods.md. Interrupted, it goes on where it was. About an hour of
+# one CPU.
 quality: $(STAMP)
 	$(BIN)/edgeprune sweep --count 1000 --output demo/quality
 	$(BIN)/python -m edgeprune.cli.tables.quality demo/quality docs/quality.md
+	$(BIN)/python -m edgeprune.cli.tables.choosing demo/quality docs/methods.md docs/quality.md
 
 # `make test` leaves out what is marked slow or cells, `make test-slow` is what is slow; `make test-all` is all of it, with
 # every cell of the matrices, and takes an hour or more.

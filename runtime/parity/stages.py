@@ -1,6 +1,6 @@
 """`stages`: several cuts, each among what is left: anchors with their surroundings, then the rest. numpy only.
 
-    first    the anchors, which `picks` begin with: the highest of `first`             hiprune
+    first    the anchors, which `picks` begin with: the highest of `first`             hiprune, sppruner
     marked   an anchor and its four neighbours, by `around` [N, 5]; they are kept
     then     the highest of the others by s, where score = s + 2 of a marked patch
 

@@ -30,7 +30,10 @@ def test_it_trains_into_a_folder_of_its_name_which_export_takes(run: Run, desk: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("train", "fastervlm"), "`edgeprune train` trains learnpruner; got fastervlm: it has nothing to learn"),
+        (
+            ("train", "fastervlm"),
+            "`edgeprune train` trains focusui, learnpruner; got fastervlm: it has nothing to learn",
+        ),
         (("train", "bavit"), "got bavit: train it with `edgeprune bavit train`"),
         (("train", "lernpruner"), "no method 'lernpruner'"),
         ((*TRAIN, "--images", "."), "--images and --questions go together"),

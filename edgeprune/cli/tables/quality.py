@@ -16,19 +16,23 @@ from edgeprune.quality.sweep.request import RESULT
 from edgeprune.quality.sweep.rows import Sweep
 from edgeprune.quality.sweep.texts import to_markdown
 
-__all__ = ["main", "placed"]
+__all__ = ["between", "main", "placed"]
 
-BEGIN, END = "<!-- quality -->\n", "<!-- /quality -->"
+
+def between(page: str, name: str, text: str) -> str:
+    """The page with a text between its marks of this name. Raises RequestError when it has no such place."""
+    first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, begin, rest = page.partition(first)
+    _, end, behind = rest.partition(last)
+    if not (begin and end):
+        raise RequestError(f"the page must have {first.strip()} and behind it {last}; it lacks them")
+    return f"{before}{first}{text}{last}{behind}"
 
 
 def placed(page: str, sweep: Sweep) -> str:
     """The page with this table in place of the one that is there. Raises RequestError when it has no such place."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, behind = rest.partition(END)
-    if not (begin and end):
-        raise RequestError(f"the page must have {BEGIN.strip()} and behind it {END}; it lacks them")
     versions = ", ".join(f"{name} {version}" for name, version in sweep.about["versions"].items())
-    return f"{before}{BEGIN}{to_markdown(sweep)}\n{sweep.about['machine']}; {versions}.\n{END}{behind}"
+    return between(page, "quality", f"{to_markdown(sweep)}\n{sweep.about['machine']}; {versions}.\n")
 
 
 def main(folder: Path, page: Path) -> None:

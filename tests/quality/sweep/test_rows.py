@@ -13,9 +13,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgeprune.cli.tables.choosing import choosing
 from edgeprune.cli.tables.quality import placed
 from edgeprune.errors import RequestError
-from edgeprune.quality.errors import clustered
+from edgeprune.quality.errors import Mean, clustered
 from edgeprune.quality.sweep.items import Item, Query
 from edgeprune.quality.sweep.plots import PLOTS, plot
 from edgeprune.quality.sweep.rows import ALL, Row, Sweep, read, rows_of
@@ -167,3 +168,21 @@ def test_the_page_of_the_project_has_a_place_for_it() -> None:
     page = Path(__file__).parents[3] / "docs" / "quality.md"
     given = Sweep(found().rows, {**ABOUT, "machine": "a CPU", "versions": {}})
     assert "| unpruned | 144 |" in placed(page.read_text(encoding="utf-8"), given)
+
+
+def test_the_table_for_choosing_has_what_each_method_needs_and_loses_and_what_papers_say() -> None:
+    def row(method: str, keep: int, gain: float) -> Row:
+        return replace(
+            rows({UNPRUNED: BASE, Variant("fastervlm"): PRUNED})[-1],
+            method=method,
+            keep=keep,
+            gains={ALL: Mean(gain, 0.01, 6, 3)},
+            multiply_adds=90,
+            unpruned_multiply_adds=100,
+        )
+
+    given = [row(name, keep, gain / 100) for name, gain in (("divprune", -3), ("zoo", -2)) for keep in (64, 32, 16)]
+    table = choosing(Sweep((*given, row("fastervlm", 64, 0)), ABOUT), {"zoo": "95.2"}).splitlines()
+    assert table[2] == "| `zoo` | two-layer projector | 0.90 | 2.0 ±1.0 | 2.0 ±1.0 | 2.0 ±1.0 | 95.2 |"
+    assert [line.split()[1] for line in table[2:4]] == ["`zoo`", "`divprune`"]
+    assert not [line for line in table if "fastervlm" in line]  # not at every budget
