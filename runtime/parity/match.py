@@ -5,7 +5,7 @@
     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
              of these                                                                                       visionzip
     windows  a cut in each `window` by `first`, and one of the others by the scores; every other patch joins the nearest
-             of these, and tokens hang on the whole set  aot, desap
+             of these, and tokens hang on the whole set                                                   aot, desap
     basis    the basis, each patch the furthest from those before it; a cut by what it leaves of a patch; among the kept
              another, of those that take others: every other patch joins the nearest of these; order[j] is the patch
              whose features stand at j: of the last ones the basis', by `products`                              apet

@@ -4,7 +4,7 @@
 //              patch joins the kept one of the highest `similarity`                                               lrcp
 //     stands   a cut (`dominant`); of the rest, every step-th stands for itself, and the others join the nearest
 //              of these                                                                                       visionzip
-//     windows  windows.cpp  aot, desap
+//     windows  windows.cpp                                                                               aot, desap
 //     basis    basis.cpp                                                                                           apet
 //     recycled recycled.cpp                                                                                    vflowopt
 //     rest     a cut of all K, and one of all picks but the last, whose token every other patch is part of     trim
