@@ -37,7 +37,7 @@ class OfficialEncoder(nn.Module):
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
         self._encoder, self._method, self._areas = encoder, method, encoder.areas
-        self._ports = encoder.ports(method.ports)
+        self._ports, self._pools = encoder.ports(method.ports), method.pools and encoder.pools
 
     def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """others: what the method and a prior are given, in the order of their ports; without, what is blank"""
@@ -75,7 +75,7 @@ class OfficialEncoder(nn.Module):
         keys = self._columns(seen.attention[modules[-1]].key, dim=2)
         if encoder.pooling is not None:
             features = torch.einsum("np,bpc->bnc", encoder.pooling.to(features.dtype), features)
-        if self._method.pools and encoder.pools:
+        if self._pools:
             features, projected = (rows.reshape(1, -1, rows.shape[-1]) for rows in (features, projected))
             given = encoder.pooled(self._ports, given)
         eager = Eager(maps, features, projected, encoder.grid, tower.prefix, keys, self.projector, areas=self._areas)

@@ -131,6 +131,7 @@ class PrunedEncoder(nn.Module):
         self.selection = _Selector(encoder, method)
         self.selection.reduction = None if encoder.inside is None else Reducing(encoder)
         self._encoder, self._method, self._beside = encoder, method, tuple(beside(encoder, method, 1))
+        self._pools = method.pools and encoder.pools
 
     def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         pixels = self.pixels(pixel_values)
@@ -150,7 +151,7 @@ class PrunedEncoder(nn.Module):
         projected = features if encoder.head is not None else encoder.project(features)
         if encoder.pooling is not None:
             features = encoder.pooling.to(features.dtype) @ features
-        if self._method.pools and encoder.pools:
+        if self._pools:
             features, projected = (part.flatten(0, 1).unsqueeze(0) for part in (features, projected))
             given = encoder.pooled(encoder.ports(self._method.ports), given)
         branch = None

@@ -107,7 +107,7 @@ EARLY: dict[tuple[str, ...], str] = {
         "--option",
         "padding=480x640",
     ): r"option padding is of the methods that rank by attention .*fastervlm, .*; got --method pool, which has no",
-    (*EXPORT, "--scorer", "nowhere"): r"--scorer must be what `edgeprune bavit train` wrote; there is no nowhere",
+    (*EXPORT, "--scorer", "nowhere"): r"--scorer must be left out; there is no nowhere",
     (*EXPORT, "--push-to-hub", "bundle"): r"--push-to-hub must be a repository of the Hugging Face hub .*, got bundle",
     (*EXPORT, "--private"): r"--private goes with --push-to-hub, which is missing",
     ("show", "taken", "https://a.b/c.png"): r"must be a file on this machine, got the URL https://a\.b/c\.png",

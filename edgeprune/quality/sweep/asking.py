@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import RequestError
 from edgeprune.ports import LEARNED, QUERIES, TEXT, TEXT_MASK, TOKENS
-from edgeprune.quality.language import Language
-from edgeprune.runtime import TokenEncoder
+
+if TYPE_CHECKING:
+    from edgeprune.quality.language import Language
+    from edgeprune.runtime import TokenEncoder
 
 __all__ = ["asking", "keywords"]
 

@@ -31,7 +31,7 @@ GREEDY = [
     *("cdpruner", "divprune", "dpp", "idpruner", "idselection", "learnpruner", "mmtok", "otprune", "scope", "score"),
     *("todre", "zoo"),
 ]
-TAKING = [name for name in NAMES if name not in (*MERGING, "pool", "received")]
+TAKING = [name for name in NAMES if name not in (*MERGING, "pool") and not pruners.get(name).traits.inside]
 """whose tokens are those of their patches, projected"""
 
 
