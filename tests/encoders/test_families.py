@@ -181,6 +181,7 @@ def test_the_graph_equals_the_reference_on_onnx_runtime(exported: tuple[Encoder,
     assert bundle.manifest.outputs["tokens"].shape == (2, KEEP, 48 if projected else 32)
 
 
+@pytest.mark.slow
 def test_the_graph_costs_what_the_formula_says(exported: tuple[Encoder, Method, Exported]) -> None:
     encoder, method, bundle = exported
     patches, width = prod(encoder.tower.grid), encoder.tower.width

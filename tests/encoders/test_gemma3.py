@@ -112,6 +112,7 @@ def test_pan_and_scan_is_refused(made: Made) -> None:
         read_processor({**checkpoint.processor, "do_pan_and_scan": True}, (48, 48))
 
 
+@pytest.mark.slow
 def test_kept_tokens_see_each_other_both_ways(made: Made, kind: Callable[[str], Any], cell: Callable[..., Any]) -> None:
     folder = made("gemma3")[0]
     model, bundle = kind("gemma3").own(folder), load(cell("gemma3", "divprune", 12).folder, kind=TokenEncoder)

@@ -93,7 +93,7 @@ def test_what_is_asked_is_exported_and_judged(method: str, clip: Path, tmp_path:
     assert report.proven
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", always(["float32", "float16"], "float16"))
 def test_hawk_is_asked_by_queries_of_the_language_model(tmp_path: Path, precision: str) -> None:
     """By the formula, from transformers' own layers."""
     from edgeprune.quality.language import load_language

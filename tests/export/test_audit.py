@@ -149,6 +149,7 @@ def test_pruning_keeps_attention_fused_and_adds_few_kernels(
     assert len(pruned.kernels) <= len(unpruned.kernels) + MORE_KERNELS[method]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reducer", ["tome", pytest.param("cells", marks=pytest.mark.slow)])
 def test_steps_inside_keep_attention_fused_and_add_few_kernels_each(
     reducer: str, folder: Path, compiled: Callable[[Path], GraphAudit], tmp_path: Path

@@ -21,6 +21,7 @@ class TestDroppingInside:
     def request(self, folder: Path, output: Path, scorer: Path, **given: Any) -> Request:
         return Request("bavit", "cpu", model=str(folder), scorer=scorer, output=output, **{"baselines": False, **given})
 
+    @pytest.mark.slow
     def test_a_share_is_of_all_patches_and_the_manifest_says_how_many(
         self, yolos_folder: Path, make_scorer: MakeFolder, tmp_path: Path
     ) -> None:

@@ -59,6 +59,7 @@ def test_the_graph_does_exactly_what_the_formula_says(tiny_llava: Callable[..., 
     check_ranked(model, encoder, keep)
 
 
+@pytest.mark.slow
 def test_a_free_batch_counts_as_one_image(tiny_llava: Callable[..., Encoder], traced: Traced) -> None:
     check_ranked(traced("fastervlm", free=True), tiny_llava(), 6)
 

@@ -63,6 +63,7 @@ def test_what_is_exported_for_a_target_fits_it(name: str, method: str, traced: C
     assert lint(model, target) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [CPU, pytest.param(JP51, marks=pytest.mark.slow)], ids=["cpu", "jetson-orin-jp51"])
 def test_a_free_batch_fits(target: Target, traced: Callable[..., ir.Model]) -> None:
     model = traced("divprune", form=target.onnx.greedy, free=True).clone()

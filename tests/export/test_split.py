@@ -129,7 +129,7 @@ def test_a_prior_is_of_every_image_of_a_run(tmp_path: Path, request_: dict[str, 
     "request_",
     [
         pytest.param(ASKED, id="cdpruner"),
-        pytest.param({"prior": "fuse:0.5"}, id="fuse"),
+        pytest.param({"prior": "fuse:0.5"}, id="fuse", marks=pytest.mark.slow),
         pytest.param({"method": "mmtok"}, id="mmtok", marks=pytest.mark.slow),
         pytest.param({"method": "segpruner"}, id="segpruner", marks=pytest.mark.slow),
         pytest.param({"method": "divprune", "prior": "mask"}, id="mask", marks=pytest.mark.slow),

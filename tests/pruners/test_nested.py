@@ -55,7 +55,7 @@ def test_a_smaller_budget_keeps_the_first_picks(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("keep", always([1, 8, 24, KEEP], 1, 24))
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", always(["float32", "float16"], "float16"))
 @pytest.mark.parametrize("name", NESTED)
 def test_parity_holds_at_several_budgets_of_one_graph(name: str, precision: str, keep: int) -> None:
     device = of_probes()

@@ -221,6 +221,7 @@ def evaluation(folder: Path, scorer: Scorer) -> Evaluation:
     return Evaluation(tuple(rows), speed, 12, 100, {"data": "drawn scenes", "threads": 1})
 
 
+@pytest.mark.slow
 def test_graphs_that_keep_fewer_patches_multiply_less(evaluation: Evaluation, folder: Path, scorer: Scorer) -> None:
     whole, half = evaluation.speed
     assert (whole.keep, half.keep) == (100, 50)

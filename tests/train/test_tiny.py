@@ -71,6 +71,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(stage: str, straight: 
     assert [records[0][one]["loss"] for one in STAGES] == [records[1][one]["loss"] for one in STAGES]
 
 
+@pytest.mark.slow
 def test_what_is_written_is_a_checkpoint_that_answers(straight: Path) -> None:
     from edgeprune.quality.language import load_language
 

@@ -73,6 +73,7 @@ def test_an_error_of_a_task_is_told_with_its_exit_code() -> None:
     assert type(Failed("x", 1).error()) is EdgepruneError
 
 
+@pytest.mark.slow
 def test_a_pool_goes_on_with_new_processes_when_one_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # by which new processes find what stands in this file
     pool, found = Pool(2), dict[str, int]()

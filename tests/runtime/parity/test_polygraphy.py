@@ -250,6 +250,7 @@ def test_a_plan_that_cannot_be_used_is_reported_as_not_run(
         polygraphy_verify.verify(folder, "tensorrt")
 
 
+@pytest.mark.slow
 def test_a_plan_that_does_not_load_says_so(bundle: MakeBundle) -> None:
     """In a process of its own: Polygraphy takes one kind of TensorRT in each. No GPU is needed for this answer."""
     pytest.importorskip("tensorrt_rtx")
