@@ -30,7 +30,7 @@ RULES = {
     r"python -m http\.server ": "serves until it is stopped",
     r"(optimum-cli|python -m edgeprune\.integrations\.optimum)\b": "registers a command in optimum",
     r"model_signing ": "asks who signs",
-    r"edgeprune (bavit|adapt) ": "trains for minutes",
+    r"edgeprune (bavit|adapt|train) ": "trains for minutes",
     r"edgeprune sweep$|edgeprune sweep .*--inside ": "exports every method",
     r"hf |edgeprune verify \w+/": "reads from the Hugging Face hub",
     r".* --(model|language-model) (?!edgeprune/)[\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
@@ -146,6 +146,12 @@ NOT_RUN = {
         "pip install '.[export,rtx]'": "changes the reader's environment",
         "edgeprune build rtx-bundle --audit": "compiles with TensorRT-RTX",
         "edgeprune bench rtx-bundle --device tensorrt": "needs a GPU",
+    },
+    "docs/methods.md": {
+        "edgeprune train learnpruner --output learnpruner-scorer": "trains for minutes",
+        "edgeprune export --method learnpruner --keep 32 --scorer learnpruner-scorer --output learned-bundle": (
+            "needs learnpruner-scorer, which was not made"
+        ),
     },
     "docs/whole-model.md": {
         "pip install '.[assemble]'": "changes the reader's environment",
