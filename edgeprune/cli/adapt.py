@@ -56,8 +56,7 @@ def command(
     from edgeprune.export.request import check
     from edgeprune.quality.sweep.items import drawn, of_folder
 
-    if resume and force:
-        raise click.UsageError("--resume and --force exclude each other; give one")
+    options.check_resumed(resume, force)
     request = options.shortened_request(given)
     check(request, exported=False)
     items = drawn(count, seed=SEED) if images is None else of_folder(Path(images), count)

@@ -27,19 +27,19 @@ __all__ = ["command"]
     "--kind", default="affine", show_default=True, type=click.Choice(["affine", "shift"]),
     help="affine: by ridge regression. shift: of the mean alone.",
 )  # fmt: skip
-@click.option(
-    "--output", type=options.PATH, default=Path("correction.safetensors"), show_default=True, help="File to write."
-)
+@click.option("--output", type=options.PATH, help="File to write; default correction.safetensors.")
 @click.option("--force", is_flag=True, help="Replace the file.")
 @options.verb
-def command(as_json: bool, images: str | None, count: int, kind: str, output: Path, force: bool, **given: Any) -> None:
+def command(
+    as_json: bool, images: str | None, count: int, kind: str, output: Path | None, force: bool, **given: Any
+) -> None:
     """Fit an affine correction of the features that steps inside leave.
-
-    Or, of a method that reads keys of the language model (hawk), the weights of its heads, by leaving out one after the
-    other, for `--option weights=FILE`; by default in heads.json.
 
     It is folded into the projector by `edgeprune export --correction FILE`, with the same options, and costs nothing
     there.
+
+    Or, of a method that reads keys of the language model (hawk), the weights of its heads, by leaving out one after the
+    other, for `--option weights=FILE`; by default in heads.json.
 
     \b
     edgeprune calibrate --method fastervlm --keep 32 \\
@@ -53,8 +53,7 @@ def command(as_json: bool, images: str | None, count: int, kind: str, output: Pa
 
     request = options.shortened_request(given)
     of_heads = any(one.name == request.method and one.traits.reads_language for one in methods())
-    if of_heads and (source := click.get_current_context().get_parameter_source("output")) is not None:
-        output = Path("heads.json") if source.name == "DEFAULT" else output
+    output = output or Path("heads.json" if of_heads else "correction.safetensors")
     check(request, exported=False)
     if output.is_dir():
         raise RequestError(f"--output must be a file, {output} is a folder; choose another")

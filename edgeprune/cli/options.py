@@ -29,6 +29,7 @@ __all__ = [
     "assembled",
     "bound_of",
     "bundle",
+    "check_resumed",
     "devices",
     "first",
     "image_range",
@@ -195,6 +196,12 @@ image_range = click.option(
     "--image-range", type=float, nargs=2, metavar="LO HI",
     help="Values that become black and white in images of 16 bits or floats.",
 )  # fmt: skip
+
+
+def check_resumed(resume: bool, force: bool) -> None:
+    """Raises UsageError for both of a training's --resume and --force."""
+    if resume and force:
+        raise click.UsageError("--resume and --force exclude each other; give one")
 
 
 def verb(function: Verb) -> Verb:

@@ -69,8 +69,7 @@ def command(
     from edgeprune.export.request import Request, check, trained
     from edgeprune.quality.sweep.items import drawn, of_questions
 
-    if resume and force:
-        raise click.UsageError("--resume and --force exclude each other; give one")
+    options.check_resumed(resume, force)
     if (images is None) != (questions is None):
         raise click.UsageError("--images and --questions go together; give both, or neither for drawn scenes")
     request = Request(method, "cpu", model=model, revision=revision, layer=layer)

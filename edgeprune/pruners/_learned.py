@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import MethodError, ModelError
 
-__all__ = ["FILE", "Learned", "check_width", "read_learned"]
+__all__ = ["FILE", "Learned", "check_width", "digest_of", "read_learned"]
 
 METADATA = "edgeprune.learned"
 FILE = "scorer.safetensors"
@@ -51,9 +51,8 @@ class Learned(nn.Module):
 
     @property
     def digest(self) -> str:
-        """sha256 of the tensors, in the order of their names: which one it is."""
-        state = sorted(self.state_dict().items())
-        return hashlib.sha256(b"".join(value.cpu().contiguous().numpy().tobytes() for _, value in state)).hexdigest()
+        """Which one it is."""
+        return digest_of(self)
 
     def normalised(self, mean: Tensor, spread: Tensor) -> None:
         """From here on it reads features as they would be with mean 0 and spread 1. [C] twice"""
@@ -77,6 +76,12 @@ class Learned(nn.Module):
         tensors = {name: value.detach().cpu().float().contiguous() for name, value in self.state_dict().items()}
         said = {"method": method, "sizes": dict(self.sizes), "made": dict(made)}
         return save(tensors, metadata={METADATA: json.dumps(said)})
+
+
+def digest_of(module: nn.Module) -> str:
+    """sha256 of the tensors, in the order of their names."""
+    state = sorted(module.state_dict().items())
+    return hashlib.sha256(b"".join(value.cpu().contiguous().numpy().tobytes() for _, value in state)).hexdigest()
 
 
 def read_learned(path: Path, method: str, make: Callable[..., Module]) -> Module:

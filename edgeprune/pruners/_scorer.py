@@ -12,7 +12,6 @@ Paper   https://arxiv.org/abs/2410.09324
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgeprune.errors import ModelError
+from edgeprune.pruners._learned import digest_of
 
 __all__ = ["BACKGROUND", "FOREGROUND", "Scorer", "ScorerConfig", "load_scorer"]
 
@@ -108,9 +108,8 @@ class Scorer(nn.Module):
 
     @property
     def digest(self) -> str:
-        """sha256 of the tensors, in the order of their names: which scorer it is."""
-        state = sorted(self.state_dict().items())
-        return hashlib.sha256(b"".join(value.cpu().contiguous().numpy().tobytes() for _, value in state)).hexdigest()
+        """Which scorer it is."""
+        return digest_of(self)
 
     def save(self, path: Path) -> None:
         """One safetensors file. Raises OSError."""

@@ -59,7 +59,6 @@ class Method(pruners.Method):
     def __post_init__(self) -> None:
         if not 0 <= self.balance <= 1:
             raise MethodError(f"option balance of segpruner must be in 0..1, got {self.balance:g}; 0.5 is the paper's")
-
         if self.views not in ("each", "joint"):
             raise MethodError(unknown_name("views", self.views, ("each", "joint")))
 

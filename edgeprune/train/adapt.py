@@ -39,7 +39,7 @@ from edgeprune.targets import load
 from edgeprune.trace import Reducing, run_steps
 from edgeprune.train.calibrate import features
 from edgeprune.train.loop import BETAS, Loop, Show, check_device
-from edgeprune.train.resume import State, check_begun, check_output, interruptible
+from edgeprune.train.resume import State, check_begun, check_output
 from edgeprune.train.schedule import drawn
 
 __all__ = ["AdaptSettings", "adapt", "drawn_steps"]
@@ -120,14 +120,8 @@ def adapt(
         settings.lr,
         largest_gradient=LARGEST_GRADIENT,
     )
-    with interruptible() as asked:
-        if resume:
-            loop.restore()
-        else:
-            loop.save()
-        loop.run(asked, show)
+    made |= loop.carry_out(resume, show)
     trained.eval().requires_grad_(False)
-    made |= {"loss": [round(loss, 6) for loss in loop.state.losses], "seconds": round(loop.state.seconds, 1)}
     save(output / FILE, lambda file: file.write(packed(trained.cpu(), made)))
     return made
 

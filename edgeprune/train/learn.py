@@ -27,7 +27,7 @@ from edgeprune.targets import load
 from edgeprune.train.loop import BETAS, Loop, Show, Task, check_device
 from edgeprune.train.relevance import Boxes
 from edgeprune.train.resume import NAME as CHECKPOINT
-from edgeprune.train.resume import State, check_begun, check_output, interruptible
+from edgeprune.train.resume import State, check_begun, check_output
 from edgeprune.train.sights import Sights
 from edgeprune.train.straight import Answers
 
@@ -113,14 +113,8 @@ def learn(
         settings.lr,
         largest_gradient=LARGEST_GRADIENT,
     )
-    with interruptible() as asked:
-        if resume:
-            loop.restore()
-        else:
-            loop.save()
-        loop.run(asked, show)
+    made |= loop.carry_out(resume, show)
     scorer.eval().requires_grad_(False).folded()
-    made |= {"loss": [round(loss, 6) for loss in loop.state.losses], "seconds": round(loop.state.seconds, 1)}
     save(output / FILE, lambda file: file.write(scorer.packed(request.method, made)))
     (output / CHECKPOINT).unlink(missing_ok=True)
     return made

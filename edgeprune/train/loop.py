@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import EdgepruneError, RequestError
-from edgeprune.train.resume import Interrupted, State, read_checkpoint, write_checkpoint
+from edgeprune.train.resume import Interrupted, State, interruptible, read_checkpoint, write_checkpoint
 from edgeprune.train.schedule import pace
 
 __all__ = ["BETAS", "Loop", "Show", "Task", "check_device"]
@@ -93,6 +93,19 @@ class Loop:
                     self.save()
                     saved = now
                 self.stop_if(asked)
+
+    def carry_out(self, resume: bool, show: Show) -> dict[str, Any]:
+        """From the beginning, or from the checkpoint in the folder, to the end -> the loss of each epoch, and seconds.
+
+        Raises as `restore`, `save` and `run`.
+        """
+        with interruptible() as asked:
+            if resume:
+                self.restore()
+            else:
+                self.save()
+            self.run(asked, show)
+        return {"loss": [round(loss, 6) for loss in self.state.losses], "seconds": round(self.state.seconds, 1)}
 
     def stop_if(self, asked: list[int]) -> None:
         """Raises Interrupted when a signal asked for it. The checkpoint must be written by then."""

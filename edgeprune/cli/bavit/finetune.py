@@ -11,7 +11,7 @@ import click
 from edgeprune.cli.bavit import detector
 from edgeprune.cli.bavit.data import data_options, read_data
 from edgeprune.cli.console import needs, print_json, progress
-from edgeprune.cli.options import PATH, pair, verb
+from edgeprune.cli.options import PATH, check_resumed, pair, verb
 
 if TYPE_CHECKING:
     from edgeprune.train.finetune import TuningSettings
@@ -54,8 +54,7 @@ def command(as_json: bool, output: Path, seed: int, control: bool, resume: bool,
     edgeprune bavit finetune --scorer scorer --model hustvl/yolos-small \\
         --coco instances_train2017.json --images train2017 --output detector
     """
-    if resume and force:
-        raise click.UsageError("--resume and --force exclude each other; give one")
+    check_resumed(resume, force)
     with needs("bavit"):
         from edgeprune.quality.sparse import open_sparse
         from edgeprune.train.finetune import control_folder

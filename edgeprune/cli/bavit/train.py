@@ -10,7 +10,7 @@ import click
 
 from edgeprune.cli.bavit.data import data_options, read_data
 from edgeprune.cli.console import display, needs, print_json, progress
-from edgeprune.cli.options import PATH, pair, verb
+from edgeprune.cli.options import PATH, check_resumed, pair, verb
 
 if TYPE_CHECKING:
     from edgeprune.train.scorer import ScorerSettings
@@ -64,8 +64,7 @@ def command(as_json: bool, output: Path, resume: bool, force: bool, seed: int, *
         if options["kind"] == "trunk":
             import transformers  # noqa: F401 - for the detector
 
-    if resume and force:
-        raise click.UsageError("--resume and --force exclude each other; give one")
+    check_resumed(resume, force)
     settings = _settings(options, seed)
     data, held_out, source = read_data(options, seed, settings.size)
     with progress() as show:
