@@ -14,11 +14,10 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/edgeprune export --method fastervlm --keep 36 --target cpu --output demo/bundle --force
+	$(BIN)/edgeprune export --method fastervlm --keep 36 --target cpu --output demo/bundle --assemble demo/assembled --force
 	$(BIN)/edgeprune verify demo/bundle
 	$(BIN)/edgeprune bench demo/bundle
 	$(BIN)/edgeprune show demo/bundle edgeprune/models/tiny/scenes/scene01.png --output demo/kept.png
-	$(BIN)/edgeprune assemble demo/bundle --output demo/assembled --force
 	$(BIN)/edgeprune verify demo/assembled --generate
 	$(BIN)/edgeprune ask demo/assembled edgeprune/models/tiny/scenes/scene00.png "what color is the square?"
 

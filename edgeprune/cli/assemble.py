@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeprune.cli import completion, options
 from edgeprune.cli.console import display, needs, print_json, progress
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from edgeprune.export.assemble import Assembly
+    from edgeprune.export.assemble.request import Request
+
+__all__ = ["assembled", "command", "tell", "to_json"]
 
 ENGINES = ("genai", "onnxruntime", "transformersjs")
 PRECISIONS = ("float32", "float16", "int4")
@@ -65,14 +69,28 @@ def command(as_json: bool, engine: str, **given: Any) -> None:
     with needs("export"):
         import transformers.modeling_utils  # noqa: F401
 
+    done = assembled(request)
+    if as_json:
+        print_json(to_json(done))
+        return
+    tell(done)
+
+
+def assembled(request: Request) -> Assembly:
+    """With a bar of its steps."""
+    with needs("export"):
         from edgeprune.export.assemble.job import STEPS, assemble
 
     with progress(each=True) as show:
-        done = assemble(request, lambda step: show(STEPS.index(step), len(STEPS), step))
-    if as_json:
-        report = None if done.report is None else done.report.to_json()
-        print_json({"folder": str(done.folder), "manifest": dataclasses.asdict(done.manifest), "generate": report})
-        return
+        return assemble(request, lambda step: show(STEPS.index(step), len(STEPS), step))
+
+
+def to_json(done: Assembly) -> dict[str, Any]:
+    report = None if done.report is None else done.report.to_json()
+    return {"folder": str(done.folder), "manifest": dataclasses.asdict(done.manifest), "generate": report}
+
+
+def tell(done: Assembly) -> None:
     from edgeprune.cli.tables.assembled import assembled_table, generate_line
 
     display(assembled_table(done.manifest), *([] if done.report is None else [generate_line(done.report)]))

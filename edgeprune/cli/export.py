@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.cli import completion, options
+from edgeprune.cli import assemble, completion, options
 from edgeprune.cli.console import display, needs, print_json, progress, warn
 from edgeprune.precisions import PRECISIONS
 
 if TYPE_CHECKING:
+    from edgeprune.export.assemble.request import Request as Whole
     from edgeprune.export.request import Request
 
 __all__ = ["command"]
@@ -107,6 +108,10 @@ __all__ = ["command"]
     help="Add edgeprune itself, as a wheel without its models, for the device to install.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option(
+    "--assemble", "whole", type=options.PATH, metavar="FOLDER",
+    help="Put it in front of its language model as well, as `assemble` does by default, and write that here.",
+)  # fmt: skip
 @click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload it to the Hugging Face hub, with a model card.")
 @click.option("--private", is_flag=True, help="With --push-to-hub: a repository of your own, if it is new.")
 @options.language_model
@@ -119,6 +124,7 @@ def command(
     floor: float | None,
     ceiling_ms: float | None,
     calibrate: str | None,
+    whole: Path | None,
     **given: Any,
 ) -> None:
     """Export a pruned encoder as a bundle, and check it.
@@ -128,7 +134,9 @@ def command(
     edgeprune export --method fastervlm --keep 64 --model llava-hf/llava-1.5-7b-hf
     edgeprune export --method flowcut --keep 64
     edgeprune export --method fastervlm --keep auto --floor 0.99
+    edgeprune export --method fastervlm --keep 64 --assemble model
     """
+    from edgeprune.export.assemble.request import check_asked
     from edgeprune.export.request import Request, check, takes_images
 
     own = options.named(settings)
@@ -140,6 +148,8 @@ def command(
     request = Request(uint8=input_kind == "uint8", options=own, **given)
     if not auto or takes_images(request):
         request = dataclasses.replace(request, calibrate=calibrate)
+    if whole is not None:
+        check_asked(_whole(request, Path(), whole))
     check(request)  # before torch and transformers are imported, which takes seconds
     if auto:
         from edgeprune.quality.sweep.auto import Goal, check_goal
@@ -166,7 +176,10 @@ def command(
         manifest = dataclasses.asdict(exported.manifest)
         value = {"bundle": str(exported.folder), "manifest": manifest, "parity": reports}
         value |= {} if page is None else {"hub": page}
-        print_json(value if bound is None else {**value, "bound": bound.to_json()})
+        value |= {} if bound is None else {"bound": bound.to_json()}
+        if whole is not None:
+            value["assembled"] = assemble.to_json(assemble.assembled(_whole(request, exported.folder, whole)))
+        print_json(value)
         return
     from edgeprune.cli.tables.bound import bound_table
     from edgeprune.cli.tables.manifest import manifest_table
@@ -178,6 +191,15 @@ def command(
     click.echo(f"wrote {exported.folder}")
     if page is not None:
         click.echo(f"pushed to {page}")
+    if whole is not None:
+        assemble.tell(assemble.assembled(_whole(request, exported.folder, whole)))
+
+
+def _whole(request: Request, bundle: Path, folder: Path) -> Whole:
+    """What --assemble asks for."""
+    from edgeprune.export.assemble.request import Request as Whole
+
+    return Whole(bundle, request.model, request.revision, output=folder, force=request.force)
 
 
 def _output(given: dict[str, Any]) -> Path:

@@ -13,7 +13,7 @@ from edgeprune.errors import BundleError, RequestError
 from edgeprune.export.assemble.library import library_files
 from edgeprune.runtime.generate.folder import KIND
 
-__all__ = ["ENGINES", "MODEL", "PRECISIONS", "Request", "check", "output_of"]
+__all__ = ["ENGINES", "MODEL", "PRECISIONS", "Request", "check", "check_asked", "output_of"]
 
 ENGINES = ("genai", "onnxruntime", "transformersjs")
 PRECISIONS = ("float32", "float16", "int4")
@@ -46,19 +46,7 @@ def output_of(request: Request) -> Path:
 
 def check(request: Request) -> Bundle:
     """The bundle. Raises RequestError (and its kinds) for what cannot be met, whatever the model says."""
-    if request.engine not in ENGINES:
-        raise RequestError(f"--engine must be one of {', '.join(ENGINES)}, got {request.engine!r}")
-    if request.decoder_precision not in PRECISIONS:
-        raise RequestError(
-            f"--decoder-precision must be one of {', '.join(PRECISIONS)}, got {request.decoder_precision!r}"
-        )
-    if request.questions is not None and not request.questions.is_file():
-        raise RequestError(f"--questions must be a file of JSON lines, there is none at {request.questions}")
-    if request.node_modules is not None:
-        if request.engine != "transformersjs":
-            raise RequestError(f"--node-modules goes with --engine transformersjs, got {request.engine}; leave it out")
-        library_files(request.node_modules)
-    check_output(output_of(request), request.force, MODEL)
+    check_asked(request)
     bundle = bundles.load(request.bundle)
     manifest = bundle.manifest
     if "tokens" not in manifest.outputs:
@@ -76,6 +64,23 @@ def check(request: Request) -> Bundle:
             f"{manifest.tiles}, which are images of their own here; leave that out"
         )
     return bundle
+
+
+def check_asked(request: Request) -> None:
+    """Raises RequestError (and its kinds) for what cannot be met, whatever the bundle is; it need not be there."""
+    if request.engine not in ENGINES:
+        raise RequestError(f"--engine must be one of {', '.join(ENGINES)}, got {request.engine!r}")
+    if request.decoder_precision not in PRECISIONS:
+        raise RequestError(
+            f"--decoder-precision must be one of {', '.join(PRECISIONS)}, got {request.decoder_precision!r}"
+        )
+    if request.questions is not None and not request.questions.is_file():
+        raise RequestError(f"--questions must be a file of JSON lines, there is none at {request.questions}")
+    if request.node_modules is not None:
+        if request.engine != "transformersjs":
+            raise RequestError(f"--node-modules goes with --engine transformersjs, got {request.engine}; leave it out")
+        library_files(request.node_modules)
+    check_output(output_of(request), request.force, MODEL)
 
 
 def _is_model(folder: Path) -> bool:

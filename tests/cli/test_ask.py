@@ -150,6 +150,19 @@ def test_assemble_refuses_before_it_begins(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["desk", "mine", "other"]
 
 
+def test_export_assembles_as_well(run: Run, tmp_path: Path, said: Said) -> None:
+    bundle, whole = tmp_path / "bundle", tmp_path / "whole"
+    words = ("export", "--method", "fastervlm", "--keep", "36", "--no-baselines", "--output", bundle)
+    done = run(*words, "--assemble", whole, "--json")
+    found = json.loads(done.out)
+    assert (found["bundle"], found["assembled"]["folder"]) == (str(bundle), str(whole))
+    assert found["assembled"]["generate"]["passed"]
+    assert run("ask", whole, ONE, COLOR).out == "red\n"
+    again = run(*words[:-1], tmp_path / "another", "--assemble", whole)
+    assert f"{whole.name} exists" in said(again)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "desk", "whole"]
+
+
 def test_the_command_line_names_the_engines_and_precisions_that_there_are() -> None:
     from edgeprune.cli import assemble as words
     from edgeprune.export.assemble import request
