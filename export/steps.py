@@ -1,9 +1,10 @@
 """Steps inside the encoder, chosen for a share of the unpruned encoder's multiply-adds.
 
-A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features) and how much of
-the rows a step may be rid of (`gentle`). The same share goes at each step. One number is left, how much goes, and the
-cost falls with it: it is bisected. Counts are rounded down, so that the sequence with special tokens and hidden rows is
-a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
+A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features, the best first)
+and how much of the rows a step may be rid of (`gentle`). The fewest steps that reach the cost are taken: one more merges
+again what was merged, and costs its kernels. The same share goes at each step. One number is left, how much goes, and
+the cost falls with it: it is bisected. Counts are rounded down, so that the sequence with special tokens and hidden rows
+is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
 
 Where the depths do not reach the cost, the same number of steps is tried nearer to the front: deeper cuts lose less.
 """
@@ -60,13 +61,14 @@ def chosen_steps(
             counts = _counts(reducer, encoder.patches, method.keep, len(layers), goes, multiple, special)
             return _steps(layers, counts, encoder.patches)
 
-        if not steps(1.0):  # every patch is to be kept
+        last = float(len(layers))
+        if not steps(last):  # every patch is to be kept
             continue
-        most = share(steps(1.0))
+        most = share(steps(last))
         least = min(least, most)
         if most > cost:
             continue
-        low, high = 0.0, 1.0  # at `low` too much is left
+        low, high = 0.0, last  # at `low` too much is left
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (low, middle) if share(steps(middle)) <= cost else (middle, high)
@@ -88,7 +90,7 @@ def own_steps(encoder: Encoder, reducer: Reducer, keep: int, multiple: int = 1) 
     multiple: of tokens that a layer should see
     """
     special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
-    layers = next(_depths(reducer, encoder.layer))
+    layers = _layers(reducer.depths, encoder.layer)
     counts = _counts(reducer, encoder.patches, keep, len(layers), 1.0, multiple, special)
     return _steps(layers, [*counts[:-1], keep], encoder.patches)
 
@@ -104,23 +106,30 @@ def _steps(layers: Sequence[int], counts: Sequence[int], patches: int) -> tuple[
 
 
 def _depths(reducer: Reducer, layers: int) -> Iterator[tuple[int, ...]]:
-    """Where the steps stand, the reducer's own choice first; each behind another layer."""
+    """Where the steps stand, the reducer's own choice first: few of them, then more, then nearer to the front."""
     seen = set()
+    fewest = 1 if reducer.few else len(reducer.depths)
     for nearer in NEARER:
-        found = sorted({min(max(round(depth * nearer * layers), 1), layers - 1) for depth in reducer.depths})
-        if tuple(found) not in seen:
-            seen.add(tuple(found))
-            yield tuple(found)
+        for count in range(fewest, len(reducer.depths) + 1):
+            found = _layers(reducer.depths[:count], layers, nearer)
+            if found not in seen:
+                seen.add(found)
+                yield found
+
+
+def _layers(depths: Sequence[float], layers: int, nearer: float = 1.0) -> tuple[int, ...]:
+    """How many layers stand in front of each step, ascending, each behind another one."""
+    return tuple(sorted({min(max(round(depth * nearer * layers), 1), layers - 1) for depth in depths}))
 
 
 def _counts(
     reducer: Reducer, patches: int, keep: int, steps: int, goes: float, multiple: int, special: int
 ) -> list[int]:
-    """Rows behind each step; goes: 0 nothing, 1 as much as can.
+    """Rows behind each step; goes: 0 nothing, 1 down to `keep` at the last one, beyond it sooner.
 
     >>> from edgeprune.pruners.inside import get
     >>> _counts(get("drop")(), 576, 64, 2, 1.0, 1, 1), _counts(get("tome")(), 576, 64, 3, 0.75, 1, 1)
-    ([192, 64], [346, 208, 125])
+    ([231, 93], [340, 201, 119])
     """
     found, rows = [], patches
     for step in range(1, steps + 1):

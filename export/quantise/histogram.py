@@ -33,9 +33,10 @@ class Histogram:
     def add(self, x: Tensor) -> None:
         """Count [..., C] float."""
         rows = x.detach().float().reshape(-1, x.shape[-1])
-        largest = rows.abs().amax(dim=0)
+        least, most = rows.amin(dim=0), rows.amax(dim=0)
+        largest = torch.maximum(most, -least)
         self.largest = largest if not len(self.largest) else torch.maximum(self.largest, largest)
-        low, high = (float(one) for one in torch.aminmax(rows))
+        low, high = float(least.min()), float(most.max())
         self._low, self._high = min(self._low, low), max(self._high, high)
         reach = max(-low, high)
         if reach == 0:

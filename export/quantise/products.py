@@ -58,17 +58,19 @@ def watching(products: Products, seen: Callable[[str, Tensor], None]) -> Iterato
 def quantising(
     products: Products, names: Iterable[str], ranges: Mapping[str, tuple[float, float]], scheme: Scheme
 ) -> Iterator[None]:
-    """While it runs, these products are computed as the graph will compute them.
+    """While it runs, these products are computed as the graph will compute them: weights once, inputs at every run.
 
     ranges: of the input of each by its name; a dynamic scheme needs none
     """
     dtype, changed = getattr(torch, scheme.rest), []
 
     def computed(part: nn.Linear, affine: Affine | None) -> Callable[[Tensor], Tensor]:
+        weight = fake_weight(part.weight, scheme.weights, dtype)
+
         def forward(x: Tensor) -> Tensor:
             low, high = (float(one) for one in torch.aminmax(x)) if affine is None else (0.0, 0.0)
             own = affine or affine_of(low, high, scheme.activations, dtype)
-            return nn.functional.linear(fake(x, own), fake_weight(part.weight, scheme.weights, dtype), part.bias)
+            return nn.functional.linear(fake(x, own), weight, part.bias)
 
         return forward
 

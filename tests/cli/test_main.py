@@ -293,7 +293,7 @@ SHARED = {"click", "edgeprune", "rich", "cli", "cli.completion", "cli.console", 
     ("arguments", "modules"),
     [
         ((), {*SHARED, "precisions", *(f"cli.{verb.replace('-', '_')}" for verb in VERBS)}),
-        (("export",), {*SHARED, "precisions", "cli.export"}),
+        (("export",), {*SHARED, "precisions", "cli.assemble", "cli.export"}),
         (("bench",), {*SHARED, "cli.bench"}),
         (("bavit", "train"), {*SHARED, "cli.bavit", "cli.bavit.data", "cli.bavit.train"}),
     ],

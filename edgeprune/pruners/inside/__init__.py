@@ -35,9 +35,11 @@ class Reducer:
     """whether each token must be one patch"""
     hidden: ClassVar[int] = 0
     """rows that it leaves behind those that may leave the encoder"""
-    depths: ClassVar[tuple[float, ...]] = (0.4, 0.7)
-    """where its steps do least harm, as shares of the layers; --encoder-cost takes these"""
-    gentle: ClassVar[float] = 1.0
+    depths: ClassVar[tuple[float, ...]] = (0.4, 0.2)
+    """where its steps do least harm, as shares of the layers, the first one before a second; --encoder-cost takes these"""
+    few: ClassVar[bool] = True
+    """whether as few of them as reach a cost do less harm than all"""
+    gentle: ClassVar[float] = 0.6
     """the share of the rows that one step should be rid of at most, where it is chosen"""
     even: ClassVar[bool] = False
     """whether its own schedule takes the same number of rows at each step, instead of the same share"""

@@ -36,6 +36,7 @@ class Reducer(Ranked):
     merges: ClassVar[bool] = False
     by_patch: ClassVar[bool] = True
     depths: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
+    few: ClassVar[bool] = False
     even: ClassVar[bool] = True
     every: ClassVar[int] = 2
     frozen: ClassVar[bool] = True

@@ -47,6 +47,7 @@ class Reducer(inside.Reducer):
     merges: ClassVar[bool] = False
     most: ClassVar[float] = 0.5
     depths: ClassVar[tuple[float, ...]] = (0.05, 0.4, 0.75)
+    few: ClassVar[bool] = False
     deviations: ClassVar[tuple[str, ...]] = (
         "frames come one by one and lead on in one direction; the official code has the clip whole, takes every second "
         "stage backwards, and pairs of frames as one",
