@@ -64,8 +64,8 @@ class Port:
     what: str
     """in words, for whoever has to fill it"""
     recipe: Mapping[str, bool] = field(default_factory=dict)
-    """of a text in CLIP's space: `truncated` to one row, and whether the vectors of rows are `unit` ones; of one word by
-    word, whether it is the `whole` question or its keywords"""
+    """of a text in CLIP's space: `truncated` to one row, and whether the vectors of rows are `unit` ones; of one in
+    rows of tokens, whether these are of the `whole` question or of its keywords"""
     beside: str = ""
     """another port, without which this one says nothing: both are given, or neither"""
 

@@ -138,7 +138,7 @@ class Method(pruners.Method):
             for z, part in ((x, made.query), (x, made.patch), (t, made.key), (t, made.value))
         )
         said, read = eager.given[TEXT_MASK][:, None].clamp(0, 1), []
-        for q, k, v in zip(query.split(32, dim=2), key.split(32, dim=2), value.split(32, dim=2), strict=True):
+        for q, k, v in zip(*(torch.split(one, 32, dim=2) for one in (query, key, value)), strict=True):
             logits = torch.bmm(q, k.mT) / 32**0.5
             weights = torch.exp(logits - logits.amax(dim=2, keepdim=True)) * said
             read.append(torch.bmm(weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-30), v))

@@ -43,7 +43,8 @@ class Attention:
     def loss(self, batch: Seen) -> tuple[Tensor, float]:
         texts = [[query.text for query in item.queries] for item in batch.items]
         prompts = [[self._language.prompt(text) for text in own] for own in texts]
-        shares = deeper_shares(self._language, list(batch.tokens), prompts).split([len(own) for own in prompts])
+        every = deeper_shares(self._language, list(batch.tokens), prompts)
+        shares = torch.split(every, [len(own) for own in prompts])
         wanted = torch.cat([*shares, torch.stack([own.mean(dim=0) for own in shares])])
         words = [self._language.words(text) for own in texts for text in own]
         nothing = words[0][:0]

@@ -44,7 +44,8 @@ def formula(x: Floats, words: Floats, scorer: Scorer) -> Floats:
 
     def made(z: Floats, norm: str, part: str) -> Floats:
         z = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
-        return (z * w[f"{norm}.weight"] + w[f"{norm}.bias"]) @ w[f"{part}.weight"].T + w[f"{part}.bias"]
+        z = z * w[f"{norm}.weight"] + w[f"{norm}.bias"]
+        return np.asarray(z @ w[f"{part}.weight"].T + w[f"{part}.bias"])
 
     z = made(x, "patch_norm", "patch")
     if len(words):

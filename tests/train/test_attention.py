@@ -53,18 +53,17 @@ def alone(language: Language, tokens: Tensor, question: str) -> Tensor:
     finally:
         decoder.set_attn_implementation("sdpa")
     assert len(maps) == 4
-    paid = (maps[2] + maps[3])[0, :, -1, len(front) : len(front) + 144].sum(dim=0)
+    paid: Tensor = (maps[2] + maps[3])[0, :, -1, len(front) : len(front) + 144].sum(dim=0)
     return paid / paid.sum()
 
 
 def test_a_label_is_the_share_of_what_the_answering_position_attends_to(language: Language, sights: Sights) -> None:
     tokens = sights.seen(range(2)).tokens
     prompts = [[language.prompt(query.text) for query in item.queries] for item in ITEMS]
-    wanted = [
-        alone(language, image, query.text) for image, item in zip(tokens, ITEMS, strict=True) for query in item.queries
-    ]
+    asked = [(image, query.text) for image, item in zip(tokens, ITEMS, strict=True) for query in item.queries]
+    wanted = torch.stack([alone(language, image, text) for image, text in asked])
     got = deeper_shares(language, list(tokens), prompts)
-    torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-6)
     assert (got[0] - got[1]).abs().max() > 0.01  # another question, elsewhere
 
 
