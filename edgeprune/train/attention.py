@@ -84,9 +84,7 @@ def deeper_shares(language: Language, tokens: Sequence[Tensor], prompts: Sequenc
         for one in hooks:
             one.remove()
     if not hooks or len(paid) < len(hooks):
-        raise ModelError(
-            f"the layers of {language.name} must hand out their attention, and do not; train focusui in place of covipal"
-        )
+        raise ModelError(f"the layers of {language.name} must hand out their attention, and do not; focusui needs none")
     total = torch.stack(paid).mean(dim=0)
     return total / total.sum(dim=-1, keepdim=True)
 
