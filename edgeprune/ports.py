@@ -64,7 +64,8 @@ class Port:
     what: str
     """in words, for whoever has to fill it"""
     recipe: Mapping[str, bool] = field(default_factory=dict)
-    """of a text in CLIP's space: `truncated` to one row, and whether the vectors of rows are `unit` ones"""
+    """of a text in CLIP's space: `truncated` to one row, and whether the vectors of rows are `unit` ones; of one in
+    rows of tokens, whether these are of the `whole` question or of its keywords"""
     beside: str = ""
     """another port, without which this one says nothing: both are given, or neither"""
 
@@ -91,13 +92,15 @@ def text_port(space: str, blank: float | None = 0.0, truncated: bool = False, un
     return Port(TEXT, (space,), blank, f"the question: {SPACES[space]}", recipe)
 
 
-def words_ports(rows: int, space: str = TOKENS) -> tuple[Port, Port]:
-    """A text of up to so many words, and which of its rows are any. space: TOKENS or ALIGNED"""
-    what = f"the question: the embeddings of up to {rows} of its words in front of the language model, one a row"
+def words_ports(rows: int, space: str = TOKENS, whole: bool = False) -> tuple[Port, Port]:
+    """A text of up to so many words, and which of its rows are any. space: TOKENS or ALIGNED; whole: every token of the
+    question, and not its keywords alone"""
+    words = "tokens, small words and all," if whole else "words"
+    what = f"the question: the embeddings of up to {rows} of its {words} in front of the language model, one a row"
     if space == ALIGNED:
         what = f"the question: text_projection of the last hidden states of up to {rows} of CLIP's tokens, one a row"
     which = "1 of each row of the text that is a word, 0 of one that is none"
-    text = Port(TEXT, (rows, space), 0.0, what, beside=TEXT_MASK)
+    text = Port(TEXT, (rows, space), 0.0, what, {"whole": True} if whole else {}, TEXT_MASK)
     return text, Port(TEXT_MASK, (rows,), 0.0, which, beside=TEXT)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Packed", "Prompt", "hidden_states", "length", "pack"]
+__all__ = ["Packed", "Prompt", "hidden_states", "length", "pack", "padded"]
 
 Prompt = tuple[list[int], list[int]]
 """ids in front of the image, the same for all questions about it, and behind it"""
@@ -70,3 +70,15 @@ def hidden_states(decoder: Any, packed: Packed) -> Tensor:
     given = {"attention_mask": packed.sees, "position_ids": packed.positions, "use_cache": False}
     hidden: Tensor = decoder(inputs_embeds=packed.embedded, **given).last_hidden_state
     return hidden
+
+
+def padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Texts of several lengths as one: [L, D] of each -> [Q, L, D] float32, and which of its rows are any, [Q, L] bool.
+
+    >>> padded([torch.ones(1, 2), torch.ones(3, 2)])[1]
+    tensor([[ True, False, False],
+            [ True,  True,  True]])
+    """
+    together = torch.nn.utils.rnn.pad_sequence([*texts], batch_first=True).float()
+    lengths = torch.tensor([len(one) for one in texts])
+    return together, (torch.arange(together.shape[1]) < lengths[:, None]).to(together.device)

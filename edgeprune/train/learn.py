@@ -24,6 +24,7 @@ from edgeprune.quality.language import Language, load_language
 from edgeprune.quality.sweep.items import Item
 from edgeprune.runtime.saving import save
 from edgeprune.targets import load
+from edgeprune.train.attention import Attention
 from edgeprune.train.loop import BETAS, Loop, Show, Task, check_device
 from edgeprune.train.relevance import Boxes
 from edgeprune.train.resume import NAME as CHECKPOINT
@@ -45,8 +46,13 @@ class LearnSettings:
     seed: int = 0
 
 
-TASKS: Mapping[str, Callable[[Learned, Sights, Language, int, int], Task]] = {"answers": Answers, "boxes": Boxes}
-"""what a scorer can learn from: the answers of the frozen model; boxes around what questions are about"""
+TASKS: Mapping[str, Callable[[Learned, Sights, Language, int, int], Task]] = {
+    "answers": Answers,
+    "attention": Attention,
+    "boxes": Boxes,
+}
+"""what a scorer can learn from: the answers of the frozen model; what its deeper layers attend to; boxes around what
+questions are about"""
 
 
 def learn(

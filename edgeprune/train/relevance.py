@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from edgeprune.errors import RequestError
 from edgeprune.quality.language import Language
+from edgeprune.quality.packing import padded
 from edgeprune.quality.questions import PLURALS
 from edgeprune.quality.scenes import COLORS, PATCH, SHAPES, SIDE, Scene, Thing, draw
 from edgeprune.quality.sweep.items import Item, Query
@@ -49,11 +50,8 @@ class Boxes:
 
     def loss(self, batch: Seen) -> tuple[Tensor, float]:
         asked = [(row, query) for row, item in enumerate(batch.items) for query in item.queries]
-        words = [self._language.words(query.text) for _, query in asked]
-        padded = torch.nn.utils.rnn.pad_sequence(words, batch_first=True).float()
-        rows = torch.arange(padded.shape[1]) < torch.tensor([len(one) for one in words])[:, None]
+        texts = self._scorer.vectors(*padded([self._language.words(query.text) for _, query in asked]))
         patches = self._scorer.patches(batch.tokens)[[row for row, _ in asked]]
-        texts = self._scorer.vectors(padded, rows.to(padded.device))
         scores = (patches @ texts.unsqueeze(-1)).squeeze(-1)
         wanted = torch.stack([label for item in batch.items for label in self._labels(item)]).to(scores)
         loss = F.kl_div(scores.log_softmax(dim=-1), wanted.log_softmax(dim=-1), reduction="batchmean", log_target=True)

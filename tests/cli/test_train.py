@@ -32,7 +32,7 @@ def test_it_trains_into_a_folder_of_its_name_which_export_takes(run: Run, desk: 
     [
         (
             ("train", "fastervlm"),
-            "`edgeprune train` trains focusui, learnpruner; got fastervlm: it has nothing to learn",
+            "`edgeprune train` trains covipal, focusui, learnpruner; got fastervlm: it has nothing to learn",
         ),
         (("train", "bavit"), "got bavit: train it with `edgeprune bavit train`"),
         (("train", "lernpruner"), "no method 'lernpruner'"),

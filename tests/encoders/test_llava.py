@@ -25,7 +25,7 @@ KINDS = {
         config=LLAVA_CLIP,
         family="llava",
         tower="a CLIP tower",
-        exported="zoo received mmtok",
+        exported="zoo received mmtok covipal",
     ),
     "llava clip layers": Kind(
         "LlavaForConditionalGeneration",

@@ -138,7 +138,7 @@ def test_a_clip_of_another_width_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_asks_what_is_not_asked() -> None:
-    asked = "cdpruner, desap, focusui, hawk, hiprune_text, mmtok, sppruner, trim"
+    asked = "cdpruner, covipal, desap, focusui, hawk, hiprune_text, mmtok, sppruner, trim"
     with pytest.raises(RequestError, match=f"--text-model goes with a method that is asked: {asked}; got fastervlm"):
         check(Request("fastervlm", "cpu", keep=24, text_model="clip"))
 

@@ -22,6 +22,7 @@ def greedy(name: str) -> bool:
 def test_the_methods_that_say_so() -> None:
     assert NESTED == [
         "cdpruner",
+        "covipal",
         "divprune",
         "dpp",
         "entropyprune",

@@ -30,7 +30,7 @@ SMALL = frozenset(re.findall(r"\w+", NOTHING))
 
 
 def asking(language: Language, encoder: TokenEncoder) -> Callable[[str], Given]:
-    """What makes a question into the inputs of a graph that chooses by one: its vector, or its keywords, a row each.
+    """What makes a question into the inputs of a graph that chooses by one: its vector, or its words, a row each.
 
     Raises RequestError for a space that needs another model.
     """
@@ -38,7 +38,8 @@ def asking(language: Language, encoder: TokenEncoder) -> Callable[[str], Given]:
     space, method = spec["space"], encoder.manifest.method
     if TEXT_MASK in encoder.manifest.ports and space == TOKENS:
         rows = int(encoder.manifest.inputs[TEXT].shape[1])
-        return lambda text: _in_rows(language.words(keywords(text)).float().cpu().numpy(), rows)
+        said = str if spec.get("whole") else keywords
+        return lambda text: _in_rows(language.words(said(text)).float().cpu().numpy(), rows)
     made: Mapping[str, Callable[[str], Any]] = {TOKENS: language.vector, QUERIES: language.queries}
     if space in made:
         return lambda text: {TEXT: made[space](text)}
