@@ -1,10 +1,10 @@
 """Steps inside the encoder, chosen for a share of the unpruned encoder's multiply-adds.
 
-A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features, the best first)
-and how much of the rows a step may be rid of (`gentle`). The fewest steps that reach the cost are taken: one more merges
-again what was merged, and costs its kernels. The same share goes at each step. One number is left, how much goes, and
-the cost falls with it: it is bisected. Counts are rounded down, so that the sequence with special tokens and hidden rows
-is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
+A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features, the best one
+first) and how much of the rows a step may be rid of (`gentle`). The fewest steps that reach the cost are taken: another
+one merges again what was merged, and costs its kernels. The same share goes at each step. One number is left, how much
+goes, and the cost falls with it: it is bisected. Counts are rounded down, so that the sequence with special tokens and
+hidden rows is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
 
 Where the depths do not reach the cost, the same number of steps is tried nearer to the front: deeper cuts lose less.
 """

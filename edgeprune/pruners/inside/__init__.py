@@ -36,7 +36,7 @@ class Reducer:
     hidden: ClassVar[int] = 0
     """rows that it leaves behind those that may leave the encoder"""
     depths: ClassVar[tuple[float, ...]] = (0.4, 0.2)
-    """where its steps do least harm, as shares of the layers, the first one before a second; --encoder-cost takes these"""
+    """where its steps do least harm, as shares of the layers, a single one first; --encoder-cost takes these"""
     few: ClassVar[bool] = True
     """whether as few of them as reach a cost do less harm than all"""
     gentle: ClassVar[float] = 0.6
