@@ -24,7 +24,7 @@ import numpy as np
 from edgeprune.errors import EdgepruneError, MissingPackageError, RequestError
 from edgeprune.quality.sweep.items import Shard
 from edgeprune.quality.sweep.work import Place
-from edgeprune.quality.sweep.workers import Failed, Lost, Task, called
+from edgeprune.quality.sweep.workers import Failed, Lost, Task, called, prepare
 
 __all__ = ["LOCAL", "RayWorkers"]
 
@@ -74,6 +74,8 @@ class RayWorkers:
         needs = "CPU" if device == "cpu" else "GPU"
         self.count = count or max(1, int(ray.cluster_resources().get(needs, 1)))
         self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=int(needs == "GPU"))(_task)
+        for _ in range(self.count):
+            self._remote.remote(prepare, (), False)
         self._running: dict[Any, Task] = {}
         self._shipped: dict[Path, Parcel] = {}
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from edgeprune.errors import EdgepruneError, RequestError
 
-__all__ = ["Failed", "Here", "Lost", "Pool", "Task", "Workers", "called", "run"]
+__all__ = ["Failed", "Here", "Lost", "Pool", "Task", "Workers", "called", "prepare", "run"]
 
 TRIES = 3
 """how often a task may lose its worker before the sweep gives up"""
@@ -103,6 +103,14 @@ def called(function: Callable[..., Any], arguments: Sequence[Any], **named: Any)
         return Failed(str(error), error.exit_code)
 
 
+def prepare() -> None:
+    """In a worker: the imports that every task needs, seconds of them. Every worker is given this when it begins: the
+    first task is one that all others wait for."""
+    import transformers.modeling_utils  # noqa: F401
+
+    import edgeprune.export.job  # noqa: F401
+
+
 class Here:
     """In this process, one after the other."""
 
@@ -135,7 +143,10 @@ class Pool:
     def _new(self) -> ProcessPoolExecutor:
         # Not forked: torch and ONNX Runtime have threads by now, which a fork leaves behind.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.count, context, initializer=_leave_signals_to_the_parent)
+        pool = ProcessPoolExecutor(self.count, context, initializer=_leave_signals_to_the_parent)
+        for _ in range(self.count):
+            pool.submit(prepare)
+        return pool
 
     def submit(self, task: Task) -> None:
         try:
