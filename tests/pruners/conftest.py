@@ -64,9 +64,10 @@ Judge = Callable[..., Verdict]
 
 @pytest.fixture(scope="session")
 def judged() -> Judge:
-    """(method, rows [B, N, D], official selection, another one) -> how parity judges the other in float32."""
+    """(method, rows [B, N, D], official selection, another one) -> how parity judges the other in float32, or as in
+    float16."""
 
-    def judge(method: Method, rows: Any, official: Selection, other: Selection) -> Verdict:
+    def judge(method: Method, rows: Any, official: Selection, other: Selection, dtype: str = "float32") -> Verdict:
         rows = torch.as_tensor(rows).float()
         patches = official.scores.shape[1]
 
@@ -83,6 +84,8 @@ def judged() -> Judge:
             return {name: value.numpy() for name, value in named.items()}
 
         quantities = replayed({name: value.float().numpy() for name, value in official.quantities.items()})
-        return compare(outputs(official), outputs(other), "float32", method.rule(patches), quantities)
+        got = outputs(other)
+        got["tokens"] = got["tokens"].astype(dtype)
+        return compare(outputs(official), got, dtype, method.rule(patches), quantities)
 
     return judge

@@ -1,0 +1,225 @@
+"""ForestPrune: of each frame of a video the central half, trees of these over the frames, and what stands lowest.
+
+    A        = softmax over the patches j of its frame with cos(x_i, x_j) >= .5 of cos / .03      x: behind the projector
+    score[j] = ((|x|) A^5)[j] / how many such patches j has                             the highest half of each frame
+    joins    frame by frame, each patch of the half: the tree of the patch of an earlier frame that is most like it, of
+             those with cos >= .9 that are no further than .2 of the grid away, along rows and along columns
+    depth    0 of one that joins none, the root of a tree; else 1 more than its tree had before this frame
+    r[j]     of a root: the cosine at which it goes, when of the most alike pair of those that are left the later one
+             does, again and again
+    kept     the roots of the lowest r; where there are not so many, the smallest depths, the earliest first
+
+    score[j] = (1 - r) / 2 of a root; 1 - j / N - 2 depth of what is deeper; of what is in no half its part of the
+               highest score - 2 frames
+
+What goes first goes at the highest cosine, and i before j is there when their cosine is reached unless it went at a
+higher one: r[j] = max of cos(x_i, x_j) > r[i] over the roots i before j, one after the other.
+
+One image alone is one frame: all of its half are roots, and what is kept of them is what is not alike.
+
+Paper   https://arxiv.org/abs/2603.22911
+Source  luminousllsa/ForestPrune@1686829 llava/model/llava_arch_forest.py; it has no licence: the mathematics only
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from edgeprune import pruners
+from edgeprune.pruners import Eager, Selection, Traits
+from edgeprune.pruners._greedy import cosine
+from edgeprune.pruners._loop import State, repeat
+from edgeprune.pruners._select import ranked_top
+from edgeprune.taps import Taps
+
+SHARE, LIKE, TEMPERATURE, POWER = 0.5, 0.5, 0.03, 5
+"""of a frame that goes on; the cosine of patches that attend to each other, what it is divided by, and how often they
+do"""
+JOINS, REACH = 0.9, 0.2
+"""the cosine of a patch with one of a tree that it joins, and how far away that may be, in parts of the grid"""
+NONE = -1.0
+"""no cosine is less"""
+
+
+def half(patches: int) -> int:
+    """How many patches of a frame go on.
+
+    >>> half(144), half(25), half(1)
+    (72, 12, 1)
+    """
+    return max(1, round(patches * SHARE))
+
+
+def reaches(side: int) -> int:
+    """How many rows, or columns, away a patch may be.
+
+    >>> reaches(14), reaches(11), reaches(1)
+    (2, 2, 0)
+    """
+    return int(REACH * max(side - 1, 1) + 1e-9)
+
+
+@dataclass(frozen=True)
+class Method(pruners.Method):
+    keep: int
+    written_from: ClassVar[str] = "official code at luminousllsa/ForestPrune@1686829"
+    traits: ClassVar[Traits] = Traits(
+        reads=("projected features",),
+        multiply_adds="1021 M",
+        early=False,
+        pools_tiles=True,
+        whole_grid=True,
+        official_in_onnx=False,
+        emits=("picks", "order", "worth"),
+        deviations=(
+            "of equal depths in one frame the first patches are kept, and of equal cosines the earliest patch is "
+            "joined; the official code leaves the first open, and joins the nearest",
+            "what is exactly a fifth of the grid away is within reach; in the official code rounding says whether it is",
+            "a budget of more than half of all patches is filled up by the scores of the others; the official code "
+            "keeps fewer",
+            "cosines are float32 in every precision; the official code has them in the model's dtype",
+        ),
+        on_tiles=("the tiles of an image are taken for frames, in their order",),
+    )
+
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "forest", "share": SHARE, "like": LIKE, "joins": JOINS, "times": POWER / TEMPERATURE}
+
+    def select(self, taps: Taps) -> Selection:
+        x, (rows, columns) = taps.projected.float(), taps.grid
+        size, total = rows * columns, x.shape[1]
+        frames, number = total // size, torch.arange(total)
+        alike = cosine(x)
+        own = torch.stack([alike[:, at : at + size, at : at + size] for at in range(0, total, size)], dim=1)
+        like = own >= LIKE
+        attended = torch.where(like, own / TEMPERATURE, -torch.inf).softmax(dim=-1)
+        received = torch.linalg.vector_norm(x, dim=-1).reshape(-1, frames, 1, size)
+        for _ in range(POWER):
+            received = received @ attended
+        received, many = received.flatten(1), like.sum(dim=-1).flatten(1)
+        score = received / many.float()
+        best = score.reshape(-1, frames, size).topk(half(size), dim=-1).indices
+        inside = (best.unsqueeze(-1) == torch.arange(size)).any(dim=-2).flatten(1)
+        tree, depth = _trees(alike, inside, rows, columns)
+        worst = _went(alike, inside & (depth == 0))
+        deep = torch.where(depth == 0, ((1 - worst) / 2).clamp(0, 1), 1 - number / total) - 2 * depth
+        rest = score / score.amax(dim=-1, keepdim=True) - 2.0 * frames
+        scores = torch.where(inside, deep, rest)
+        indices, picks = ranked_top(scores, self.keep)
+        return Selection(indices, scores, picks=picks, order=torch.cat((tree, many - 1), dim=1), worth=received)
+
+    def official(self, eager: Eager) -> Selection:
+        x, (rows, columns) = eager.projected.float(), eager.grid
+        size = rows * columns
+        said = [_official(one, size, columns, (rows, columns)) for one in x]
+        scores, tree, many, received, similarity = (torch.stack(each) for each in zip(*said, strict=True))
+        picks = scores.argsort(dim=1, descending=True, stable=True)[:, : self.keep]
+        frame, place = torch.arange(x.shape[1]) // size, torch.arange(x.shape[1]) % size
+        within = [REACH * max(side - 1, 1) for side in (rows, columns)]
+        where = torch.stack((frame, place // columns / within[0], place % columns / within[1]), dim=1)
+        return Selection(
+            picks.sort(dim=1).values,
+            scores,
+            picks=picks,
+            order=torch.cat((tree, many - 1), dim=1),
+            worth=received,
+            quantities={
+                "similarity": similarity,
+                "received": received,
+                "place": where.float().expand(len(x), -1, -1),
+            },
+        )
+
+
+def _trees(alike: Tensor, inside: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """alike: [B, N, N], inside: [B, N] bool -> the root of each patch's tree [B, N] int64, itself where it is in no
+    half; its depth [B, N] float32"""
+    size, total = rows * columns, inside.shape[1]
+    row, column = torch.arange(size) // columns, torch.arange(size) % columns
+    near = ((row.unsqueeze(-1) - row).abs() <= reaches(rows)) & (
+        (column.unsqueeze(-1) - column).abs() <= reaches(columns)
+    )
+    number = torch.arange(total)
+    tree, depth = number[:size].expand(len(inside), -1), torch.zeros_like(alike[:, 0, :size])
+    for at in range(size, total, size):
+        now, count = slice(at, at + size), at // size
+        earlier = near & inside[:, :at].reshape(-1, count, size, 1)
+        block = alike[:, :at, now].reshape(-1, count, size, size)
+        best, nearest = torch.where(earlier, block, NONE).flatten(1, 2).max(dim=1)
+        joined = torch.where(inside[:, now] & (best >= JOINS), tree.gather(1, nearest), number[now])
+        same = tree.unsqueeze(2) == joined.unsqueeze(1)
+        deeper = torch.where(same, depth.unsqueeze(2) + 1, 0.0).amax(dim=1)
+        tree, depth = torch.cat((tree, joined), dim=1), torch.cat((depth, deeper), dim=1)
+    return tree, depth
+
+
+def _went(alike: Tensor, roots: Tensor) -> Tensor:
+    """The cosine at which each root goes: [B, N, N], [B, N] bool -> [B, N] float32; of what is none it says nothing."""
+    images, size = roots.shape
+    number, offsets = torch.arange(size), torch.arange(images) * size
+    table, roots = alike.flatten(0, 1).clone(), roots.clone()
+
+    def step(carry: State, at: Tensor | int) -> tuple[State, Tensor]:
+        (went,) = carry
+        row = torch.nn.functional.embedding(offsets + at, table)
+        there = roots & (number < at) & (row > went)
+        value = torch.where(there, row, NONE).amax(dim=-1, keepdim=True)
+        return (torch.where(number == at, value, went),), value.squeeze(-1)
+
+    (went,), _ = repeat(step, (alike[:, 0] * 0 + NONE,), size)
+    return went
+
+
+def _official(x: Tensor, size: int, columns: int, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+    """One image, or the frames of one video, [N, D] -> scores, root of the tree, how many are like it, what it
+    received, [N] each; cosines [N, N]"""
+    total, frames = len(x), len(x) // size
+    unit = torch.nn.functional.normalize(x, dim=1)
+    similarity = torch.mm(unit, unit.T)
+    received, many, inside = [], [], []
+    for at in range(0, total, size):
+        a = similarity[at : at + size, at : at + size].clone()
+        a[a < LIKE] = 0
+        a = a / TEMPERATURE
+        a[a.abs() < 1e-6] = -5000
+        a = torch.softmax(a, dim=1)
+        many.append((a > 0).sum(dim=1))
+        received.append(x[at : at + size].norm(dim=1) @ torch.matrix_power(a, POWER))
+        best = torch.topk(received[-1] / many[-1], max(1, int(round(SHARE * size)))).indices  # noqa: RUF046
+        inside += sorted((best + at).tolist())
+    root = torch.arange(total)
+    parent, depth, tail = dict[int, int](), dict[int, int](), dict[int, int]()
+    spot = {j: (j % size // columns / max(grid[0] - 1, 1), j % columns / max(grid[1] - 1, 1)) for j in inside}
+    for frame in range(frames):
+        before = [j for j in inside if j < frame * size]
+        new = [j for j in inside if j // size == frame]
+        for j in new:
+            fit = [
+                i
+                for i in before
+                if similarity[i, j] >= JOINS
+                and max(abs(a - b) for a, b in zip(spot[i], spot[j], strict=True)) <= REACH + 1e-6
+            ]
+            if fit:
+                root[j] = root[max(fit, key=lambda i: similarity[i, j])]
+                parent[j] = tail[int(root[j])]
+            depth[j] = depth[parent[j]] + 1 if j in parent else 0
+        tail |= {int(root[j]): j for j in new}
+    roots = [j for j in inside if j not in parent]
+    pairs = torch.triu_indices(len(roots), len(roots), 1)
+    named = torch.tensor(roots)[pairs]
+    alike = similarity[named[0], named[1]]
+    left, went = set(roots), dict.fromkeys(roots, -1.0)
+    for i, j, cos in zip(*(one[alike.argsort(descending=True)].tolist() for one in (*named, alike)), strict=True):
+        if i in left and j in left:
+            left.remove(j)
+            went[j] = cos
+    value = torch.cat(received) / torch.cat(many)
+    scores = value / value.max() - 2 * frames
+    for j in inside:
+        scores[j] = (1 - went[j]) / 2 if depth[j] == 0 else 1 - j / total - 2 * depth[j]
+    return scores, root, torch.cat(many), torch.cat(received), similarity
