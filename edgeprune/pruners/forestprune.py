@@ -1,6 +1,6 @@
 """ForestPrune: of each frame of a video the central half, trees of these over the frames, and what stands lowest.
 
-    A        = softmax over the patches j of its frame with cos(x_i, x_j) >= .5 of cos / .03      x: behind the projector
+    A        = softmax of cos(x_i, x_j) / .03 over the patches j of a frame with cos >= .5      x: behind the projector
     score[j] = ((|x|) A^5)[j] / how many such patches j has                             the highest half of each frame
     joins    frame by frame, each patch of the half: the tree of the patch of an earlier frame that is most like it, of
              those with cos >= .9 that are no further than .2 of the grid away, along rows and along columns
@@ -78,7 +78,7 @@ class Method(pruners.Method):
         deviations=(
             "of equal depths in one frame the first patches are kept, and of equal cosines the earliest patch is "
             "joined; the official code leaves the first open, and joins the nearest",
-            "what is exactly a fifth of the grid away is within reach; in the official code rounding says whether it is",
+            "what is exactly a fifth of the grid away is within reach; in the official code rounding says so or not",
             "a budget of more than half of all patches is filled up by the scores of the others; the official code "
             "keeps fewer",
             "cosines are float32 in every precision; the official code has them in the model's dtype",
@@ -115,7 +115,7 @@ class Method(pruners.Method):
     def official(self, eager: Eager) -> Selection:
         x, (rows, columns) = eager.projected.float(), eager.grid
         size = rows * columns
-        said = [_official(one, size, columns, (rows, columns)) for one in x]
+        said = [_official(one, rows, columns) for one in x]
         scores, tree, many, received, similarity = (torch.stack(each) for each in zip(*said, strict=True))
         picks = scores.argsort(dim=1, descending=True, stable=True)[:, : self.keep]
         frame, place = torch.arange(x.shape[1]) // size, torch.arange(x.shape[1]) % size
@@ -174,52 +174,47 @@ def _went(alike: Tensor, roots: Tensor) -> Tensor:
     return went
 
 
-def _official(x: Tensor, size: int, columns: int, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+def _official(x: Tensor, rows: int, columns: int) -> tuple[Tensor, ...]:
     """One image, or the frames of one video, [N, D] -> scores, root of the tree, how many are like it, what it
     received, [N] each; cosines [N, N]"""
-    total, frames = len(x), len(x) // size
-    unit = torch.nn.functional.normalize(x, dim=1)
+    total, size = len(x), rows * columns
+    frames, unit = total // size, torch.nn.functional.normalize(x, dim=1)
     similarity = torch.mm(unit, unit.T)
     received, many, inside = [], [], []
     for at in range(0, total, size):
-        a = similarity[at : at + size, at : at + size].clone()
-        a[a < LIKE] = 0
-        a = a / TEMPERATURE
-        a[a.abs() < 1e-6] = -5000
-        a = torch.softmax(a, dim=1)
+        own = similarity[at : at + size, at : at + size]
+        a = (own / TEMPERATURE).masked_fill(own < LIKE, -torch.inf).softmax(dim=1)
         many.append((a > 0).sum(dim=1))
         received.append(x[at : at + size].norm(dim=1) @ torch.matrix_power(a, POWER))
-        best = torch.topk(received[-1] / many[-1], max(1, int(round(SHARE * size)))).indices  # noqa: RUF046
+        best = (received[-1] / many[-1]).argsort(descending=True, stable=True)[: max(1, round(SHARE * size))]
         inside += sorted((best + at).tolist())
-    root = torch.arange(total)
-    parent, depth, tail = dict[int, int](), dict[int, int](), dict[int, int]()
-    spot = {j: (j % size // columns / max(grid[0] - 1, 1), j % columns / max(grid[1] - 1, 1)) for j in inside}
+    place = torch.arange(total) % size
+    spot = torch.stack((place // columns / max(rows - 1, 1), place % columns / max(columns - 1, 1)), dim=1)
+    root, depth = list(range(total)), dict[int, int]()
+    tail = dict[int, int]()
     for frame in range(frames):
-        before = [j for j in inside if j < frame * size]
+        before = [j for j in inside if j // size < frame]
         new = [j for j in inside if j // size == frame]
-        for j in new:
-            fit = [
-                i
-                for i in before
-                if similarity[i, j] >= JOINS
-                and max(abs(a - b) for a, b in zip(spot[i], spot[j], strict=True)) <= REACH + 1e-6
-            ]
-            if fit:
-                root[j] = root[max(fit, key=lambda i: similarity[i, j])]
-                parent[j] = tail[int(root[j])]
-            depth[j] = depth[parent[j]] + 1 if j in parent else 0
-        tail |= {int(root[j]): j for j in new}
-    roots = [j for j in inside if j not in parent]
-    pairs = torch.triu_indices(len(roots), len(roots), 1)
-    named = torch.tensor(roots)[pairs]
-    alike = similarity[named[0], named[1]]
-    left, went = set(roots), dict.fromkeys(roots, -1.0)
-    for i, j, cos in zip(*(one[alike.argsort(descending=True)].tolist() for one in (*named, alike)), strict=True):
-        if i in left and j in left:
-            left.remove(j)
-            went[j] = cos
-    value = torch.cat(received) / torch.cat(many)
+        depth |= dict.fromkeys(new, 0)
+        if before:
+            apart = (spot[before][:, None] - spot[new]).abs().amax(dim=2)
+            most, nearest = similarity[before][:, new].masked_fill(apart > REACH + 1e-6, NONE).max(dim=0)
+            for j, cos, at in zip(new, most.tolist(), nearest.tolist(), strict=True):
+                if cos >= JOINS:
+                    root[j] = root[before[at]]
+                    depth[j] = depth[tail[root[j]]] + 1
+        tail |= {root[j]: j for j in new}
+    roots = [j for j in inside if root[j] == j]
+    first, later = (torch.tensor(roots)[one] for one in torch.triu_indices(len(roots), len(roots), 1))
+    falling = similarity[first, later].sort(descending=True)
+    left, went = set(roots), dict.fromkeys(roots, NONE)
+    for cos, at in zip(falling.values.tolist(), falling.indices.tolist(), strict=True):
+        if int(first[at]) in left and int(later[at]) in left:
+            left.remove(int(later[at]))
+            went[int(later[at])] = cos
+    counted, weight = torch.cat(many), torch.cat(received)
+    value = weight / counted
     scores = value / value.max() - 2 * frames
     for j in inside:
-        scores[j] = (1 - went[j]) / 2 if depth[j] == 0 else 1 - j / total - 2 * depth[j]
-    return scores, root, torch.cat(many), torch.cat(received), similarity
+        scores[j] = 1 - j / total - 2 * depth[j] if depth[j] else (1 - went[j]) / 2
+    return scores, torch.tensor(root), counted, weight, similarity

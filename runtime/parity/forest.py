@@ -48,6 +48,8 @@ def forest(case: Case) -> Chain:
     patches = len(tiers)
     tree, many = order[:patches], order[patches:] + 1
     place, similarity = (case.quantities[name].astype(np.float64) for name in ("place", "similarity"))
+    if not np.isfinite(place).all():
+        return joined([NOTHING], defects=["place must be finite"])
     frame = place[:, 0].astype(np.int64)
     frames = int(frame.max()) + 1
     size, inside, number = patches // frames, tiers > -frames, np.arange(patches)
