@@ -126,7 +126,7 @@ def _kept(manifest: Manifest) -> dict[str, str]:
 
 def _tokens(manifest: Manifest) -> dict[str, str]:
     batch, keep, width = manifest.outputs["tokens"].shape
-    tiles = manifest.tiles if manifest.tiled else 1
+    tiles = manifest.tiles if manifest.tiled or manifest.pooled else 1
     kept, every = keep if manifest.pooled else int(keep) * tiles, manifest.patches * tiles
     of_each = "" if batch == 1 else f", for each image of a run ({batch})"
     layout = f" Their layout: {manifest.layout}." if manifest.layout else ""

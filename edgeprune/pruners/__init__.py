@@ -38,6 +38,7 @@ __all__ = [
     "greedily",
     "greedily_behind",
     "names",
+    "one_pool",
     "rows_of",
 ]
 
@@ -264,6 +265,16 @@ class Placed(Protocol):
         """The steps that shorten the sequence on the way; the method chooses behind them then."""
         ...
 
+    @property
+    def pools(self) -> bool:
+        """Whether the images of a run are tiles that may be one pool of candidates."""
+        ...
+
+    @property
+    def framed(self) -> bool:
+        """Whether they are frames of one video."""
+        ...
+
 
 def depth_of(method: Method, encoder: Placed) -> int | None:
     """How many layers of the encoder see every token in front of where the method drops some; None: it chooses behind
@@ -272,6 +283,12 @@ def depth_of(method: Method, encoder: Placed) -> int | None:
         return None
     steps = method.steps(encoder.layer)
     return steps[0] if steps else 0 if encoder.headed else None
+
+
+def one_pool(method: type[Method], options: Mapping[str, Any], encoder: Placed) -> bool:
+    """Whether the images of a run, which are tiles or frames, are one pool of candidates for a method with these
+    options."""
+    return method.pooling(options) and (encoder.pools or (encoder.framed and method.traits.pools_frames))
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Method(pruners.Method):
         multiply_adds="1021 M",
         early=False,
         pools_tiles=True,
+        pools_frames=True,
         whole_grid=True,
         official_in_onnx=False,
         emits=("picks", "order", "worth"),
