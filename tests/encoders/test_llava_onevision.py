@@ -38,7 +38,7 @@ KINDS = {
             "video_token_index": 4,
         },
         family="llava_onevision",
-        exported="pool dart aim aot",
+        exported="pool dart aim aot forestprune",
     ),
 }
 SIDE, GRID, PATCHES, WIDTH = 56, 7, 49, 48
