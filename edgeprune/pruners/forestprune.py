@@ -145,7 +145,7 @@ def _trees(alike: Tensor, inside: Tensor, rows: int, columns: int) -> tuple[Tens
         (column.unsqueeze(-1) - column).abs() <= reaches(columns)
     )
     number = torch.arange(total)
-    tree, depth = number[:size].expand(len(inside), -1), torch.zeros_like(alike[:, 0, :size])
+    tree, depth = number[:size].expand(inside.shape[0], -1), torch.zeros_like(alike[:, 0, :size])
     for at in range(size, total, size):
         now, count = slice(at, at + size), at // size
         earlier = near & inside[:, :at].reshape(-1, count, size, 1)
