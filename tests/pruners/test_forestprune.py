@@ -177,12 +177,6 @@ def the_earlier_goes(alike: Tensor, roots: Tensor) -> Tensor:
     return WENT(alike.flip(1, 2), roots.flip(1)).flip(1)
 
 
-def whoever_is_alike(alike: Tensor, roots: Tensor) -> Tensor:
-    """As if all that come before were still there."""
-    before = torch.ones_like(alike).tril(-1) > 0
-    return torch.where(before & roots.unsqueeze(1), alike, -1.0).amax(dim=-1)
-
-
 FAULTS: dict[str, dict[str, Any]] = {
     "a_quarter_of_each_frame": {"SHARE": 0.25},
     "alike_from_lower_on": {"LIKE": 0.4},
@@ -196,7 +190,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "depths_miscounted": {"_trees": one_deeper},
     "trees_not_named_by_their_root": {"_trees": of_the_patch_joined},
     "the_earlier_of_a_pair_goes": {"_went": the_earlier_goes},
-    "those_gone_still_push": {"_went": whoever_is_alike},
+    "one_round": {"ROUNDS": 1},
     "nothing_goes": {"_went": lambda alike, roots: torch.zeros_like(alike[:, 0])},
 }
 
