@@ -1,4 +1,4 @@
-"""ForestPrune: of each frame of a video the central half, trees of these over the frames, and what stands lowest.
+"""ForestPrune: keep what is central in its frame and new in the video, the roots of trees over its frames.
 
     A        = softmax of cos(x_i, x_j) / .03 over the patches j of a frame with cos >= .5      x: behind the projector
     score[j] = ((|x|) A^5)[j] / how many such patches j has                             the highest half of each frame
