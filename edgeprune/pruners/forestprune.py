@@ -79,6 +79,7 @@ class Method(pruners.Method):
         pools_frames=True,
         whole_grid=True,
         official_in_onnx=False,
+        nested=True,
         emits=("picks", "order", "worth"),
         deviations=(
             "of equal depths in one frame the first patches are kept, and of equal cosines the earliest patch is "
