@@ -219,13 +219,13 @@ Chain forest(const Case &one) {
             return joined({}, 0, 0, {line("the scores must mark ", half, " patches of each frame")});
     const Floats received = one.of_patches("received", patches), got = floats(Case::line_of(one.got, "worth"));
     if (got.size() != patches) throw misfit("worth must be [", patches, "]");
-    const double may = one.cosine_error() * (1 + number(one.rule, "times"));
+    const double turned = 1 + number(one.rule, "times");
     Floats off(patches), errors(patches), value(patches), own(patches), used;
     for (std::size_t patch = 0; patch < patches; ++patch) {
         const auto many = static_cast<double>(given.many[patch]);
         off[patch] = std::abs(got[patch] - received[patch]), errors[patch] = off[patch] / many;
         value[patch] = received[patch] / many, own[patch] = got[patch] / many;
-        const double allowed = received[patch] * may;
+        const double allowed = received[patch] * one.cosine_error() * turned;
         used.push_back(one.bound * off[patch] / (allowed > 0 ? allowed : 1));
     }
     std::vector<Chain> halves, chains{liked(one, given)};
