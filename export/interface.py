@@ -109,8 +109,12 @@ def outputs(manifest: Manifest) -> list[str]:
 
 def _kept(manifest: Manifest) -> dict[str, str]:
     rows, columns = manifest.grid
+    where, place = f"{rows} x {columns} patches", f"row * {columns} + column"
+    if manifest.pooled:
+        image = "tile" if manifest.tiled else "frame"
+        where, place = f"{where} of all {manifest.tiles} {image}s", f"{image} * {rows * columns} + {place}"
     said = {
-        "indices": f"which of the {rows} x {columns} patches the tokens are, `row * {columns} + column`, ascending.",
+        "indices": f"which of the {where} the tokens are, `{place}`, ascending.",
         "scores": "what the method ranked the patches by, for all of them; higher is kept.",
         "picks": "the same patches in the order in which the method chose them, most wanted first.",
         "origin": "for every patch, which of the kept tokens it was merged into; -1 for none.",

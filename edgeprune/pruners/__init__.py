@@ -55,8 +55,9 @@ class Selection:
     origin: [B, N] int64, for methods that merge: the place in `indices` of the token that each patch went to, -1: none
     order: [B, L] int64, what else the device must say so that its decisions can be judged one by one: of a method that
         thins out, every order that decided what was compared next; of one that merges in rounds, L = N, the patch that
-        each one joined
-    worth: [B, L] float32, what the patches of `order` were sorted by, for methods that thin out
+        each one joined; of one that makes groups, the group of each; of one that makes trees, L = 2 N, the root of each
+        one's, and how many others it is like
+    worth: [B, L] float32, what the patches of `order` were sorted by, or what made them what they are
     quantities: what parity replays the decisions by, by name, [B, ...] float32; only `official` gives it, and it is
         stored, not exported
     """

@@ -186,6 +186,8 @@ def test_frames_that_are_one_pool_are_exported_with_the_whole_budget(folder: Pat
     assert done.reports[0].passed
     assert done.manifest.pooled
     assert done.manifest.budget == "20 of 48 tokens (42%), one pool of 3 frames"
+    page = (done.folder / "README.md").read_text()
+    assert "which of the 4 x 4 patches of all 3 frames the tokens are, `frame * 16 + row * 4 + column`" in page
     frames = np.random.default_rng(0).integers(0, 256, (3, 60, 80, 3), np.uint8)
     tokens, indices, scores = load(done.folder)(list(frames))
     assert (tokens.shape, indices.shape, scores.shape) == ((1, 20, WIDTH), (1, 20), (1, 48))
