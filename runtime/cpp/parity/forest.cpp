@@ -3,15 +3,15 @@
 //     many     how many patches of its frame each one is like, cosines, `similarity`, from `like` on       forestprune
 //              of `order` [2 N], its second half, less 1
 //     half     the highest of `received` / many of each frame; `worth` is what the device received
-//     tree     the patch at its root, the first half of `order`: that of the most alike, from `joins` on, of the earlier
-//              ones near it by `place` [N, 3], frame, row and column in units of how far it may be; else itself
+//     tree     the patch at its root, the first half of `order`: that of the most alike, from `joins` on, of the
+//              earlier ones near it by `place` [N, 3], frame, row and column in units of how far it may be; else itself
 //     depth    of how many frames before there is a patch of that tree: no decision
 //     goes     of the most alike pair of roots that are left the later one, again and again, at the cosine r
 //     score    (1 - r) / 2 of a root, s - 2 depth of what is deeper, s - 2 frames of what is in no half
 //
 // A relative error of the rows turns what a patch received `times` as far, of itself: logits are cosines over a small
 // number, taken so many times. Five decisions: of every patch how many are like it, the cut of every half, of every
-// patch of a later half its tree, of every root but the last when it goes, and the cut of the others where they fill up.
+// patch of a later half its tree, of every root but the last when it goes, and the cut of the others that fill up.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -37,7 +37,8 @@ struct Forest {
     std::size_t root(std::size_t patch) const { return static_cast<std::size_t>(tree[patch]); }
     bool alone(std::size_t patch) const { return root(patch) == patch; }
     bool near(std::size_t one, std::size_t other) const {
-        return std::abs(place[one][1] - place[other][1]) <= NEARBY && std::abs(place[one][2] - place[other][2]) <= NEARBY;
+        return std::abs(place[one][1] - place[other][1]) <= NEARBY &&
+               std::abs(place[one][2] - place[other][2]) <= NEARBY;
     }
     // Those of the half of a frame; or of those in front of it
     Places half(std::int64_t at, bool before) const {
