@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._attention import recording
 from edgeprune.ports import PRIOR
-from edgeprune.pruners import Eager, Method, Selection, depth_of, greedily_behind, rows_of
+from edgeprune.pruners import Eager, Method, Selection, depth_of, greedily_behind, one_pool, rows_of
 from edgeprune.reference_steps import Steps, Taken
 
 __all__ = ["OfficialEncoder"]
@@ -37,7 +37,7 @@ class OfficialEncoder(nn.Module):
         self.encoder = encoder.tower.module
         self.projector = encoder.projector
         self._encoder, self._method, self._areas = encoder, method, encoder.areas
-        self._ports, self._pools = encoder.ports(method.ports), method.pools and encoder.pools
+        self._ports, self._pools = encoder.ports(method.ports), one_pool(type(method), method.options(), encoder)
 
     def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """others: what the method and a prior are given, in the order of their ports; without, what is blank"""

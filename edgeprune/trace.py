@@ -29,7 +29,7 @@ from edgeprune.bundle import KINDS
 from edgeprune.encoders import Encoder, Head
 from edgeprune.encoders._attention import Recorded, recording
 from edgeprune.ports import PRIOR
-from edgeprune.pruners import Method, Selection, depth_of
+from edgeprune.pruners import Method, Selection, depth_of, one_pool
 from edgeprune.pruners._greedy import barring
 from edgeprune.pruners._select import lower_take, ranked_top, take
 from edgeprune.schedule import NEXT, STATE, Reduction, Step
@@ -131,7 +131,7 @@ class PrunedEncoder(nn.Module):
         self.selection = _Selector(encoder, method)
         self.selection.reduction = None if encoder.inside is None else Reducing(encoder)
         self._encoder, self._method, self._beside = encoder, method, tuple(beside(encoder, method, 1))
-        self._pools = method.pools and encoder.pools
+        self._pools = one_pool(type(method), method.options(), encoder)
 
     def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         pixels = self.pixels(pixel_values)

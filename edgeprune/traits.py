@@ -82,6 +82,8 @@ class Traits:
     """whether it knows its rows before the last layer's queries, so that the selection moves up to them"""
     pools_tiles: bool = False
     """whether the tiles of one image are one pool of candidates"""
+    pools_frames: bool = False
+    """whether the frames of one video are, too"""
     trained_by: str = ""
     """of one that has trained weights, and is made by `fitted`: the command that makes them"""
     inside: bool = False

@@ -109,8 +109,12 @@ def outputs(manifest: Manifest) -> list[str]:
 
 def _kept(manifest: Manifest) -> dict[str, str]:
     rows, columns = manifest.grid
+    where, place = f"{rows} x {columns} patches", f"row * {columns} + column"
+    if manifest.pooled:
+        image = "tile" if manifest.tiled else "frame"
+        where, place = f"{where} of all {manifest.tiles} {image}s", f"{image} * {rows * columns} + {place}"
     said = {
-        "indices": f"which of the {rows} x {columns} patches the tokens are, `row * {columns} + column`, ascending.",
+        "indices": f"which of the {where} the tokens are, `{place}`, ascending.",
         "scores": "what the method ranked the patches by, for all of them; higher is kept.",
         "picks": "the same patches in the order in which the method chose them, most wanted first.",
         "origin": "for every patch, which of the kept tokens it was merged into; -1 for none.",
@@ -126,7 +130,7 @@ def _kept(manifest: Manifest) -> dict[str, str]:
 
 def _tokens(manifest: Manifest) -> dict[str, str]:
     batch, keep, width = manifest.outputs["tokens"].shape
-    tiles = manifest.tiles if manifest.tiled else 1
+    tiles = manifest.tiles if manifest.tiled or manifest.pooled else 1
     kept, every = keep if manifest.pooled else int(keep) * tiles, manifest.patches * tiles
     of_each = "" if batch == 1 else f", for each image of a run ({batch})"
     layout = f" Their layout: {manifest.layout}." if manifest.layout else ""

@@ -83,8 +83,14 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     if request.adapted is not None:
         learned["adapted"] = put_adapted(encoder.tower.module, request.adapted)
     own, reducers = split_options(request)
-    pooled = request.tiles if encoder.pools and method_type.pooling(own) else 1
-    every = encoder.patches * (request.tiles if encoder.tiled else 1)
+    one = pruners.one_pool(method_type, own, encoder)
+    if one and request.dynamic_batch:
+        raise RequestError(
+            f"{request.method} makes one pool of all frames of {encoder.family}: --tiles must fix their number; leave "
+            "out --dynamic-batch"
+        )
+    pooled = request.tiles if one else 1
+    every = encoder.patches * (request.tiles if encoder.tiled or one else 1)
     scorer = _scorer(request, method_type, checkpoint)
     if isinstance(scorer, Learned) and scorer.made:
         digest = learned["adapted"]["tower"] if learned else digest_of(encoder.tower.module)

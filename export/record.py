@@ -35,7 +35,7 @@ from edgeprune.export.cost import formula
 from edgeprune.export.questions import given_to
 from edgeprune.export.ranges import watching
 from edgeprune.probes.drawn import Scenes
-from edgeprune.pruners import Method
+from edgeprune.pruners import Method, one_pool
 from edgeprune.reference import OfficialEncoder
 from edgeprune.reference_steps import Taken
 from edgeprune.runtime.images.preprocess import Preprocessing
@@ -55,6 +55,8 @@ WORK = 7 * 10**11
 """multiply-adds that may be spent on them, beyond LEAST: some 7 s on two CPU cores"""
 TELLING = 3
 """how many of them become probes"""
+STAYS = 2
+"""frames of a video that a scene is there for: from one to the next something stays, and something is new"""
 HALF = 2.0**-11
 """a rounding to float16"""
 SEED = 20
@@ -80,7 +82,8 @@ class Reference:
         self._official = OfficialEncoder(encoder, method).eval()
         self._traced = PrunedEncoder(encoder, method).eval()
         self._names, self._preprocessing, self._batch, self._rule = outputs(encoder, method), preprocessing, batch, rule
-        self._together = batch if encoder.pools and method.pools else 1
+        self._together = batch if one_pool(type(method), method.options(), encoder) else 1
+        self._stays = STAYS if encoder.framed and self._together > 1 else 1
         self._whole = bool(method.steps(encoder.layer)) or encoder.headed
         self._candidates = candidates(formula(encoder, method) * self._together)
         self._encoder, self.largest = encoder, dict[str, float]()
@@ -103,7 +106,7 @@ class Reference:
         frames = 2 if self._first else 1
         for at, name in enumerate(drawn):
             self._before[name] = _left(wanted) if at % frames else {}
-            given = np.stack([*_tiles(pixel_values, at, self._together)])
+            given = np.stack([*_tiles(pixel_values, at, self._together, self._stays)])
             wanted, quantities = ran[name] = self._run(given, before=self._before[name], asked=self._asked(name, given))
             # As a float16 device would be judged: its tolerance is the one that margins have to exceed.
             rounded = _rounded(wanted, self._rule)
@@ -130,7 +133,7 @@ class Reference:
         """
         tensors, wanted = Arrays(), Arrays()
         for at, name in enumerate(images):
-            tiles = _tiles(list(images.values()), at, self._batch)
+            tiles = _tiles(list(images.values()), at, self._batch, self._stays)
             pixel_values = np.stack([self._preprocessing(image) for image in tiles])
             if name not in self._known:
                 self._before[name] = _left(wanted) if at % 2 else {}
@@ -242,9 +245,10 @@ def candidates(multiply_adds: int) -> int:
     return min(MOST, max(LEAST, WORK // multiply_adds))
 
 
-def _tiles(images: Sequence[T], at: int, count: int) -> list[T]:
-    """`count` tiles for the probe at a place: its own image and those after it, around the end."""
-    return [images[(at + offset) % len(images)] for offset in range(count)]
+def _tiles(images: Sequence[T], at: int, count: int, stays: int = 1) -> list[T]:
+    """`count` tiles for the probe at a place: its own image and those after it, around the end; or frames, of which so
+    many show each."""
+    return [images[(at + offset // stays) % len(images)] for offset in range(count)]
 
 
 def _rounded(outputs: Arrays, rule: Mapping[str, Any]) -> Arrays:

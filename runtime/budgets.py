@@ -17,8 +17,9 @@ __all__ = ["Budgets", "Cut", "first_picks"]
 
 WHOLE = ("picks", "scores", "origin")
 """outputs that are not cut as rows of tokens are"""
-OF_STEPS = ("trail.", "scores.", "next.")
-"""how the names of those begin that steps inside the encoder hand out: of the rows there, however many are kept"""
+UNCUT = ("order", "worth", "trail.", "scores.", "next.")
+"""how the names of those begin that are of all patches, or that steps inside the encoder hand out: of the rows there,
+however many are kept"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Cut:
         for name, spec in whole.outputs.items():
             if (
                 name not in ("scores", "origin")
-                and not name.startswith(OF_STEPS)
+                and not name.startswith(UNCUT)
                 and (axis := _axis(spec.shape, batch, every)) is not None
             ):
                 shape = (*spec.shape[:axis], keep, *spec.shape[axis + 1 :])
@@ -102,7 +103,7 @@ def first_picks(tensors: Mapping[str, NDArray[Any]], keep: int, greedy: bool = F
     _check_range(keep, every)
     stays = np.argsort(picks, axis=1) < keep  # when each was picked, in raster order
     cut = {
-        name: value if name.startswith(OF_STEPS) else _rows(value, stays, keep)
+        name: value if name.startswith(UNCUT) else _rows(value, stays, keep)
         for name, value in tensors.items()
         if name not in WHOLE
     }

@@ -67,6 +67,20 @@ def asked(encoder: Encoder, method: Method, pixels: Tensor, numbers: Iterable[in
     return {name: torch.cat([one[name] for one in each]) for name in (each[0] if each else ())}
 
 
+def handed(method: Method, rows: Any, chosen: Selection) -> Arrays:
+    """What a graph would hand out for a selection of a method, with tokens of rows [B, N, D]."""
+    rows = torch.as_tensor(rows).float()
+    if chosen.merged is not None:
+        tokens = chosen.merged
+    elif chosen.merge is not None:
+        tokens = chosen.merge @ rows
+    else:
+        tokens = rows.gather(1, chosen.indices[..., None].expand(-1, -1, rows.shape[2]))
+    names = ("tokens", "indices", "scores", *method.traits.emits)
+    values = (tokens, chosen.indices.int(), chosen.scores, *chosen.emitted(method.traits.emits))
+    return {name: value.numpy() for name, value in zip(names, values, strict=True)}
+
+
 @functools.cache
 def of_scenes() -> Device:
     """Two scenes; one for all tests of a process."""

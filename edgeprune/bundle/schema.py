@@ -191,10 +191,11 @@ class Fields:
 
     @property
     def budget(self) -> str:
-        """What is kept of what, in words: of an image, or of all tiles of one."""
+        """What is kept of what, in words: of an image, or of all tiles of one, or frames of one pool."""
         keep, every, how = self.keep, self.patches, ""
-        if self.tiled:
-            how = f", one pool of {self.tiles} tiles" if self.pooled else f", {keep} of each of {self.tiles} tiles"
+        if self.tiled or self.pooled:
+            what = f"{self.tiles} {'tiles' if self.tiled else 'frames'}"
+            how = f", one pool of {what}" if self.pooled else f", {keep} of each of {what}"
             keep, every = keep if self.pooled else keep * self.tiles, every * self.tiles
         return f"{keep} of {every} tokens ({keep / max(every, 1):.0%}){how}"
 
@@ -210,8 +211,8 @@ class Fields:
 
     @property
     def pooled(self) -> bool:
-        """Whether these tiles are one pool of candidates."""
-        return self.tiled and "tokens" in self.outputs and self.outputs["tokens"].shape[:1] == (1,)
+        """Whether these tiles, or frames, are one pool of candidates."""
+        return self.tiles > 1 and "tokens" in self.outputs and self.outputs["tokens"].shape[:1] == (1,)
 
     @property
     def patches(self) -> int:

@@ -120,6 +120,8 @@ class Encoder:
     """[N, P] float32: how the projected patches are averaged to tokens; None where they are not"""
     tiled: bool = False
     """whether the images of a batch are tiles of one image, which share its budget"""
+    framed: bool = False
+    """whether they are frames of one video, each with a budget of its own, but for a method that goes over frames"""
     tagged: bool = False
     """whether the prompt has tags between the tiles, so that each keeps its own share, whatever the method"""
     layout: str = ""

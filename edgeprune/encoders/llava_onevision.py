@@ -51,7 +51,7 @@ def load(checkpoint: Checkpoint, layer: int | None, video: bool = False) -> Enco
     config = LlavaOnevisionConfig(**checkpoint.config)
     encoder = with_projector("llava_onevision", checkpoint, config, LlavaOnevisionMultiModalProjector, layer)
     if video:
-        return replace(encoder, pooling=_halved(encoder.tower.grid), layout=FRAMES)
+        return replace(encoder, pooling=_halved(encoder.tower.grid), framed=True, layout=FRAMES)
     return replace(encoder, tiled=True, layout=TILES)
 
 

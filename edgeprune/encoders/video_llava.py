@@ -43,4 +43,4 @@ def load(
     config = VideoLlavaConfig(**checkpoint.config)
     projector, tower = VideoLlavaMultiModalProjector, "video_tower" if video else "image_tower"
     encoder = with_projector("video_llava", checkpoint, config, projector, layer, tower, size)
-    return replace(encoder, layout=FRAMES) if video else encoder
+    return replace(encoder, framed=True, layout=FRAMES) if video else encoder

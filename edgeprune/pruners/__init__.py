@@ -38,6 +38,7 @@ __all__ = [
     "greedily",
     "greedily_behind",
     "names",
+    "one_pool",
     "rows_of",
 ]
 
@@ -54,8 +55,9 @@ class Selection:
     origin: [B, N] int64, for methods that merge: the place in `indices` of the token that each patch went to, -1: none
     order: [B, L] int64, what else the device must say so that its decisions can be judged one by one: of a method that
         thins out, every order that decided what was compared next; of one that merges in rounds, L = N, the patch that
-        each one joined
-    worth: [B, L] float32, what the patches of `order` were sorted by, for methods that thin out
+        each one joined; of one that makes groups, the group of each; of one that makes trees, L = 2 N, the root of each
+        one's, and how many others it is like
+    worth: [B, L] float32, what the patches of `order` were sorted by, or what made them what they are
     quantities: what parity replays the decisions by, by name, [B, ...] float32; only `official` gives it, and it is
         stored, not exported
     """
@@ -264,6 +266,16 @@ class Placed(Protocol):
         """The steps that shorten the sequence on the way; the method chooses behind them then."""
         ...
 
+    @property
+    def pools(self) -> bool:
+        """Whether the images of a run are tiles that may be one pool of candidates."""
+        ...
+
+    @property
+    def framed(self) -> bool:
+        """Whether they are frames of one video."""
+        ...
+
 
 def depth_of(method: Method, encoder: Placed) -> int | None:
     """How many layers of the encoder see every token in front of where the method drops some; None: it chooses behind
@@ -272,6 +284,12 @@ def depth_of(method: Method, encoder: Placed) -> int | None:
         return None
     steps = method.steps(encoder.layer)
     return steps[0] if steps else 0 if encoder.headed else None
+
+
+def one_pool(method: type[Method], options: Mapping[str, Any], encoder: Placed) -> bool:
+    """Whether the images of a run, which are tiles or frames, are one pool of candidates for a method with these
+    options."""
+    return method.pooling(options) and (encoder.pools or (encoder.framed and method.traits.pools_frames))
 
 
 def deviations(method: Method, tiled: bool) -> tuple[str, ...]:

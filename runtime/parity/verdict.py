@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.chunks import chunks
 from edgeprune.runtime.parity.decisions import Case, Chain, joined, largest
+from edgeprune.runtime.parity.forest import forest
 from edgeprune.runtime.parity.greedy import greedy
 from edgeprune.runtime.parity.groups import groups
 from edgeprune.runtime.parity.inside import (
@@ -60,6 +61,7 @@ RULES: dict[str, Callable[[Case], Chain]] = {
     "match": match,
     "spaced": spaced,
     "groups": groups,
+    "forest": forest,
 }
 TELLING = 4
 """scores that show whether they were rounded to float16; a few may be float16 numbers by chance"""

@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from edgeprune import pruners
+from edgeprune.pruners import forestprune
+from edgeprune.runtime.parity.stored import replayed
 from tests.cpp.judging import Case, differences, judged
-from tests.device import KEEP, Device, of_probes, of_scenes
+from tests.device import KEEP, Device, handed, of_probes, of_scenes
 from tests.device_of_steps import stepping
+from tests.pruners.test_forestprune import X, both
 from tests.runtime.parity import test_faults as faults
 from tests.runtime.parity import test_faults_of_outputs as outputs
 from tests.runtime.parity import test_inside as steps
@@ -151,6 +154,35 @@ def test_every_verdict_of_the_tests_of_parity_is_the_same(cpp: Path, tmp_path: P
             assert differences(verdict, wanted) == {}, label
             count += 1
     assert count > 1500
+
+
+def test_trees_over_frames_have_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
+    """With what a device chose, which is right; and with each output of it of another video, or a little changed."""
+    for keep in (24, 60):
+        method = forestprune.Method(keep)
+        static, official = both(X[:6], method)
+        wanted, right = (handed(method, X[:6], one) for one in (official, static))
+        quantities = replayed({name: value.float().numpy() for name, value in official.quantities.items()})
+        changed = {name: {**right, name: value[::-1].copy()} for name, value in right.items()}
+        changed |= {f"{at} of order": {**right, "order": shuffled(right["order"], at)} for at in range(12)}
+        changed |= {"right": right, "worth": {**right, "worth": right["worth"] * np.float32(1.01)}}
+        given = {name: (got, "float32") for name, got in changed.items()}
+        given["float16"] = {**right, "tokens": right["tokens"].astype(np.float16)}, "float16"
+        rule = method.rule(right["scores"].shape[1])
+        cases = {name: Case(wanted, got, dtype, rule, quantities) for name, (got, dtype) in given.items()}
+        cases |= {f"{name} by bounds": replace(one, bounds=BOUNDS) for name, one in cases.items()}
+        verdicts = dict(zip(cases, agree(cpp, tmp_path, cases), strict=True))
+        assert verdicts["right"]["passed"]
+        assert sum(one["wrong"] > 0 for one in verdicts.values()) > 12
+
+
+def shuffled(order: np.ndarray, seed: int) -> np.ndarray:
+    """Some trees, or how many patches are like one, exchanged."""
+    dice, order = np.random.default_rng(seed), order.copy()
+    half = order.shape[1] // 2 * (seed % 2) + np.arange(order.shape[1] // 2)
+    some = dice.choice(half, 2 + seed // 3, replace=False)
+    order[:, some] = order[:, np.roll(some, 1)]
+    return order
 
 
 # --- what is odd ------------------------------------------------------------------------------------------------------

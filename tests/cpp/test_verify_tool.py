@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from edgeprune import __version__, pruners
 from edgeprune.bundle import MANIFEST, Manifest, describe_files
 from edgeprune.cli.tables.parity import parity_line, parity_table, ran_line
 from edgeprune.errors import RequestError
+from edgeprune.export import Request, export_bundle
 from edgeprune.runtime.parity.stored import REFERENCE
 from edgeprune.runtime.parity.verify import plans_not_run, verify
 from tests.brightest import MakeBundle
 from tests.covering import always
 from tests.cpp.test_run import EXPORTED, exported  # noqa: F401 - a fixture
+from tests.encoders.test_llava_onevision import CONFIG, PROCESSOR
 
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 GOLDEN = sorted(path.parent for path in (Path(__file__).parent.parent / "golden").rglob(MANIFEST))
@@ -149,6 +152,13 @@ OF_EACH_RULE += [("aim", "float16"), ("holov", "float16"), ("dpp", "float32"), (
 def test_every_method(name: str, precision: str, tool: Tool, exported_once: Callable[..., Any]) -> None:
     done = exported_once(name, "cpu", keep=32, precision=precision, baselines=False)
     assert check_same(tool, done.folder)["passed"]
+
+
+@pytest.mark.slow
+def test_frames_of_a_video_that_are_one_pool(tool: Tool, model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    made = model_folder(tmp_path / "model", "LlavaOnevisionForConditionalGeneration", PROCESSOR, **CONFIG)
+    request = Request("forestprune", "cpu", keep=20, tiles=3, video=True, model=str(made), output=tmp_path / "bundle")
+    assert check_same(tool, export_bundle(replace(request, baselines=False)).folder)["passed"]
 
 
 # --- what a hand put into the reference -------------------------------------------------------------------------------

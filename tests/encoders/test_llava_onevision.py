@@ -15,9 +15,10 @@ from PIL import Image
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
+from edgeprune.errors import RequestError
 from edgeprune.export import Request, export_bundle
 from edgeprune.export.cost import formula
-from edgeprune.pruners import Method, divprune, none, pool, random, uniform
+from edgeprune.pruners import Method, divprune, forestprune, none, pool, random, uniform
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.runtime.images.tiles import packed
@@ -37,7 +38,7 @@ KINDS = {
             "video_token_index": 4,
         },
         family="llava_onevision",
-        exported="pool dart aim aot",
+        exported="pool dart aim aot forestprune",
     ),
 }
 SIDE, GRID, PATCHES, WIDTH = 56, 7, 49, 48
@@ -136,6 +137,21 @@ def test_both_paths_agree(both: dict[bool, Encoder], kind: Any, video: bool) -> 
     assert found[0].shape == ((1, 9, WIDTH) if kind is divprune and not video else (3, 9, WIDTH))
 
 
+def test_frames_are_one_pool_for_a_method_that_goes_over_them(both: dict[bool, Encoder]) -> None:
+    """Of a scene that stands still for two frames of three, the half of the second one joins that of the first."""
+    frames = pixels(2)[[0, 0, 1]]
+    with torch.inference_mode():
+        found, expected = (
+            path(both[True], forestprune.Method(20))(frames) for path in (PrunedEncoder, OfficialEncoder)
+        )
+    assert [list(one.shape) for one in found] == [[1, 20, WIDTH], [1, 20], [1, 48], [1, 20], [1, 96], [1, 48]]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+    tree, patch = found[4][0, : 2 * POOLED], torch.arange(2 * POOLED)
+    assert (tree[:POOLED] == patch[:POOLED]).all()
+    assert (tree[POOLED:] == patch[:POOLED]).sum() == POOLED // 2
+
+
 def test_only_the_vision_tower_and_the_projector_are_read(folder: Path) -> None:
     checkpoint = open_checkpoint(str(folder))
     wanted = ("model.vision_tower.", "model.multi_modal_projector.", "vision_tower.", "multi_modal_projector.")
@@ -162,6 +178,21 @@ def test_tiles_are_exported_and_an_image_is_cut_into_them(folder: Path, tmp_path
     tokens, indices, _ = run(image)
     assert tokens.shape == ((1, 18, WIDTH) if name == "divprune" else (tiles, 6, WIDTH))
     assert packed(tokens, indices, run.grid, run.preprocessing.tile_shape(image)).shape == (6 * tiles, WIDTH)
+
+
+def test_frames_that_are_one_pool_are_exported_with_the_whole_budget(folder: Path, tmp_path: Path) -> None:
+    request = Request("forestprune", "cpu", keep=20, tiles=3, video=True, model=str(folder), output=tmp_path / "out")
+    done = export_bundle(replace(request, baselines=False))
+    assert done.reports[0].passed
+    assert done.manifest.pooled
+    assert done.manifest.budget == "20 of 48 tokens (42%), one pool of 3 frames"
+    page = (done.folder / "README.md").read_text()
+    assert "which of the 4 x 4 patches of all 3 frames the tokens are, `frame * 16 + row * 4 + column`" in page
+    frames = np.random.default_rng(0).integers(0, 256, (3, 60, 80, 3), np.uint8)
+    tokens, indices, scores = load(done.folder)(list(frames))
+    assert (tokens.shape, indices.shape, scores.shape) == ((1, 20, WIDTH), (1, 20), (1, 48))
+    with pytest.raises(RequestError, match="forestprune makes one pool of all frames of llava_onevision: --tiles must"):
+        export_bundle(replace(request, tiles=1, dynamic_batch=True, output=tmp_path / "other"))
 
 
 def test_frames_are_exported_as_images_and_every_patch_is_projected(

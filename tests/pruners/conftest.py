@@ -17,6 +17,7 @@ from edgeprune.pruners import Method, Selection
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
 from edgeprune.runtime.parity import Verdict, compare
 from edgeprune.runtime.parity.stored import replayed
+from tests.device import handed
 
 
 @pytest.fixture(scope="session")
@@ -64,25 +65,14 @@ Judge = Callable[..., Verdict]
 
 @pytest.fixture(scope="session")
 def judged() -> Judge:
-    """(method, rows [B, N, D], official selection, another one) -> how parity judges the other in float32."""
+    """(method, rows [B, N, D], official selection, another one) -> how parity judges the other in float32, or as in
+    float16."""
 
-    def judge(method: Method, rows: Any, official: Selection, other: Selection) -> Verdict:
-        rows = torch.as_tensor(rows).float()
+    def judge(method: Method, rows: Any, official: Selection, other: Selection, dtype: str = "float32") -> Verdict:
         patches = official.scores.shape[1]
-
-        def outputs(chosen: Selection) -> dict[str, Any]:
-            if chosen.merged is not None:
-                tokens = chosen.merged
-            elif chosen.merge is not None:
-                tokens = chosen.merge @ rows
-            else:
-                tokens = rows.gather(1, chosen.indices[..., None].expand(-1, -1, rows.shape[2]))
-            names = ("indices", "scores", *method.traits.emits)
-            values = (chosen.indices.int(), chosen.scores, *chosen.emitted(method.traits.emits))
-            named = {"tokens": tokens, **dict(zip(names, values, strict=True))}
-            return {name: value.numpy() for name, value in named.items()}
-
         quantities = replayed({name: value.float().numpy() for name, value in official.quantities.items()})
-        return compare(outputs(official), outputs(other), "float32", method.rule(patches), quantities)
+        wanted, got = (handed(method, rows, one) for one in (official, other))
+        got["tokens"] = got["tokens"].astype(dtype)
+        return compare(wanted, got, dtype, method.rule(patches), quantities)
 
     return judge

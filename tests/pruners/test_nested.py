@@ -28,6 +28,7 @@ def test_the_methods_that_say_so() -> None:
         "entropyprune",
         "fastervlm",
         "focusui",
+        "forestprune",
         "hawk",
         "idpruner",
         "idselection",

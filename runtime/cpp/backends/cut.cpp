@@ -32,9 +32,9 @@ Along along(const std::vector<std::int64_t> &shape, std::int64_t batch, std::int
     return batch == 1 && !shape.empty() && shape.back() == every ? Along::last : Along::nothing;
 }
 
-// Outputs of steps inside the encoder: of the rows there, however many tokens are kept.
-bool of_steps(const std::string &name) {
-    for (const char *begin : {"trail.", "scores.", "next."})
+// Outputs of all patches, or of steps inside the encoder: of the rows there, however many tokens are kept.
+bool uncut(const std::string &name) {
+    for (const char *begin : {"order", "worth", "trail.", "scores.", "next."})
         if (name.compare(0, std::strlen(begin), begin) == 0) return true;
     return false;
 }
@@ -62,7 +62,7 @@ class Cut final : public Backend {
         every_ = static_cast<std::size_t>(every);
         outputs_ = have;
         for (std::size_t at = 0; at < have.size(); ++at) {
-            const bool whole = at == scores_ || at == origin_ || of_steps(have[at].name);
+            const bool whole = at == scores_ || at == origin_ || uncut(have[at].name);
             along_.push_back(whole ? Along::nothing : along(have[at].shape, batch, every));
             if (along_[at] == Along::images) outputs_[at].shape[1] = keep;
             if (along_[at] == Along::last) outputs_[at].shape.back() = keep;

@@ -114,7 +114,7 @@ struct Asked {
     bool inside() const { return !members(fields.find("inside")).empty(); }
     bool tiled() const { return field(fields, "preprocessing").find("tiles") && tiles > 1; }
     bool pooled() const {
-        const Value *tokens = tiled() ? output("tokens") : nullptr;
+        const Value *tokens = tiles > 1 ? output("tokens") : nullptr;
         return tokens && !shape(*tokens).empty() && is_same(shape(*tokens)[0], {std::int64_t{1}});
     }
 };

@@ -165,7 +165,7 @@ bool Manifest::tiled() const { return preprocessing.contains("tiles") && tiles >
 
 bool Manifest::pooled() const {
     const Spec *tokens = find(encoder().outputs, "tokens");
-    return tiled() && tokens && !tokens->shape.empty() && tokens->shape[0] == 1;
+    return tiles > 1 && tokens && !tokens->shape.empty() && tokens->shape[0] == 1;
 }
 
 Gives Manifest::gives() const {

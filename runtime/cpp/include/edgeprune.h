@@ -101,7 +101,7 @@ typedef struct edgeprune_info {
     const char *source;          /* name of the file that is run */
     int32_t batch;               /* images of one run, or tiles of one image; 0 where the graph takes any number */
     int32_t tiles;               /* tiles of one image; 1 where images are not cut up */
-    int32_t pooled;              /* 1 where these tiles are one pool, of which `keep` are kept in all */
+    int32_t pooled;              /* 1 where these tiles, or frames, are one pool, of which `keep` are kept in all */
     int32_t grid_rows, grid_columns; /* patches of an image or tile; N is their product */
     int32_t keep;                /* tokens per image or tile, K */
     int32_t nested;              /* 1 where the first k of `picks` are what a budget of k would keep */

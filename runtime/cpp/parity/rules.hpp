@@ -17,6 +17,7 @@ Chain chunks(const Case &one);
 Chain match(const Case &one);
 Chain spaced(const Case &one);
 Chain groups(const Case &one);
+Chain forest(const Case &one);
 
 // Rules of a step inside the encoder: `indices` of its case are the rows that go on, `trail` where each row went. Each
 // comes with what no step of it does, by the device's own numbers (inside.cpp).

@@ -39,7 +39,8 @@ struct Rule {
     Chain (*judge)(const Case &);
 };
 constexpr Rule RULES[] = {{"topk", topk},     {"fixed", fixed}, {"stages", stages}, {"greedy", greedy}, {"thin", thin},
-                          {"chunks", chunks}, {"match", match}, {"spaced", spaced}, {"groups", groups}};
+                          {"chunks", chunks}, {"match", match}, {"spaced", spaced}, {"groups", groups},
+                          {"forest", forest}};
 
 std::string joined(const std::vector<std::pair<std::string, double>> &extras) {
     std::string names;

@@ -180,8 +180,9 @@ READS_CLS = [name for name in METHODS if pruners.get(name).traits.needs_cls]
 READS_ATTENTION = [*READS_CLS, "aot", "hiprune", "hiprune_text", "idpruner", "received", "vflowopt"]
 READS_KEYS = ["entropyprune", "pitome_behind", "tome_behind"]
 READS_FEATURES = [
-    *("agilepruner", "aim", "aot", "apet", "cdpruner", "dart", "divprune", "dpp", "idpruner", "idselection"),
-    *("learnpruner", "lrcp", "mmtok", "otprune", "prunesid", "scope", "score", "todre", "trim", "vispruner", "zoo"),
+    *("agilepruner", "aim", "aot", "apet", "cdpruner", "dart", "divprune", "dpp", "forestprune", "idpruner"),
+    *("idselection", "learnpruner", "lrcp", "mmtok", "otprune", "prunesid", "scope", "score", "todre", "trim"),
+    *("vispruner", "zoo"),
 ]
 ASKS = [name for name in METHODS if pruners.get(name).traits.asks]
 CASES = [

@@ -216,8 +216,8 @@ def noise_on_a_peaked_map(attended: Tensor) -> Tensor:
 ATTENDING = [*CLS, "aot", "hiprune", "hiprune_text", "idpruner", "received", "vflowopt"]
 # of idselection, whose pull hardly tells near rows apart, 5 % of noise moves no gain beyond what float16 may
 COSINES = [
-    *("apet", "cdpruner", "dart", "divprune", "dpp", "lrcp", "mmtok", "otprune", "prunesid", "scope", "score"),
-    *("todre", "trim", "vispruner", "zoo"),
+    *("apet", "cdpruner", "dart", "divprune", "dpp", "forestprune", "lrcp", "mmtok", "otprune", "prunesid", "scope"),
+    *("score", "todre", "trim", "vispruner", "zoo"),
 ]
 READS: dict[str, tuple[Callable[[Method, Taps], Selection], list[str]]] = {
     "the_first_head_alone": (first_head, ATTENDING),
