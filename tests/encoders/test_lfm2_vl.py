@@ -8,6 +8,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,16 +21,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgeprune import encoders
+from edgeprune import encoders, targets
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.export import Request, export_bundle
+from edgeprune.export.opening import opened
 from edgeprune.export.processor import read_processor
 from edgeprune.integrations.transformers import generation_inputs
 from edgeprune.pruners import divprune, none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import TokenEncoder, load, show
+from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.trace import PrunedEncoder
 from tests.encoders.kinds import LANGUAGE, SIZES, Kind, processor
 
@@ -258,6 +261,14 @@ def test_several_images_of_the_size_of_tiles_are_those_of_one(splitting: Path, m
         assert (images.tiled, images.layout) == (False, "")
 
 
+def test_a_bundle_of_tiles_shares_the_budget_of_an_image(splitting: Path) -> None:
+    request = Request("divprune", "cpu", keep=18, tiles=2, model=str(splitting), grid="12x12", baselines=False)
+    tiles, alone = (opened(one, targets.load("cpu")) for one in (request, replace(request, tiles=1)))
+    assert (tiles.method.keep, alone.method.keep) == (9, 18)
+    assert tiles.preprocessing.tiles == Tiles(2, 48, ((96, 48), (48, 96)), squeezed=True, whole=False)
+    assert alone.preprocessing == replace(tiles.preprocessing, tiles=None)
+
+
 WIDE = (60, 130)
 """of which the processor makes two tiles, side by side, and a thumbnail of 32x64 pixels, 8x16 patches"""
 
@@ -276,6 +287,7 @@ def parts(splitting: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Tok
     return made
 
 
+@pytest.mark.slow
 def test_the_manifest_says_that_the_whole_image_is_no_tile(parts: list[TokenEncoder]) -> None:
     tiles, thumbnail = (one.manifest for one in parts)
     said = {"count": 2, "pinpoints": [[96, 48], [48, 96]], "squeezed": True, "whole": False}
@@ -284,6 +296,7 @@ def test_the_manifest_says_that_the_whole_image_is_no_tile(parts: list[TokenEnco
     assert "9 of each of 2 tiles" in tiles.budget
 
 
+@pytest.mark.slow
 def test_all_tiles_are_shown_as_they_lie_in_the_image(parts: list[TokenEncoder]) -> None:
     image = photo(WIDE)
     pixels, cells = show._seen(parts[0], image)
@@ -305,6 +318,7 @@ def prompt_of(rows: int, columns: int, thumbnail: int, tagged: bool = True) -> l
     return [ids.setdefault(token, 19 + len(ids)) for token in re.findall("<.+?>", text)]
 
 
+@pytest.mark.slow
 def test_a_model_says_of_tiles_and_thumbnail_what_it_says_of_the_references(
     parts: list[TokenEncoder], splitting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +347,7 @@ def test_a_model_says_of_tiles_and_thumbnail_what_it_says_of_the_references(
         assert (model(**other).logits[0, -1] - model(**inputs).logits[0, -1]).abs().max() > 0.001
 
 
+@pytest.mark.slow
 def test_a_prompt_of_another_number_of_tiles_is_refused(parts: list[TokenEncoder], splitting: Path) -> None:
     model = KIND.own(splitting)
     with pytest.raises(RequestError, match=r"one image placeholder .* got 5 for 1"):
