@@ -53,9 +53,10 @@ def _pixels(manifest: Manifest) -> list[str]:
     if steps.tiles is None:
         lines += _resized(steps)
     else:
-        count, place = steps.tiles.count, "last" if steps.tiles.squeezed else "first"
+        whole = f"the whole image squeezed into the {'last' if steps.tiles.squeezed else 'first'}"
         lines.append(
-            f"Cut it into {count} tiles of {_by(steps.size)}, the whole image squeezed into the {place}: how "
+            f"Cut it into {steps.tiles.count} tiles of {_by(steps.size)}, "
+            f"{whole if steps.tiles.whole else 'the whole image not among them'}: how "
             "says `edgeprune/runtime/images/tiles.py`, with the numbers of `preprocessing.tiles` in `manifest.json`."
         )
     if pixels.dtype == "uint8":

@@ -77,7 +77,7 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         video=request.video,
         size=pair("--size", request.size, "height x width in pixels, such as 512x864"),
         head=request.head,
-    )
+    ).in_tiles(request.tiles)
     _check_batch(request, encoder)
     learned: dict[str, Any] = {}
     if request.adapted is not None:

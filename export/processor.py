@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from edgeprune.runtime.images.tiles import Tiles
 __all__ = ["read_processor"]
 
 Size = tuple[int, int]
+MOST_TILES = 256
+"""that a processor may say it makes, in some 1500 shapes"""
 
 
 def read_processor(
@@ -27,7 +30,8 @@ def read_processor(
     """From the content of `preprocessor_config.json`, or of `processor_config.json` (transformers 5).
 
     size: (height, width) that the encoder takes, pixels
-    tiles: how many tiles it takes of one image, the whole image among them; None where images are not cut up
+    tiles: how many tiles it takes of one image, all that its processor makes of one size; None where images are not
+        cut up
     model_type: of the checkpoint, for a file that does not say its class
     resized: whether the size was asked for: a processor of another size is brought to it
 
@@ -46,6 +50,9 @@ def read_processor(
             longest = settings.longest()
             shapes = _splits(longest, size[0]) if settings.value("do_image_splitting") else []
             return replace(whole, tiles=Tiles.among(tiles, size[0], shapes, True, longest))
+        if tiles is not None and settings.part:
+            shapes = _parts(settings)
+            return replace(whole, tiles=Tiles.among(tiles, size[0], shapes, squeezed=True, whole=False))
         if tiles is not None:
             squeezed = settings.tiled
             pinpoints = _canvases(settings, size[0]) if squeezed else _pinpoints(settings) if tiles > 1 else []
@@ -132,6 +139,22 @@ def _splits(longest: int, side: int) -> list[Size]:
     along = -(-longest // side)
     wide = [(side * across, side * along) for across in range(1, along + 1)]
     return wide + [(width, height) for height, width in wide if height != width]
+
+
+def _parts(settings: Settings) -> list[Size]:
+    """The sizes that LFM2-VL's processor squeezes an image into, in the order in which it tries those of as many tiles:
+    that of a set of (columns, rows), which decides between two that are as near. Raises as `_steps`."""
+    side, least, most = settings.part, settings.value("min_tiles"), settings.value("max_tiles")
+    if not 0 < least <= most <= MOST_TILES:
+        raise ValueError(f"min_tiles..max_tiles must lie in 1..{MOST_TILES}, got {least}..{most}")
+    shapes = {
+        (columns, rows)
+        for longer in range(least, most + 1)
+        for columns in range(1, longer + 1)
+        for rows in range(1, min(longer, most // columns) + 1)
+        if columns * rows >= least
+    }
+    return [(rows * side, columns * side) for columns, rows in sorted(shapes, key=math.prod)]
 
 
 def _levels(mean: Any) -> tuple[int, int, int]:

@@ -84,8 +84,8 @@ class Runner:
                 question in words, or a list of B, where the bundle brings its text side. Of what is left out
                 `manifest.ports` says what stands in; without what the frame before left (`stream`) it is a first frame
 
-        An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, the whole image first;
-        as a list, it holds that one image. `edgeprune.runtime.images.tiles.packed` puts what is kept of them in order.
+        An encoder of tiles (`preprocessing.tiles`) takes one image and cuts it into its T tiles, as `tiles.py` says; as
+        a list, it holds that one image. `edgeprune.runtime.images.tiles.packed` puts what is kept of them in order.
         A graph with uint8 input [B, H, W, 3] takes no pixel_values. uint8 arrays of exactly its H and W pass to it
         unchanged; any other image is resized and cropped.
 

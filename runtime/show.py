@@ -72,10 +72,10 @@ def draw(
     device: of a bundle that is not open yet, as `load` takes it
     inputs: what else the graph is given, as `Runner.outputs` takes it; a question in words stands in the caption
 
-    A bundle that takes several images at a time is shown the same one in every place; of tiles, the first is drawn,
-    which is the whole image. `info["view"]` of the picture says that the encoder sees the image squeezed, or cut at its
-    sides; it is empty where it is neither. `info["classes"]` has the likeliest classes of a classifier and their
-    probabilities; of any other bundle it is empty.
+    A bundle that takes several images at a time is shown the same one in every place; of tiles, the whole image is
+    drawn, or, where it is none of them, they are, as they lie in it. `info["view"]` of the picture says that the
+    encoder sees the image squeezed, or cut at its sides; it is empty where it is neither. `info["classes"]` has the
+    likeliest classes of a classifier and their probabilities; of any other bundle it is empty.
 
     Raises ImageError when the image cannot be read, RequestError when `output` is not a PNG or cannot be written (it is
     then as it was), or there are no such sets, and what `load` raises.
@@ -91,16 +91,18 @@ def draw(
         image = own_image(bundles.load(Path(bundle)))
     steps, manifest = runner.preprocessing, runner.manifest
     view = _view(steps, image)
-    if steps.tiles is None:
-        pixels, tensors = steps.pixels(image), _tensors(runner, [image] * manifest.tiles, keep, inputs)
-    else:  # the first tile is the whole image
-        pixels, tensors = steps.tiled_pixels(image)[0], _tensors(runner, image, keep, inputs)
-    kept = tensors["indices"][0]
-    kept = kept[kept < manifest.patches]
-    share, boxes, went = _share(len(kept), manifest.patches), None, None
+    tensors = _tensors(runner, [image] * manifest.tiles if steps.tiles is None else image, keep, inputs)
+    pixels, cells = _seen(runner, image)
+    pools, each = tensors["indices"].shape
+    rows = tensors["indices"] + manifest.patches * np.arange(pools)[:, None]  # of all patches of the run
+    kept = cells.flat[rows.ravel()]
+    kept = kept[kept >= 0]
+    grid = (pixels.shape[0] * runner.grid[0] // steps.size[0], pixels.shape[1] * runner.grid[1] // steps.size[1])
+    share, boxes, went = _share(len(kept), grid[0] * grid[1]), None, None
     if (origin := tensors.get("origin")) is not None:
-        went = origin[0, : manifest.patches].copy()
-        went[kept] = np.arange(len(kept))
+        token = np.where(origin >= 0, origin + each * np.arange(pools)[:, None], -1)
+        token.flat[rows.ravel()] = np.arange(pools * each)
+        went = _laid(token, cells)
         merged = int((went >= 0).sum()) - len(kept)
         share += f", {merged} more are part of them" if merged else ""
     classes = Classes(tensors["logits"][0], manifest.labels).top() if manifest.kind == "logits" else []
@@ -113,12 +115,41 @@ def draw(
     inside = manifest.inside.get("reducer", "")
     name = f"{manifest.method} + {inside}" if inside else manifest.method
     known = inputs.get(PRIOR)
-    prior = None if known is None else np.asarray(known, np.float32).reshape(-1, *runner.grid)[0]
-    picture = _picture(pixels, kept, runner.grid, (name, share), boxes, manifest.labels, went, prior)
+    prior = None if known is None else _laid(np.asarray(known, np.float32), cells).reshape(grid)
+    picture = _picture(pixels, kept, grid, (name, share), boxes, manifest.labels, went, prior)
     picture.info |= {"view": view, "classes": classes}
     if output is not None:
         save(output, lambda file: picture.save(file, format="PNG"))
     return picture
+
+
+def _seen(runner: Runner, image: ImageLike) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """What is drawn of an image, [H, W, 3], and [B, N] the cell of it, row by row, of each patch of a run; -1: none."""
+    steps, tiles, (rows, columns) = runner.preprocessing, runner.preprocessing.tiles, runner.grid
+    cells = np.full((runner.manifest.tiles, rows * columns), -1, np.int32)
+    if tiles is None:
+        cells[0] = np.arange(rows * columns)
+        return steps.pixels(image), cells
+    parts = steps.tiled_pixels(image)
+    if tiles.whole:
+        at = tiles.count - 1 if tiles.squeezed else 0
+        cells[at] = np.arange(rows * columns)
+        return parts[at], cells
+    down, across = steps.tile_shape(image)
+    laid = (
+        np.arange(cells.size, dtype=np.int32).reshape(down, rows, across, columns).swapaxes(1, 2).reshape(cells.shape)
+    )
+    height, width = steps.size
+    apart = parts.reshape(down, across, height, width, 3).swapaxes(1, 2)
+    return apart.reshape(down * height, across * width, 3), laid
+
+
+def _laid(values: NDArray[Any], cells: NDArray[np.int32]) -> NDArray[Any]:
+    """[B, N], or [N] of each image alike, of a run's patches -> the same, cell by cell of what is drawn."""
+    every = np.broadcast_to(values.reshape(-1, cells.shape[1]), cells.shape)
+    drawn = np.empty((cells >= 0).sum(), values.dtype)
+    drawn[cells[cells >= 0]] = every[cells >= 0]
+    return drawn
 
 
 def _tensors(runner: Runner, images: Images, keep: int | None, inputs: Mapping[str, Given]) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -124,6 +124,9 @@ class Encoder:
     """whether they are frames of one video, each with a budget of its own, but for a method that goes over frames"""
     tagged: bool = False
     """whether the prompt has tags between the tiles, so that each keeps its own share, whatever the method"""
+    parts: str = ""
+    """the layout of several images of a batch where they are tiles of one, without the whole image among them, so that
+    one image is no tile; "" where they are images, or `tiled` says so"""
     layout: str = ""
     """how the tokens of tiles or frames are ordered for the language model, and what of the model's own is left out"""
     positions: Tensor | None = None
@@ -145,6 +148,12 @@ class Encoder:
     method reads them"""
     prior: Prior | None = None
     """how what a device knows of each patch goes into what a method ranks by, where it does"""
+
+    def in_tiles(self, count: int) -> Encoder:
+        """As it is where a run takes so many images or tiles."""
+        if count == 1 or not self.parts:
+            return self
+        return replace(self, tiled=True, tagged=True, layout=self.parts)
 
     def ports(self, own: Sequence[Port]) -> tuple[Port, ...]:
         """What the graph is given beside the pixels. own: of the method"""

@@ -38,6 +38,8 @@ class Processor:
     """whether do_pad is a square of the mean colour around the image, in front of every other step"""
     splits: bool = False
     """whether images are scaled to a longest edge, and then squeezed into squares of max_image_size, as Idefics 3's"""
+    parts: bool = False
+    """whether large images are squeezed into squares of tile_size, without the whole image among them, as LFM2-VL's"""
 
 
 COMMON = (

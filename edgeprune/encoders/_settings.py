@@ -21,7 +21,7 @@ from edgeprune.encoders import Processor, processors
 from edgeprune.encoders._processor import COMMON
 from edgeprune.errors import ModelError
 
-__all__ = ["SILENT", "Settings", "cuts_tiles", "input_size", "pair", "settings_of"]
+__all__ = ["SILENT", "Settings", "cuts_parts", "cuts_tiles", "input_size", "pair", "settings_of"]
 
 _UNKNOWN = Processor({"default_to_square": True, "do_convert_rgb": False, "rescale_factor": 1 / 255, "do_pad": False})
 SILENT = {
@@ -116,6 +116,13 @@ class Settings:
         return crops and bool(self.value("max_patches") > 1)
 
     @property
+    def part(self) -> int:
+        """Side of the tiles, pixels, that it cuts large images into, beside a thumbnail of another size, as LFM2-VL's
+        does; 0 where it does not."""
+        splits = self.processor.parts and self.on("do_image_splitting") and self.value("max_tiles") > 1
+        return int(self.value("tile_size")) if splits else 0
+
+    @property
     def _squared(self) -> bool:
         name = "default_to_square"
         return bool((self.processor.defaults if name in self.processor.ignores else self.values)[name])
@@ -163,6 +170,15 @@ def cuts_tiles(checkpoint: Checkpoint) -> bool:
         return settings_of(checkpoint.processor, checkpoint.config["model_type"]).tiled
     except (ValueError, TypeError):  # what is wrong with it is said where its steps are read
         return False
+
+
+def cuts_parts(checkpoint: Checkpoint, size: tuple[int, int]) -> bool:
+    """Whether it cuts large images into tiles of that (height, width), without the whole image among them."""
+    try:
+        part = settings_of(checkpoint.processor, checkpoint.config["model_type"]).part
+    except (ValueError, TypeError):
+        return False
+    return size == (part, part)
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:

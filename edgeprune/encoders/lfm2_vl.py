@@ -3,15 +3,20 @@
 
     token[r, c] = projector(patches [2r, 2c], [2r, 2c + 1], [2r + 1, 2c], [2r + 1, 2c + 1] side by side)
 
-The features are last_hidden_state. The grid counts patches: 32x32 is a tile of 512x512 pixels and 256 tokens. An image
-is a tile, or a smaller thumbnail of its own shape, which is a grid and a graph of its own; tiles of one size are the
-images of a batch (`--tiles` says how many), each with its own budget, as their tags in the prompt ask for.
+The features are last_hidden_state. The grid counts patches: 32x32 is 512x512 pixels and 256 tokens. A large image is
+cut into tiles of that size, row by row, each behind its tag in the prompt, and so with a budget of its own; behind them
+comes the image whole, as a thumbnail of another size. So an image is two bundles: `--grid 32x32 --tiles T` cuts it as
+its processor does one that needs T tiles (runtime/images/tiles.py, "without the whole image"), and the thumbnail, as
+any small image, is that of its own grid, without `--tiles`. At another grid, or where the processor splits no images,
+the images of a batch are images.
 
-Source  transformers Lfm2VlModel.get_image_features
+Source  transformers Lfm2VlModel.get_image_features, Lfm2VlImageProcessor.resize_and_split,
+        Lfm2VlProcessor.replace_image_token
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -22,6 +27,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.encoders._grid import Merger
 from edgeprune.encoders._load import PROJECTOR, behind_norm, part_of, settings, spelled, without
 from edgeprune.encoders._processor import SIGLIP, Processor
+from edgeprune.encoders._settings import cuts_parts
 from edgeprune.encoders.siglip2 import tower_at
 
 MODEL_TYPES = ("lfm2_vl",)
@@ -29,7 +35,9 @@ OPTIONS = ("grid",)
 HAS = {"": ()}
 PROCESSORS = {
     "Lfm2Vl": Processor(
-        SIGLIP | {"size": {"height": 512, "width": 512}, "resample": 2, "do_convert_rgb": False},
+        SIGLIP
+        | {"size": {"height": 512, "width": 512}, "resample": 2, "do_convert_rgb": False}
+        | {"do_image_splitting": True, "min_tiles": 2, "max_tiles": 10, "tile_size": 512},
         models=("lfm2_vl",),
         any_size=True,
         reads=(
@@ -38,8 +46,10 @@ PROCESSORS = {
             "return_row_col_info",
         ),
         ignores=("do_center_crop", "do_pad"),
+        parts=True,
     )
 }
+LAYOUT = "tiles: one after the other, row by row, each behind its tag; the thumbnail behind them is another bundle's"
 
 
 def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None = None) -> Encoder:
@@ -56,4 +66,5 @@ def load(checkpoint: Checkpoint, layer: int | None, grid: tuple[int, int] | None
     mlp = nn.Sequential(own.linear_1, own.act, own.linear_2)
     rows, columns = tower.grid
     groups = torch.arange(rows * columns).reshape(-1, merge * merge)
-    return behind_norm("lfm2_vl", tower, Merger(own.layer_norm or nn.Identity(), mlp), layer, groups)
+    encoder = behind_norm("lfm2_vl", tower, Merger(own.layer_norm or nn.Identity(), mlp), layer, groups)
+    return replace(encoder, parts=LAYOUT) if cuts_parts(checkpoint, tower.image_size) else encoder

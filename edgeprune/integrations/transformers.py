@@ -5,7 +5,7 @@
     prompt     text <image> text            one placeholder for each image, or as many as the processor writes
     becomes    text <image> x K text        and the tokens travel as mm_encoder_outputs, in place of pixel_values
     prompt     text tag <image> tag <image> text        where the processor writes tags between the tiles of an image
-    becomes    text tag <image> x K tag <image> x K text
+    becomes    text tag <image> x K tag <image> x K text     of one bundle, or of LFM2-VL's tiles and thumbnail of two
     prompt     text <image> x columns <break> ... text      where it ends each row of tokens (BREAKS)
     becomes    text <image> x kept in the row <break> ...   all breaks stay, so that the length is fixed
 
@@ -16,10 +16,10 @@ would without pruning.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeprune.errors import RequestError
@@ -42,11 +42,15 @@ THREE_AXES = ("cosmos3_edge",)
 
 
 def generation_inputs(
-    model: Any, encoder: TokenEncoder, images: ImageLike | list[ImageLike], input_ids: Tensor
+    model: Any,
+    encoder: TokenEncoder | Sequence[TokenEncoder],
+    images: ImageLike | list[ImageLike],
+    input_ids: Tensor,
 ) -> dict[str, Any]:
     """What `model.generate` is given instead of pixel_values.
 
     model: the transformers model that the bundle's encoder was taken from, a ...ForConditionalGeneration
+    encoder: the open bundle, or those whose tokens of an image follow each other: LFM2-VL's tiles, then its thumbnail
     images: one image, or as many as the prompt has placeholders
     input_ids: [1, L] int64, the prompt; a run of the model's image token stands for one image, one tile, or one row
 
@@ -54,13 +58,16 @@ def generation_inputs(
     mm_encoder_outputs, and position_ids [4, 1, L'] (of THREE_AXES [3, 1, L']) where the model has rotary positions of
     three axes, and what MARKED and PREFIX have.
 
-    Raises RequestError when the prompt has not one placeholder for each image, and ImageError as the encoder does.
+    Raises RequestError when the prompt has not one placeholder for each image, or several bundles are given for a model
+    of three axes, and ImageError as the encoder does.
     """
+    encoders = encoder if isinstance(encoder, Sequence) else [encoder]
     each = images if isinstance(images, list) else [images]
     text = split(input_ids, model.config.image_token_id)
-    encoded = [{name: torch.from_numpy(array) for name, array in _outputs(encoder, one).items()} for one in each]
+    found = [[_outputs(of, one) for of in encoders] for one in each]
+    encoded = [outputs for parts in found for outputs in parts]
     count, rest = divmod(len(text) - 1, max(1, len(each)))
-    lengths = [] if rest else [length for outputs in encoded for length in _lengths(model, encoder, outputs, count)]
+    lengths = [] if rest else [length for parts in found for length in _lengths(model, encoders, parts, count)]
     if not lengths:
         raise RequestError(
             f"the prompt must have one image placeholder (token {model.config.image_token_id}) for each image, "
@@ -76,32 +83,52 @@ def generation_inputs(
     if (prefix := PREFIX.get(model.config.model_type)) is not None:
         inputs[prefix] = torch.zeros_like(expanded)
     if "positions" in encoded[0]:
+        if len(encoders) > 1:
+            raise RequestError(
+                f"{model.config.model_type} places the tokens of one grid: give one bundle, got {len(encoders)}"
+            )
         places = [outputs["positions"] for outputs in encoded]
-        axes = _positions(text, places, max(encoder.grid)).to(input_ids.device)
+        axes = _positions(text, places, max(encoders[0].grid)).to(input_ids.device)
         inputs["position_ids"] = axes[1:] if model.config.model_type in THREE_AXES else axes
     return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model)}}
 
 
-def _lengths(model: Any, encoder: TokenEncoder, outputs: dict[str, Tensor], runs: int) -> list[int]:
-    """How many tokens each of the runs of placeholders of one image gets; none where these are not as many as its tiles
-    that are read one after the other, nor as its rows of tokens, of a model that ends each row."""
-    kept, tiles, (rows, columns) = outputs["indices"], encoder.preprocessing.tiles, encoder.grid
+def _lengths(model: Any, encoders: Sequence[TokenEncoder], found: list[dict[str, Tensor]], runs: int) -> list[int]:
+    """How many tokens each of the runs of placeholders of one image gets; none where these are not as many as its
+    bundles, and its tiles that are read one after the other, nor as its rows of tokens, of a model that ends each row.
+
+    found: what each of the encoders handed out
+    """
     if runs == 1:
-        return [len(outputs["tokens"])]
-    if tiles is not None:
-        apart = tiles.squeezed and runs == tiles.count and not encoder.manifest.pooled
-        return [kept.shape[1]] * runs if apart else []
+        return [sum(len(outputs["tokens"]) for outputs in found)]
+    parts = [length for encoder, outputs in zip(encoders, found, strict=True) for length in _parts(encoder, outputs)]
+    if len(parts) == runs:
+        return parts
+    rows, columns = encoders[0].grid
     ends = {model.config.model_type, model.config.vision_config.model_type} & {*BREAKS}
-    return torch.bincount(kept[0].long() // columns, minlength=rows).tolist() if ends and runs == rows else []
+    if not ends or runs != rows or len(found) > 1:
+        return []
+    return torch.bincount(found[0]["indices"][0].long() // columns, minlength=rows).tolist()
 
 
-def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, NDArray[Any]]:
+def _parts(encoder: TokenEncoder, outputs: dict[str, Tensor]) -> list[int]:
+    """How many tokens each tile has of an encoder of tiles that are read one after the other; else all of them."""
+    tiles = encoder.preprocessing.tiles
+    if tiles is None or not tiles.squeezed or encoder.manifest.pooled:
+        return [len(outputs["tokens"])]
+    return [outputs["indices"].shape[1]] * tiles.count
+
+
+def _outputs(encoder: TokenEncoder, image: ImageLike) -> dict[str, Tensor]:
     """What the encoder hands out for one image; its tokens as one sequence [L, D]."""
     outputs = encoder.outputs(image)
-    if (tiles := encoder.preprocessing.tiles) is None:
-        return outputs | {"tokens": outputs["tokens"][0]}
-    shape = encoder.preprocessing.tile_shape(image)
-    return outputs | {"tokens": packed(outputs["tokens"], outputs["indices"], encoder.grid, shape, tiles.squeezed)}
+    tokens, tiles = outputs["tokens"], encoder.preprocessing.tiles
+    if tiles is None:
+        tokens = tokens[0]
+    else:
+        shape = encoder.preprocessing.tile_shape(image)
+        tokens = packed(tokens, outputs["indices"], encoder.grid, shape, tiles.squeezed, tiles.whole)
+    return {name: torch.from_numpy(array) for name, array in (outputs | {"tokens": tokens}).items()}
 
 
 def _encoder_outputs(encoded: list[dict[str, Tensor]], model: Any) -> Any:

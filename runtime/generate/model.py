@@ -164,7 +164,7 @@ class Model:
             tokens = found["tokens"][0]
         else:
             shape = self.encoder.preprocessing.tile_shape(image)
-            tokens = packed(found["tokens"], found["indices"], self.encoder.grid, shape, tiles.squeezed)
+            tokens = packed(found["tokens"], found["indices"], self.encoder.grid, shape, tiles.squeezed, tiles.whole)
         return Encoded(tokens, found.get("positions"), max(self.encoder.grid), extras)
 
 

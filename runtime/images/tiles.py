@@ -19,14 +19,20 @@ Squeezed, of Idefics 3 and SmolVLM (`longest`):
     best     : that, each side up to whole tiles; where there is no such pinpoint, the nearest as above
     tiles    = [tile (0, 0), tile (0, 1), ... of the scaled image squeezed into W x H, all of that squeezed into one]
 
+Squeezed, of LFM2-VL, without the whole image (`whole`), whose thumbnail has a shape of its own:
+
+    best     : as InternVL's
+    tiles    = [tile (0, 0), tile (0, 1), ... of the image squeezed into W x H]
+
 Tiles are the bits that LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil, GotOcr2ImageProcessorPil and
-Idefics3ImageProcessorPil make where these choose as many. An image for which they would choose another number gets the
-best of those there are.
+Idefics3ImageProcessorPil make where these choose as many, and Lfm2VlImageProcessor with Pillow's resize. An image for
+which they would choose another number gets the best of those there are.
 
 Paper   https://llava-vl.github.io/blog/2024-01-30-llava-next/, https://arxiv.org/abs/2404.16821
 Source  huggingface/transformers@v5.23 image_processing_utils.py (select_best_resolution, get_patch_output_size),
         models/got_ocr2/image_processing_pil_got_ocr2.py (get_optimal_tiled_canvas, crop_image_to_patches),
-        models/idefics3/image_processing_pil_idefics3.py (resize_for_vision_encoder, split_images);
+        models/idefics3/image_processing_pil_idefics3.py (resize_for_vision_encoder, split_images),
+        models/lfm2_vl/image_processing_lfm2_vl.py (crop_image_to_patches);
         Theia-4869/FasterVLM llava/model/llava_arch.py for the order
 """
 
@@ -51,55 +57,73 @@ class Tiles:
     """How many tiles there are, and the sizes that a whole image is scaled to fit, or squeezed, into for them."""
 
     count: int
-    """T, the whole image among them"""
+    """T, the whole image among them where it is"""
     side: int
     """of a tile, pixels"""
     pinpoints: tuple[tuple[int, int], ...]
-    """(height, width) each, T - 1 tiles in area; none where the whole image is the only tile"""
+    """(height, width) each, T - 1 tiles in area, or T without the whole image; none where that is the only tile"""
     squeezed: bool = False
     """whether it is squeezed into the nearest shape, with the whole image last, and not fitted with zeros around it"""
     longest: int = 0
     """the longer side that an image is scaled to before it is squeezed; 0: it is not"""
+    whole: bool = True
+    """whether the whole image is one of the tiles"""
 
     def __post_init__(self) -> None:
-        if self.count < 1 or (self.count == 1) == bool(self.pinpoints):
+        if self.count < 1 or (self._cut == 0) == bool(self.pinpoints):
             raise ValueError(f"{self.count} tiles do not go with {len(self.pinpoints)} pinpoints")
         if self.longest < 0 or (self.longest and not self.squeezed):
             raise ValueError(
                 f"only tiles that are squeezed are of an image scaled to a longest side, got {self.longest}"
             )
-        if any(min(self.side, *one) < 1 or _tiles(one, self.side) != self.count - 1 for one in self.pinpoints):
-            raise ValueError(f"pinpoints must have {self.count - 1} tiles of {self.side} pixels, got {self.pinpoints}")
+        if not (self.whole or self.squeezed):
+            raise ValueError("only tiles that are squeezed come without the whole image")
+        if any(min(self.side, *one) < 1 or _tiles(one, self.side) != self._cut for one in self.pinpoints):
+            raise ValueError(f"pinpoints must have {self._cut} tiles of {self.side} pixels, got {self.pinpoints}")
+
+    @property
+    def _cut(self) -> int:
+        """Tiles that the image is cut into."""
+        return self.count - self.whole
 
     @classmethod
     def among(
-        cls, count: int, side: int, pinpoints: Iterable[tuple[int, int]], squeezed: bool = False, longest: int = 0
+        cls,
+        count: int,
+        side: int,
+        pinpoints: Iterable[tuple[int, int]],
+        squeezed: bool = False,
+        longest: int = 0,
+        whole: bool = True,
     ) -> Tiles:
         """With those of the pinpoints that have as many tiles. Raises ModelError when none has.
 
         squeezed: where a single tile is no other than the whole image, which is not added to it
         """
-        by_count: dict[int, list[tuple[int, int]]] = {1: []}
+        by_count: dict[int, list[tuple[int, int]]] = {1: []} if whole else {}
         for one in pinpoints:
-            if (whole := _tiles(one, side)) and not (squeezed and whole == 1):
-                by_count.setdefault(whole + 1, []).append(one)
+            if (cut := _tiles(one, side)) and not (squeezed and cut == 1):
+                by_count.setdefault(cut + whole, []).append(one)
         if count not in by_count:
             have = ", ".join(str(one) for one in sorted(by_count))
             raise ModelError(f"--tiles must be how many its image processor can make ({have}), got {count}")
-        return cls(count, side, tuple(by_count[count]), squeezed, longest)
+        return cls(count, side, tuple(by_count[count]), squeezed, longest, whole)
 
     def to_json(self) -> dict[str, Any]:
-        """`squeezed` and `longest` are there only where they are so."""
+        """`squeezed` and `longest` are there only where they are so, `whole` only where it is not."""
         fields = {"count": self.count, "pinpoints": [list(one) for one in self.pinpoints]}
         said = {"squeezed": self.squeezed, "longest": self.longest}
-        return {**fields, **{name: value for name, value in said.items() if value}}
+        rest = {} if self.whole else {"whole": False}
+        return {**fields, **{name: value for name, value in said.items() if value}, **rest}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any], side: int) -> Tiles:
         """Raises ValueError, TypeError or KeyError."""
         pinpoints = tuple((int(height), int(width)) for height, width in given["pinpoints"])
         squeezed, longest = bool(given.get("squeezed", False)), int(given.get("longest", 0))
-        return cls(int(given["count"]), side, pinpoints, squeezed, longest)
+        if not isinstance(whole := given.get("whole", True), bool):
+            raise ValueError(f"whole must be true or false, got {whole}")
+        return cls(int(given["count"]), side, pinpoints, squeezed, longest, whole)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
         """size: (height, width) of an image -> rows and columns of its tiles, (0, 0) where it stays whole."""
@@ -110,8 +134,8 @@ class Tiles:
         """size: (height, width) of an image -> what it is resized to for each of its T tiles, and the tile's upper left
         corner on that, less than 0 where there are zeros in front; both (height, width), pixels, in the order of `cut`.
         """
-        whole = [((self.side, self.side), (0, 0))]
-        if self.count == 1:
+        whole = [((self.side, self.side), (0, 0))] * self.whole
+        if not self.pinpoints:
             return whole
         height, width = self._best(*size)
         fitted, (above, before) = self._fitted(size, height, width)
@@ -120,14 +144,14 @@ class Tiles:
         return tiles + whole if self.squeezed else whole + tiles
 
     def cut(self, image: Image.Image, resample: Image.Resampling) -> list[Image.Image]:
-        """An RGB image -> its T tiles, the whole one first, or last where they are squeezed."""
+        """An RGB image -> its T tiles, the whole one, if any, first, or last where they are squeezed."""
         side = self.side
         height, width = self._best(image.height, image.width)
         if self.longest:
             image = image.resize(_scaled(image.height, image.width, self.longest)[::-1], resample=resample)
             image = image.resize((width or side, height or side), resample=resample)
-        whole = [image.resize((side, side), resample=resample)]
-        if self.count == 1:
+        whole = [image.resize((side, side), resample=resample)] if self.whole else []
+        if not self.pinpoints:
             return whole
         corners = [(left, top) for top in range(0, height, side) for left in range(0, width, side)]
         canvas = self._canvas(image, height, width, resample)
@@ -206,6 +230,7 @@ def packed(
     grid: tuple[int, int],
     shape: tuple[int, int],
     squeezed: bool = False,
+    whole: bool = True,
 ) -> NDArray[Any]:
     """What is kept of an image's tiles, in the order in which a language model reads it: -> [T * K, D].
 
@@ -214,11 +239,12 @@ def packed(
     grid: rows and columns of the patches of a tile
     shape: rows and columns of the tiles (`Preprocessing.tile_shape`)
     squeezed: whether the tiles are InternVL's, which are read one after the other (`Tiles.squeezed`)
+    whole: whether the whole image is one of them (`Tiles.whole`)
 
     Raises RequestError when these do not fit each other.
     """
     (rows, columns), (down, across) = grid, shape
-    tiles, each = down * across + 1, rows * columns
+    tiles, each = down * across + whole, rows * columns
     where = indices.astype(np.int64)
     if len(where) == tiles:
         where = where + each * np.arange(tiles)[:, None]
@@ -229,7 +255,7 @@ def packed(
         )
     tile, cell = np.divmod(where.ravel(), each)
     (tile_row, tile_column), (row, column) = np.divmod(tile - 1, max(across, 1)), np.divmod(cell, columns)
-    if squeezed:
+    if squeezed or not whole:
         return _rows(tokens, where.ravel())
     in_grid = (tile_row * rows + row) * across * columns + tile_column * columns + column
     place = np.where(tile == 0, cell, each + in_grid)

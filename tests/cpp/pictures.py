@@ -77,9 +77,14 @@ class Pictures:
         return rows, columns
 
     def order(
-        self, indices: NDArray[np.int32], grid: tuple[int, int], shape: tuple[int, int], squeezed: bool
+        self,
+        indices: NDArray[np.int32],
+        grid: tuple[int, int],
+        shape: tuple[int, int],
+        squeezed: bool,
+        whole: bool = True,
     ) -> NDArray[np.int32]:
-        numbers = (*indices.shape, *grid, *shape, int(squeezed))
+        numbers = (*indices.shape, *grid, *shape, int(squeezed), int(whole))
         return np.frombuffer(self.ask("order " + " ".join(map(str, numbers)), indices.tobytes()), np.int32)
 
     def detect(

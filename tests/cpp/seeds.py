@@ -94,6 +94,9 @@ FORMS = {
     "within": steps((8, 9), resize={"max_height": 8, "max_width": 9}, crop=(8, 9), resample=0),
     "tiles": steps((8, 8), resize={"height": 8, "width": 8}, tiles=Tiles(5, 8, ((16, 16), (8, 32)))),
     "squeezed": steps((8, 8), resize={"height": 8, "width": 8}, tiles=Tiles(3, 8, ((8, 16), (16, 8)), squeezed=True)),
+    "parts": steps(
+        (8, 8), resize={"height": 8, "width": 8}, tiles=Tiles(2, 8, ((8, 16), (16, 8)), squeezed=True, whole=False)
+    ),
 }
 
 

@@ -41,8 +41,17 @@ FORMS = {
     ),
     "tiles, lanczos": steps(resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(3, 24, ((24, 48), (48, 24)))),
     "tiles squeezed": steps(resize={"height": 24, "width": 24}, tiles=Tiles(5, 24, SQUEEZED, squeezed=True)),
+    "tiles without the whole": steps(
+        resize={"height": 24, "width": 24}, resample=2, tiles=Tiles(4, 24, SQUEEZED, squeezed=True, whole=False)
+    ),
+    "one tile without the whole": steps(
+        resize={"height": 24, "width": 24}, tiles=Tiles(1, 24, ((24, 24),), squeezed=True, whole=False)
+    ),
     "tiles of a scaled image": steps(
         resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(3, 24, ((24, 48), (48, 24)), True, 48)
+    ),
+    "tiles of a scaled image without it": steps(
+        resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(2, 24, ((24, 48), (48, 24)), True, 48, False)
     ),
     "one tile of a scaled image": steps(
         resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(1, 24, (), True, 47)
@@ -195,6 +204,7 @@ def test_sizes_that_cannot_be_are_refused(pictures: Pictures, huge: int) -> None
         pictures.raw(given, 1, 1, 0, "int8", b"abc")
 
 
+PARTS: dict[str, Any] = {"count": 2, "pinpoints": [[48, 24], [24, 48]], "squeezed": True, "whole": False}
 BROKEN: dict[str, list[Any]] = {
     "size": [[24], 24, None, [24, 0], [24, -1], [24, 1.5], [24, "24"], [2**40, 24], [24, 2**64], [25, 24]],
     "resize": [3, [], {}, {"height": 24}, {"shortest_edge": 24, "width": 3}, {"shortest_edge": 0}, {"max_height": 24}],
@@ -215,6 +225,8 @@ BROKEN: dict[str, list[Any]] = {
         {"count": 3, "pinpoints": [[24, 48, 1]]},
         {"count": 1, "pinpoints": [], "longest": 48},
         {"count": 1, "pinpoints": [], "squeezed": True, "longest": -1},
+        *({**PARTS, "whole": 0}, {**PARTS, "whole": None}, {**PARTS, "whole": "no"}, {**PARTS, "whole": []}),
+        *({**PARTS, "count": 3}, {**PARTS, "squeezed": False}, {**PARTS, "count": 1, "pinpoints": []}),
     ],
     "square": [[1, 2], [1, 2, 256], [1, 2, -1], [0.5, 1, 1], 7],
 }
@@ -245,6 +257,9 @@ def test_a_broken_field_is_refused(pictures: Pictures, field: str, value: Any) -
         {"square": [1, 2, 256]},
         {"tiles": {"count": 2, "pinpoints": []}},
         {"tiles": {"count": 1, "pinpoints": []}, "square": [0, 0, 0]},
+        {"tiles": {**PARTS, "whole": 3}},
+        {"tiles": {**PARTS, "squeezed": False}},
+        {"tiles": {**PARTS, "count": 1, "pinpoints": []}},
         {"size": [24, 30], "crop": [24, 30], "tiles": {"count": 1, "pinpoints": []}},
     ],
     ids=str,
@@ -271,20 +286,24 @@ def test_tiles_have_the_shape_of_python(pictures: Pictures, name: str) -> None:
     assert pictures.shape(FORMS["square"], 10, 20) == (0, 0)
 
 
-@pytest.mark.parametrize("squeezed", [False, True], ids=["AnyRes", "squeezed"])
+@pytest.mark.parametrize(
+    ("squeezed", "whole"), [(False, True), (True, True), (True, False)], ids=["AnyRes", "squeezed", "without the whole"]
+)
 @pytest.mark.parametrize("pooled", [False, True], ids=["of each tile", "of all tiles"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 3), (3, 1), (0, 0)], ids=str)
 def test_tiles_are_read_in_the_order_of_python(
-    pictures: Pictures, shape: tuple[int, int], pooled: bool, squeezed: bool
+    pictures: Pictures, shape: tuple[int, int], pooled: bool, squeezed: bool, whole: bool
 ) -> None:
+    if shape == (0, 0) and not whole:
+        return  # no tile at all
     random = np.random.default_rng(sum(shape))
-    grid, keep, tiles = (3, 4), 5, shape[0] * shape[1] + 1
+    grid, keep, tiles = (3, 4), 5, shape[0] * shape[1] + whole
     pools, among = (1, tiles * 12) if pooled else (tiles, 12)
     drawn = [np.sort(random.choice(among, keep, replace=False)) for _ in range(pools)]
     indices = np.stack(drawn).astype(np.int32)
     tokens = np.arange(pools * keep).reshape(pools, keep, 1)
-    expected = packed(tokens, indices, grid, shape, squeezed)[:, 0]
-    np.testing.assert_array_equal(pictures.order(indices, grid, shape, squeezed), expected)
+    expected = packed(tokens, indices, grid, shape, squeezed, whole)[:, 0]
+    np.testing.assert_array_equal(pictures.order(indices, grid, shape, squeezed, whole), expected)
 
 
 def test_indices_of_other_tiles_are_refused(pictures: Pictures) -> None:

@@ -1,10 +1,15 @@
-"""LFM2-VL: at one grid, its tokens are those that transformers computes of patches, mask and shapes."""
+"""LFM2-VL: at one grid, its tokens are those that transformers computes of patches, mask and shapes; its tiles those
+that its processor cuts, and what is said of them and the thumbnail what is said of the reference's."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +21,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgeprune import encoders
+from edgeprune import encoders, targets
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
-from edgeprune.errors import RequestError
+from edgeprune.errors import ModelError, RequestError
+from edgeprune.export import Request, export_bundle
+from edgeprune.export.opening import opened
 from edgeprune.export.processor import read_processor
-from edgeprune.pruners import none
+from edgeprune.integrations.transformers import generation_inputs
+from edgeprune.pruners import divprune, none
 from edgeprune.reference import OfficialEncoder
+from edgeprune.runtime import TokenEncoder, load, show
 from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.trace import PrunedEncoder
 from tests.encoders.kinds import LANGUAGE, SIZES, Kind, processor
@@ -62,6 +71,16 @@ def given(pixels: Tensor) -> dict[str, Any]:
     }
 
 
+def padded(tiles: Tensor, thumbnail: Tensor) -> dict[str, Any]:
+    """Tiles and a smaller thumbnail as transformers runs them: one batch, the smaller one padded and masked."""
+    both = [given(tiles), given(thumbnail)]
+    most, short = (one["pixel_values"].shape[1] for one in both)
+    for name in ("pixel_values", "pixel_attention_mask"):
+        shape = (1, most, *both[1][name].shape[2:])
+        both[1][name] = torch.cat((both[1][name], both[1][name].new_zeros(shape)[:, short:]), dim=1)
+    return {name: torch.cat([one[name] for one in both]) for name in both[0]}
+
+
 KIND = Kind(
     "Lfm2VlForConditionalGeneration",
     processor("Lfm2Vl", encoder_patch_size=4),
@@ -98,26 +117,12 @@ def test_unpruned_tokens_are_the_models_own_at_every_grid(
 
 
 def test_a_thumbnail_among_padded_tiles_has_the_tokens_of_its_own_grid(made: Made, kind: Callable[[str], Any]) -> None:
-    """As transformers runs them: one batch, the smaller one padded and masked."""
     folder = made("lfm2_vl")[0]
     tile, thumbnail = (
         torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1)) for size in ((48, 48), (32, 40))
     )
-    both = [given(tile), given(thumbnail)]
-    short = both[1]["pixel_values"].shape[1]
-    padded = torch.nn.functional.pad(both[1]["pixel_values"], (0, 0, 0, 144 - short))
-    mask = torch.ones(2, 144, dtype=torch.int64)
-    mask[1, short:] = 0
     with torch.inference_mode():
-        expected = (
-            kind("lfm2_vl")
-            .own(folder)
-            .get_image_features(
-                pixel_values=torch.cat((both[0]["pixel_values"], padded)),
-                spatial_shapes=torch.cat([one["spatial_shapes"] for one in both]),
-                pixel_attention_mask=mask,
-            )
-        )
+        expected = kind("lfm2_vl").own(folder).get_image_features(**padded(tile, thumbnail))
         for pixels, grid, wanted in zip((tile, thumbnail), (GRID, (8, 10)), expected.pooler_output, strict=True):
             encoder = encoders.load(open_checkpoint(str(folder)), grid=grid)
             found = PrunedEncoder(encoder, none.Method(encoder.patches))(pixels)[0]
@@ -177,27 +182,173 @@ def _pillows(self: Any, image: Tensor, size: Any, resample: int, **_: Any) -> Te
 
 
 SMALL: dict[str, int] = {"encoder_patch_size": 4, "tile_size": 48, "min_image_tokens": 4, "max_image_tokens": 36}
+FILE = processor("Lfm2Vl", **SMALL)
+
+
+def photo(size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+
+
+def spoken(model: Any, **inputs: Any) -> list[int]:
+    found = model.generate(**inputs, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return found[0, inputs["input_ids"].shape[1] :].tolist()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("size", [(40, 57), (20, 150), (130, 170), (200, 90), (96, 97)], ids=str)
 def test_an_image_its_tiles_and_its_thumbnail_have_the_pixels_of_the_processor(
     processor_of_transformers: Any, size: tuple[int, int]
 ) -> None:
-    """The image or thumbnail by a bundle of its grid; the tiles, cut as InternVL's are, by one of theirs."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    """The image or thumbnail by a bundle of its grid; the tiles by one of theirs."""
+    image = photo(size)
     own = processor_of_transformers(**SMALL)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     fields = ("downsample_factor", "min_tiles", "max_tiles", "use_thumbnail", "min_image_tokens", "max_image_tokens")
     given = {name: getattr(own, name) for name in (*fields, "encoder_patch_size", "tile_size", "max_pixels_tolerance")}
     (parts,), (rows,), (columns,), _ = own.resize_and_split(pixels, **given, resample=own.resample)
-    wanted = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in parts]
-    file = {"image_processor_type": "Lfm2VlImageProcessor", **SMALL}
-    whole = read_processor(file, (wanted[-1].height, wanted[-1].width))
-    assert np.array_equal(whole(image), whole(wanted[-1]))
+    wanted = [one.permute(1, 2, 0).numpy() for one in parts]
+    whole = read_processor(FILE, wanted[-1].shape[:2])
+    assert np.array_equal(whole.pixels(image), wanted[-1])
     assert len(wanted) == (1 if rows * columns == 1 else rows * columns + 1)
     if len(wanted) > 1:
-        shapes = [(48 * down, 48 * across) for down in range(1, 11) for across in range(1, 11)]
-        tiles = Tiles.among(len(wanted), 48, shapes, squeezed=True)
-        assert tiles.shape(size) == (rows, columns)
-        found = tiles.cut(image, Image.Resampling(own.resample))[:-1]
-        assert all(one.tobytes() == other.tobytes() for one, other in zip(found, wanted, strict=False))
+        steps = read_processor(FILE, (48, 48), rows * columns)
+        assert steps.tile_shape(image) == (rows, columns)
+        np.testing.assert_array_equal(steps.tiled_pixels(image), wanted[:-1])
+
+
+@pytest.mark.parametrize(("least", "most"), [(2, 10), (1, 6), (3, 12)])
+def test_tiles_have_the_shape_that_the_processor_chooses(processor_of_transformers: Any, least: int, most: int) -> None:
+    """Sides of 16 to 400 pixels in steps of 16, so of many ratios that lie between two shapes, small and large."""
+    own, seen = processor_of_transformers(**SMALL), set()
+    for height, width in itertools.product(range(16, 401, 16), repeat=2):
+        columns, rows, *_ = own._get_grid_layout(height, width, least, most, 48)
+        if (count := rows * columns) > 1:
+            tiles = read_processor(FILE | {"min_tiles": least, "max_tiles": most}, (48, 48), count).tiles
+            assert tiles is not None
+            assert tiles.shape((height, width)) == (rows, columns), (height, width)
+            seen.add(count)
+    assert seen == {*range(max(least, 2), most + 1)}
+
+
+@pytest.mark.parametrize(
+    ("said", "tiles", "says"),
+    [
+        ({}, 11, r"can make \(2, 3, 4, 5, 6, 7, 8, 9, 10\), got 11"),
+        ({"min_tiles": 12}, 3, r"min_tiles\.\.max_tiles must lie in 1\.\.256, got 12\.\.10"),
+        ({"max_tiles": "ten"}, 3, "cannot be used"),
+    ],
+    ids=str,
+)
+def test_tiles_that_the_processor_never_makes_are_refused(said: dict[str, Any], tiles: int, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        read_processor(FILE | said, (48, 48), tiles)
+
+
+@pytest.fixture(scope="module")
+def splitting(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose tiles have 48x48 pixels, 12x12 patches."""
+    return model_folder(tmp_path_factory.mktemp("splitting"), KIND.architecture, FILE, **CONFIG)
+
+
+def test_several_images_of_the_size_of_tiles_are_those_of_one(splitting: Path, made: Made) -> None:
+    """Not where the grid is another one, nor where no image is split."""
+    checkpoint = open_checkpoint(str(splitting))
+    tile, other = (encoders.load(checkpoint, grid=grid) for grid in (GRID, (8, 10)))
+    tiles = tile.in_tiles(3)
+    assert (tiles.tiled, tiles.tagged, tiles.pools) == (True, True, False)
+    assert "row by row" in tiles.layout
+    checkpoint.processor["do_image_splitting"] = False
+    for images in (tile, other.in_tiles(3), made("lfm2_vl")[1].in_tiles(3), encoders.load(checkpoint, grid=GRID)):
+        assert (images.tiled, images.layout) == (False, "")
+
+
+def test_a_bundle_of_tiles_shares_the_budget_of_an_image(splitting: Path) -> None:
+    request = Request("divprune", "cpu", keep=18, tiles=2, model=str(splitting), grid="12x12", baselines=False)
+    tiles, alone = (opened(one, targets.load("cpu")) for one in (request, replace(request, tiles=1)))
+    assert (tiles.method.keep, alone.method.keep) == (9, 18)
+    assert tiles.preprocessing.tiles == Tiles(2, 48, ((96, 48), (48, 96)), squeezed=True, whole=False)
+    assert alone.preprocessing == replace(tiles.preprocessing, tiles=None)
+
+
+WIDE = (60, 130)
+"""of which the processor makes two tiles, side by side, and a thumbnail of 32x64 pixels, 8x16 patches"""
+
+
+@pytest.fixture(scope="module")
+def parts(splitting: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TokenEncoder]:
+    """The bundles of two tiles, with 9 tokens of each, and of the thumbnail, with 7."""
+    made = []
+    for fields in ({"keep": 18, "tiles": 2, "grid": "12x12"}, {"keep": 7, "grid": "8x16"}):
+        output = tmp_path_factory.mktemp("parts") / "bundle"
+        request: Any = partial(Request, "divprune", "cpu", model=str(splitting), output=output, baselines=False)
+        exported = export_bundle(request(**fields))
+        assert all(report.passed for report in exported.reports)
+        assert not exported.warnings
+        made.append(load(exported.folder, kind=TokenEncoder))
+    return made
+
+
+@pytest.mark.slow
+def test_the_manifest_says_that_the_whole_image_is_no_tile(parts: list[TokenEncoder]) -> None:
+    tiles, thumbnail = (one.manifest for one in parts)
+    said = {"count": 2, "pinpoints": [[96, 48], [48, 96]], "squeezed": True, "whole": False}
+    assert (tiles.preprocessing["tiles"], tiles.tiled, tiles.pooled) == (said, True, False)
+    assert ("tiles" in thumbnail.preprocessing, thumbnail.layout) == (False, "")
+    assert "9 of each of 2 tiles" in tiles.budget
+
+
+@pytest.mark.slow
+def test_all_tiles_are_shown_as_they_lie_in_the_image(parts: list[TokenEncoder]) -> None:
+    image = photo(WIDE)
+    pixels, cells = show._seen(parts[0], image)
+    np.testing.assert_array_equal(pixels, image.resize((96, 48), Image.Resampling.BILINEAR))
+    assert cells.reshape(2, 6, 6)[:, :2, :2].tolist() == [[[0, 1], [12, 13]], [[6, 7], [18, 19]]]
+    drawn = show.draw(parts[0], image)
+    assert drawn.width > 3 * drawn.height
+
+
+def prompt_of(rows: int, columns: int, thumbnail: int, tagged: bool = True) -> list[int]:
+    """What its processor writes for an image in tiles of 36 tokens: 3 for each, the tags from 20 on."""
+    from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
+
+    own: Any = SimpleNamespace(
+        image_token="<image>", image_start_token="<start>", image_end_token="<end>", image_thumbnail_token="<thumbnail>"
+    )
+    text = Lfm2VlProcessor._build_image_tokens(own, rows, columns, 36, thumbnail, True, tagged)
+    ids: dict[str, int] = {"<image>": 3}
+    return [ids.setdefault(token, 19 + len(ids)) for token in re.findall("<.+?>", text)]
+
+
+@pytest.mark.slow
+def test_a_model_says_of_tiles_and_thumbnail_what_it_says_of_the_references(
+    parts: list[TokenEncoder], splitting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = photo(WIDE)
+    prompt = torch.tensor([[5, *prompt_of(1, 2, thumbnail=32), 6]])
+    model: Any = KIND.own(splitting)
+    inputs = generation_inputs(model, parts, image, prompt)
+    kept = [5, 20, 21, *[3] * 9, 22, *[3] * 9, 23, *[3] * 7, 24, 6]
+    assert inputs["input_ids"].tolist() == [kept]
+    untagged = torch.tensor([[5, *prompt_of(1, 2, 32, tagged=False), 6]])
+    assert generation_inputs(model, parts, image, untagged)["input_ids"].tolist() == [[5, *[3] * 25, 6]]
+
+    tiles, thumbnail = (torch.from_numpy(one.prepare(image)) for one in parts)
+    own = padded(tiles, thumbnail)
+    with torch.inference_mode():
+        out, rows = model.model.get_image_features(**own, return_dict=True), []
+        for pixels, grid, keep in ((tiles, GRID, 9), (thumbnail, (8, 16), 7)):
+            encoder = encoders.load(open_checkpoint(str(splitting)), grid=grid)
+            rows += OfficialEncoder(encoder, divprune.Method(keep))(pixels)[1].long()
+    out.pooler_output = [every[index] for every, index in zip(out.pooler_output, rows, strict=True)]
+    features = model.model.get_image_features  # `generate` looks at its parameters
+    monkeypatch.setattr(model.model, "get_image_features", wraps(features)(lambda *_, **__: out))
+    assert spoken(model, **inputs) == spoken(model, input_ids=inputs["input_ids"], **own)
+    with torch.inference_mode():  # a model that says the same of every image would prove nothing
+        other = generation_inputs(model, parts, image.rotate(180), prompt)
+        assert (model(**other).logits[0, -1] - model(**inputs).logits[0, -1]).abs().max() > 0.001
+
+
+@pytest.mark.slow
+def test_a_prompt_of_another_number_of_tiles_is_refused(parts: list[TokenEncoder], splitting: Path) -> None:
+    model = KIND.own(splitting)
+    with pytest.raises(RequestError, match=r"one image placeholder .* got 5 for 1"):
+        generation_inputs(model, parts, photo(WIDE), torch.tensor([prompt_of(2, 2, thumbnail=32)]))

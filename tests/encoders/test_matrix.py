@@ -1,6 +1,7 @@
 """Every method on every kind of encoder chooses as its reference does, or is refused for what is missing.
 
-The same cells are exported, run by ONNX Runtime and verified: some of them always, all of them with `make test-all`.
+The same cells are exported, run by ONNX Runtime and verified: some of them always, all of them with `make test-all`,
+which also has those that always are in float16.
 """
 
 from __future__ import annotations
@@ -62,11 +63,8 @@ ELSEWHERE = ("desap", "hawk", "hiprune_text", "sppruner", "trim")
 
 PAIRS = [(family, method) for family in families() for method in methods()]
 CELLS = [pytest.param(*pair, id=name_of(*pair)) for pair in PAIRS]
-WORKING = [
-    pytest.param(family, method, id=name_of(family, method), marks=() if always(family, method) else pytest.mark.cells)
-    for family, method in PAIRS
-    if not refusal(method, family) and method.name not in ELSEWHERE
-]
+WORKING = [(one, method) for one, method in PAIRS if not refusal(method, one) and method.name not in ELSEWHERE]
+COVERING = [pair for pair in WORKING if always(*pair)]
 
 
 def test_every_kind_of_encoder_has_a_checkpoint() -> None:
@@ -74,10 +72,9 @@ def test_every_kind_of_encoder_has_a_checkpoint() -> None:
 
 
 def test_each_method_and_each_encoder_is_always_exported_somewhere() -> None:
-    cells = [(family, method) for family, method in PAIRS if not refusal(method, family) and always(family, method)]
-    assert {(family.name, family.tower) for family, _ in cells} == {(one.name, one.tower) for one in families()}
-    assert {method.name for _, method in cells} == {one.name for one in methods()} - {*ELSEWHERE}
-    assert len(cells) == sum(len(names.split()) for names in EXPORTED.values())  # none of them is refused
+    assert {(family.name, family.tower) for family, _ in COVERING} == {(one.name, one.tower) for one in families()}
+    assert {method.name for _, method in COVERING} == {one.name for one in methods()} - {*ELSEWHERE}
+    assert len(COVERING) == sum(len(names.split()) for names in EXPORTED.values())  # none of them is refused
 
 
 def tiles_of(method: Entry, encoder: Encoder) -> int:
@@ -143,18 +140,38 @@ def chooses_as_the_reference(encoder: Encoder, method: Method, pixels: Tensor) -
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "method"), WORKING)
-def test_the_method_is_exported_and_verified(
+@pytest.fixture
+def exported(
     made: Made, cell: Callable[..., Exported], scorer_file: Path, tmp_path: Path, family: Family, method: Entry
-) -> None:
-    name, keep = CHECKPOINTS[family.name, family.tower], budget_of(method)
+) -> Callable[..., Exported]:
+    """(**more fields of a Request) -> the method on that encoder, which is verified as it is exported"""
+    name = CHECKPOINTS[family.name, family.tower]
     _, encoder = made(name)
-    more: dict[str, Any] = {"tiles": tiles_of(method, encoder)} if encoder.tiled else {}
-    more |= {"options": options} if (options := options_of(family, method)) else {}
+    own: dict[str, Any] = {"tiles": tiles_of(method, encoder)} if encoder.tiled else {}
+    own |= {"options": options} if (options := options_of(family, method)) else {}
     if method.traits.needs_scorer:
-        more |= {"scorer": written(method.name, encoder, tmp_path / "scorer.safetensors") or scorer_file}
-    exported = cell(name, method.name, keep, **more)
-    assert exported.manifest.outputs["indices"].shape == (1, keep or encoder.patches)
+        own |= {"scorer": written(method.name, encoder, tmp_path / "scorer.safetensors") or scorer_file}
+    return lambda **more: cell(name, method.name, budget_of(method), **own, **more)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [pytest.param(*pair, id=name_of(*pair), marks=() if pair in COVERING else pytest.mark.cells) for pair in WORKING],
+)
+def test_the_method_is_exported_and_verified(
+    made: Made, exported: Callable[..., Exported], family: Family, method: Entry
+) -> None:
+    patches = made(CHECKPOINTS[family.name, family.tower])[1].patches
+    assert exported().manifest.outputs["indices"].shape == (1, budget_of(method) or patches)
+
+
+@pytest.mark.cells
+@pytest.mark.parametrize(("family", "method"), [pytest.param(*pair, id=name_of(*pair)) for pair in COVERING])
+def test_half_precision_decides_nothing_wrongly(exported: Callable[..., Exported]) -> None:
+    half = exported(precision="float16")
+    assert half.manifest.precision == "float16"
+    assert half.reports
+    assert all(report.passed for report in half.reports)
 
 
 @pytest.mark.parametrize(("family", "place"), [("siglip", "siglip vision"), ("siglip2", "siglip2")])

@@ -85,6 +85,9 @@ def test_tiles_are_said(manifest: Callable[..., Manifest]) -> None:
     )
     steps = interface.inputs(dataclasses.replace(manifest(batch=3), preprocessing=tiled.to_json()))
     assert steps[1].startswith("Cut it into 3 tiles of 32x32 (height x width), the whole image squeezed into the first")
+    parts = dataclasses.replace(tiled, tiles=Tiles(2, 32, ((32, 64), (64, 32)), squeezed=True, whole=False))
+    steps = interface.inputs(dataclasses.replace(manifest(batch=2), preprocessing=parts.to_json()))
+    assert steps[1].startswith("Cut it into 2 tiles of 32x32 (height x width), the whole image not among them: how")
 
 
 def test_an_image_that_is_fitted_and_padded_is_said(manifest: Callable[..., Manifest]) -> None:

@@ -4,6 +4,7 @@ import colorsys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime import load, show
 from edgeprune.runtime.detections import Detections
+from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.runtime.runner import Runner
 from edgeprune.runtime.show import draw
 
@@ -109,6 +111,22 @@ def test_an_image_of_other_proportions_is_said_to_be_squeezed(
 def test_an_image_whose_sides_are_cropped_is_said_to_be_cut(make_bundle: MakeBundle) -> None:
     steps = replace(load(make_bundle()).preprocessing, crop=(32, 48), resize={"shortest_edge": 32})
     assert show._view(steps, np.zeros((32, 96, 3), np.uint8)) == "cut from 96x32 to 48x32"
+
+
+@pytest.mark.parametrize(("squeezed", "at"), [(False, 0), (True, 2)])
+def test_of_tiles_the_whole_image_is_drawn_where_it_is_one(
+    make_bundle: MakeBundle, photo: NDArray[np.uint8], squeezed: bool, at: int
+) -> None:
+    cut = Tiles(3, 32, ((32, 64), (64, 32)), squeezed)
+    steps = replace(
+        load(make_bundle()).preprocessing, size=(32, 32), crop=None, resize={"height": 32, "width": 32}, tiles=cut
+    )
+    runner: Any = SimpleNamespace(preprocessing=steps, grid=(4, 4), manifest=SimpleNamespace(tiles=3))
+    pixels, cells = show._seen(runner, photo)
+    np.testing.assert_array_equal(pixels, replace(steps, tiles=None).pixels(photo))
+    assert [row.max() for row in cells] == [15 if place == at else -1 for place in range(3)]
+    values = np.arange(48).reshape(3, 16)
+    np.testing.assert_array_equal(show._laid(values, cells), values[at])
 
 
 @pytest.mark.parametrize(("boxes", "words"), [(0, "0 objects"), (1, "1 object"), (2, "2 objects")])

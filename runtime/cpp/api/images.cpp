@@ -84,6 +84,7 @@ edgeprune_status edgeprune_tile_order(const edgeprune_bundle *bundle, const int3
         need_nbytes(order_nbytes, spec->nbytes(), "order");
         const auto size = [&](std::size_t at) { return static_cast<std::size_t>(spec->shape[at]); };
         tile_order(indices, size(0), size(1), {manifest.rows, manifest.columns},
-                   open.preprocessing.tile_shape(height, width), open.preprocessing.squeezed(), order);
+                   open.preprocessing.tile_shape(height, width), open.preprocessing.squeezed(),
+                   open.preprocessing.whole_image(), order);
     });
 }

@@ -106,7 +106,7 @@ void Preprocessing::State::plan_whole(Size image) {
     for (std::int64_t top = 0; top < static_cast<std::int64_t>(best.height); top += side)
         for (std::int64_t left = 0; left < static_cast<std::int64_t>(best.width); left += side)
             cuts.push_back(cut(second, second, top, left));
-    cuts.push_back(cut(second, {tiles.side, tiles.side}, 0, 0));
+    if (tiles.whole) cuts.push_back(cut(second, {tiles.side, tiles.side}, 0, 0));
     canvas = {{squeezed.data(), second.width, second.height, 3 * second.width}, 0, 0, second.width, second.height, {}};
 }
 
@@ -150,7 +150,8 @@ void Preprocessing::State::plan(Size image) {
         for (std::int64_t top = 0; top < static_cast<std::int64_t>(best.height); top += side)
             for (std::int64_t left = 0; left < static_cast<std::int64_t>(best.width); left += side)
                 cuts.push_back(cut(image, fitted, top - above, left - before));
-        cuts.insert(tiles.squeezed ? cuts.end() : cuts.begin(), cut(image, {tiles.side, tiles.side}, 0, 0));
+        if (tiles.whole)
+            cuts.insert(tiles.squeezed ? cuts.end() : cuts.begin(), cut(image, {tiles.side, tiles.side}, 0, 0));
     }
     line.resize(3 * steps.size.width);
     planned = image;
@@ -191,6 +192,7 @@ int Preprocessing::width() const { return static_cast<int>(state_->steps.size.wi
 bool Preprocessing::tiled() const { return state_->steps.tiles.has_value(); }
 int Preprocessing::tiles() const { return tiled() ? static_cast<int>(state_->steps.tiles->count) : 1; }
 bool Preprocessing::squeezed() const { return tiled() && state_->steps.tiles->squeezed; }
+bool Preprocessing::whole_image() const { return !tiled() || state_->steps.tiles->whole; }
 
 std::pair<int, int> Preprocessing::tile_shape(std::size_t height, std::size_t width) const {
     check(height, width);

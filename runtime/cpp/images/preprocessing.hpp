@@ -21,11 +21,12 @@ class Preprocessing {
     int height() const;
     int width() const;
     bool tiled() const;
-    int tiles() const;  // of one image, the whole one among them; 1 where it is not cut up
+    int tiles() const;  // of one image; 1 where it is not cut up
 
     // Rows and columns of the tiles of an image, (0, 0) where it stays whole. Throws bad_image.
     std::pair<int, int> tile_shape(std::size_t height, std::size_t width) const;
     bool squeezed() const;
+    bool whole_image() const;  // whether it is one of the tiles
 
     // To one image's part of pixel_values (of all its tiles): uint8 [T, H, W, 3], or float32 or float16 [T, 3, H, W].
     // Allocates nothing for an image as large as the one before. Throws bad_image, and wrong_request for a stride or

@@ -111,16 +111,21 @@ Tiles tiles_of(const Json &given, std::size_t side) {
     if (!given.is_object()) throw wrong("tiles must have count and pinpoints, got ", said(given));
     const Json &count = field(given, "count"), &pinpoints = field(given, "pinpoints");
     if (!pinpoints.is_array()) throw wrong("pinpoints must be a list, got ", said(pinpoints));
-    if (!in(count, 1, MOST) || (count == 1) == !pinpoints.empty())
-        throw wrong(said(count), " tiles do not go with ", pinpoints.size(), " pinpoints");
     Tiles tiles;
+    if (const auto at = given.find("whole"); at != given.end()) {
+        if (!at->is_boolean()) throw wrong("whole must be true or false, got ", said(*at));
+        tiles.whole = at->get<bool>();
+    }
+    if (!in(count, 1, MOST) || (tiles.whole && count == 1) == !pinpoints.empty())
+        throw wrong(said(count), " tiles do not go with ", pinpoints.size(), " pinpoints");
     tiles.count = count.get<std::size_t>();
     tiles.side = side;
+    const std::size_t cut = tiles.count - (tiles.whole ? 1 : 0);
     for (const Json &one : pinpoints) {
         const Size size = pair(one, "a pinpoint");
         const bool whole = size.height % side == 0 && size.width % side == 0;
-        if (!whole || (size.height / side) * (size.width / side) != tiles.count - 1)
-            throw wrong("pinpoints must have ", tiles.count - 1, " tiles of ", side, " pixels, got ", said(pinpoints));
+        if (!whole || (size.height / side) * (size.width / side) != cut)
+            throw wrong("pinpoints must have ", cut, " tiles of ", side, " pixels, got ", said(pinpoints));
         tiles.pinpoints.push_back(size);
     }
     if (const Json *squeezed = may(given, "squeezed")) tiles.squeezed = squeezed->is_boolean() && squeezed->get<bool>();
@@ -129,6 +134,7 @@ Tiles tiles_of(const Json &given, std::size_t side) {
             throw wrong("only tiles that are squeezed are of an image scaled to a longest side, got ", said(*longest));
         tiles.longest = longest->get<std::size_t>();
     }
+    if (!tiles.whole && !tiles.squeezed) throw wrong("only tiles that are squeezed come without the whole image");
     return tiles;
 }
 

@@ -11,7 +11,7 @@ namespace edgeprune {
 namespace {
 
 double real(std::size_t number) { return static_cast<double>(number); }
-std::size_t whole(double number) { return static_cast<std::size_t>(number); }
+std::size_t truncated(double number) { return static_cast<std::size_t>(number); }
 
 // Of equals the first.
 Size best_fit(const std::vector<Size> &pinpoints, Size image) {
@@ -19,7 +19,7 @@ Size best_fit(const std::vector<Size> &pinpoints, Size image) {
     std::size_t most = 0, least = 0;  // pixels that are used, of the pinpoint that are not
     for (const Size &one : pinpoints) {
         const double scale = std::min(real(one.width) / real(image.width), real(one.height) / real(image.height));
-        const std::size_t scaled = whole(real(image.width) * scale) * whole(real(image.height) * scale);
+        const std::size_t scaled = truncated(real(image.width) * scale) * truncated(real(image.height) * scale);
         const std::size_t used = std::min(scaled, image.width * image.height);
         const std::size_t unused = one.height * one.width - used;
         if (best.height && (used < most || (used == most && unused >= least))) continue;
@@ -45,10 +45,10 @@ Size up_to_whole(Size image, std::size_t side) {
     const double ratio = real(image.width) / real(image.height);
     if (image.width >= image.height) {
         const std::size_t width = up(image.width);
-        return {up(whole(real(width) / ratio)), width};
+        return {up(truncated(real(width) / ratio)), width};
     }
     const std::size_t height = up(image.height);
-    return {height, up(whole(real(height) * ratio))};
+    return {height, up(truncated(real(height) * ratio))};
 }
 
 }  // namespace
@@ -64,21 +64,21 @@ Size Tiles::best(Size image) const {
 Size Tiles::scaled(Size image) const {
     const double ratio = real(image.width) / real(image.height);
     const auto even = [](std::size_t length) { return std::max<std::size_t>(length + length % 2, 1); };
-    if (image.width >= image.height) return {even(whole(real(longest) / ratio)), longest};
-    return {longest, even(whole(real(longest) * ratio))};
+    if (image.width >= image.height) return {even(truncated(real(longest) / ratio)), longest};
+    return {longest, even(truncated(real(longest) * ratio))};
 }
 
 Size Tiles::fitted(Size image, Size pinpoint) {
     const double down = real(pinpoint.height) / real(image.height), across = real(pinpoint.width) / real(image.width);
     if (across < down)
-        return {std::min(whole(std::ceil(real(image.height) * across)), pinpoint.height), pinpoint.width};
-    return {pinpoint.height, std::min(whole(std::ceil(real(image.width) * down)), pinpoint.width)};
+        return {std::min(truncated(std::ceil(real(image.height) * across)), pinpoint.height), pinpoint.width};
+    return {pinpoint.height, std::min(truncated(std::ceil(real(image.width) * down)), pinpoint.width)};
 }
 
 void tile_order(const std::int32_t *indices, std::size_t pools, std::size_t keep, std::pair<int, int> grid,
-                std::pair<int, int> shape, bool squeezed, std::int32_t *order) {
+                std::pair<int, int> shape, bool squeezed, bool whole_image, std::int32_t *order) {
     const std::int64_t rows = grid.first, columns = grid.second, each = rows * columns, across = shape.second;
-    const std::int64_t tiles = std::int64_t{shape.first} * across + 1;
+    const std::int64_t tiles = std::int64_t{shape.first} * across + (whole_image ? 1 : 0);
     const std::size_t count = pools * keep;
     const bool apart = static_cast<std::int64_t>(pools) == tiles;
     const std::int64_t end = apart ? each : tiles * each;
@@ -91,7 +91,7 @@ void tile_order(const std::int32_t *indices, std::size_t pools, std::size_t keep
     const auto place = [&](std::int32_t row) {
         const std::int64_t where = indices[row] + (apart ? each * (row / static_cast<std::int64_t>(keep)) : 0);
         const std::int64_t tile = where / each, cell = where % each;
-        if (squeezed || tile == 0) return where;
+        if (squeezed || !whole_image || tile == 0) return where;
         const std::int64_t tile_row = (tile - 1) / across, tile_column = (tile - 1) % across;
         return each + (tile_row * rows + cell / columns) * across * columns + tile_column * columns + cell % columns;
     };

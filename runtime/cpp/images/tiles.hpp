@@ -4,6 +4,7 @@
 //     AnyRes      scaled to fit a pinpoint, zeros around it; the whole image is the first tile
 //     squeezed    into a pinpoint, as InternVL; the whole image is the last tile
 //     longest     scaled to that longer side first, as Idefics 3; the last tile is made of what was squeezed
+//     not whole   squeezed, as LFM2-VL; the whole image is none of the tiles
 #pragma once
 
 #include <cstddef>
@@ -19,10 +20,11 @@ struct Size {
 };
 
 struct Tiles {
-    std::size_t count = 1;        // T, the whole image among them
+    std::size_t count = 1;        // T, the whole image among them where it is
     std::size_t side = 1;         // of a tile, pixels
-    std::vector<Size> pinpoints;  // T - 1 tiles in area; none where the whole image is the only tile
+    std::vector<Size> pinpoints;  // T - 1 tiles in area, or T without the whole image; none where that is the only one
     bool squeezed = false;
+    bool whole = true;        // whether the whole image is one of the tiles
     std::size_t longest = 0;  // the longer side that an image is scaled to before it is squeezed; 0: it is not
 
     // The pinpoint for an image; 0x0 where there is none.
@@ -40,6 +42,6 @@ struct Tiles {
 //
 // Throws wrong_request when these do not fit each other.
 void tile_order(const std::int32_t *indices, std::size_t pools, std::size_t keep, std::pair<int, int> grid,
-                std::pair<int, int> shape, bool squeezed, std::int32_t *order);
+                std::pair<int, int> shape, bool squeezed, bool whole_image, std::int32_t *order);
 
 }  // namespace edgeprune

@@ -266,7 +266,7 @@ EDGEPRUNE_API edgeprune_status edgeprune_classify(const edgeprune_bundle *bundle
                                                   size_t logits_nbytes, edgeprune_class *classes, size_t capacity);
 
 /*
- * The order in which a language model reads what is kept of an image's tiles (AnyRes): order[i] is the row, of all
+ * The order in which a language model reads what is kept of an image's tiles: order[i] is the row, of all
  * T * K rows of `tokens`, that stands at place i. indices: the output of that name. width, height: of the image.
  */
 EDGEPRUNE_API edgeprune_status edgeprune_tile_order(const edgeprune_bundle *bundle, const int32_t *indices,

@@ -100,7 +100,7 @@ void tiles() {
     // Patches in one column of two, tiles side by side: a row of patches runs through both tiles.
     const std::int32_t indices[] = {0, 1, 0, 1, 0, 1};
     std::int32_t order[6];
-    tile_order(indices, 3, 2, {2, 1}, {1, 2}, false, order);
+    tile_order(indices, 3, 2, {2, 1}, {1, 2}, false, true, order);
     const std::int32_t raster[] = {0, 1, 2, 4, 3, 5};
     check::holds(!std::memcmp(order, raster, sizeof raster));
 }

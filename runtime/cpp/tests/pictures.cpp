@@ -2,7 +2,7 @@
 //
 //     pixels JSON W H STRIDE DTYPE    JSON bytes of preprocessing, then rows  -> pixel_values
 //     shape JSON W H                  JSON bytes of preprocessing             -> rows and columns of the tiles
-//     order POOLS KEEP R C DOWN ACROSS SQUEEZED    int32 indices              -> int32 order
+//     order POOLS KEEP R C DOWN ACROSS SQUEEZED WHOLE    int32 indices        -> int32 order
 //     detect T COLUMNS W H THRESHOLD DTYPE         logits, then boxes         -> edgeprune_detection of each
 //     time JSON W H DTYPE TIMES       as pixels                               -> seconds of a core, of each time
 //
@@ -93,12 +93,13 @@ std::string answer(std::istream &asked) {
     }
     if (what == "order") {
         std::size_t pools, keep;
-        int rows, columns, down, across, squeezed;
-        asked >> pools >> keep >> rows >> columns >> down >> across >> squeezed;
+        int rows, columns, down, across, squeezed, whole;
+        asked >> pools >> keep >> rows >> columns >> down >> across >> squeezed >> whole;
         const std::string given = bytes(4 * pools * keep);
         std::vector<std::int32_t> indices(pools * keep), order(pools * keep);
         std::memcpy(indices.data(), given.data(), given.size());
-        tile_order(indices.data(), pools, keep, {rows, columns}, {down, across}, squeezed != 0, order.data());
+        tile_order(indices.data(), pools, keep, {rows, columns}, {down, across}, squeezed != 0, whole != 0,
+                   order.data());
         return raw(order.data(), order.size());
     }
     std::int64_t rows, columns;

@@ -142,6 +142,33 @@ def test_the_manifest_says_what_side_an_image_is_scaled_to_before_it_is_cut() ->
     assert Tiles.from_json(said, 24) == steps.tiles
 
 
+PARTS: dict[str, Any] = {"count": 2, "pinpoints": [[48, 24], [24, 48]], "squeezed": True, "whole": False}
+
+
+def test_without_the_whole_image_tiles_are_those_of_internvl_but_the_last() -> None:
+    """Of one tile, too, that a manifest may ask for: the image squeezed into it."""
+    one = Tiles.from_json({**PARTS, "count": 1, "pinpoints": [[24, 24]]}, SIDE)
+    for size in SIZES:
+        image, with_it = picture(*size), read_processor(INTERNVL, (SIDE, SIDE), 3).tiles
+        assert with_it is not None
+        parts = Tiles.from_json(PARTS, SIDE)
+        assert (parts.to_json(), parts.shape(size)) == (PARTS, with_it.shape(size))
+        assert parts.placed(size) == with_it.placed(size)[:2]
+        cut, wanted = (tiles.cut(image, Image.Resampling.BICUBIC) for tiles in (parts, with_it))
+        assert [tile.tobytes() for tile in cut] == [tile.tobytes() for tile in wanted[:2]]
+        assert one.cut(image, Image.Resampling.BICUBIC)[0].tobytes() == wanted[2].tobytes()
+
+
+def test_kept_tokens_of_tiles_without_the_whole_image_follow_tile_after_tile() -> None:
+    every = np.random.default_rng(1).normal(size=(2, 6, 4))
+    indices = np.array([[1, 4], [0, 5]], np.int32)
+    tokens = np.take_along_axis(every, indices[..., None].astype(int), 1)
+    found = packed(tokens, indices, (2, 3), (1, 2), squeezed=True, whole=False)
+    np.testing.assert_array_equal(found, every.reshape(12, 4)[[1, 4, 6, 11]])
+    with pytest.raises(RequestError, match="must be those of 4 tiles of 2x3 patches"):
+        packed(tokens, indices, (2, 3), (2, 2), squeezed=True, whole=False)
+
+
 def test_kept_tokens_of_squeezed_tiles_follow_tile_after_tile() -> None:
     every = np.random.default_rng(1).normal(size=(3, 6, 4))
     indices = np.array([[1, 4], [0, 5], [2, 3]], np.int32)
@@ -209,6 +236,8 @@ def test_the_manifest_keeps_the_tiles_and_only_where_there_are_any() -> None:
         *({"count": 3, "pinpoints": [[24, 72]]}, {"count": 0, "pinpoints": []}, {"count": 3, "pinpoints": [[24, 50]]}),
         *({"count": 3, "pinpoints": [[-24, -48]]}, {"count": 3, "pinpoints": [[24, float("inf")]]}),
         {"count": 1, "pinpoints": [], "longest": 48},
+        *({**PARTS, "count": 1, "pinpoints": []}, {**PARTS, "count": 3}, {**PARTS, "squeezed": False}),
+        *({**PARTS, "whole": 0}, {**PARTS, "whole": None}),
     ],
     ids=str,
 )

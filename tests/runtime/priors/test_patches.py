@@ -101,12 +101,15 @@ def test_an_image_made_square_by_whoever_gives_it_is_one_that_the_preprocessing_
 
 
 @pytest.mark.parametrize("size", [*SIZES, (21, 255)], ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("squeezed", [False, True])
-def test_the_patches_of_tiles_are_on_the_part_that_each_shows(squeezed: bool, size: tuple[int, int]) -> None:
-    """5 tiles of 56, 2 x 2, 1 x 4 or 4 x 1: of the image with zeros around it, or squeezed."""
-    kind = steps((56, 56), tiles=Tiles.among(5, 56, [(112, 112), (56, 224), (224, 56)], squeezed))
+@pytest.mark.parametrize(("squeezed", "whole"), [(False, True), (True, True), (True, False)])
+def test_the_patches_of_tiles_are_on_the_part_that_each_shows(
+    squeezed: bool, whole: bool, size: tuple[int, int]
+) -> None:
+    """4 tiles of 56, 2 x 2, 1 x 4 or 4 x 1, and the whole image if it is one: with zeros around it, or squeezed."""
+    pinpoints = [(112, 112), (56, 224), (224, 56)]
+    kind = steps((56, 56), tiles=Tiles.among(4 + whole, 56, pinpoints, squeezed, whole=whole))
     every, cut = Patches.of_tiles(size, (4, 4), kind), kind.tiled_pixels(coordinates(size))
-    assert len(every) == len(cut) == 5
+    assert len(every) == len(cut) == 4 + whole
     for patches, pixels in zip(every, cut, strict=True):
         row, column = patches.rows.sampled()[:, None], patches.columns.sampled()
         there = (row >= 0) & (column >= 0)
