@@ -1,11 +1,12 @@
 """CoViPAL: keep the patches that a trained scorer expects the language model's deeper layers to attend to.
 
     a[i]     = for each of 4 heads, softmax over words m of q(x_i) . k(t_m) / sqrt(32), times v(t_m); 0 without a word
-    score[i] = w . gelu(p(x_i) + a[i]) + b          x: features behind the projector, D wide, behind a norm; D -> 128
+    score[i] = softmax over patches of w . gelu(p(x_i) + a[i])          x: features behind the projector, D wide, behind
+                                                                        a norm; D -> 128
     t[m]     : the language model's embeddings of all of the question's tokens, behind another norm
 
-`text_mask` says which rows are tokens. softmax(score) is the share of attention that each patch gets, as
-`edgeprune train covipal` teaches it (`edgeprune.train.attention`), so that no box has to be drawn around anything.
+`text_mask` says which rows are tokens. score is the share of attention that each patch gets, as `edgeprune train
+covipal` teaches it (`edgeprune.train.attention`), so that no box has to be drawn around anything.
 What is known of CoViPAL: scores p(H_v, H_t) of a small classifier on both kinds of tokens in front of the language
 model, top-k of them, and two stages of training, the first on what a deeper layer attends to, over all of its heads.
 What the classifier is made of is ours.
@@ -115,6 +116,9 @@ class Method(pruners.Method):
     def ports(self) -> tuple[Port, ...]:
         return words_ports(self.texts, whole=True)
 
+    def rule(self, patches: int) -> dict[str, Any]:
+        return {"name": "topk", "shares": True}
+
     def options(self) -> dict[str, Any]:
         return {"texts": self.texts, "sha256": self.scorer.digest}
 
@@ -123,7 +127,7 @@ class Method(pruners.Method):
         return HIDDEN * (2 * width * (patches + self.texts) + patches * (2 * self.texts + 1))
 
     def select(self, taps: Taps) -> Selection:
-        scores = self.scorer(taps.projected, taps.given[TEXT], taps.given[TEXT_MASK])
+        scores = self.scorer(taps.projected, taps.given[TEXT], taps.given[TEXT_MASK]).softmax(dim=-1)
         indices, picks = ranked_top(scores, self.keep)
         return Selection(indices, scores, picks=picks)
 
@@ -143,6 +147,7 @@ class Method(pruners.Method):
             weights = torch.exp(logits - logits.amax(dim=2, keepdim=True)) * said
             read.append(torch.bmm(weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-30), v))
         hidden = nn.functional.gelu(patch + torch.cat(read, dim=2))
-        score = (hidden * made.last.weight).sum(dim=2) + made.last.bias
+        score = torch.exp((hidden * made.last.weight).sum(dim=2) + made.last.bias).double()
+        score = (score / score.sum(dim=1, keepdim=True)).float()
         picks = score.argsort(dim=1, descending=True)[:, : self.keep]
         return Selection(picks.sort(dim=1).values, score, picks=picks)

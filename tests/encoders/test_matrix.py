@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgeprune.catalog import Entry, Family, families, methods, refusal
 from edgeprune.encoders import Encoder
-from edgeprune.errors import MethodError, ParityError
+from edgeprune.errors import MethodError
 from edgeprune.export import Exported
 from edgeprune.fit import build_method
 from edgeprune.pruners import Method, get
@@ -165,27 +165,8 @@ def test_the_method_is_exported_and_verified(
     assert exported().manifest.outputs["indices"].shape == (1, budget_of(method) or patches)
 
 
-REFUSED_IN_HALF = {
-    "covipal": "scores of weights by chance lie around 0, a tenth of the terms that they are sums of, and what float16 "
-    "rounds of these is held against the largest score"
-}
-"""method -> why its cell is refused in float16"""
-
-
 @pytest.mark.cells
-@pytest.mark.parametrize(
-    ("family", "method"),
-    [
-        pytest.param(
-            *pair,
-            id=name_of(*pair),
-            marks=pytest.mark.xfail(reason=REFUSED_IN_HALF[pair[1].name], raises=ParityError, strict=True)
-            if pair[1].name in REFUSED_IN_HALF
-            else (),
-        )
-        for pair in COVERING
-    ],
-)
+@pytest.mark.parametrize(("family", "method"), [pytest.param(*pair, id=name_of(*pair)) for pair in COVERING])
 def test_half_precision_decides_nothing_wrongly(exported: Callable[..., Exported]) -> None:
     half = exported(precision="float16")
     assert half.manifest.precision == "float16"
