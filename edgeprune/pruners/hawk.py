@@ -7,8 +7,9 @@ Queries and keys are those of the language model's first layer, in front of rota
 What is added, the same to every patch, is twice what a head gives each one where all are alike: heads that speak
 against each other leave scores of nothing, and there would be nothing to measure their errors by.
 
-The published weights of heads are of Qwen2.5-VL-7B and not at hand. `--option weights=` takes them as numbers, one for
-each head, or the file that `edgeprune calibrate --method hawk` fits to another model; `uniform`, 1 / H each, is ours.
+`--option weights=published` are those of Qwen2.5-VL-7B, whose first layer has 28 heads, made to sum to 1. It takes
+numbers as well, one for each head, or the file that `edgeprune calibrate --method hawk` fits to another model;
+`uniform`, 1 / H each, is ours.
 Tokens of the question are those behind the image, to the end of the turn.
 
 Measured on the embedded model, whose first layer has four heads, 100 drawn scenes, % right at 32 / 16 of 144 tokens,
@@ -39,7 +40,12 @@ from edgeprune.pruners import Eager, Selection, Traits
 from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
 
-UNIFORM = "uniform"
+UNIFORM, PUBLISHED = "uniform", "published"
+QWEN = (
+    *(0.0875, 0.3, 0.048, 0.0321, 0.0104, 0.0102, 0.0336, 0.046, 0.054, 0.0472, 0.0234, 0.0537, 0.0109, 0.0573),
+    *(0.0276, 0.0403, 0.0429, 0.0352, 0.0162, 0.0519, 0.0553, 0.0266, 0.0222, 0.048, 0.0337, 0.025, 0.0, 0.0224),
+)
+"""what its authors measured of the heads of Qwen2.5-VL-7B"""
 FLAT = 1e-2
 """the share of what a head's products might be that they are taken for at least"""
 TINY = 1e-30
@@ -49,7 +55,7 @@ TINY = 1e-30
 class Method(pruners.Method):
     keep: int
     weights: str = "uniform"
-    """of heads: numbers with commas between, the file of a calibration, or uniform"""
+    """of heads: uniform, published, numbers with commas between, or the file of a calibration"""
     written_from: ClassVar[str] = "official code at peppery77/HAWK@3af2071"
     traits: ClassVar[Traits] = Traits(
         reads=("projected features", "keys of the language model"),
@@ -66,7 +72,7 @@ class Method(pruners.Method):
     )
 
     def __post_init__(self) -> None:
-        if self.weights != UNIFORM and self._file is None:
+        if self.weights not in (UNIFORM, PUBLISHED) and self._file is None:
             _numbers(self.weights)
 
     @property
@@ -84,12 +90,14 @@ class Method(pruners.Method):
 
     @property
     def departs(self) -> tuple[str, ...]:
+        if self.weights == PUBLISHED:
+            return ()
         said = "are all alike" if self.weights == UNIFORM else "are those of option weights"
         return (f"weights of heads {said}, which is ours; the published ones are of Qwen2.5-VL-7B",)
 
     def prepared(self, projector: nn.Module) -> Method:
         """With the numbers of a file in its place."""
-        if self.weights == UNIFORM or (path := self._file) is None:
+        if self.weights in (UNIFORM, PUBLISHED) or (path := self._file) is None:
             return self
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["weights"]
@@ -136,7 +144,10 @@ class Method(pruners.Method):
 
     def _of_heads(self, heads: int) -> Tensor:
         """[H] float32"""
-        given = [1 / heads] * heads if self.weights == UNIFORM else _numbers(self.weights)
+        if self.weights == PUBLISHED:
+            given = [one / sum(QWEN) for one in QWEN]
+        else:
+            given = [1 / heads] * heads if self.weights == UNIFORM else _numbers(self.weights)
         if len(given) != heads:
             raise MethodError(
                 f"option weights of hawk must be {heads} numbers, one for each head of the language model's first "
@@ -153,7 +164,7 @@ def _numbers(text: str) -> list[float]:
         found = []
     if not found or not all(map(math.isfinite, found)) or not any(found):
         raise MethodError(
-            f"option weights of hawk must be uniform, numbers with commas between, or a file that `edgeprune calibrate "
-            f"--method hawk` wrote, got {text!r}"
+            f"option weights of hawk must be uniform, published, numbers with commas between, or a file that `edgeprune "
+            f"calibrate --method hawk` wrote, got {text!r}"
         )
     return found

@@ -98,7 +98,9 @@ def test_weights_are_read_of_a_file_and_stay_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["heavy", "1,,2", "1,nan", "0,0", ""])
 def test_what_are_no_weights_is_refused(text: str) -> None:
-    with pytest.raises(MethodError, match="option weights of hawk must be uniform, numbers with commas between, or a"):
+    with pytest.raises(
+        MethodError, match="option weights of hawk must be uniform, published, numbers with commas between, or a"
+    ):
         Method(9, text)
 
 
@@ -107,6 +109,18 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(MethodError, match=r"must be a file that `edgeprune calibrate --method hawk` wrote; .* is none"):
         Method(9, str(path)).prepared(nn.Identity())
+
+
+def test_the_published_weights_are_of_28_heads_and_sum_to_one(keyer: Keys) -> None:
+    """The second head of Qwen2.5-VL-7B counts a quarter, the 27th nothing."""
+    published = Method(9, "published").prepared(nn.Identity())
+    assert published.departs == ()
+    weights = published._of_heads(28)
+    assert float(weights.sum()) == pytest.approx(1)
+    assert (int(weights.argmax()), float(weights[26])) == (1, 0)
+    assert float(weights[1]) == pytest.approx(0.3 / 1.2616)
+    with pytest.raises(MethodError, match=r"must be 6 numbers, .*, got 28"):
+        published._of_heads(6)
 
 
 def test_weights_of_many_heads_are_no_name_of_a_file() -> None:
