@@ -164,7 +164,7 @@ def _numbers(text: str) -> list[float]:
         found = []
     if not found or not all(map(math.isfinite, found)) or not any(found):
         raise MethodError(
-            f"option weights of hawk must be uniform, published, numbers with commas between, or a file that `edgeprune "
-            f"calibrate --method hawk` wrote, got {text!r}"
+            "option weights of hawk must be uniform, published, numbers with commas between, or a file that "
+            f"`edgeprune calibrate --method hawk` wrote, got {text!r}"
         )
     return found
