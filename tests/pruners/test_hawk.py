@@ -98,9 +98,7 @@ def test_weights_are_read_of_a_file_and_stay_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["heavy", "1,,2", "1,nan", "0,0", ""])
 def test_what_are_no_weights_is_refused(text: str) -> None:
-    with pytest.raises(
-        MethodError, match="option weights of hawk must be uniform, published, numbers with commas"
-    ):
+    with pytest.raises(MethodError, match="option weights of hawk must be uniform, published, numbers with commas"):
         Method(9, text)
 
 
