@@ -119,7 +119,7 @@ NOT_RUN = {
     },
     "docs/inside.md": {
         "edgeprune sweep --methods fastervlm --inside tome,cells,nearest,pitome,drop --encoder-cost 0.6,0.5 "
-        "--keep 64,32 --count 300 --no-speed --output inside-sweep": "exports every method",
+        "--keep 64,32 --count 1000 --no-speed --output inside-sweep": "exports every method",
         "python -m edgeprune.cli.tables.quality inside-sweep docs/inside.md": "needs inside-sweep, which was not made",
         "edgeprune adapt --method fastervlm --keep 32 --inside drop --encoder-cost 0.5 --output adapted": (
             "trains for minutes"
