@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeprune.bundle import Manifest
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.images.resize import PILLOW
 from edgeprune.runtime.runner import NEXT, STATE
 
 __all__ = ["inputs", "outputs"]
@@ -73,8 +74,10 @@ def _pixels(manifest: Manifest) -> list[str]:
 
 def _resized(steps: Preprocessing) -> list[str]:
     lines = []
+    torch = "torch's antialiased {} filter, on 8 bits (`edgeprune/runtime/images/resize.py`)"
+    whose = "Pillow's {} filter, on 8 bits" if steps.resizer == PILLOW else torch
     how = (
-        f"with Pillow's {FILTERS[steps.resample]} filter, on 8 bits. It averages where it shrinks, which OpenCV and "
+        f"with {whose.format(FILTERS[steps.resample])}. It averages where it shrinks, which OpenCV and "
         "most resizes of a GPU do not: other pixels may keep other patches"
     )
     if steps.resize is None:

@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from edgeprune.encoders._settings import Settings, settings_of
 from edgeprune.errors import ModelError
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.images.resize import PILLOW, TORCH
 from edgeprune.runtime.images.tiles import Tiles
 
 __all__ = ["read_processor"]
 
 Size = tuple[int, int]
+Triple = tuple[float, float, float]
 MOST_TILES = 256
 """that a processor may say it makes, in some 1500 shapes"""
 
@@ -69,20 +73,19 @@ def read_processor(
 def _steps(settings: Settings, size: Size, resized: bool, tiled: bool) -> Preprocessing:
     """tiled: whether they are those of a tile, which is a square. Raises ValueError, TypeError or KeyError."""
     resize, crop = _fitted(settings, size, resized, tiled)
-    normalised, mean = settings.on("do_normalize"), (0.0, 0.0, 0.0)
-    if normalised:
-        mean = _triple(settings.value("image_mean"))
+    rescale, mean, std = _scales(settings)
     square = _levels(settings.value("image_mean")) if settings.on("do_pad") and settings.processor.squares else None
     return Preprocessing(
         size=size,
         resize=resize,
         resample=0 if resize is None else int(settings.value("resample")),
         crop=crop,
-        rescale=float(settings.value("rescale_factor")) if settings.on("do_rescale") else 1.0,
+        rescale=rescale,
         mean=mean,
-        std=_triple(settings.value("image_std")) if normalised else (1.0, 1.0, 1.0),
+        std=std,
         convert_rgb=bool(settings.values["do_convert_rgb"]),
         square=square,
+        resizer=TORCH if settings.processor.torchvision and resize else PILLOW,
         pad=settings.padded() is not None and (crop or resize) not in (size, {"height": size[0], "width": size[1]}),
     )
 
@@ -163,7 +166,20 @@ def _levels(mean: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _triple(given: Any) -> tuple[float, float, float]:
+def _scales(settings: Settings) -> tuple[float, Triple, Triple]:
+    """rescale, mean and std; as transformers' TorchvisionBackend has them, of levels as they are, and in float32."""
+    rescale = float(settings.value("rescale_factor")) if settings.on("do_rescale") else 1.0
+    torchvision = settings.processor.torchvision
+    if not settings.on("do_normalize"):
+        return float(np.float32(rescale)) if torchvision else rescale, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = _triple(settings.value("image_mean")), _triple(settings.value("image_std"))
+    if not torchvision or not rescale:
+        return rescale, mean, std
+    levels = np.float32(1.0 / rescale)
+    return 1.0, _triple(levels * np.array(mean, np.float32)), _triple(levels * np.array(std, np.float32))
+
+
+def _triple(given: Any) -> Triple:
     if isinstance(given, (int, float)):
         return float(given), float(given), float(given)
     red, green, blue = given

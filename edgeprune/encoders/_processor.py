@@ -40,6 +40,9 @@ class Processor:
     """whether images are scaled to a longest edge, and then squeezed into squares of max_image_size, as Idefics 3's"""
     parts: bool = False
     """whether large images are squeezed into squares of tile_size, without the whole image among them, as LFM2-VL's"""
+    torchvision: bool = False
+    """whether that is its only backend, and it resizes 8 bits first, and then rescales and normalises them in one step:
+    both round otherwise than Pillow and numpy"""
 
 
 COMMON = (

@@ -8,7 +8,8 @@ cut into tiles of that size, row by row, each behind its tag in the prompt, and 
 comes the image whole, as a thumbnail of another size. So an image is two bundles: `--grid 32x32 --tiles T` cuts it as
 its processor does one that needs T tiles (runtime/images/tiles.py, "without the whole image"), and the thumbnail, as
 any small image, is that of its own grid, without `--tiles`. At another grid, or where the processor splits no images,
-the images of a batch are images.
+the images of a batch are images. Pixels are those of torchvision, the processor's only backend, bit for bit
+(runtime/images/resize.py).
 
 Source  transformers Lfm2VlModel.get_image_features, Lfm2VlImageProcessor.resize_and_split,
         Lfm2VlProcessor.replace_image_token
@@ -47,6 +48,7 @@ PROCESSORS = {
         ),
         ignores=("do_center_crop", "do_pad"),
         parts=True,
+        torchvision=True,
     )
 }
 LAYOUT = "tiles: one after the other, row by row, each behind its tag; the thumbnail behind them is another bundle's"

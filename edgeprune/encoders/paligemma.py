@@ -31,6 +31,7 @@ PROCESSORS = {
         | {"size": {"max_height": 224, "max_width": 224}, "default_to_square": False, "do_pad": True}
         | {"pad_size": {"height": 224, "width": 224}},
         models=("pi0",),
+        torchvision=True,
     )
 }
 LEROBOT = ("model.paligemma_with_expert.paligemma.model.", "paligemma_with_expert.paligemma.model.")

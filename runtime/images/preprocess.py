@@ -3,8 +3,9 @@
     RGB -> square -> resize -> centre crop (zeros around what is too small) -> x * rescale -> (x - mean) / std
     RGB -> tiles   -> x * rescale -> (x - mean) / std                      of one image (`tiles.py`)
 
-The result is bit for bit that of `CLIPImageProcessorPil`: the resize is Pillow's, on uint8, and the arithmetic that
-follows has only 256 inputs per channel, so it is done once, into a table.
+The result is bit for bit that of `CLIPImageProcessorPil`: the resize is Pillow's, on uint8, or torch's where the
+processor knows no other (`resize.py`), and the arithmetic that follows has only 256 inputs per channel, so it is done
+once, into a table.
 
 Source  huggingface/transformers@v5.23 models/clip/image_processing_pil_clip.py, image_transforms.py, image_utils.py
 """
@@ -26,6 +27,7 @@ from PIL import Image, ImageOps
 
 from edgeprune.errors import BundleError, ImageError
 from edgeprune.runtime.images.levels import Range, bits_beyond, eight_bits, needs_range, scaled
+from edgeprune.runtime.images.resize import PILLOW, check_resizer, resizer
 from edgeprune.runtime.images.tiles import Tiles
 
 __all__ = ["ImageLike", "Preprocessing"]
@@ -64,6 +66,8 @@ class Preprocessing:
     """the colour around an image that is made square in front of every other step; None where it is not"""
     pad: bool = False
     """whether an image that comes out smaller stands in the upper left corner, with zeros around it, normalised ones"""
+    resizer: str = PILLOW
+    """whose resize it is, PILLOW's or TORCH's: their filters are the same, the rounding is not"""
 
     def __post_init__(self) -> None:
         if self.resize is not None and set(self.resize) not in _RESIZES:
@@ -77,6 +81,7 @@ class Preprocessing:
             raise ValueError(f"sizes must be positive whole numbers of pixels, got {numbers}")
         if self.resample not in range(6):
             raise ValueError(f"resample must be Pillow's number of a filter, 0..5, got {self.resample}")
+        check_resizer(self.resizer, self.resample)
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std) or not math.isfinite(self.rescale):
             raise ValueError(f"mean and std must be 3 numbers, std not zero, got {self.mean} and {self.std}")
         if self.crop is None and self.resize is not None and "height" not in self.resize and not self.pad:
@@ -112,17 +117,21 @@ class Preprocessing:
                 tiles=None if tiles is None else Tiles.from_json(tiles, size[0]),
                 square=_colour(given.get("square")),
                 pad=bool(given.get("pad", False)),
+                resizer=given.get("resizer", PILLOW),
             )
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise BundleError(f"the manifest's preprocessing is wrong ({error}); export the bundle again") from None
 
     def to_json(self) -> dict[str, Any]:
-        """`tiles`, `square` and `pad` are there only where images are cut up, made square, or padded."""
+        """`tiles`, `square`, `pad` and `resizer` are there only where images are cut up, made square, padded, or
+        resized otherwise than by Pillow."""
         fields = {name: value for name, value in asdict(replace(self, tiles=None)).items() if name != "tiles"}
         if self.square is None:
             del fields["square"]
         if not self.pad:
             del fields["pad"]
+        if self.resizer == PILLOW:
+            del fields["resizer"]
         if self.tiles is not None:
             fields["tiles"] = self.tiles.to_json()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
@@ -140,7 +149,7 @@ class Preprocessing:
     def tiled_pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """One image -> [T, H, W, 3] uint8, RGB: its tiles before rescale and normalisation. Raises ImageError."""
         assert self.tiles is not None, "the encoder takes no tiles"
-        tiles = self.tiles.cut(as_rgb(image, self.convert_rgb), Image.Resampling(self.resample))
+        tiles = self.tiles.cut(as_rgb(image, self.convert_rgb), resizer(self.resizer, self.resample))
         return np.stack([np.asarray(tile) for tile in tiles])
 
     def tile_shape(self, image: ImageLike) -> tuple[int, int]:
@@ -179,8 +188,7 @@ class Preprocessing:
             ground.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
             rgb = ground
         if self.resize is not None:
-            height, width = self.resized(rgb.height, rgb.width)
-            rgb = rgb.resize((width, height), resample=Image.Resampling(self.resample))
+            rgb = resizer(self.resizer, self.resample)(rgb, self.resized(rgb.height, rgb.width))
         if self.crop is not None:  # Pillow fills with zeros what lies outside, and // puts the odd pixel where HF does
             left, top = (rgb.width - self.crop[1]) // 2, (rgb.height - self.crop[0]) // 2
             rgb = rgb.crop((left, top, left + self.crop[1], top + self.crop[0]))

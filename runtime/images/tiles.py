@@ -25,8 +25,8 @@ Squeezed, of LFM2-VL, without the whole image (`whole`), whose thumbnail has a s
     tiles    = [tile (0, 0), tile (0, 1), ... of the image squeezed into W x H]
 
 Tiles are the bits that LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil, GotOcr2ImageProcessorPil and
-Idefics3ImageProcessorPil make where these choose as many, and Lfm2VlImageProcessor with Pillow's resize. An image for
-which they would choose another number gets the best of those there are.
+Idefics3ImageProcessorPil make where these choose as many, and Lfm2VlImageProcessor, by torch's resize (`resize.py`).
+An image for which they would choose another number gets the best of those there are.
 
 Paper   https://llava-vl.github.io/blog/2024-01-30-llava-next/, https://arxiv.org/abs/2404.16821
 Source  huggingface/transformers@v5.23 image_processing_utils.py (select_best_resolution, get_patch_output_size),
@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeprune.errors import ModelError, RequestError
+from edgeprune.runtime.images.resize import Resize
 
 __all__ = ["Tiles", "packed"]
 
@@ -143,30 +144,30 @@ class Tiles:
         tiles = [(fitted, (top - above, left - before)) for top, left in corners]
         return tiles + whole if self.squeezed else whole + tiles
 
-    def cut(self, image: Image.Image, resample: Image.Resampling) -> list[Image.Image]:
+    def cut(self, image: Image.Image, resize: Resize) -> list[Image.Image]:
         """An RGB image -> its T tiles, the whole one, if any, first, or last where they are squeezed."""
         side = self.side
         height, width = self._best(image.height, image.width)
         if self.longest:
-            image = image.resize(_scaled(image.height, image.width, self.longest)[::-1], resample=resample)
-            image = image.resize((width or side, height or side), resample=resample)
-        whole = [image.resize((side, side), resample=resample)] if self.whole else []
+            image = resize(image, _scaled(image.height, image.width, self.longest))
+            image = resize(image, (height or side, width or side))
+        whole = [resize(image, (side, side))] if self.whole else []
         if not self.pinpoints:
             return whole
         corners = [(left, top) for top in range(0, height, side) for left in range(0, width, side)]
-        canvas = self._canvas(image, height, width, resample)
+        canvas = self._canvas(image, height, width, resize)
         tiles = [canvas.crop((left, top, left + side, top + side)) for left, top in corners]
         return tiles + whole if self.squeezed else whole + tiles
 
-    def _canvas(self, image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
+    def _canvas(self, image: Image.Image, height: int, width: int, resize: Resize) -> Image.Image:
         """The image in the size that is cut up."""
         if self.longest:
             return image
         if self.squeezed:
-            return image.resize((width, height), resample=resample)
+            return resize(image, (height, width))
         fitted, (top, left) = self._fitted((image.height, image.width), height, width)
         padded = Image.new("RGB", (width, height))
-        padded.paste(image.resize(fitted[::-1], resample=resample), (left, top))
+        padded.paste(resize(image, fitted), (left, top))
         return padded
 
     def _fitted(self, size: tuple[int, int], height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:

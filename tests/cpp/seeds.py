@@ -24,6 +24,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from safetensors.numpy import load_file, save
 
 from edgeprune.bundle import MANIFEST, File, Graph, Manifest, Plan, TensorSpec, describe_files
+from edgeprune.runtime.images.resize import TORCH
 from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.runtime.parity.decisions import Case
 from edgeprune.runtime.parity.stored import QUANTITY, packed
@@ -97,6 +98,7 @@ FORMS = {
     "parts": steps(
         (8, 8), resize={"height": 8, "width": 8}, tiles=Tiles(2, 8, ((8, 16), (16, 8)), squeezed=True, whole=False)
     ),
+    "torch": steps((9, 6), resize={"height": 9, "width": 6}, resample=2, resizer=TORCH),
 }
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from edgeprune.errors import BundleError, ImageError, RequestError
 from edgeprune.runtime.detections import decode
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.runtime.images.resize import TORCH
 from edgeprune.runtime.images.tiles import Tiles, packed
 from tests.cpp.pictures import BAD_BUNDLE, BAD_IMAGE, CLIP_MEAN, WRONG_REQUEST, Pictures, Refused, steps
 
@@ -55,6 +56,28 @@ FORMS = {
     ),
     "one tile of a scaled image": steps(
         resize={"height": 24, "width": 24}, resample=1, tiles=Tiles(1, 24, (), True, 47)
+    ),
+    "torch": steps((20, 30), resize={"height": 20, "width": 30}, resample=2, resizer=TORCH),
+    "torch, crop and square": steps(
+        (17, 9), resize={"shortest_edge": 20}, crop=(17, 9), resample=3, square=(1, 2, 3), resizer=TORCH
+    ),
+    "torch, tiles": steps(
+        resize={"height": 24, "width": 24},
+        resample=2,
+        tiles=Tiles(5, 24, ((48, 48), (24, 96), (96, 24))),
+        resizer=TORCH,
+    ),
+    "torch, tiles without the whole": steps(
+        resize={"height": 24, "width": 24},
+        resample=2,
+        tiles=Tiles(4, 24, SQUEEZED, squeezed=True, whole=False),
+        resizer=TORCH,
+    ),
+    "torch, tiles of a scaled image": steps(
+        resize={"height": 24, "width": 24},
+        resample=3,
+        tiles=Tiles(3, 24, ((24, 48), (48, 24)), True, 48),
+        resizer=TORCH,
     ),
     "one tile": steps(resize={"height": 24, "width": 24}, tiles=Tiles(1, 24, ())),
 }
@@ -123,6 +146,18 @@ def test_every_filter_has_the_bits_of_pillow(pictures: Pictures, resample: int) 
         expected = np.asarray(Image.fromarray(image).resize((across, down), Image.Resampling(resample)))
         got = pictures.pixels(form, image, "uint8")
         np.testing.assert_array_equal(got, expected, err_msg=f"{width}x{height} to {across}x{down}")
+
+
+@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
+def test_what_is_resized_as_torch_does_has_the_bits_of_python(pictures: Pictures, resample: int) -> None:
+    """Which has those of torch: tests/runtime/images/test_resize.py."""
+    random = np.random.default_rng(resample)
+    targets = sizes(random, 60, 250)
+    for (height, width), (down, across) in zip(sizes(random, 60, 700), targets[::-1], strict=True):
+        form = steps((down, across), resize={"height": down, "width": across}, resample=resample, resizer=TORCH)
+        image = some(random, height, width)
+        got = pictures.pixels(form, image, "uint8")
+        np.testing.assert_array_equal(got, form.pixels(image), err_msg=f"{width}x{height} to {across}x{down}")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float16"])
@@ -228,6 +263,7 @@ BROKEN: dict[str, list[Any]] = {
         *({**PARTS, "whole": 0}, {**PARTS, "whole": None}, {**PARTS, "whole": "no"}, {**PARTS, "whole": []}),
         *({**PARTS, "count": 3}, {**PARTS, "squeezed": False}, {**PARTS, "count": 1, "pinpoints": []}),
     ],
+    "resizer": ["", "cv2", "Torch", None, 1, True, ["torch"], {}],
     "square": [[1, 2], [1, 2, 256], [1, 2, -1], [0.5, 1, 1], 7],
 }
 
@@ -260,6 +296,8 @@ def test_a_broken_field_is_refused(pictures: Pictures, field: str, value: Any) -
         {"tiles": {**PARTS, "whole": 3}},
         {"tiles": {**PARTS, "squeezed": False}},
         {"tiles": {**PARTS, "count": 1, "pinpoints": []}},
+        {"resizer": 7},
+        *({"resizer": "torch", "resample": by} for by in (0, 1, 4, 5)),
         {"size": [24, 30], "crop": [24, 30], "tiles": {"count": 1, "pinpoints": []}},
     ],
     ids=str,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
@@ -30,6 +34,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, wanted in asked.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, [kind for kind, one in ALL.items() if wanted(one)])
+
+
+@pytest.fixture
+def of_torchvision(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """(model) -> the module of its image processor, which has no backend but torchvision.
+
+    That need not be installed: the class is transformers' own, on what torchvision's functions do with 8 bits on a CPU.
+    """
+    from transformers import image_processing_backends
+
+    def resize(image: Tensor, size: tuple[int, int], interpolation: str, antialias: bool) -> Tensor:
+        assert image.dtype == torch.uint8
+        return functional.interpolate(image, size, mode=interpolation, align_corners=False, antialias=antialias)
+
+    def normalize(image: Tensor, mean: Tensor, std: Tensor, inplace: bool) -> Tensor:
+        return image.sub(mean.view(-1, 1, 1)).div(std.view(-1, 1, 1))
+
+    def imported(model: str) -> Any:
+        name = f"transformers.models.{model}.image_processing_{model}"
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        found = importlib.import_module(name)
+        monkeypatch.delitem(sys.modules, name)
+        return found
+
+    stand_in = SimpleNamespace(resize=resize, normalize=normalize, InterpolationMode=SimpleNamespace(LANCZOS="lanczos"))
+    for module in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(functional=stand_in))
+    monkeypatch.setattr(image_processing_backends, "tvF", stand_in, raising=False)
+    monkeypatch.setattr(image_processing_backends, "pil_torch_interpolation_mapping", {2: "bilinear", 3: "bicubic"})
+    return imported
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,8 @@ that its processor cuts, and what is said of them and the thumbnail what is said
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
@@ -32,6 +30,7 @@ from edgeprune.integrations.transformers import generation_inputs
 from edgeprune.pruners import divprune, none
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import TokenEncoder, load, show
+from edgeprune.runtime.images.resize import PILLOW, TORCH, resizer
 from edgeprune.runtime.images.tiles import Tiles
 from edgeprune.trace import PrunedEncoder
 from tests.encoders.kinds import LANGUAGE, SIZES, Kind, processor
@@ -155,34 +154,25 @@ def test_the_names_of_older_checkpoints_are_read(made: Made, tmp_path: Path) -> 
 
 def test_images_are_resized_to_the_grid_in_one_step(made: Made) -> None:
     steps = read_processor(open_checkpoint(str(made("lfm2_vl")[0])).processor, (48, 48))
-    assert (steps.resize, steps.resample, steps.mean) == ({"height": 48, "width": 48}, 2, (0.5, 0.5, 0.5))
+    assert (steps.resize, steps.resample, steps.resizer) == ({"height": 48, "width": 48}, 2, TORCH)
+    assert (steps.rescale, steps.mean, steps.std) == (1.0, (127.5,) * 3, (127.5,) * 3)  # in one step
+
+
+def test_a_filter_that_torch_has_not_is_refused() -> None:
+    assert read_processor(FILE | {"resample": 3}, (48, 48)).resample == 3
+    with pytest.raises(ModelError, match=r"resizer torch takes resample 2 \(bilinear\) or 3 \(bicubic\), got 1"):
+        read_processor(FILE | {"resample": 1}, (48, 48))
+    assert read_processor(FILE | {"do_resize": False}, (48, 48)).resizer == PILLOW
 
 
 @pytest.fixture
-def processor_of_transformers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Its own class, which has no backend but torchvision, with Pillow's resize in the place of torchvision's: that is
-    as good as the same, one of 255 levels apart at most."""
-    from transformers import image_processing_backends
-
-    name = "transformers.models.lfm2_vl.image_processing_lfm2_vl"
-    for module in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
-        monkeypatch.setitem(sys.modules, module, SimpleNamespace(functional=SimpleNamespace()))
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(image_processing_backends.TorchvisionBackend, "resize", _pillows)
-    found: Any = importlib.import_module(name)
-    monkeypatch.delitem(sys.modules, name)
-    return found.Lfm2VlImageProcessor
-
-
-def _pillows(self: Any, image: Tensor, size: Any, resample: int, **_: Any) -> Tensor:
-    """[1, 3, H, W] uint8"""
-    picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
-    resized = np.array(picture.resize((size.width, size.height), Image.Resampling(resample)))
-    return torch.from_numpy(resized).permute(2, 0, 1)[None]
+def processor_of_transformers(of_torchvision: Callable[[str], Any]) -> Any:
+    return of_torchvision("lfm2_vl").Lfm2VlImageProcessor
 
 
 SMALL: dict[str, int] = {"encoder_patch_size": 4, "tile_size": 48, "min_image_tokens": 4, "max_image_tokens": 36}
 FILE = processor("Lfm2Vl", **SMALL)
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.5)
 
 
 def photo(size: tuple[int, int]) -> Image.Image:
@@ -206,13 +196,17 @@ def test_an_image_its_tiles_and_its_thumbnail_have_the_pixels_of_the_processor(
     given = {name: getattr(own, name) for name in (*fields, "encoder_patch_size", "tile_size", "max_pixels_tolerance")}
     (parts,), (rows,), (columns,), _ = own.resize_and_split(pixels, **given, resample=own.resample)
     wanted = [one.permute(1, 2, 0).numpy() for one in parts]
-    whole = read_processor(FILE, wanted[-1].shape[:2])
+    normalised = [own.rescale_and_normalize(one[None], True, 1 / 255, True, MEAN, STD)[0].numpy() for one in parts]
+    file = FILE | {"image_mean": MEAN, "image_std": STD}
+    whole = read_processor(file, wanted[-1].shape[:2])
     assert np.array_equal(whole.pixels(image), wanted[-1])
+    assert whole(image).tobytes() == normalised[-1].tobytes()
     assert len(wanted) == (1 if rows * columns == 1 else rows * columns + 1)
     if len(wanted) > 1:
-        steps = read_processor(FILE, (48, 48), rows * columns)
+        steps = read_processor(file, (48, 48), rows * columns)
         assert steps.tile_shape(image) == (rows, columns)
         np.testing.assert_array_equal(steps.tiled_pixels(image), wanted[:-1])
+        assert steps.tiled(image).tobytes() == np.stack(normalised[:-1]).tobytes()
 
 
 @pytest.mark.parametrize(("least", "most"), [(2, 10), (1, 6), (3, 12)])
@@ -300,7 +294,7 @@ def test_the_manifest_says_that_the_whole_image_is_no_tile(parts: list[TokenEnco
 def test_all_tiles_are_shown_as_they_lie_in_the_image(parts: list[TokenEncoder]) -> None:
     image = photo(WIDE)
     pixels, cells = show._seen(parts[0], image)
-    np.testing.assert_array_equal(pixels, image.resize((96, 48), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(pixels, resizer(TORCH, 2)(image, (48, 96)))
     assert cells.reshape(2, 6, 6)[:, :2, :2].tolist() == [[[0, 1], [12, 13]], [[6, 7], [18, 19]]]
     drawn = show.draw(parts[0], image)
     assert drawn.width > 3 * drawn.height

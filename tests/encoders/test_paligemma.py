@@ -134,16 +134,21 @@ def test_transformers_writes_a_policy_with_the_names_of_lerobot(policy: tuple[Pa
 
 
 @pytest.mark.parametrize("size", [(96, 128), (40, 30), (48, 48), (7, 200)], ids=str)
-def test_a_cameras_image_is_fitted_and_padded_behind_normalisation(size: tuple[int, int]) -> None:
-    """As the steps of transformers' Pillow backend, of which pi0's class has none of its own."""
-    from transformers import CLIPImageProcessorPil
-
+def test_a_cameras_image_is_fitted_and_padded_behind_normalisation(
+    of_torchvision: Callable[[str], Any], size: tuple[int, int]
+) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    half = [0.5, 0.5, 0.5]
-    given = {name: value for name, value in FITTED.items() if name != "image_processor_type"}
-    own = CLIPImageProcessorPil(**given, do_pad=True, do_center_crop=False, image_mean=half, image_std=half)
+    from transformers.image_utils import SizeDict
+
+    own = of_torchvision("pi0").PI0ImageProcessor()
+    given = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    fitted = own.resize(given, SizeDict(**FITTED["size"]), own.resample)
+    height, width = fitted.shape[2:]
+    wanted = np.zeros((3, 48, 48), np.float32)
+    wanted[:, :height, :width] = own.rescale_and_normalize(fitted, True, 1 / 255, True, (0.5,) * 3, (0.5,) * 3)[0]
     steps = read_processor(FITTED, (48, 48))
-    np.testing.assert_array_equal(steps(image), own(image, return_tensors="np")["pixel_values"][0])
+    np.testing.assert_array_equal(steps(image), wanted)
+    np.testing.assert_array_equal(steps.pixels(image)[:height, :width], fitted[0].permute(1, 2, 0))
     assert steps.pixels(image).shape == (48, 48, 3)
 
 

@@ -18,6 +18,7 @@ from edgeprune.bundle import Graph, Manifest, TensorSpec
 from edgeprune.export import interface
 from edgeprune.export.processor import read_processor
 from edgeprune.runtime import Preprocessing
+from edgeprune.runtime.images.resize import TORCH
 from edgeprune.runtime.images.tiles import Tiles
 
 MakeBundle = Callable[..., Path]
@@ -69,6 +70,15 @@ def test_a_graph_that_normalises_is_given_bytes(manifest: Callable[..., Manifest
 def test_an_image_of_the_right_size_is_asked_for_where_nothing_resizes(manifest: Callable[..., Manifest]) -> None:
     plain = dataclasses.replace(CLIP, resize=None, crop=None)
     assert "It must have 32x48 (height x width) pixels." in interface.inputs(manifest(preprocessing=plain.to_json()))
+
+
+def test_it_is_said_whose_resize_it_is(manifest: Callable[..., Manifest]) -> None:
+    torchs = dataclasses.replace(CLIP, resizer=TORCH)
+    for steps, says in (
+        (CLIP, "Pillow's bicubic filter, on 8 bits. It"),
+        (torchs, "torch's antialiased bicubic filter"),
+    ):
+        assert says in interface.inputs(manifest(preprocessing=steps.to_json()))[1]
 
 
 def test_tiles_are_said(manifest: Callable[..., Manifest]) -> None:

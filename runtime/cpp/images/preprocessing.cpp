@@ -68,6 +68,7 @@ struct Preprocessing::State {
     void make_whole(const Rgb &image);
     void whole(const Canvas &from, const Cut &cut, std::vector<std::uint8_t> &to);
     Cut cut(Size from, Size to, std::int64_t top, std::int64_t left) const;
+    Cut cut(Size from, Size to, const Window &rows, const Window &columns) const;
     void piece(const Cut &cut, DType dtype, unsigned char *to);
     void row(const std::uint8_t *from, std::size_t y, DType dtype, unsigned char *to) const;
 
@@ -85,9 +86,14 @@ struct Preprocessing::State {
 
 Cut Preprocessing::State::cut(Size from, Size to, std::int64_t top, std::int64_t left) const {
     const Window columns = window(left, steps.size.width, to.width), rows = window(top, steps.size.height, to.height);
-    return {axis(from.width, to.width, steps.filter, columns.first, columns.count),
-            axis(from.height, to.height, steps.filter, rows.first, rows.count),
-            down_first(from.height, from.width, to.height, to.width), columns.in, rows.in};
+    return cut(from, to, rows, columns);
+}
+
+Cut Preprocessing::State::cut(Size from, Size to, const Window &rows, const Window &columns) const {
+    const bool pillow = steps.resizer == Resizer::pillow;
+    return {axis(from.width, to.width, steps.filter, columns.first, columns.count, steps.resizer),
+            axis(from.height, to.height, steps.filter, rows.first, rows.count, steps.resizer),
+            pillow && down_first(from.height, from.width, to.height, to.width), columns.in, rows.in};
 }
 
 void Preprocessing::State::plan_whole(Size image) {
@@ -95,9 +101,7 @@ void Preprocessing::State::plan_whole(Size image) {
     const Size first = tiles.scaled(image), best = tiles.best(image);
     const Size second = best.height ? best : Size{tiles.side, tiles.side};
     const auto all = [this](Size from, Size to) {
-        return Cut{axis(from.width, to.width, steps.filter, 0, to.width),
-                   axis(from.height, to.height, steps.filter, 0, to.height),
-                   down_first(from.height, from.width, to.height, to.width), 0, 0};
+        return cut(from, to, Window{0, to.height, 0}, Window{0, to.width, 0});
     };
     before = {all(image, first), all(first, second)};
     scaled.resize(3 * first.height * first.width);

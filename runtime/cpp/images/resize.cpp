@@ -11,22 +11,23 @@ constexpr std::size_t BLOCK = 3 * ROWS;  // bytes that are weighed at once: whol
 
 std::size_t whole_blocks(std::size_t nbytes) { return (nbytes + BLOCK - 1) / BLOCK * BLOCK; }
 
-std::uint8_t rounded(std::uint32_t sum) {
-    const std::int32_t level = static_cast<std::int32_t>(sum) >> WEIGHT_BITS;
+std::uint8_t rounded(std::uint32_t sum, int bits) {
+    const std::int32_t level = static_cast<std::int32_t>(sum) >> bits;
     return static_cast<std::uint8_t>(std::min(std::max(level, 0), 255));
 }
 
 // BLOCK weighed sums: of the bytes at `from`, of those `pitch` further, and so on. Loops of a fixed length over one
 // array, which compilers keep in vector registers.
-void weigh(const std::uint8_t *from, std::size_t pitch, const std::int32_t *weights, std::size_t count,
-           std::uint8_t *to) {
+void weigh(const std::uint8_t *from, std::size_t pitch, const Axis &axis, const Axis::Taps &taps, std::uint8_t *to) {
+    const std::int32_t *weights = axis.weights.data() + taps.weights;
+    const int bits = axis.bits;
     std::uint32_t sums[BLOCK];
-    for (std::size_t i = 0; i < BLOCK; ++i) sums[i] = 1u << (WEIGHT_BITS - 1);
-    for (std::size_t k = 0; k < count; ++k, from += pitch) {
+    for (std::size_t i = 0; i < BLOCK; ++i) sums[i] = 1u << (bits - 1);
+    for (std::size_t k = 0; k < taps.count; ++k, from += pitch) {
         const auto weight = static_cast<std::uint32_t>(weights[k]);
         for (std::size_t i = 0; i < BLOCK; ++i) sums[i] += from[i] * weight;
     }
-    for (std::size_t i = 0; i < BLOCK; ++i) to[i] = rounded(sums[i]);
+    for (std::size_t i = 0; i < BLOCK; ++i) to[i] = rounded(sums[i], bits);
 }
 
 void at_least(std::vector<std::uint8_t> &memory, std::size_t nbytes) {
@@ -120,7 +121,7 @@ void Resize::down(std::size_t y, std::uint8_t *to) {
     keep(taps.first, taps.first + taps.count);
     const std::uint8_t *from = kept_.data() + (taps.first - first_) * kept_pitch_;
     for (std::size_t i = 0; i < kept_pitch_; i += BLOCK)
-        weigh(from + i, kept_pitch_, down_->weights.data() + taps.weights, taps.count, to + i);
+        weigh(from + i, kept_pitch_, *down_, taps, to + i);
 }
 
 // Rows [first, end) of the canvas are wanted, and none before them any more.
@@ -171,8 +172,7 @@ void Resize::across(const std::uint8_t *const *rows, std::uint8_t *to) {
     std::uint8_t block[BLOCK];
     for (std::size_t x = 0; x < across_->taps.size(); ++x, to += 3) {
         const Axis::Taps &taps = across_->taps[x];
-        weigh(lanes_.data() + (taps.first - left_) * BLOCK, BLOCK, across_->weights.data() + taps.weights, taps.count,
-              block);
+        weigh(lanes_.data() + (taps.first - left_) * BLOCK, BLOCK, *across_, taps, block);
         for (std::size_t r = 0; r < ROWS; ++r) std::memcpy(to + r * pitch_, block + 3 * r, 3);
     }
 }

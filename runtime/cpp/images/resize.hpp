@@ -1,8 +1,9 @@
-// Pillow's resize of 8-bit RGB, bit for bit: one direction, rounded to 8 bits, then the other. Only what is asked for
+// Pillow's resize of 8-bit RGB, and torch's, bit for bit: one direction, rounded to 8 bits, then the other. Only what is asked for
 // is made: rows of a window, each from the rows it lies between, so that the memory does not grow with the height.
 //
 // Across comes first, except where the height shrinks by more than twice as many pixels as the width: there Pillow 13
 // goes down first. Earlier ones always go across first, and differ in such images by the rounding in between.
+// Torch always goes across first, and weighs otherwise rounded (axis.hpp).
 //
 // Source  python-pillow/Pillow@13.0 src/libImaging/Resample.c
 #pragma once
@@ -25,6 +26,7 @@ struct Canvas {
     std::array<std::uint8_t, 3> colour;
 };
 
+// Whether Pillow does.
 bool down_first(std::size_t height, std::size_t width, std::size_t new_height, std::size_t new_width);
 
 class Resize {

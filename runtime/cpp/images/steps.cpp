@@ -107,6 +107,15 @@ std::array<std::uint8_t, 3> colour_of(const Json &given) {
     return colour;
 }
 
+Resizer resizer_of(const Json &given, Filter filter) {
+    const auto at = given.find("resizer");
+    if (at == given.end() || *at == "pillow") return Resizer::pillow;
+    if (*at != "torch") throw wrong("resizer must be pillow or torch, got ", said(*at));
+    if (filter != Filter::bilinear && filter != Filter::bicubic)
+        throw wrong("resizer torch takes resample 2 (bilinear) or 3 (bicubic), got ", static_cast<int>(filter));
+    return Resizer::torch;
+}
+
 Tiles tiles_of(const Json &given, std::size_t side) {
     if (!given.is_object()) throw wrong("tiles must have count and pinpoints, got ", said(given));
     const Json &count = field(given, "count"), &pinpoints = field(given, "pinpoints");
@@ -169,6 +178,7 @@ Steps Steps::read(const Json &given) {
     if (!in(field(given, "resample"), 0, 5))
         throw wrong("resample must be Pillow's number of a filter, 0..5, got ", said(field(given, "resample")));
     steps.filter = static_cast<Filter>(given["resample"].get<int>());
+    steps.resizer = resizer_of(given, steps.filter);
     if (const Json &crop = field(given, "crop"); !crop.is_null()) steps.crop = pair(crop, "crop");
     steps.rescale = number(field(given, "rescale"), "rescale");
     steps.mean = triple(field(given, "mean"), "mean");

@@ -24,6 +24,7 @@ struct Steps {
     Size size;  // of the result
     std::optional<ResizeTo> resize;
     Filter filter;
+    Resizer resizer;
     std::optional<Size> crop;
     double rescale;
     std::array<double, 3> mean, std;

@@ -41,6 +41,19 @@ void filters() {
     check::holds(resized({7, 8, 9}, 3, Filter::lanczos) == Levels{7, 8, 9});
 }
 
+// The third of five lies in the middle of a pixel: its weight of 1 leaves 14 bits, to the second as well, which is
+// three fifths and two fifths, and whose own greatest would leave 15.
+void weights_of_torch() {
+    const auto of = [](std::size_t begin, std::size_t count) {
+        return axis(3, 5, Filter::bilinear, begin, count, Resizer::torch);
+    };
+    check::same(of(0, 5).bits, 14);
+    check::same(of(1, 1).bits, 14);
+    check::holds(of(1, 1).weights == std::vector<std::int32_t>{9830, 6554});  // 16384 * 0.6 = 9830.4
+    check::same(axis(3, 5, Filter::bilinear, 1, 1).bits, 22);
+    check::same(axis(3, 3, Filter::bilinear, 0, 3, Resizer::torch).bits, 22);  // as they were
+}
+
 void order_of_passes() {
     check::holds(!down_first(1080, 1920, 336, 597));
     check::holds(down_first(640, 480, 384, 384));  // 256 rows go, and 96 columns
@@ -156,6 +169,7 @@ void nothing_is_allocated_for_the_same_size() {
 
 int main() {
     filters();
+    weights_of_torch();
     order_of_passes();
     crops();
     tiles();
