@@ -99,6 +99,8 @@ NOT_RUN = {
         "edgeprune export --method fastervlm --keep 320 --tiles 5 --model llava-hf/llava-v1.6-vicuna-7b-hf": (
             "reads from the Hugging Face hub"
         ),
+        "edgeprune export --method forestprune --keep 320 --video --tiles 8 --model "
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf": "reads from the Hugging Face hub",
         "edgeprune export --method hiprune --keep 64 --grid 32x32 --model Qwen/Qwen2.5-VL-3B-Instruct": (
             "reads from the Hugging Face hub"
         ),
