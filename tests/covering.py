@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-__all__ = ["always"]
+__all__ = ["METHODS", "always", "of_methods"]
+
+METHODS = (
+    *("fastervlm", "uniform", "divprune", "mmtok", "visionzip", "aim", "hiprune", "forestprune"),
+    *("holov", "vispruner", "prunesid", "bavit"),
+)
+"""of all methods, those that a matrix always runs on, one of each parity rule: the highest of [CLS]; fixed, inside;
+greedy without [CLS]; asked; merged with weights, and pair by pair; stages, trees over frames, chunks, thinning, groups;
+learned, in front of the encoder"""
 
 
 def always(cases: Iterable[Any], *covering: Any, mark: str = "slow") -> list[Any]:
@@ -25,3 +33,13 @@ def always(cases: Iterable[Any], *covering: Any, mark: str = "slow") -> list[Any
         pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=() if one in covering else marks)
         for one in every
     ]
+
+
+def of_methods(cases: Iterable[Any]) -> list[Any]:
+    """Cases of all methods, each a name or a tuple that begins with one: those of METHODS always run.
+
+    >>> [len(one.marks) for one in of_methods([("aot", 1), ("aim", 1), ("aim", 2)])]
+    [1, 0, 0]
+    """
+    every = list(cases)
+    return always(every, *(one for one in every if (one[0] if isinstance(one, tuple) else one) in METHODS))

@@ -148,7 +148,7 @@ def cropping(kind: Callable[[str], Any], model_folder: Callable[..., Path], tmp_
     ("name", "keep"),
     [
         pytest.param("fastervlm", 21, id="each tile", marks=pytest.mark.slow),
-        pytest.param("divprune", 20, id="one pool"),
+        pytest.param("divprune", 20, id="one pool", marks=pytest.mark.slow),
     ],
 )
 def test_case_internvl_crops_an_image_is_cut_as_its_processor_cuts_it(

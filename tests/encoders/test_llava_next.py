@@ -133,6 +133,7 @@ def test_both_paths_agree(encoder: Encoder, kind: Any) -> None:
     assert found[0].shape == ((1, 9, WIDTH) if method.traits.pools_tiles else (3, 9, WIDTH))
 
 
+@pytest.mark.slow
 def test_joint_views_share_a_budget_in_the_bundle_as_well(folder: Path, tmp_path: Path) -> None:
     request = Request(
         "segpruner",
@@ -213,6 +214,7 @@ def test_the_budget_of_an_image_is_divided_over_its_tiles(exported: Exported) ->
     assert manifest.preprocessing["tiles"]["count"] == manifest.tiles
 
 
+@pytest.mark.slow
 def test_the_graph_costs_what_the_formula_says(exported: Exported, encoder: Encoder) -> None:
     manifest = exported.manifest
     patch_embedding = PATCHES * encoder.tower.patch_embedding.weight.numel()

@@ -156,9 +156,10 @@ def scene(cameras: int) -> tuple[list[Image.Image], torch.Tensor, dict[str, Any]
     return images, torch.tensor([[*[3] * 36 * cameras, 2, 8, 9, 10]]), given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "together",
-    [pytest.param(True, id="a batch of cameras"), pytest.param(False, id="a bundle for each", marks=pytest.mark.slow)],
+    [pytest.param(True, id="a batch of cameras"), pytest.param(False, id="a bundle for each")],
 )
 def test_a_policy_acts_on_kept_tokens_as_on_the_references(
     policy: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool

@@ -165,6 +165,7 @@ def spoken(model: Any, **inputs: Any) -> list[int]:
     return found[0, inputs["input_ids"].shape[1] :].tolist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_model_says_of_tagged_tiles_what_it_says_of_the_references(
     made: Made, kind: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
