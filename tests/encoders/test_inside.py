@@ -35,7 +35,7 @@ CELLS = [
     for i, kind in enumerate(sorted(EVERY, key=lambda kind: kind not in COVERING))
     for j, reducer in enumerate(inside.names())
 ]
-"""in every run of the tests the covering kinds with a quarter of the reducers, and each reducer with a quarter of them"""
+"""in every run of the tests the covering kinds with a quarter of the reducers, each reducer with a quarter of them"""
 
 
 def left(encoder: Encoder) -> int:

@@ -45,8 +45,8 @@ REFUSALS = {
 """the matrix's words -> the code's"""
 KEEP = 12
 EXPORTED = {name: kind.exported for name, kind in STANDING.items()}
-"""the checkpoint -> the methods that are exported on it in `slow`, all others in `cells`: each method, each encoder, and
-what went wrong before: tiles in one pool, attention in windows, grouped patches, positions, extras, drops inside,
+"""the checkpoint -> the methods that are exported on it in `slow`, all others in `cells`: each method, each encoder,
+and what went wrong before: tiles in one pool, attention in windows, grouped patches, positions, extras, drops inside,
 merges, tokens that are averages, and detectors"""
 ALWAYS = (
     *("siglip vision-uniform", "dinov3-visionzip", "qwen2.5 vl-hiprune", "qwen3 vl-hiprune", "llava next-bavit"),
