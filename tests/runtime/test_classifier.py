@@ -104,6 +104,7 @@ def test_several_images_are_classified_each_by_itself(exported: Callable[..., Pa
     assert np.abs(together[0].logits - together[1].logits).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_bundle_says_what_it_gives(exported: Callable[..., Path], photo: NDArray[np.uint8]) -> None:
     folder = exported("uniform", keep=12, precision="float16", dynamic_batch=True)
     manifest = bundles.load(folder).manifest

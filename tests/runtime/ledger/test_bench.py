@@ -153,6 +153,7 @@ def test_a_kernel_without_a_module_counts_to_the_next_that_has_one() -> None:
     assert part_shares(kernels) == {"encoder": 0.4, "selection": 0.6, "projector": 0}
 
 
+@pytest.mark.slow
 def test_only_the_wanted_baselines_are_measured(folder: Path) -> None:
     found = bench(folder, rounds=1, against=["unpruned"])
     assert [row.name for row in found.rows] == ["pruned", "unpruned"]
@@ -163,6 +164,7 @@ def test_it_can_be_written_as_json(ledger: Ledger) -> None:
     assert json.loads(json.dumps(ledger.to_json()))["rows"][0]["name"] == "pruned"
 
 
+@pytest.mark.slow
 def test_progress_is_told(folder: Path) -> None:
     told: list[tuple[int, int, str]] = []
     bench(folder, rounds=2, against=[], progress=lambda *at: told.append(at))
