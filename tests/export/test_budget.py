@@ -49,6 +49,7 @@ class TestDroppingInside:
         files = sorted(path.name for path in done.folder.glob("*.onnx"))
         assert files == ["baseline.matmul.onnx", "baseline.unpruned.onnx", "encoder.onnx"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("options", "behind", "warned"), [({"layer": "1"}, 1, 1), pytest.param({}, 3, 0, marks=pytest.mark.slow)]
     )

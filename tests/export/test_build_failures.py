@@ -18,6 +18,7 @@ import pytest
 
 from edgeprune import bundle, targets
 from edgeprune.export import Exported
+from tests.covering import always
 
 RTX = "rtx-desktop"
 PLAN = "encoder.rtx-desktop.plan"
@@ -107,7 +108,7 @@ def test_without_tensorrt_rtx_its_package_is_named(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in targets.names() if targets.load(name).jetson])
+@pytest.mark.parametrize("name", always([name for name in targets.names() if targets.load(name).jetson], "jetson-orin"))
 def test_without_tensorrt_the_jetpack_that_brings_it_is_named(folder: Path, name: str) -> None:
     code, line = build(folder, "--target", name, code=WITHOUT.format("tensorrt"))
     jetson = targets.load(name).jetson
@@ -131,6 +132,7 @@ def test_the_gpu_of_an_orin_is_built_for_on_the_device(folder: Path) -> None:
     assert line.endswith("got 87; an engine for another one is built on the device, with TensorRT")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 def test_too_little_workspace_fails_with_what_the_builder_says(folder: Path, tmp_path: Path) -> None:
     small = target(tmp_path, lambda text: text.replace('"rtx-desktop"', '"small"').replace("= 2048 ", "= 1 "))
@@ -142,7 +144,10 @@ def test_too_little_workspace_fails_with_what_the_builder_says(folder: Path, tmp
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("arguments", [(), ("--force",)], ids=["a first plan", "a plan instead of another"])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param((), id="a first plan"), pytest.param(("--force",), id="another plan", marks=pytest.mark.slow)],
+)
 def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(folder: Path, arguments: tuple[str, ...]) -> None:
     """The system refuses to let the plan, of 6 MB, grow beyond 1 MB."""
     if arguments:

@@ -20,7 +20,6 @@ from edgeprune.fit import build_method
 from edgeprune.pruners import Method, bavit, fastervlm, none, pool, random, received
 from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.trace import PrunedEncoder, outputs
-from tests.covering import always
 
 Traced = Callable[..., ir.Model]
 
@@ -217,7 +216,8 @@ def inside(encoder: Encoder, name: str, make_scorer: Callable[..., Path]) -> Met
     return build_method(bavit.Method, "bavit", encoder, 20, scorer=load_scorer(make_scorer(name)))
 
 
-@pytest.mark.parametrize("name", always(["received", "trunk", "none", "coarse"], "trunk"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["received", "trunk", "none", "coarse"])
 def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
     yolos_folder: Path, make_scorer: Callable[..., Path], name: str
 ) -> None:

@@ -77,6 +77,7 @@ def test_what_is_no_engine_stays_as_it_was(trt: Any, exported: Path, folder: Pat
     assert {name for name in before if before[name] != after[name]} == {"manifest.json"}
 
 
+@pytest.mark.slow
 def test_another_plan_needs_force(trt: Any, folder: Path) -> None:
     build_engine(folder, sm=[86])
     with pytest.raises(RequestError, match=f"has {PLAN}; replace it with --force"):
@@ -102,6 +103,7 @@ def test_an_sm_that_the_builder_does_not_know_is_built_on_the_device(trt: Any, f
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_target_of_ones_own_is_given_as_a_file(trt: Any, folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "my-card.toml"
     source = (Path(targets.__file__).parent / f"{RTX}.toml").read_text().replace('"rtx-desktop"', '"my-card"')

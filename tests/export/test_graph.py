@@ -232,6 +232,7 @@ def test_no_shape_inside_a_loop_is_unknown_or_dynamic(looped: ir.Model) -> None:
     assert all(value in values(looped) for value in body(looped).outputs)
 
 
+@pytest.mark.slow
 def test_an_unknown_shape_inside_a_loop_is_refused(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgeprune.export import graph
 
@@ -268,6 +269,7 @@ def test_nothing_of_the_machine_is_left_inside_a_loop(looped: ir.Model, tmp_path
         assert trace not in written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpp", pytest.param("scope", marks=pytest.mark.slow)])
 def test_a_loop_in_a_float16_graph_is_float32(name: str, traced: Traced, tmp_path: Path) -> None:
     model = traced(name, "float16", "looped")

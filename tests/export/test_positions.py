@@ -23,6 +23,7 @@ def found(method: str = "fastervlm", keep: int = 64, **fields: Any) -> Opened:
     return opened(request, targets.load("cpu"))
 
 
+@pytest.mark.slow
 def test_weights_are_fitted_on_drawn_scenes_and_a_warning_says_so() -> None:
     one = found(options={"position": "fitted"})
     made = one.learned["position"]
