@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgeprune import __version__
+from tests.covering import always
 from tests.cpp.conftest import HEADERS, ROOT, SOURCES
 from tests.pages import blocks
 
@@ -134,7 +135,9 @@ PAGES = {
 }
 
 
-@pytest.mark.parametrize("block", PAGES)
+@pytest.mark.parametrize(
+    "block", always(PAGES, *(name for name, (_, text) in PAGES.items() if "asked-bundle" not in text))
+)
 def test_what_a_page_shows_compiles_and_runs(
     installed: Path, library: Path, tmp_path: Path, block: str, exported_once: Callable[..., Any]
 ) -> None:

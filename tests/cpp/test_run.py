@@ -28,7 +28,7 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "classes": {"classes": True},
     "classes of any batch in float16": {"classes": True, "batch": "images", "dtype": "float16"},
 }
-SLOW = ("embedded in float16", "embedded, raw pixels, any batch", "detector")
+SLOW = ("embedded in float16", "embedded, raw pixels, any batch", "tiles", "detector", "classifier")
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "embedded": ("", {"method": "fastervlm", "keep": 64}),
     "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
