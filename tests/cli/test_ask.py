@@ -150,6 +150,7 @@ def test_assemble_refuses_before_it_begins(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["desk", "mine", "other"]
 
 
+@pytest.mark.slow
 def test_export_assembles_as_well(run: Run, tmp_path: Path, said: Said) -> None:
     bundle, whole = tmp_path / "bundle", tmp_path / "whole"
     words = ("export", "--method", "fastervlm", "--keep", "36", "--no-baselines", "--output", bundle)

@@ -66,6 +66,7 @@ def test_where_nothing_can_be_done_it_fails(run: Run, monkeypatch: pytest.Monkey
     assert run("doctor", "--json").code == 1
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_folder_that_shadows_packages(process: Run, desk: Path) -> None:
     (desk / "onnxruntime.py").write_text("raise SystemExit('not this one')")
     done = process("doctor", "--json")
