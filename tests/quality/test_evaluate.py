@@ -232,6 +232,7 @@ def test_graphs_that_keep_fewer_patches_multiply_less(evaluation: Evaluation, fo
     assert half.images_per_s == pytest.approx(1e3 / half.median_ms)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_with_the_graph_alone(evaluation: Evaluation) -> None:
     peaks = [one.peak_mib for one in evaluation.speed]
     assert min(peaks) > 20  # Python and ONNX Runtime
@@ -340,6 +341,7 @@ def test_a_fine_tuning_that_is_not_finished_is_not_judged(folder: Path, scorer: 
     assert not (tmp_path / "judged").exists()
 
 
+@pytest.mark.slow
 def test_patches_under_boxes_beat_random_ones_and_an_even_rest_any_other_on_the_detector_that_comes_along(
     scorer: Scorer,
 ) -> None:
