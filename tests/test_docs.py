@@ -124,8 +124,7 @@ def test_every_command_parses_and_names_what_there_is(line: str, monkeypatch: py
         verb, context = inner, click.Context(inner, parent=context, info_name=name)
     verb.parse_args(context, words)
     method = context.params.get("method")
-    every = [*(entry.name for entry in catalog.methods()), *(entry.name for entry in catalog.reducers())]
-    assert method is None or method in every
+    assert method is None or method in {one.name for one in (*catalog.methods(), *catalog.reducers())}
 
 
 def test_make_lines_are_targets_of_the_makefile() -> None:

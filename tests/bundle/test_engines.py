@@ -119,6 +119,7 @@ bundle.add_engine(found, "x", replace(ENTRY, build_ms=8), b"new plan")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", always([False, True], True))
 def test_a_build_that_is_killed_at_any_step_leaves_a_bundle_that_loads_and_can_be_built_again(
     tmp_path: Path, fill: Fill, there: bool

@@ -49,9 +49,7 @@ ATTENTION = (
             ("", "vision_config.", "text_config."),
             ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
         ),
-        ("", "_attn_implementation"),
         ("vision_config.", "attn_implementation"),
-        ("text_config.", "_attn_implementation_internal"),
     ),
 )
 def test_case_the_tower_attends_as_the_trace_needs_whatever_attention_it_was_saved_with(
@@ -66,15 +64,20 @@ def test_case_the_tower_attends_as_the_trace_needs_whatever_attention_it_was_sav
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [
-        ("dtype", "float12"),
-        ("torch_dtype", 3),
+    always(
+        [
+            ("dtype", "float12"),
+            ("torch_dtype", 3),
+            ("vision_config.torch_dtype", "float8_e4m3fn"),
+            ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+            ("vision_config.quantization_config", {"quant_method": "unheard of"}),
+            ("text_config.experts_implementation", "grouped_mm"),
+            ("use_return_dict", False),
+        ],
         ("vision_config.torch_dtype", "float8_e4m3fn"),
         ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
-        ("vision_config.quantization_config", {"quant_method": "unheard of"}),
-        ("text_config.experts_implementation", "grouped_mm"),
         ("use_return_dict", False),
-    ],
+    ),
     ids=str,
 )
 def test_nor_does_it_matter_how_else_it_is_loaded(
