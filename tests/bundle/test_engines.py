@@ -144,6 +144,7 @@ def test_a_build_that_is_killed_at_any_step_leaves_a_bundle_that_loads_and_can_b
     assert 8 <= step < 29
 
 
+@pytest.mark.slow
 def test_builds_at_the_same_time_lose_no_plan(folder: Path) -> None:
     """Each has loaded the bundle before any of them adds to it; the folder is taken until all wait for it."""
     program = """

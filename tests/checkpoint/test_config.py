@@ -135,7 +135,11 @@ def test_a_number_that_no_model_has_is_named_before_anything_is_built(
         ("vision_config.intermediate_size", 128, "fc1.bias is [64], and a CLIPVisionModel of config.json has [128]"),
         ("vision_config.num_hidden_layers", 2, "CLIPVisionModel does not read it"),
         ("vision_config.num_hidden_layers", 6, "lacks the tensor encoder.layers.4."),
-        ("vision_config.num_hidden_layers", 500, "a CLIPVisionModel of 4,279,488 weights, and the tensors have 41,664"),
+        pytest.param(
+            *("vision_config.num_hidden_layers", 500),
+            "a CLIPVisionModel of 4,279,488 weights, and the tensors have 41,664",
+            marks=pytest.mark.slow,
+        ),
         ("vision_config.patch_size", 16, "is it the config of this checkpoint?"),
     ],
     ids=str,

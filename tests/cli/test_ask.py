@@ -119,6 +119,7 @@ def _answer_something_else(folder: Path) -> None:
     rewritten(folder, files={name: one for name, one in files.items() if not name.startswith("encoder/")})
 
 
+@pytest.mark.slow
 def test_bench_tells_the_parts_apart(run: Run, model: Path) -> None:
     found = json.loads(run("bench", model, "--rounds", "2", "--threads", "1", "--json").out)
     pruned, unpruned = found["pruned"], found["unpruned"]

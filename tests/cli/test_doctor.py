@@ -43,6 +43,7 @@ def test_every_target_has_a_row_and_every_table_fits_80_columns(said: str) -> No
     assert "…" not in said
 
 
+@pytest.mark.slow
 def test_json_has_the_same(run: Run) -> None:
     done = run("doctor", "--json")
     assert (done.code, done.err) == (0, "")

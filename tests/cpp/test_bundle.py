@@ -151,6 +151,7 @@ def changed(dice: random.Random, given: Any) -> None:
         place[dice.choice(WORDS)] = place.pop(key)
 
 
+@pytest.mark.slow
 def test_manifests_changed_at_random_are_read_or_refused_alike(ask: Ask, tmp_path: Path) -> None:
     dice = random.Random(0)
     bundles = [

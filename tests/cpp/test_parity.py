@@ -69,6 +69,7 @@ def test_every_method_has_the_same_verdict_of_flat_images_too(cpp: Path, tmp_pat
     agree(cpp, tmp_path, cases)
 
 
+@pytest.mark.slow
 def test_where_everything_is_kept_nothing_is_decided_by_either(cpp: Path, tmp_path: Path) -> None:
     every = of_scenes().encoder.patches
     names = ["fastervlm", "uniform", "divprune", "dpp", "scope", "received"]
@@ -163,6 +164,7 @@ def test_every_verdict_of_the_tests_of_parity_is_the_same(cpp: Path, tmp_path: P
     assert count > 1500
 
 
+@pytest.mark.slow
 def test_trees_over_frames_have_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
     """With what a device chose, which is right; and with each output of it of another video, or a little changed."""
     for keep in (24, 60):

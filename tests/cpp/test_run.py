@@ -28,7 +28,14 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "classes": {"classes": True},
     "classes of any batch in float16": {"classes": True, "batch": "images", "dtype": "float16"},
 }
-SLOW = ("embedded in float16", "embedded, raw pixels, any batch", "tiles", "detector", "classifier")
+SLOW = (
+    "embedded in float16",
+    "embedded, raw pixels, any batch",
+    "tiles",
+    "positions and DeepStack",
+    "detector",
+    "classifier",
+)
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "embedded": ("", {"method": "fastervlm", "keep": 64}),
     "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
@@ -110,9 +117,7 @@ def exported(
     return find
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in EXPORTED]
-)
+@pytest.mark.parametrize("name", always(EXPORTED, "embedded"))
 def test_an_exported_encoder_gives_the_same_bits(name: str, library: Library, exported: Callable[[str], Path]) -> None:
     check_same(exported(name), library)
 

@@ -118,7 +118,7 @@ def test_a_bundle_of_every_release(folder: Path, tool: Tool) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, "images"])
-@pytest.mark.parametrize("keep", [1, 2, 5])
+@pytest.mark.parametrize("keep", always([1, 2, 5], 2))
 def test_the_first_picks_alone(keep: int, batch: int | str, tool: Tool, make_bundle: MakeBundle) -> None:
     folder = make_bundle(batch=batch, picks=True, nested=True, rule={"name": "topk"})
     assert check_same(tool, folder, keep)["passed"]

@@ -158,9 +158,9 @@ def slow(name: str) -> Any:
 @pytest.fixture(
     scope="module",
     params=[
-        *("siglip2", "llava onevision"),  # positions of any size, and tiles
+        "siglip2",  # positions of any size
         *map(slow, ("deit", "dinov3 gated", "internvl", "siglip vision", "vit", "dinov2 giant", "dinov2 registers")),
-        *map(slow, ("llava siglip", "radio")),
+        *map(slow, ("llava siglip", "llava onevision", "radio")),
     ],
 )
 def exported(

@@ -181,6 +181,7 @@ def test_a_method_that_drops_behind_the_encoder_is_refused_with_those_that_do_no
     )
 
 
+@pytest.mark.slow
 def test_the_table_of_methods_refuses_the_same() -> None:
     headed = [one for one in families() if "head" in one.options]
     assert {one.name for one in headed} == {kind.family for kind in HEADED.values()}

@@ -237,6 +237,7 @@ def test_an_image_is_cut_into_tiles_as_transformers_does_it(exported: Exported) 
     assert packed(tokens, indices, run.grid, shape).shape == (7 * tiles, WIDTH)
 
 
+@pytest.mark.slow
 def test_one_pool_of_tiles_is_exported_with_the_whole_budget(folder: Path, tmp_path: Path) -> None:
     request = Request("divprune", "cpu", keep=10, tiles=3, uint8=True, model=str(folder), output=tmp_path / "pool")
     done = export_bundle(replace(request, baselines=False))

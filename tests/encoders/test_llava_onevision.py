@@ -197,6 +197,7 @@ def test_frames_that_are_one_pool_are_exported_with_the_whole_budget(folder: Pat
         export_bundle(replace(request, tiles=1, dynamic_batch=True, output=tmp_path / "other"))
 
 
+@pytest.mark.slow
 def test_frames_are_exported_as_images_and_every_patch_is_projected(
     folder: Path, both: dict[bool, Encoder], tmp_path: Path
 ) -> None:

@@ -344,6 +344,7 @@ def test_the_graph_holds_the_grid_as_constants(exported: tuple[Encoder, Exported
     assert all(isinstance(size, int) for shape in shapes if shape is not None for size in shape)
 
 
+@pytest.mark.slow
 def test_the_official_form_is_static_too_in_half_precision(load: Callable[..., Encoder]) -> None:
     encoder = load("qwen2.5 vl")
     encoder.tower.module.half()

@@ -38,6 +38,7 @@ def bundle(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_question_in_words_chooses_as_its_vector_does(bundle: Path) -> None:
     with load(bundle, device="cpu", kind=TokenEncoder) as encoder:
         assert encoder.manifest.ports["text"]["space"] == "aligned"
@@ -47,6 +48,7 @@ def test_a_question_in_words_chooses_as_its_vector_does(bundle: Path) -> None:
             np.testing.assert_array_equal(chosen.indices, encoder(SCENE, text=vector).indices)
 
 
+@pytest.mark.slow
 def test_the_least_alike_are_kept_as_the_official_code_does(bundle: Path, clip: Path) -> None:
     """By the formula, from transformers' own CLIP: its post_layernorm and visual_projection on every patch."""
     from transformers import CLIPModel
@@ -81,6 +83,7 @@ def test_the_least_alike_are_kept_as_the_official_code_does(bundle: Path, clip: 
     assert sorted(chosen) == got.indices[0].tolist()
 
 
+@pytest.mark.slow
 def test_the_picture_of_it_says_what_was_asked(bundle: Path) -> None:
     assert draw(bundle, SCENE, inputs={"text": "a circle"}, device="cpu").size[0] > 0
 

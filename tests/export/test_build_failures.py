@@ -86,8 +86,8 @@ def build(folder: Path, *arguments: object, code: str = MAIN, limit: int | None 
     ("old", "new", "said"),
     [
         ("topk_limit", "topk_limt", r"onnx.topk_limt: no field 'topk_limt'; have "),
-        ("kind          = ", "# ", "engine.kind must be given"),
-        ("kind          = ", "kind          ", "is not a TOML file: "),
+        pytest.param("kind          = ", "# ", "engine.kind must be given", marks=pytest.mark.slow),
+        pytest.param("kind          = ", "kind          ", "is not a TOML file: ", marks=pytest.mark.slow),
     ],
 )
 def test_a_target_file_with_a_wrong_field_is_refused(
@@ -125,6 +125,7 @@ def rtx() -> None:
     pytest.importorskip("tensorrt_rtx")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 def test_the_gpu_of_an_orin_is_built_for_on_the_device(folder: Path) -> None:
     code, line = build(folder, "--sm", 87)
@@ -143,6 +144,7 @@ def test_too_little_workspace_fails_with_what_the_builder_says(folder: Path, tmp
     assert line.endswith("; raise engine.workspace_mib of the target")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(
     "arguments",
@@ -163,7 +165,10 @@ def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(folder: Path, ar
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    always(
+        [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")], (signal.SIGINT, 130, "interrupted")
+    ),
 )
 def test_a_build_that_is_stopped_leaves_the_bundle_as_it_was(
     folder: Path, number: signal.Signals, code: int, word: str

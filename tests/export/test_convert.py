@@ -99,6 +99,7 @@ def test_what_is_exported_of_a_pickled_llava_is_written_and_no_more(
     assert done.nbytes == sum(one.nbytes for one in load_file(done.folder / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_shards_of_the_language_model_may_be_absent(llava_folder: MakeFolder, tmp_path: Path) -> None:
     folder = llava_folder(tmp_path / "llava")
     whole, tensors = computed(folder), load_file(folder / "model.safetensors")
@@ -164,6 +165,7 @@ def test_two_tensors_do_not_get_one_name(clip_folder: MakeFolder, tmp_path: Path
     assert f"without names of wrappers, module.{name} and {name} are both {name}" in refused(folder)
 
 
+@pytest.mark.slow
 def test_both_towers_of_a_video_llava_are_kept(model_folder: MakeFolder, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     vision = {**sizes, "model_type": "clip_vision_model", "image_size": 48, "patch_size": 8}

@@ -70,6 +70,7 @@ def check_ranked(model: ir.Model, encoder: Encoder, keep: int) -> None:
     assert graph_cost(model.graph) == formula(encoder, fastervlm.Method(keep)) + patch_embedding - not_needed
 
 
+@pytest.mark.slow
 def test_the_unpruned_graph_does_exactly_what_the_formula_says(
     tiny_llava: Callable[..., Encoder], traced: Traced
 ) -> None:
@@ -230,6 +231,7 @@ def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
     assert graph_cost(model.graph) == formula(encoder, method) + patch_embedding
 
 
+@pytest.mark.slow
 def test_so_does_the_graph_of_an_encoder_that_drops_tokens_in_front(
     tiny_llava: Callable[..., Encoder], traced: Traced, make_scorer: Callable[..., Path]
 ) -> None:

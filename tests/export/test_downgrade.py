@@ -90,6 +90,7 @@ def test_written_out_norms_and_sorts_in_float_select_the_same(model: ir.Model) -
         np.testing.assert_allclose(got[at][finite] / size, wanted[at][finite] / size, rtol=0, atol=GRAPH_ERROR)
 
 
+@pytest.mark.slow
 def test_products_of_float32_are_written_out_where_the_target_has_none(ranked: ir.Model) -> None:
     turing = targets.load("rtx-turing")
     written = downgrade(ranked.clone(), turing)

@@ -55,6 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # TensorRT-RTX, for real: it needs no GPU.
 
 
+@pytest.mark.slow
 def test_one_plan_serves_every_sm_of_the_target(trt: Any, folder: Path) -> None:
     told: list[tuple[int, int, str]] = []
     built, file = build_engine(folder, show=lambda *one: told.append(one))
@@ -70,6 +71,7 @@ def test_one_plan_serves_every_sm_of_the_target(trt: Any, folder: Path) -> None:
     assert found.manifest.files[PLAN] == file
 
 
+@pytest.mark.slow
 def test_what_is_no_engine_stays_as_it_was(trt: Any, exported: Path, folder: Path) -> None:
     build_engine(folder, sm=[86])
     before, after = contents(exported), contents(folder)

@@ -57,6 +57,7 @@ def run(model: ir.Model, pixels: torch.Tensor, path: Path) -> list[np.ndarray]:
     return outputs
 
 
+@pytest.mark.slow
 def test_opset_and_ir_version_are_the_targets(model: ir.Model) -> None:
     assert model.opset_imports == {"": 18}
     assert model.ir_version == 10
@@ -132,6 +133,7 @@ def test_on_onnx_runtime_it_equals_the_reference(encoder: Encoder, model: ir.Mod
     np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_with_the_moved_selection_and_without_it_outputs_agree(
     encoder: Encoder, model: ir.Model, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_nothing_moves_into_a_loop(program_of: ProgramOf, hoisted: Hoisted) -> N
     assert loops(before) == loops(after)
 
 
+@pytest.mark.slow
 def test_selections_move_past_a_loop_that_has_nothing_to_do_with_them(shapes_of: ShapesOf) -> None:
     def function(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         y = F.linear(x, WEIGHT)
@@ -124,6 +125,7 @@ def test_nothing_crosses_a_loop_that_writes(shapes_of: ShapesOf) -> None:
     assert shapes_of(LINEAR, behind, X, ROWS) == [FEW, FEW]
 
 
+@pytest.mark.slow
 def test_a_loop_that_nobody_reads_is_dropped(hoisted: Hoisted, shapes: Shapes) -> None:
     def function(x: Tensor, rows: Tensor) -> Tensor:
         far_rows(x)
@@ -320,6 +322,7 @@ def test_random_graph_computes_the_same(seed: int, hoisted: Hoisted) -> None:
     hoisted(RandomGraph(seed), random_tensor(batch, N, C), dynamic=seed % 3 == 2, lower=seed % 4 == 0)
 
 
+@pytest.mark.slow
 def test_hoisted_program_runs_on_onnx_runtime(hoisted: Hoisted) -> None:
     torch.manual_seed(0)
     x = random_tensor(3, N, C)

@@ -145,6 +145,7 @@ def test_the_runtime_gives_the_reference_back_for_an_image(exported: Exported) -
     np.testing.assert_allclose(got.tokens, reference["scene00/tokens"].numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_jetson_orin_gets_a_float16_graph_and_its_build_recipe(folder: Path) -> None:
     done = export_bundle(Request("fastervlm", "jetson-orin", keep=64, output=folder / "orin", baselines=False))
     assert done.manifest.precision == "float16"

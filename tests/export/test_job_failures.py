@@ -110,6 +110,7 @@ class TestAFailureLeavesNothing:
             export_bundle(Request("fastervlm", "cpu", keep=8, model=str(model), output=tmp_path / "out"))
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.slow
     def test_when_a_weight_does_not_fit_float16(self, llava_folder: MakeFolder, tmp_path: Path) -> None:
         model = llava_folder(tmp_path / "llava")
         tensors = load_file(model / "model.safetensors")

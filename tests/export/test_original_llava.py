@@ -114,6 +114,7 @@ def test_the_name_of_the_tower_may_be_a_folder(llava_folder: MakeFolder, tmp_pat
     assert ours(convert(str(folder)).folder).shape == (36, 48)
 
 
+@pytest.mark.slow
 def test_padding_to_a_square_and_tiles_are_those_of_transformers(llava_folder: MakeFolder, tmp_path: Path) -> None:
     pad = converted(*original(llava_folder(tmp_path / "a" / "llava"), image_aspect_ratio="pad"))
     read = open_checkpoint(str(pad.folder))

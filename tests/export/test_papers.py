@@ -54,6 +54,7 @@ def test_the_paper_s_schedule_makes_room_for_one_that_was_given() -> None:
     assert spelled_out(Request("tome", "cpu", encoder_cost=0.6)).schedule is None
 
 
+@pytest.mark.slow
 def test_methods_stay_as_they_are_and_the_reducer_beside_one_may_have_a_hyphen() -> None:
     for one in catalog.methods():
         assert spelled_out(Request(one.name, "cpu")) == Request(one.name, "cpu")
@@ -78,6 +79,7 @@ def test_tome_goes_down_evenly_behind_every_layer_and_all_that_is_left_goes_on()
     assert (one.method.keep, one.method.rule(72), one.warnings) == (72, {"name": "fixed"}, ())
 
 
+@pytest.mark.slow
 def test_a_correction_for_it_is_one_for_none_with_it_inside() -> None:
     spelled = Request("none", "cpu", keep=72, inside="tome", schedule="official")
     asked = Request("tome", "cpu", keep=72)
@@ -132,6 +134,7 @@ class TestFlowcut:
         assert one.learned == {"schedule": {"images": 3, "data": "photos"}}
         assert one.warnings == ()
 
+    @pytest.mark.slow
     def test_of_another_method_with_it_inside_likewise(self) -> None:
         one = found("fastervlm", 32, inside="flowcut", schedule="official", calibrate="scenes")
         assert steps(one)[-1] == (4, 32)

@@ -50,7 +50,7 @@ def test_case_weak_fp16_a_graph_of_float16_is_refused_with_the_layer_and_the_way
     assert export_bundle(requested(loud, "jetson-orin", tmp_path / "out", precision="float32")).reports[0].passed
 
 
-@pytest.fixture(scope="module", params=always(["jetson-orin-jp60", "jetson-orin-jp51"], "jetson-orin-jp60"))
+@pytest.fixture(scope="module", params=always(["jetson-orin-jp60", "jetson-orin-jp51"]))
 def weak(loud: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Exported:
     return export_bundle(requested(loud, request.param, tmp_path_factory.mktemp("weak") / "out"))
 

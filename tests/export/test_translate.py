@@ -60,7 +60,7 @@ def at_length(program: ExportedProgram, decompositions: Any, **options: Any) -> 
     [
         pytest.param("divprune", "looped", True, marks=pytest.mark.slow),
         pytest.param("visionzip", "looped", False, marks=pytest.mark.slow),
-        ("fastervlm", "looped", False),
+        pytest.param("fastervlm", "looped", False, marks=pytest.mark.slow),
         pytest.param("dpp", "unrolled", False, marks=pytest.mark.slow),
     ],
 )

@@ -181,6 +181,7 @@ def test_looped_is_the_form_that_a_target_gets_unless_it_asks_for_the_other() ->
     assert scans(exported(Plain())) == 1
 
 
+@pytest.mark.slow
 def test_there_is_no_loop_for_a_single_pick() -> None:
     assert scans(exported(Chooser(1, "looped"))) == 0
 

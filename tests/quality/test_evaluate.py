@@ -187,6 +187,7 @@ def test_an_evaluation_has_every_rule_at_every_share(folder: Path, scorer: Score
     assert first == second  # the same detector twice, on the same random patches
 
 
+@pytest.mark.slow
 def test_the_untrained_method_is_judged_as_it_is_exported(folder: Path, scorer: Scorer) -> None:
     detector = open_sparse(folder, scorer)
     encoder, pixels = encoders.load(detector.checkpoint), torch.randn(2, 3, 80, 80)
@@ -294,6 +295,7 @@ def test_both_verbs_from_scenes_to_the_table(
     assert "--force" in str(again)
 
 
+@pytest.mark.slow
 def test_images_of_a_coco_file_are_judged_against_the_file(folder: Path, scorer: Scorer, tmp_path: Path) -> None:
     scorer.save(tmp_path / "scorer.safetensors")
     coco_file(tmp_path)
@@ -322,6 +324,7 @@ def test_images_of_a_coco_file_are_fine_tuned_on(folder: Path, scorer: Scorer, t
     assert record["lr"] == IMAGES.lr
 
 
+@pytest.mark.slow
 def test_scenes_that_were_trained_on_are_no_test(folder: Path, scorer: Scorer, tmp_path: Path) -> None:
     scorer.save(tmp_path / "scorer.safetensors")
     given = ("--scorer", tmp_path, "--model", folder, "--scenes", 8)

@@ -87,6 +87,7 @@ def test_objects_cover_what_they_cover_in_the_stored_scenes() -> None:
     assert abs(np.mean([(scene.labels >= 0).mean() for scene in held_out(1000)]) - 0.177) < 0.004
 
 
+@pytest.mark.slow
 def test_brightness_and_noise_are_those_of_the_stored_scenes(drawn: list[Scene]) -> None:
     def measured(images: list[np.ndarray]) -> np.ndarray:
         pixels = np.stack(images).astype(float)

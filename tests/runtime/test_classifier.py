@@ -154,6 +154,7 @@ def test_what_asks_for_another_kind_is_refused(exported: Callable[..., Path]) ->
         load(exported("none"), kind=TokenEncoder)
 
 
+@pytest.mark.slow
 def test_without_head_the_checkpoint_gives_tokens_as_before_and_export_says_so(
     checkpoint: Path, tmp_path: Path
 ) -> None:

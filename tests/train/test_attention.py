@@ -97,6 +97,7 @@ def test_it_learns_where_the_model_looks_and_needs_no_boxes(tmp_path: Path) -> N
     assert scorer.made == made
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learned_from_is_refused(
     language: Language, sights: Sights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_number_of_patches_is_drawn_for_each_batch_by_the_seed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +273,7 @@ def test_shares_that_make_no_sense_are_refused(keep: tuple[float, float], folder
         small(folder, tmp_path / "detector", dataclasses.replace(SMALL, keep=keep))
 
 
+@pytest.mark.slow
 def test_the_old_detector_stays_until_the_new_one_is_whole(folder: Path, tuned: Path, tmp_path: Path) -> None:
     copy, other = Path(shutil.copytree(tuned, tmp_path / "detector")), dataclasses.replace(SMALL, seed=1)
     with pytest.raises(Interrupted):

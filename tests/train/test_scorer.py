@@ -261,6 +261,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "scorer").exists()
 
 
+@pytest.mark.slow
 def test_a_coarse_scorer_has_patches_twice_as_wide_and_is_judged_on_those_of_the_model(tmp_path: Path) -> None:
     report = small(tmp_path / "scorer", dataclasses.replace(SMALL, kind="coarse"))
     config = load_scorer(tmp_path / "scorer" / "scorer.safetensors").config
@@ -313,6 +314,7 @@ def test_another_model_than_a_detector_is_refused(tmp_path: Path) -> None:
         read_detector(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_set_is_the_set(tmp_path: Path) -> None:
     steps: list[int] = []
     small(tmp_path / "scorer", dataclasses.replace(SMALL, batch=1000), show=lambda _, total, __: steps.append(total))

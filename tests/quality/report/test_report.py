@@ -176,7 +176,7 @@ def test_an_output_that_cannot_be_a_report_is_refused(tmp_path: Path, name: str)
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium here")
-@pytest.mark.parametrize("width", always([390, 1280], 390))
+@pytest.mark.parametrize("width", always([390, 1280]))
 def test_a_browser_shows_it_without_a_scroll_to_the_side(make_bundle: MakeBundle, tmp_path: Path, width: int) -> None:
     """The kept patches are drawn, and the page is as wide as the window: what is wider says so in its title."""
     page = describe_bundle(make_bundle(picks=True, nested=True), measured=False)

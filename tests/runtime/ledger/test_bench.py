@@ -92,6 +92,7 @@ def test_a_ratio_that_the_runs_do_not_bear_out_is_not_told(folder: Path, monkeyp
     assert json.loads(json.dumps(ledger.to_json()))["rows"][1]["ratio"] is None
 
 
+@pytest.mark.slow
 def test_without_a_baseline_there_is_no_ratio_to_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_time", clock())
     ledger = bench(folder, rounds=6, against=[])
