@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime import Classes, load
 from tests.brightest import KEEP, LABELS, WIDTH, MakeBundle, write_bundle
+from tests.covering import always
 from tests.cpp.library import CPU, DTYPES, Failure, Library, onnxruntime_library, seal
 
 SIMPLE: dict[str, dict[str, Any]] = {
@@ -28,14 +29,6 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "classes": {"classes": True},
     "classes of any batch in float16": {"classes": True, "batch": "images", "dtype": "float16"},
 }
-SLOW = (
-    "embedded in float16",
-    "embedded, raw pixels, any batch",
-    "tiles",
-    "positions and DeepStack",
-    "detector",
-    "classifier",
-)
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "embedded": ("", {"method": "fastervlm", "keep": 64}),
     "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
