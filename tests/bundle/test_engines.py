@@ -57,7 +57,7 @@ def test_an_entry_that_could_not_be_read_again_is_not_written(folder: Path, cont
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("there", ["nothing", "an engine", "a loose plan"])
+@pytest.mark.parametrize("there", always(["nothing", "an engine", "a loose plan"], "an engine"))
 @pytest.mark.parametrize("failing", ["rename", "replace", "open"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
 @pytest.mark.parametrize("at", [0, 1])

@@ -38,6 +38,7 @@ def test_a_second_export_to_the_same_place_needs_force(run: Run, bundle: Path, s
     assert json.loads(run("inspect", bundle, "--json").out)["keep"] == 9
 
 
+@pytest.mark.slow
 def test_an_export_prints_json_alone(desk: Path, run: Run) -> None:
     done = run(*EXPORT, "--keep", 9, "--no-baselines", "--json")
     assert (done.code, done.err) == (0, "")

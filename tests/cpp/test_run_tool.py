@@ -187,7 +187,7 @@ def written(folder: Path, value: NDArray[Any], raw: bool) -> str:
 
 @pytest.mark.parametrize("split", [(), ("--split",)], ids=["whole", "halves"])
 @pytest.mark.parametrize(("raw", "shape"), [(False, (24,)), (False, (1, 24)), (False, (3, 24)), (True, (24,))])
-@pytest.mark.parametrize("batch", [3, "images"])
+@pytest.mark.parametrize("batch", always([3, "images"], "images"))
 def test_an_input_comes_from_a_file_as_it_does_in_python(
     cpp: Path,
     make_bundle: MakeBundle,

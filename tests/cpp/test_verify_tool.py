@@ -107,7 +107,18 @@ SIMPLE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SIMPLE)
+OFTEN = (
+    "batch",
+    "any batch",
+    "uint8",
+    "halves of the wrong patches",
+    "picks the wrong way round",
+    "classes",
+    "quantised",
+)
+
+
+@pytest.mark.parametrize("name", always(SIMPLE, *OFTEN))
 def test_a_small_bundle(name: str, tool: Tool, make_bundle: MakeBundle) -> None:
     check_same(tool, make_bundle(**SIMPLE[name]))
 

@@ -261,9 +261,21 @@ def test_one_pool_of_tiles_is_exported_with_the_whole_budget(folder: Path, tmp_p
             ("fastervlm", "--keep", "8", "--tiles", "4"),
             "--tiles must be how many its image processor can make (1, 3, 5",
         ),
-        (("divprune", "--keep", "109", "--tiles", "3"), "keep must be in 1..108 for 108 patches, got 109"),
-        (("fastervlm", "--keep", "7", "--dynamic-batch"), "--tiles must fix their number; leave out --dynamic-batch"),
-        (("fastervlm", "--keep", "7", "--video"), "it treats frames as it does images; leave it out"),
+        pytest.param(
+            ("divprune", "--keep", "109", "--tiles", "3"),
+            "keep must be in 1..108 for 108 patches, got 109",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("fastervlm", "--keep", "7", "--dynamic-batch"),
+            "--tiles must fix their number; leave out --dynamic-batch",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("fastervlm", "--keep", "7", "--video"),
+            "it treats frames as it does images; leave it out",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: "",
 )

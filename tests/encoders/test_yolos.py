@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
-@pytest.fixture(scope="module", params=always(VARIANTS, "small", "small-dWr"))
+@pytest.fixture(scope="module", params=always(VARIANTS, "small-dWr"))
 def variant(
     request: pytest.FixtureRequest, model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

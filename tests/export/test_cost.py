@@ -20,6 +20,7 @@ from edgeprune.fit import build_method
 from edgeprune.pruners import Method, bavit, fastervlm, none, pool, random, received
 from edgeprune.pruners._scorer import Scorer, ScorerConfig, load_scorer
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.covering import always
 
 Traced = Callable[..., ir.Model]
 
@@ -50,7 +51,7 @@ def test_a_method_that_chooses_nothing_pays_for_every_layer_in_full() -> None:
     assert formula(encoder, pool.Method(64)) == formula(encoder, none.Method(576)) - (576 - 64) * projector
 
 
-@pytest.mark.parametrize("keep", [1, 35])
+@pytest.mark.parametrize("keep", always([1, 35], 35))
 def test_the_graph_does_exactly_what_the_formula_says(tiny_llava: Callable[..., Encoder], keep: int) -> None:
     encoder = tiny_llava()
     module = PrunedEncoder(encoder, fastervlm.Method(keep))

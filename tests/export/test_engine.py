@@ -117,6 +117,7 @@ def test_a_target_of_ones_own_is_given_as_a_file(trt: Any, folder: Path, tmp_pat
         build_engine(folder)
 
 
+@pytest.mark.slow
 def test_the_builders_own_error_is_the_message(trt: Any, folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "small.toml"
     source = (Path(targets.__file__).parent / f"{RTX}.toml").read_text().replace("= 2048 ", "= 1 ")

@@ -2,7 +2,7 @@
 
 The lint, TensorRT-RTX's parser and ONNX Runtime are part of an export; RTX targets get their plan, too. Targets that
 ask for the same trace share it here: what is theirs, from the older opset to the plan, is done for each of them.
-Four cells are always run, a ninth of all with `make test-slow`, all of them with `make test-all`.
+Three cells are always run, a ninth of all with `make test-slow`, all of them with `make test-all`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ KINDS = {
 """36 patches each, or tokens of 2x2 patches"""
 
 
-ALWAYS = ("jetson-orin-jp51", "jetson-orin", "rtx-desktop", "web")
-"""targets of the cells that are always run: an old opset, a refusal, a plan, a free form"""
+ALWAYS = ("jetson-orin-jp51", "jetson-orin", "rtx-desktop")
+"""targets of the cells that are always run: an old opset, a refusal, a plan"""
 
 
 def covers(kind: int, method: int, target: int) -> bool:

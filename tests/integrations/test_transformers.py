@@ -183,6 +183,7 @@ def places(model: Any, kept: Tensor) -> Tensor:
     return torch.cat((torch.arange(len(stays)).expand(1, 1, -1), axes[:, :, stays]))
 
 
+@pytest.mark.slow
 def test_a_model_says_the_same_from_the_bundle_and_from_the_reference(
     made: tuple[Kind, Path, Any, TokenEncoder],
 ) -> None:

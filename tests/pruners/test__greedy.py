@@ -130,6 +130,7 @@ def test_the_cosine_of_a_row_with_itself_is_one_exactly() -> None:
         assert bool((cosine(x).diagonal(dim1=1, dim2=2) == 1).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "rule"), always(product((1, 2), RULES), (1, furthest)))
 def test_the_looped_form_equals_the_unrolled_one(rule: Rule, batch: int) -> None:
     x = ROWS[:batch].clone()

@@ -196,7 +196,9 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", always(FAULTS, "alike_from_lower_on", "depths_miscounted", "one_round", "nothing_goes")
+)
 def test_a_fault_in_how_it_chooses_is_caught_in_float16(
     fault: str, judged: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,7 @@ def test_the_methods_that_say_so() -> None:
     ]
 
 
-@pytest.mark.parametrize("form", ["traced", "official"])
+@pytest.mark.parametrize("form", always(["traced", "official"], "traced"))
 @pytest.mark.parametrize("name", of_methods(NESTED, "dpp", "scope"))
 def test_a_smaller_budget_keeps_the_first_picks(name: str, form: str) -> None:
     device = of_probes()

@@ -168,7 +168,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", always(FAULTS, "the_weakest_direction", "one_round", "as_many_of_each_group"))
 def test_a_fault_in_how_it_chooses_is_caught(
     fault: str, judged: Callable[..., Verdict], monkeypatch: pytest.MonkeyPatch
 ) -> None:

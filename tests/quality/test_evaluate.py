@@ -267,6 +267,7 @@ def call(verb: click.Command, *arguments: object) -> Result:
     return CliRunner().invoke(verb, [*map(str, arguments)], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_both_verbs_from_scenes_to_the_table(
     folder: Path, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

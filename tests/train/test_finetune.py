@@ -165,6 +165,7 @@ def test_the_control_differs_in_the_share_alone(tuned: Path, folder: Path, tmp_p
     assert not same(tensors(tuned), tensors(control_folder(tuned)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", always(["detector", "detector-control"], "detector"))
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     of: str, folder: Path, tuned: Path, tmp_path: Path

@@ -50,6 +50,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_drawn_scenes_are_the_default(tmp_path: Path) -> None:
     done = call("--scenes", 16, "--output", tmp_path / "scorer", *QUICK)
     assert done.exception is None, done.output

@@ -120,6 +120,7 @@ def test_pictures_are_those_of_the_probes(page: str) -> None:
     assert sizes == {(432, 288)}  # 48 x 32, enlarged by 9
 
 
+@pytest.mark.slow
 def test_times_stand_beside_the_baselines(make_bundle: MakeBundle) -> None:
     cost = {"formula": 9_000_000, "graph": 9_000_000, "unpruned_formula": 10_000_000}
     page = render(describe_bundle(make_bundle(cost=cost), rounds=3))

@@ -82,9 +82,8 @@ def polygraphy(folder: Path, *more: str) -> tuple[int, str]:
 # The command line.
 
 
-@pytest.mark.parametrize(
-    "options", [{}, pytest.param({"dtype": "float16", "batch": 2}, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16", "batch": 2}], ids=str)
 def test_a_right_graph_passes_the_command_of_the_readme(
     bundle: MakeBundle, tmp_path: Path, options: dict[str, Any]
 ) -> None:
