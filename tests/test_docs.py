@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -110,6 +111,11 @@ def test_there_are_commands_to_check() -> None:
     assert len(EDGEPRUNE) >= 10
 
 
+@functools.cache
+def names() -> set[str]:
+    return {one.name for one in (*catalog.methods(), *catalog.reducers())}
+
+
 @pytest.mark.parametrize("line", EDGEPRUNE)
 def test_every_command_parses_and_names_what_there_is(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the parser of the command line itself: verbs, options, and the values that are chosen from a few."""
@@ -124,8 +130,7 @@ def test_every_command_parses_and_names_what_there_is(line: str, monkeypatch: py
         verb, context = inner, click.Context(inner, parent=context, info_name=name)
     verb.parse_args(context, words)
     method = context.params.get("method")
-    every = [*(entry.name for entry in catalog.methods()), *(entry.name for entry in catalog.reducers())]
-    assert method is None or method in every
+    assert method is None or method in names()
 
 
 def test_make_lines_are_targets_of_the_makefile() -> None:

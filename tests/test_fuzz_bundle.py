@@ -22,6 +22,7 @@ import pytest
 from edgeprune.bundle import MANIFEST, describe_files
 from edgeprune.bundle.manifest import digest
 from edgeprune.cli import main
+from tests.covering import always
 
 MakeBundle = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -126,7 +127,7 @@ def refile(folder: Path) -> None:
     sealed(folder, {**given, "files": files})
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", always(range(50), *range(20)))
 def test_bytes_of_a_manifest(folder: Path, run: Run, seed: int) -> None:
     drawn, path = random.Random(seed), folder / MANIFEST
     before = run("inspect", folder, "--json")[:2]
@@ -136,7 +137,7 @@ def test_bytes_of_a_manifest(folder: Path, run: Run, seed: int) -> None:
     assert done[0] == 2 or done[:2] == before
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", always(range(100), *range(30)))
 def test_a_manifest_by_another_hand(folder: Path, run: Run, seed: int) -> None:
     drawn = random.Random(1000 + seed)
     sealed(folder, changed(json.loads((folder / MANIFEST).read_text()), drawn))
@@ -145,7 +146,7 @@ def test_a_manifest_by_another_hand(folder: Path, run: Run, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "reference.safetensors"])
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", always(range(50), *range(15)))
 def test_a_graph_or_a_reference_by_another_hand(folder: Path, run: Run, seed: int, name: str) -> None:
     drawn, path = random.Random(2000 + seed), folder / name
     path.write_bytes(drawn.choice(BYTES)(path.read_bytes(), drawn))

@@ -22,6 +22,7 @@ from edgeprune.runtime.parity import Verdict, compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.trace import PrunedEncoder, outputs
 from edgeprune.weighting import fitted, stored, unpadded
+from tests.covering import of_methods
 from tests.device import with_aligner
 
 KEEP, PATCHES = 9, 36
@@ -95,7 +96,7 @@ def test_what_is_stored_is_what_the_graph_has(encoder: Encoder) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ATTENDING)
+@pytest.mark.parametrize("name", of_methods(ATTENDING))
 def test_both_forms_choose_by_weighed_attention(encoder: Encoder, name: str) -> None:
     if pruners.get(name).traits.needs_mlp:
         pytest.skip("this tower has no projector of two layers")

@@ -57,7 +57,7 @@ def test_an_entry_that_could_not_be_read_again_is_not_written(folder: Path, cont
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("there", ["nothing", "an engine", "a loose plan"])
+@pytest.mark.parametrize("there", always(["nothing", "an engine", "a loose plan"], "an engine"))
 @pytest.mark.parametrize("failing", ["rename", "replace", "open"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
 @pytest.mark.parametrize("at", [0, 1])
@@ -119,6 +119,7 @@ bundle.add_engine(found, "x", replace(ENTRY, build_ms=8), b"new plan")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", always([False, True], True))
 def test_a_build_that_is_killed_at_any_step_leaves_a_bundle_that_loads_and_can_be_built_again(
     tmp_path: Path, fill: Fill, there: bool
@@ -143,6 +144,7 @@ def test_a_build_that_is_killed_at_any_step_leaves_a_bundle_that_loads_and_can_b
     assert 8 <= step < 29
 
 
+@pytest.mark.slow
 def test_builds_at_the_same_time_lose_no_plan(folder: Path) -> None:
     """Each has loaded the bundle before any of them adds to it; the folder is taken until all wait for it."""
     program = """

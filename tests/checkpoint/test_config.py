@@ -49,9 +49,7 @@ ATTENTION = (
             ("", "vision_config.", "text_config."),
             ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
         ),
-        ("", "_attn_implementation"),
         ("vision_config.", "attn_implementation"),
-        ("text_config.", "_attn_implementation_internal"),
     ),
 )
 def test_case_the_tower_attends_as_the_trace_needs_whatever_attention_it_was_saved_with(
@@ -66,15 +64,20 @@ def test_case_the_tower_attends_as_the_trace_needs_whatever_attention_it_was_sav
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [
-        ("dtype", "float12"),
-        ("torch_dtype", 3),
+    always(
+        [
+            ("dtype", "float12"),
+            ("torch_dtype", 3),
+            ("vision_config.torch_dtype", "float8_e4m3fn"),
+            ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+            ("vision_config.quantization_config", {"quant_method": "unheard of"}),
+            ("text_config.experts_implementation", "grouped_mm"),
+            ("use_return_dict", False),
+        ],
         ("vision_config.torch_dtype", "float8_e4m3fn"),
         ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
-        ("vision_config.quantization_config", {"quant_method": "unheard of"}),
-        ("text_config.experts_implementation", "grouped_mm"),
         ("use_return_dict", False),
-    ],
+    ),
     ids=str,
 )
 def test_nor_does_it_matter_how_else_it_is_loaded(
@@ -132,7 +135,11 @@ def test_a_number_that_no_model_has_is_named_before_anything_is_built(
         ("vision_config.intermediate_size", 128, "fc1.bias is [64], and a CLIPVisionModel of config.json has [128]"),
         ("vision_config.num_hidden_layers", 2, "CLIPVisionModel does not read it"),
         ("vision_config.num_hidden_layers", 6, "lacks the tensor encoder.layers.4."),
-        ("vision_config.num_hidden_layers", 500, "a CLIPVisionModel of 4,279,488 weights, and the tensors have 41,664"),
+        pytest.param(
+            *("vision_config.num_hidden_layers", 500),
+            "a CLIPVisionModel of 4,279,488 weights, and the tensors have 41,664",
+            marks=pytest.mark.slow,
+        ),
         ("vision_config.patch_size", 16, "is it the config of this checkpoint?"),
     ],
     ids=str,

@@ -20,17 +20,18 @@ Tokens = Callable[..., Tensor]
 Rename = Callable[[Path, Callable[[str], str]], None]
 
 
-def layouts(name: str, *tower: str) -> list[Any]:
-    return [pytest.param(name, prefix, id=f"{name} {prefix or 'bare'}") for prefix in tower]
+def layouts(name: str, *tower: str, marks: Any = ()) -> list[Any]:
+    return [pytest.param(name, prefix, id=f"{name} {prefix or 'bare'}", marks=marks) for prefix in tower]
 
 
 @pytest.mark.parametrize(
     ("architecture", "prefix"),
     [
         *layouts("CLIPVisionModel", "", "vision_model."),
-        *layouts("CLIPModel", "vision_model.", "clip.vision_model."),
-        *layouts("Llava", "vision_tower.", "vision_tower.vision_model.", "model.vision_tower."),
-        *layouts("Llava", "model.vision_tower.vision_model."),
+        *layouts("CLIPModel", "vision_model."),
+        *layouts("CLIPModel", "clip.vision_model.", marks=pytest.mark.slow),
+        *layouts("Llava", "vision_tower.", "model.vision_tower.", marks=pytest.mark.slow),
+        *layouts("Llava", "vision_tower.vision_model.", "model.vision_tower.vision_model."),
     ],
 )
 def test_every_layout_of_keys_gives_the_same_encoder(

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.covering import always
+
 MakeFolder = Callable[..., Path]
 Refusal = Callable[..., str]
 Tokens = Callable[..., Tensor]
@@ -105,7 +107,7 @@ def test_the_scheme_of_a_part_is_named_too(llava_folder: MakeFolder, tmp_path: P
     assert "is float8_e4m3fn (compressed-tensors)" in refusal(folder)
 
 
-@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "fp8"])
+@pytest.mark.parametrize("method", always(["awq", "gptq", "bitsandbytes", "fp8"], "awq"))
 def test_a_quantised_language_model_leaves_the_tower_as_it_was(
     llava_folder: MakeFolder, tmp_path: Path, tokens: Tokens, method: str
 ) -> None:
@@ -129,7 +131,7 @@ def test_a_quantised_projector_is_refused(
     assert f"{projector} is float8_e4m3fn" in refusal(folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", always([torch.float16, torch.bfloat16, torch.float64], torch.bfloat16))
 def test_plain_floats_of_any_width_are_taken(
     llava_folder: MakeFolder, tmp_path: Path, tokens: Tokens, dtype: torch.dtype
 ) -> None:

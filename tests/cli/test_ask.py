@@ -119,6 +119,7 @@ def _answer_something_else(folder: Path) -> None:
     rewritten(folder, files={name: one for name, one in files.items() if not name.startswith("encoder/")})
 
 
+@pytest.mark.slow
 def test_bench_tells_the_parts_apart(run: Run, model: Path) -> None:
     found = json.loads(run("bench", model, "--rounds", "2", "--threads", "1", "--json").out)
     pruned, unpruned = found["pruned"], found["unpruned"]
@@ -150,6 +151,7 @@ def test_assemble_refuses_before_it_begins(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["desk", "mine", "other"]
 
 
+@pytest.mark.slow
 def test_export_assembles_as_well(run: Run, tmp_path: Path, said: Said) -> None:
     bundle, whole = tmp_path / "bundle", tmp_path / "whole"
     words = ("export", "--method", "fastervlm", "--keep", "36", "--no-baselines", "--output", bundle)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Done = Any
 Run = Callable[..., Any]
 Said = Callable[..., str]
 
 
+@pytest.mark.slow
 def test_bench_prints_a_ledger(run: Run, exported: tuple[Path, Done]) -> None:
     done = run("bench", exported[0], "--rounds", 2, "--threads", 1)
     assert (done.code, done.err) == (0, "")

@@ -17,6 +17,7 @@ Run = Callable[..., Any]
 SHORTENED = ("--method", "fastervlm", "--keep", 32, "--inside", "drop", "--schedule", "2:70,4:40")
 
 
+@pytest.mark.slow
 def test_a_bundle_of_the_same_options_is_not_in_its_way(run: Run, desk: Path) -> None:
     (desk / "tiny-fastervlm-drop-32-cpu").mkdir()  # where `export` with these options writes
     done = run("calibrate", *SHORTENED, "--count", 10, "--kind", "shift")

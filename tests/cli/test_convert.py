@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -23,6 +24,7 @@ def pickled(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_case_the_advice_for_a_pickled_checkpoint_ends_in_a_bundle(
     run: Run, desk: Path, clip_folder: MakeFolder, said: Said
 ) -> None:

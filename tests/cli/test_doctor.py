@@ -43,6 +43,7 @@ def test_every_target_has_a_row_and_every_table_fits_80_columns(said: str) -> No
     assert "…" not in said
 
 
+@pytest.mark.slow
 def test_json_has_the_same(run: Run) -> None:
     done = run("doctor", "--json")
     assert (done.code, done.err) == (0, "")
@@ -66,6 +67,7 @@ def test_where_nothing_can_be_done_it_fails(run: Run, monkeypatch: pytest.Monkey
     assert run("doctor", "--json").code == 1
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_folder_that_shadows_packages(process: Run, desk: Path) -> None:
     (desk / "onnxruntime.py").write_text("raise SystemExit('not this one')")
     done = process("doctor", "--json")

@@ -29,6 +29,7 @@ def test_an_export_says_what_it_wrote(exported: tuple[Path, Done]) -> None:
     assert sorted(os.listdir(folder.parent)) == ["out"]
 
 
+@pytest.mark.slow
 def test_a_second_export_to_the_same_place_needs_force(run: Run, bundle: Path, said: Said) -> None:
     assert said(run(*EXPORT, "--keep", 9, "--output", bundle)) == (
         f"{bundle} exists; choose another --output or replace it with --force"
@@ -37,6 +38,7 @@ def test_a_second_export_to_the_same_place_needs_force(run: Run, bundle: Path, s
     assert json.loads(run("inspect", bundle, "--json").out)["keep"] == 9
 
 
+@pytest.mark.slow
 def test_an_export_prints_json_alone(desk: Path, run: Run) -> None:
     done = run(*EXPORT, "--keep", 9, "--no-baselines", "--json")
     assert (done.code, done.err) == (0, "")
@@ -81,12 +83,13 @@ def test_a_probe_that_is_no_image_is_named(run: Run, desk: Path, tmp_path: Path,
     assert os.listdir(desk) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "code", "word"),
     [
         ("SIGINT", 130, "interrupted"),
-        pytest.param("SIGTERM", 143, "terminated", marks=pytest.mark.slow),
-        pytest.param("SIGHUP", 129, "terminated", marks=pytest.mark.slow),
+        ("SIGTERM", 143, "terminated"),
+        ("SIGHUP", 129, "terminated"),
     ],
     ids=str,
 )

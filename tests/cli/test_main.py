@@ -21,6 +21,8 @@ from typing import Any
 import click
 import pytest
 
+from tests.covering import always
+
 EXPORT = ("export", "--method", "fastervlm")
 SCENE = Path(__file__).parents[2] / "edgeprune" / "models" / "tiny" / "scenes" / "scene00.png"
 Done = Any
@@ -168,7 +170,27 @@ WRONG: dict[tuple[object, ...], str] = {
 }
 
 
-@pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: " ".join(map(str, arguments)))
+ALIKE = {
+    (*EXPORT, "--keep", 0),
+    (*EXPORT, "--keep", -1),
+    (*EXPORT, "--keep", 4, "--layer", 0),
+    (*EXPORT, "--keep", 4, "--probes", "."),
+    (*EXPORT, "--keep", 4, "--model", ""),
+    ("export", "--method", "tome"),
+    ("export", "--method", "tome", "--keep", 144),
+    ("export", "--method", "tome", "--keep", "auto", "--floor", 0.9, "--schedule", "2:80"),
+    (*EXPORT, "--keep", 4, "--inside", "tome", "--schedule", "2:60"),
+    ("export", "--method", "tome", "--keep", 64, "--calibrate", "scenes"),
+    (*EXPORT, "--keep", 4, "--inside", "cells", "--schedule", "official"),
+}
+"""said by what says another of them, and not before the model is read"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    always([(words,) for words in WRONG], *((words,) for words in WRONG if words not in ALIKE)),
+    ids=lambda arguments: " ".join(map(str, arguments)),
+)
 def test_a_wrong_request_is_refused_in_one_line(
     run: Run, desk: Path, arguments: tuple[object, ...], said: Said
 ) -> None:
@@ -179,7 +201,7 @@ def test_a_wrong_request_is_refused_in_one_line(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--keep", 145),
+        pytest.param(("--keep", 145), marks=pytest.mark.slow),
         ("--keep", 4, "--target", "x"),
         pytest.param(("--keep", 4, "--model", "no/where"), marks=pytest.mark.slow),
     ],

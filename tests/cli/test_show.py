@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from edgeprune.runtime import load
@@ -52,6 +53,7 @@ def test_of_a_classifier_the_likeliest_classes_are_said(run: Run, desk: Path, ma
     assert told == [{"label": label, "probability": share} for label, share in found.top(5)]
 
 
+@pytest.mark.slow
 def test_several_images_are_drawn_into_a_folder(run: Run, desk: Path, exported: tuple[Path, Done], said: Said) -> None:
     other = SCENE.with_name("scene01.png")
     assert run("show", exported[0], SCENE, other) == (0, "wrote kept/scene00.png\nwrote kept/scene01.png\n", "")

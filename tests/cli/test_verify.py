@@ -117,6 +117,7 @@ def test_a_bundle_without_a_plan_says_how_to_make_one(run: Run, exported: tuple[
     )
 
 
+@pytest.mark.slow
 def test_verify_reports_a_plan_that_cannot_be_used_as_not_run(run: Run, bundle: Path) -> None:
     from edgeprune import bundle as bundles
 

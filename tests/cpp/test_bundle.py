@@ -151,6 +151,7 @@ def changed(dice: random.Random, given: Any) -> None:
         place[dice.choice(WORDS)] = place.pop(key)
 
 
+@pytest.mark.slow
 def test_manifests_changed_at_random_are_read_or_refused_alike(ask: Ask, tmp_path: Path) -> None:
     dice = random.Random(0)
     bundles = [
@@ -281,6 +282,7 @@ def test_weights_beside_a_graph_must_be_listed(tmp_path: Path, ask: Ask, locatio
     assert (said == "") == location.endswith("notes.txt")
 
 
+@pytest.mark.slow
 def test_graphs_changed_at_random_are_seen_alike(tmp_path: Path, ask: Ask) -> None:
     dice, whole, variants = random.Random(0), model("w.data"), []
     for at in range(300):

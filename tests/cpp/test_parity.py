@@ -17,6 +17,7 @@ import pytest
 from edgeprune import pruners
 from edgeprune.pruners import forestprune
 from edgeprune.runtime.parity.stored import replayed
+from tests.covering import METHODS, parted
 from tests.cpp.judging import Case, differences, judged
 from tests.device import KEEP, Device, handed, of_probes, of_scenes
 from tests.device_of_steps import stepping
@@ -28,6 +29,8 @@ from tests.runtime.parity import test_inside as steps
 Arrays: TypeAlias = "dict[str, np.ndarray]"
 NAMES = [name for name in pruners.names() if name not in ("bavit", "none")]
 PRECISIONS = ("float32", "float16")
+PARTS = parted({"": NAMES})
+"""methods of each rule, and all others"""
 
 
 def case(
@@ -54,8 +57,9 @@ def agree(build: Path, folder: Path, cases: dict[str, Case]) -> list[dict[str, A
     return wanted
 
 
-def test_every_method_has_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
-    cases = {f"{name} {one}": case(of_scenes(), name, one) for name in NAMES for one in PRECISIONS}
+@pytest.mark.parametrize(("_", "names"), PARTS)
+def test_every_method_has_the_same_verdict(cpp: Path, tmp_path: Path, _: str, names: list[str]) -> None:
+    cases = {f"{name} {one}": case(of_scenes(), name, one) for name in names for one in PRECISIONS}
     assert all(one["passed"] for one in agree(cpp, tmp_path, cases))
 
 
@@ -65,18 +69,20 @@ def test_every_method_has_the_same_verdict_of_flat_images_too(cpp: Path, tmp_pat
     agree(cpp, tmp_path, cases)
 
 
+@pytest.mark.slow
 def test_where_everything_is_kept_nothing_is_decided_by_either(cpp: Path, tmp_path: Path) -> None:
     every = of_scenes().encoder.patches
     names = ["fastervlm", "uniform", "divprune", "dpp", "scope", "received"]
     agree(cpp, tmp_path, {name: case(of_scenes(), name, "float32", keep=every) for name in names})
 
 
-def test_a_fault_in_what_comes_out_has_the_same_reasons(cpp: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("_", "names"), PARTS)
+def test_a_fault_in_what_comes_out_has_the_same_reasons(cpp: Path, tmp_path: Path, _: str, names: list[str]) -> None:
     cases = {
         f"{name} {fault.__name__}": case(of_scenes(), name, "float16", fault)
-        for fault, names in [*outputs.OUTPUTS.items(), *((fault, faults.METHODS) for fault in faults.OUTPUTS)]
-        for name in names
-        if (name, fault.__name__, "float16") not in faults.UNSEEN
+        for fault, every in [*outputs.OUTPUTS.items(), *((fault, faults.METHODS) for fault in faults.OUTPUTS)]
+        for name in every
+        if name in names and (name, fault.__name__, "float16") not in faults.UNSEEN
     }
     assert not any(one["passed"] for one in agree(cpp, tmp_path, cases))
 
@@ -86,11 +92,13 @@ NONE = {"regret": 1e-9, "token_median": 1e-9, "token_each": 1e-9}
 """which nothing holds"""
 
 
-def test_what_is_judged_by_bounds_has_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("_", "names"), PARTS)
+def test_what_is_judged_by_bounds_has_the_same_verdict(cpp: Path, tmp_path: Path, _: str, names: list[str]) -> None:
     """What each rule's choices lost, to the last bits, and the words for it."""
     swapped = faults.a_dropped_patch_in_place_of_a_kept_one
-    plain = {f"{name} {one}": case(of_scenes(), name, one) for name in NAMES for one in PRECISIONS}
-    plain |= {f"{name} swapped": case(of_scenes(), name, "float16", swapped) for name in faults.METHODS}
+    choosing = [name for name in faults.METHODS if name in names]
+    plain = {f"{name} {one}": case(of_scenes(), name, one) for name in names for one in PRECISIONS}
+    plain |= {f"{name} swapped": case(of_scenes(), name, "float16", swapped) for name in choosing}
     plain |= {f"step {name}": stepped(name, "float16") for name in REDUCERS}
     cases = {
         f"{label} {at}": replace(one, bounds=bounds)
@@ -99,7 +107,7 @@ def test_what_is_judged_by_bounds_has_the_same_verdict(cpp: Path, tmp_path: Path
     }
     verdicts = agree(cpp, tmp_path, cases)
     assert {one["passed"] for one in verdicts} == {True, False}
-    assert sum(one["lost"] > 0 for one in verdicts) > len(faults.METHODS)
+    assert sum(one["lost"] > 0 for one in verdicts) > len(choosing)
 
 
 REDUCERS = ["cells", "drop", "nearest", "pitome", "tome"]
@@ -156,6 +164,7 @@ def test_every_verdict_of_the_tests_of_parity_is_the_same(cpp: Path, tmp_path: P
     assert count > 1500
 
 
+@pytest.mark.slow
 def test_trees_over_frames_have_the_same_verdict(cpp: Path, tmp_path: Path) -> None:
     """With what a device chose, which is right; and with each output of it of another video, or a little changed."""
     for keep in (24, 60):
@@ -314,7 +323,8 @@ def test_what_a_hand_put_there_is_no_crash_and_never_passes_where_python_fails(
 ) -> None:
     """Python stretches some arrays that C++ refuses; where both have a verdict, it is the same one."""
     dice = np.random.default_rng(seed)
-    healthy = [case(of_scenes(), name, one) for name in NAMES for one in PRECISIONS]
+    names = [name for name in NAMES if seed or name in METHODS]
+    healthy = [case(of_scenes(), name, one) for name in names for one in PRECISIONS]
     healthy += [stepped(name, one) for name in REDUCERS for one in PRECISIONS]
     cases = [altered_case(healthy[int(dice.integers(0, len(healthy)))], dice) for _ in range(400)]
     both = 0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import EdgepruneError
 from edgeprune.runtime import load
 from tests.brightest import MakeBundle
+from tests.covering import always
 from tests.cpp.judging import Case, judged
 from tests.cpp.library import BAD_IMAGE, CPU, WRONG_REQUEST, Failure, Library
 from tests.cpp.test_verify_tool import Tool, check_same, tool  # noqa: F401 - a fixture
@@ -97,10 +98,9 @@ EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "asked in float16": ("cdpruner", {"keep": 24, "options": {"form": "openvino"}, "precision": "float16"}),
     "prior": ("fastervlm", {"keep": 24, "prior": "mask"}),
 }
-SLOW = pytest.param("asked in float16", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", ["asked", SLOW, "prior"])
+@pytest.mark.parametrize("name", always(EXPORTED, "asked"))
 def test_an_export_with_a_port(
     name: str,
     library: Library,

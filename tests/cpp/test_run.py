@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime import Classes, load
 from tests.brightest import KEEP, LABELS, WIDTH, MakeBundle, write_bundle
+from tests.covering import always
 from tests.cpp.library import CPU, DTYPES, Failure, Library, onnxruntime_library, seal
 
 SIMPLE: dict[str, dict[str, Any]] = {
@@ -28,7 +29,6 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "classes": {"classes": True},
     "classes of any batch in float16": {"classes": True, "batch": "images", "dtype": "float16"},
 }
-SLOW = ("embedded in float16", "embedded, raw pixels, any batch", "detector")
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "embedded": ("", {"method": "fastervlm", "keep": 64}),
     "embedded in float16": ("", {"method": "divprune", "keep": 16, "precision": "float16"}),
@@ -110,9 +110,7 @@ def exported(
     return find
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in EXPORTED]
-)
+@pytest.mark.parametrize("name", always(EXPORTED, "embedded"))
 def test_an_exported_encoder_gives_the_same_bits(name: str, library: Library, exported: Callable[[str], Path]) -> None:
     check_same(exported(name), library)
 

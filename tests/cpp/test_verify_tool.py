@@ -107,7 +107,18 @@ SIMPLE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SIMPLE)
+OFTEN = (
+    "batch",
+    "any batch",
+    "uint8",
+    "halves of the wrong patches",
+    "picks the wrong way round",
+    "classes",
+    "quantised",
+)
+
+
+@pytest.mark.parametrize("name", always(SIMPLE, *OFTEN))
 def test_a_small_bundle(name: str, tool: Tool, make_bundle: MakeBundle) -> None:
     check_same(tool, make_bundle(**SIMPLE[name]))
 
@@ -118,7 +129,7 @@ def test_a_bundle_of_every_release(folder: Path, tool: Tool) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, "images"])
-@pytest.mark.parametrize("keep", [1, 2, 5])
+@pytest.mark.parametrize("keep", always([1, 2, 5], 2))
 def test_the_first_picks_alone(keep: int, batch: int | str, tool: Tool, make_bundle: MakeBundle) -> None:
     folder = make_bundle(batch=batch, picks=True, nested=True, rule={"name": "topk"})
     assert check_same(tool, folder, keep)["passed"]
@@ -262,7 +273,7 @@ def test_a_rule_that_cannot_be(name: str, tool: Tool, make_bundle: MakeBundle) -
     refused_alike(tool, make_bundle(rule=RULES[name], picks=True))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", always(range(3), 0))
 def test_a_hostile_reference_is_one_line(seed: int, tool: Tool, make_bundle: MakeBundle) -> None:
     from tests.cpp.test_parity import altered
 

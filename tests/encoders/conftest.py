@@ -18,14 +18,15 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
-from tests.encoders.kinds import Kind, declared
+from tests.covering import always
+from tests.encoders.kinds import COVERING, Kind, declared
 
 ALL = declared()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `bare` runs on every encoder without projector whose tower is transformers' own, `own` on
-    every such tower, `every` on all that have tokens."""
+    every such tower, `every` on all that have tokens; always on those of COVERING."""
     asked: dict[str, Callable[[Kind], bool]] = {
         "bare": lambda one: one.bare,
         "own": lambda one: one.own_tower,
@@ -33,7 +34,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     }
     for name, wanted in asked.items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, [kind for kind, one in ALL.items() if wanted(one)])
+            kinds = [kind for kind, one in ALL.items() if wanted(one)]
+            metafunc.parametrize(name, always(kinds, *(kind for kind in COVERING if kind in kinds)))
 
 
 @pytest.fixture

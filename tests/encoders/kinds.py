@@ -22,6 +22,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 __all__ = [
+    "COVERING",
     "CROPPED",
     "LANGUAGE",
     "LLAVA_CLIP",
@@ -62,6 +63,13 @@ LLAVA_CLIP: dict[str, Any] = {
     "vision_feature_layer": -1,
 }
 TILES: dict[str, Any] = {"image_grid_pinpoints": [[48, 96], [96, 48]]}
+COVERING = (
+    *("clip", "siglip vision", "dinov2 registers", "deit with teacher", "dinov3 gated", "siglip2"),
+    *("llava next", "internvl", "qwen2.5 vl", "qwen3 vl", "gemma4 both ways", "llava pixtral"),
+)
+"""of all kinds, those that what runs over all encoders always runs on: with [CLS], without, with further rows, with two
+that a head reads, angles and gates, positions of any size; tiles, squares of patches, windows, features of deeper
+layers, masks and per-layer inputs of the language model, rows and columns of any number"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Kind:
     tower: str = ""
     """the kind of tower that it has, where the family has several"""
     exported: str = ""
-    """the methods that are exported on it in every run of the tests, all others in `slow`"""
+    """the methods that are exported on it by `make test-slow`, all others in `cells`"""
     unread: tuple[str, ...] = ()
     """how the names of those of its tensors begin that are never read"""
     given: Callable[[Tensor], dict[str, Any]] | None = None

@@ -79,6 +79,7 @@ def test_a_method_that_reads_the_last_attention_reads_that_of_the_deepest_layer(
     torch.testing.assert_close(found, maps[1].mean(1)[:, 0, 1:], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_selection_moves_up_through_the_deepest_layer(made: Made, tmp_path: Path) -> None:
     """So that the graph costs what the formula says, whose projector is as wide as all the layers."""
     folder, encoder = made("llava clip layers")

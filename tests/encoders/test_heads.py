@@ -25,6 +25,7 @@ from edgeprune.pruners import get, none
 from edgeprune.pruners._scorer import load_scorer
 from edgeprune.reference import OfficialEncoder
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.covering import always
 from tests.encoders.kinds import CROPPED, SIGLIP, SQUARE, processor
 from tests.encoders.test_dinov2 import BIT
 
@@ -130,8 +131,14 @@ def built(encoder: Encoder, name: str, scorer: Path) -> Any:
     return build_method(get(name), name, encoder, keep, OPTIONS.get(name, {}), scorer=trained)
 
 
-@pytest.mark.parametrize("method", UNDER_HEAD)
-@pytest.mark.parametrize("name", HEADED)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        pytest.param(name, method, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+        for i, name in enumerate(HEADED)
+        for j, method in enumerate(UNDER_HEAD)
+    ],  # each classifier always with a third of the methods
+)
 def test_methods_that_drop_inside_give_the_logits_of_the_reference(
     encoder_of: Callable[[str], Encoder], scorer_file: Path, name: str, method: str
 ) -> None:
@@ -160,7 +167,9 @@ def test_of_the_patches_those_that_are_kept_are_averaged(encoder_of: Callable[[s
     torch.testing.assert_close(logits, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("name", [one.name for one in methods() if not one.traits.under_head])
+@pytest.mark.parametrize(
+    "name", always([one.name for one in methods() if not one.traits.under_head], "fastervlm", "divprune", "visionzip")
+)
 def test_a_method_that_drops_behind_the_encoder_is_refused_with_those_that_do_not(
     encoder_of: Callable[[str], Encoder], name: str
 ) -> None:
@@ -172,6 +181,7 @@ def test_a_method_that_drops_behind_the_encoder_is_refused_with_those_that_do_no
     )
 
 
+@pytest.mark.slow
 def test_the_table_of_methods_refuses_the_same() -> None:
     headed = [one for one in families() if "head" in one.options]
     assert {one.name for one in headed} == {kind.family for kind in HEADED.values()}
@@ -184,8 +194,8 @@ def test_the_table_of_methods_refuses_the_same() -> None:
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("vit", "none"),
         ("dinov2 registers", "received"),
+        pytest.param("vit", "none", marks=pytest.mark.slow),
         *(
             pytest.param(name, method, marks=pytest.mark.slow)
             for name in ("deit with teacher", "dinov2 registers", "clip", "siglip")

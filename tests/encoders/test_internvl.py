@@ -148,7 +148,7 @@ def cropping(kind: Callable[[str], Any], model_folder: Callable[..., Path], tmp_
     ("name", "keep"),
     [
         pytest.param("fastervlm", 21, id="each tile", marks=pytest.mark.slow),
-        pytest.param("divprune", 20, id="one pool"),
+        pytest.param("divprune", 20, id="one pool", marks=pytest.mark.slow),
     ],
 )
 def test_case_internvl_crops_an_image_is_cut_as_its_processor_cuts_it(
@@ -179,6 +179,7 @@ def test_case_internvl_crops_an_image_is_cut_as_its_processor_cuts_it(
     torch.testing.assert_close(torch.from_numpy(order), every[place], **CLOSE)
 
 
+@pytest.mark.slow
 def test_case_internvl_crops_one_tile_is_the_whole_image_and_says_so(cropping: Path, tmp_path: Path) -> None:
     request = Request("fastervlm", "cpu", keep=4, model=str(cropping), output=tmp_path / "b", baselines=False)
     exported = export_bundle(request)

@@ -133,6 +133,7 @@ def test_both_paths_agree(encoder: Encoder, kind: Any) -> None:
     assert found[0].shape == ((1, 9, WIDTH) if method.traits.pools_tiles else (3, 9, WIDTH))
 
 
+@pytest.mark.slow
 def test_joint_views_share_a_budget_in_the_bundle_as_well(folder: Path, tmp_path: Path) -> None:
     request = Request(
         "segpruner",
@@ -213,6 +214,7 @@ def test_the_budget_of_an_image_is_divided_over_its_tiles(exported: Exported) ->
     assert manifest.preprocessing["tiles"]["count"] == manifest.tiles
 
 
+@pytest.mark.slow
 def test_the_graph_costs_what_the_formula_says(exported: Exported, encoder: Encoder) -> None:
     manifest = exported.manifest
     patch_embedding = PATCHES * encoder.tower.patch_embedding.weight.numel()
@@ -235,6 +237,7 @@ def test_an_image_is_cut_into_tiles_as_transformers_does_it(exported: Exported) 
     assert packed(tokens, indices, run.grid, shape).shape == (7 * tiles, WIDTH)
 
 
+@pytest.mark.slow
 def test_one_pool_of_tiles_is_exported_with_the_whole_budget(folder: Path, tmp_path: Path) -> None:
     request = Request("divprune", "cpu", keep=10, tiles=3, uint8=True, model=str(folder), output=tmp_path / "pool")
     done = export_bundle(replace(request, baselines=False))
@@ -258,9 +261,21 @@ def test_one_pool_of_tiles_is_exported_with_the_whole_budget(folder: Path, tmp_p
             ("fastervlm", "--keep", "8", "--tiles", "4"),
             "--tiles must be how many its image processor can make (1, 3, 5",
         ),
-        (("divprune", "--keep", "109", "--tiles", "3"), "keep must be in 1..108 for 108 patches, got 109"),
-        (("fastervlm", "--keep", "7", "--dynamic-batch"), "--tiles must fix their number; leave out --dynamic-batch"),
-        (("fastervlm", "--keep", "7", "--video"), "it treats frames as it does images; leave it out"),
+        pytest.param(
+            ("divprune", "--keep", "109", "--tiles", "3"),
+            "keep must be in 1..108 for 108 patches, got 109",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("fastervlm", "--keep", "7", "--dynamic-batch"),
+            "--tiles must fix their number; leave out --dynamic-batch",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("fastervlm", "--keep", "7", "--video"),
+            "it treats frames as it does images; leave it out",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: "",
 )

@@ -165,6 +165,7 @@ def test_only_the_vision_tower_and_the_projector_are_read(folder: Path) -> None:
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tiles"),
     [("divprune", 3), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("pool", 1), ("uniform", 5)))],
@@ -180,6 +181,7 @@ def test_tiles_are_exported_and_an_image_is_cut_into_them(folder: Path, tmp_path
     assert packed(tokens, indices, run.grid, run.preprocessing.tile_shape(image)).shape == (6 * tiles, WIDTH)
 
 
+@pytest.mark.slow
 def test_frames_that_are_one_pool_are_exported_with_the_whole_budget(folder: Path, tmp_path: Path) -> None:
     request = Request("forestprune", "cpu", keep=20, tiles=3, video=True, model=str(folder), output=tmp_path / "out")
     done = export_bundle(replace(request, baselines=False))
@@ -195,6 +197,7 @@ def test_frames_that_are_one_pool_are_exported_with_the_whole_budget(folder: Pat
         export_bundle(replace(request, tiles=1, dynamic_batch=True, output=tmp_path / "other"))
 
 
+@pytest.mark.slow
 def test_frames_are_exported_as_images_and_every_patch_is_projected(
     folder: Path, both: dict[bool, Encoder], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from edgeprune import encoders
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.errors import ModelError
+from tests.covering import always
 
 Made = Callable[[str], tuple[Path, Encoder]]
 ModelFolder = Callable[..., Path]
@@ -49,7 +50,9 @@ def content(tensor: Tensor) -> bytes:
     return bytes(tensor.detach().contiguous().numpy().tobytes())
 
 
-@pytest.mark.parametrize("architecture", CLASSES)
+@pytest.mark.parametrize(
+    "architecture", always(CLASSES, "CLIPModel", "Dinov2Backbone", "LlavaModel", "ViTForMaskedImageModeling")
+)
 def test_a_class_with_the_tower_loads(model_folder: ModelFolder, tmp_path: Path, architecture: str) -> None:
     folder = model_folder(tmp_path / "model", architecture, **CLASSES[architecture])
     encoder = encoders.load(open_checkpoint(str(folder)))

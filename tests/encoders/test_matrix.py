@@ -1,7 +1,7 @@
 """Every method on every kind of encoder chooses as its reference does, or is refused for what is missing.
 
-The same cells are exported, run by ONNX Runtime and verified: some of them always, all of them with `make test-all`,
-which also has those that always are in float16.
+The same cells are exported, run by ONNX Runtime and verified: a few of them always, each method and each encoder with
+`make test-slow`, all of them with `make test-all`, which also has those of `make test-slow` in float16.
 """
 
 from __future__ import annotations
@@ -45,12 +45,18 @@ REFUSALS = {
 """the matrix's words -> the code's"""
 KEEP = 12
 EXPORTED = {name: kind.exported for name, kind in STANDING.items()}
-"""the checkpoint -> the methods that are always exported on it, all others in `cells`: each method, each encoder, and
-what went wrong before: tiles in one pool, attention in windows, grouped patches, positions, extras, drops inside,
+"""the checkpoint -> the methods that are exported on it in `slow`, all others in `cells`: each method, each encoder,
+and what went wrong before: tiles in one pool, attention in windows, grouped patches, positions, extras, drops inside,
 merges, tokens that are averages, and detectors"""
+ALWAYS = (
+    *("siglip vision-uniform", "dinov3-visionzip", "qwen3 vl-hiprune", "llava next-bavit", "llava onevision-dart"),
+    "internvl-fastervlm",
+)
+"""exported in every run of the tests, one of what went wrong before: drops inside, weighed merges behind angles,
+extras, tiles, tiles in one pool, grouped patches; windows are in test_qwen.py, detectors in tests/runtime"""
 
 
-def always(family: Family, method: Entry) -> bool:
+def covers(family: Family, method: Entry) -> bool:
     return method.name in EXPORTED[CHECKPOINTS[family.name, family.tower]].split()
 
 
@@ -62,19 +68,21 @@ ELSEWHERE = ("desap", "hawk", "hiprune_text", "sppruner", "trim")
 """with a CLIP beside the encoder, or the language model behind it: tests/export/test_asked.py exports them"""
 
 PAIRS = [(family, method) for family in families() for method in methods()]
-CELLS = [pytest.param(*pair, id=name_of(*pair)) for pair in PAIRS]
 WORKING = [(one, method) for one, method in PAIRS if not refusal(method, one) and method.name not in ELSEWHERE]
-COVERING = [pair for pair in WORKING if always(*pair)]
+COVERING = [pair for pair in WORKING if covers(*pair)]
+REFUSED = {refusal(method, one): (one, method) for one, method in reversed(PAIRS) if refusal(method, one)}
+"""the first pair that is refused for each reason"""
 
 
 def test_every_kind_of_encoder_has_a_checkpoint() -> None:
     assert {(family.name, family.tower) for family in families()} == set(CHECKPOINTS)
 
 
-def test_each_method_and_each_encoder_is_always_exported_somewhere() -> None:
+def test_each_method_and_each_encoder_is_exported_somewhere() -> None:
     assert {(family.name, family.tower) for family, _ in COVERING} == {(one.name, one.tower) for one in families()}
     assert {method.name for _, method in COVERING} == {one.name for one in methods()} - {*ELSEWHERE}
     assert len(COVERING) == sum(len(names.split()) for names in EXPORTED.values())  # none of them is refused
+    assert {*ALWAYS} <= {name_of(*pair) for pair in COVERING}
 
 
 def tiles_of(method: Entry, encoder: Encoder) -> int:
@@ -91,7 +99,13 @@ def budget_of(method: Entry) -> int | None:
     return None if method.name == "none" else KEEP
 
 
-@pytest.mark.parametrize(("family", "method"), CELLS)
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        pytest.param(*pair, id=name_of(*pair), marks=() if pair in (*COVERING, *REFUSED.values()) else pytest.mark.slow)
+        for pair in PAIRS
+    ],
+)
 def test_the_method_chooses_as_the_reference_does_or_is_refused_as_the_matrix_says(
     made: Made, scorer_file: Path, family: Family, method: Entry
 ) -> None:
@@ -140,6 +154,12 @@ def chooses_as_the_reference(encoder: Encoder, method: Method, pixels: Tensor) -
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def marks_of(family: Family, method: Entry) -> Any:
+    if name_of(family, method) in ALWAYS:
+        return ()
+    return pytest.mark.slow if (family, method) in COVERING else pytest.mark.cells
+
+
 @pytest.fixture
 def exported(
     made: Made, cell: Callable[..., Exported], scorer_file: Path, tmp_path: Path, family: Family, method: Entry
@@ -156,7 +176,7 @@ def exported(
 
 @pytest.mark.parametrize(
     ("family", "method"),
-    [pytest.param(*pair, id=name_of(*pair), marks=() if pair in COVERING else pytest.mark.cells) for pair in WORKING],
+    [pytest.param(*pair, id=name_of(*pair), marks=marks_of(*pair)) for pair in WORKING],
 )
 def test_the_method_is_exported_and_verified(
     made: Made, exported: Callable[..., Exported], family: Family, method: Entry

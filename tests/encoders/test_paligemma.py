@@ -111,6 +111,7 @@ def policy(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     return folder, model.eval()
 
 
+@pytest.mark.slow
 def test_transformers_writes_a_policy_with_the_names_of_lerobot(policy: tuple[Path, Any], tmp_path: Path) -> None:
     folder, model = policy
     tensors = load_file(folder / "model.safetensors")
@@ -161,9 +162,10 @@ def scene(cameras: int) -> tuple[list[Image.Image], torch.Tensor, dict[str, Any]
     return images, torch.tensor([[*[3] * 36 * cameras, 2, 8, 9, 10]]), given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "together",
-    [pytest.param(True, id="a batch of cameras"), pytest.param(False, id="a bundle for each", marks=pytest.mark.slow)],
+    [pytest.param(True, id="a batch of cameras"), pytest.param(False, id="a bundle for each")],
 )
 def test_a_policy_acts_on_kept_tokens_as_on_the_references(
     policy: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
@@ -199,6 +201,7 @@ def test_a_policy_acts_on_kept_tokens_as_on_the_references(
     assert (found - other).abs().max() > 1e-3  # a policy that does the same whatever it sees would prove nothing
 
 
+@pytest.mark.slow
 def test_a_policy_with_every_token_acts_as_transformers_does(policy: tuple[Path, Any], tmp_path: Path) -> None:
     folder, model = policy
     images, prompt, given = scene(1)
@@ -218,6 +221,7 @@ def test_a_policy_with_every_token_acts_as_transformers_does(policy: tuple[Path,
     torch.testing.assert_close(actions(model, prefix(model, bundle, images, prompt), **given), expected, **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_prompt_has_a_run_for_all_cameras_or_one_for_each(policy: tuple[Path, Any], tmp_path: Path) -> None:
     folder, model = policy
     images, _, _ = scene(2)

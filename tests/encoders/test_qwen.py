@@ -292,7 +292,11 @@ def test_images_are_resized_to_the_grid_as_the_processor_resizes_to_its_own(made
 
 
 @pytest.fixture(
-    scope="module", params=[("qwen2.5 vl", "float32", True), ("qwen3 vl", "float16", False)], ids=lambda one: one[0]
+    scope="module",
+    params=[
+        pytest.param(("qwen2.5 vl", "float32", True), id="qwen2.5 vl"),
+        pytest.param(("qwen3 vl", "float16", False), id="qwen3 vl", marks=pytest.mark.slow),
+    ],
 )
 def exported(
     made: Made, load: Callable[..., Encoder], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -340,6 +344,7 @@ def test_the_graph_holds_the_grid_as_constants(exported: tuple[Encoder, Exported
     assert all(isinstance(size, int) for shape in shapes if shape is not None for size in shape)
 
 
+@pytest.mark.slow
 def test_the_official_form_is_static_too_in_half_precision(load: Callable[..., Encoder]) -> None:
     encoder = load("qwen2.5 vl")
     encoder.tower.module.half()

@@ -23,6 +23,7 @@ from edgeprune.pruners import fastervlm, none, received
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.trace import PrunedEncoder
+from tests.covering import always
 
 Made = Callable[[str], tuple[Path, Encoder]]
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 3e-4}
@@ -37,8 +38,14 @@ def pixels(size: tuple[int, int]) -> torch.Tensor:
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(name, size, id=f"{name}-{size}", marks=() if (i + j) % 4 == 0 else pytest.mark.slow)
+        for i, name in enumerate(NAMES)
+        for j, size in enumerate(SIZES)
+    ],  # each of them always at one size
+)
 def test_unpruned_tokens_are_those_of_transformers_at_every_size(
     made: Made, kind: Callable[..., Any], name: str, size: tuple[int, int]
 ) -> None:
@@ -68,7 +75,7 @@ def test_projected_tokens_are_those_of_transformers_at_another_size(
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["clip", "dinov2"])
+@pytest.mark.parametrize("name", always(["clip", "dinov2"], "dinov2"))
 def test_case_dino_nonsquare_the_graph_holds_the_resampled_table(made: Made, tmp_path: Path, name: str) -> None:
     model, output = str(made(name)[0]), tmp_path / "bundle"
     request = Request("fastervlm", "cpu", keep=9, size="48x96", model=model, output=output, baselines=False)

@@ -165,6 +165,7 @@ def spoken(model: Any, **inputs: Any) -> list[int]:
     return found[0, inputs["input_ids"].shape[1] :].tolist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_model_says_of_tagged_tiles_what_it_says_of_the_references(
     made: Made, kind: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_model_says_of_tagged_tiles_what_it_says_of_the_references(
         assert (model(**other).logits[0, -1] - model(**inputs).logits[0, -1]).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_with_every_token_kept_it_says_what_the_model_says(
     made: Made, kind: Callable[[str], Any], tmp_path: Path
 ) -> None:

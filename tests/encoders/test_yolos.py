@@ -22,6 +22,7 @@ from edgeprune.pruners import none, random
 from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime import load
 from edgeprune.trace import PrunedEncoder
+from tests.covering import always
 from tests.encoders.kinds import SQUARE, Kind, processor
 
 KIND = Kind(
@@ -45,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=always(VARIANTS, "small-dWr"))
 def variant(
     request: pytest.FixtureRequest, model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -222,6 +222,7 @@ def test_a_bundle_for_a_target_of_ones_own_has_no_times(
     assert "No times: mine lacks its file." in out
 
 
+@pytest.mark.slow
 def test_export_prints_it_for_the_target(
     run: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def graph(method: str, folder: Path, dtype: torch.dtype = torch.float16, inside:
     return folder / f"{method}.onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", always(["fastervlm", "hiprune", "divprune"], "fastervlm"))
 def test_pruning_keeps_attention_fused_and_adds_few_kernels(
     method: str, folder: Path, unpruned: GraphAudit, compiled: Callable[[Path], GraphAudit], tmp_path: Path
@@ -161,6 +162,7 @@ def test_steps_inside_keep_attention_fused_and_add_few_kernels_each(
     assert len(short.kernels) <= len(behind.kernels) + STEPS * (KERNELS_OF_A_STEP + (reducer == "cells"))
 
 
+@pytest.mark.slow
 def test_reading_the_attention_map_out_is_caught_and_the_layer_named(
     folder: Path, unpruned: GraphAudit, compiled: Callable[[Path], GraphAudit]
 ) -> None:
@@ -173,6 +175,7 @@ def test_reading_the_attention_map_out_is_caught_and_the_layer_named(
         FusionAudit("rtx-desktop", False, {"pruned": official, "unpruned": unpruned}).check()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_a_bundle_is_audited_next_to_its_unpruned_graph(folder: Path) -> None:
     told: list[str] = []
@@ -188,6 +191,7 @@ def test_a_bundle_is_audited_next_to_its_unpruned_graph(folder: Path) -> None:
     assert said["graphs"]["pruned"]["layers"][0] == {"name": LAYERS[0], "fused": True, "why": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_for_a_jetson_it_is_a_proxy(folder: Path) -> None:
     report = audit_bundle(folder, "jetson-orin")
@@ -202,6 +206,7 @@ def test_float32_is_not_fused_and_says_so(tmp_path: Path) -> None:
     assert {layer.why for layer in unfused.unfused} == {"float32; the builder fuses 16-bit attention only"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_the_command_line_prints_a_table_and_fails_when_a_layer_is_lost(folder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["audit", str(folder), "--target", "jetson-orin"])
@@ -219,6 +224,7 @@ def test_the_command_line_prints_a_table_and_fails_when_a_layer_is_lost(folder: 
     assert done.exception.exit_code == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_a_build_for_a_jetson_audits_before_it_sends_one_to_the_board(
     folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ def found(method: str = "agilepruner", **fields: Any) -> Opened:
     return opened(request, targets.load("cpu"))
 
 
+@pytest.mark.slow
 def test_the_average_is_that_of_the_participation_ratio_over_the_images() -> None:
     one = found(calibrate="scenes")
     pixels, data, count = images_of("scenes", one.preprocessing)

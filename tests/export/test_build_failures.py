@@ -18,6 +18,7 @@ import pytest
 
 from edgeprune import bundle, targets
 from edgeprune.export import Exported
+from tests.covering import always
 
 RTX = "rtx-desktop"
 PLAN = "encoder.rtx-desktop.plan"
@@ -85,8 +86,8 @@ def build(folder: Path, *arguments: object, code: str = MAIN, limit: int | None 
     ("old", "new", "said"),
     [
         ("topk_limit", "topk_limt", r"onnx.topk_limt: no field 'topk_limt'; have "),
-        ("kind          = ", "# ", "engine.kind must be given"),
-        ("kind          = ", "kind          ", "is not a TOML file: "),
+        pytest.param("kind          = ", "# ", "engine.kind must be given", marks=pytest.mark.slow),
+        pytest.param("kind          = ", "kind          ", "is not a TOML file: ", marks=pytest.mark.slow),
     ],
 )
 def test_a_target_file_with_a_wrong_field_is_refused(
@@ -107,7 +108,7 @@ def test_without_tensorrt_rtx_its_package_is_named(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in targets.names() if targets.load(name).jetson])
+@pytest.mark.parametrize("name", always([name for name in targets.names() if targets.load(name).jetson], "jetson-orin"))
 def test_without_tensorrt_the_jetpack_that_brings_it_is_named(folder: Path, name: str) -> None:
     code, line = build(folder, "--target", name, code=WITHOUT.format("tensorrt"))
     jetson = targets.load(name).jetson
@@ -124,6 +125,7 @@ def rtx() -> None:
     pytest.importorskip("tensorrt_rtx")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 def test_the_gpu_of_an_orin_is_built_for_on_the_device(folder: Path) -> None:
     code, line = build(folder, "--sm", 87)
@@ -131,6 +133,7 @@ def test_the_gpu_of_an_orin_is_built_for_on_the_device(folder: Path) -> None:
     assert line.endswith("got 87; an engine for another one is built on the device, with TensorRT")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 def test_too_little_workspace_fails_with_what_the_builder_says(folder: Path, tmp_path: Path) -> None:
     small = target(tmp_path, lambda text: text.replace('"rtx-desktop"', '"small"').replace("= 2048 ", "= 1 "))
@@ -141,8 +144,12 @@ def test_too_little_workspace_fails_with_what_the_builder_says(folder: Path, tmp
     assert line.endswith("; raise engine.workspace_mib of the target")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("arguments", [(), ("--force",)], ids=["a first plan", "a plan instead of another"])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param((), id="a first plan"), pytest.param(("--force",), id="another plan", marks=pytest.mark.slow)],
+)
 def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(folder: Path, arguments: tuple[str, ...]) -> None:
     """The system refuses to let the plan, of 6 MB, grow beyond 1 MB."""
     if arguments:
@@ -158,7 +165,10 @@ def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(folder: Path, ar
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    always(
+        [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")], (signal.SIGINT, 130, "interrupted")
+    ),
 )
 def test_a_build_that_is_stopped_leaves_the_bundle_as_it_was(
     folder: Path, number: signal.Signals, code: int, word: str

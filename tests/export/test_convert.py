@@ -20,6 +20,7 @@ from edgeprune.errors import BundleError, ModelError
 from edgeprune.export.convert import convert
 from edgeprune.pruners import none
 from edgeprune.trace import PrunedEncoder
+from tests.covering import always
 
 MakeFolder = Callable[..., Path]
 PIXELS = torch.linspace(-1, 1, 3 * 48 * 48).reshape(1, 3, 48, 48)
@@ -83,7 +84,7 @@ def test_case_a_pickled_yolos_keeps_its_heads(model_folder: MakeFolder, tmp_path
     torch.testing.assert_close(boxes, wanted.pred_boxes)
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", always([1, 3], 3))
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "before 1.6"])
 def test_what_is_exported_of_a_pickled_llava_is_written_and_no_more(
     llava_folder: MakeFolder, tmp_path: Path, shards: int, new: bool
@@ -98,6 +99,7 @@ def test_what_is_exported_of_a_pickled_llava_is_written_and_no_more(
     assert done.nbytes == sum(one.nbytes for one in load_file(done.folder / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_shards_of_the_language_model_may_be_absent(llava_folder: MakeFolder, tmp_path: Path) -> None:
     folder = llava_folder(tmp_path / "llava")
     whole, tensors = computed(folder), load_file(folder / "model.safetensors")
@@ -110,7 +112,7 @@ def test_shards_of_the_language_model_may_be_absent(llava_folder: MakeFolder, tm
     assert "has no a.bin; tensors of the vision encoder are in it, so add it" in refused(folder, output=tmp_path / "b")
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "module"])
+@pytest.mark.parametrize("key", always(["state_dict", "model", "module"], "state_dict"))
 def test_the_model_of_a_training_is_found_in_what_it_saved(clip_folder: MakeFolder, tmp_path: Path, key: str) -> None:
     folder = clip_folder(tmp_path / "clip")
     whole, tensors = computed(folder), load_file(folder / "model.safetensors")
@@ -120,7 +122,10 @@ def test_the_model_of_a_training_is_found_in_what_it_saved(clip_folder: MakeFold
     assert same(computed(convert(str(folder)).folder), whole)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._fsdp_wrapped_module."])
+@pytest.mark.parametrize(
+    "prefix",
+    always(["module.", "_orig_mod.", "_orig_mod.module.", "module._fsdp_wrapped_module."], "_orig_mod.module."),
+)
 def test_names_of_a_wrapper_are_taken_off(llava_folder: MakeFolder, tmp_path: Path, prefix: str) -> None:
     folder = llava_folder(tmp_path / "llava")
     whole, tensors = computed(folder), load_file(folder / "model.safetensors")
@@ -160,6 +165,7 @@ def test_two_tensors_do_not_get_one_name(clip_folder: MakeFolder, tmp_path: Path
     assert f"without names of wrappers, module.{name} and {name} are both {name}" in refused(folder)
 
 
+@pytest.mark.slow
 def test_both_towers_of_a_video_llava_are_kept(model_folder: MakeFolder, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     vision = {**sizes, "model_type": "clip_vision_model", "image_size": 48, "patch_size": 8}

@@ -51,7 +51,7 @@ def test_a_method_that_chooses_nothing_pays_for_every_layer_in_full() -> None:
     assert formula(encoder, pool.Method(64)) == formula(encoder, none.Method(576)) - (576 - 64) * projector
 
 
-@pytest.mark.parametrize("keep", [1, 35])
+@pytest.mark.parametrize("keep", always([1, 35], 35))
 def test_the_graph_does_exactly_what_the_formula_says(tiny_llava: Callable[..., Encoder], keep: int) -> None:
     encoder = tiny_llava()
     module = PrunedEncoder(encoder, fastervlm.Method(keep))
@@ -71,6 +71,7 @@ def check_ranked(model: ir.Model, encoder: Encoder, keep: int) -> None:
     assert graph_cost(model.graph) == formula(encoder, fastervlm.Method(keep)) + patch_embedding - not_needed
 
 
+@pytest.mark.slow
 def test_the_unpruned_graph_does_exactly_what_the_formula_says(
     tiny_llava: Callable[..., Encoder], traced: Traced
 ) -> None:
@@ -217,7 +218,8 @@ def inside(encoder: Encoder, name: str, make_scorer: Callable[..., Path]) -> Met
     return build_method(bavit.Method, "bavit", encoder, 20, scorer=load_scorer(make_scorer(name)))
 
 
-@pytest.mark.parametrize("name", always(["received", "trunk", "none", "coarse"], "trunk"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["received", "trunk", "none", "coarse"])
 def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
     yolos_folder: Path, make_scorer: Callable[..., Path], name: str
 ) -> None:
@@ -230,6 +232,7 @@ def test_the_graph_of_a_detector_does_exactly_what_the_formula_says(
     assert graph_cost(model.graph) == formula(encoder, method) + patch_embedding
 
 
+@pytest.mark.slow
 def test_so_does_the_graph_of_an_encoder_that_drops_tokens_in_front(
     tiny_llava: Callable[..., Encoder], traced: Traced, make_scorer: Callable[..., Path]
 ) -> None:

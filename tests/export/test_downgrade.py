@@ -33,8 +33,17 @@ GRAPH_ERROR = 1e-5
 
 
 ALWAYS = ("aim", "holov", "scope")
-"""together they have every operator of a method that opset 17 says otherwise; the others are cells"""
-METHODS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.cells) for name in pruners.names()]
+"""together they have every operator of a method that opset 17 says otherwise; one of them in every run, the others in
+slow, all other methods are cells"""
+
+
+def marks_of(name: str) -> Any:
+    if name not in ALWAYS:
+        return pytest.mark.cells
+    return () if name == "scope" else pytest.mark.slow
+
+
+METHODS = [pytest.param(name, marks=marks_of(name)) for name in pruners.names()]
 
 
 @pytest.fixture(params=METHODS)
@@ -81,6 +90,7 @@ def test_written_out_norms_and_sorts_in_float_select_the_same(model: ir.Model) -
         np.testing.assert_allclose(got[at][finite] / size, wanted[at][finite] / size, rtol=0, atol=GRAPH_ERROR)
 
 
+@pytest.mark.slow
 def test_products_of_float32_are_written_out_where_the_target_has_none(ranked: ir.Model) -> None:
     turing = targets.load("rtx-turing")
     written = downgrade(ranked.clone(), turing)
@@ -90,6 +100,7 @@ def test_products_of_float32_are_written_out_where_the_target_has_none(ranked: i
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loop_stays_and_computes_the_same(traced: Traced) -> None:
     looped = traced("divprune", form="looped")
     older = downgrade(looped.clone(), replace(JP60, onnx=replace(JP60.onnx, greedy="looped")))
@@ -134,6 +145,7 @@ def test_a_graph_for_newer_targets_stays_as_it_is(ranked: ir.Model, name: str) -
     assert ir.to_proto(same) == ir.to_proto(ranked)
 
 
+@pytest.mark.slow
 def test_a_norm_of_float16_is_computed_in_float32(traced: Traced) -> None:
     model, orin = traced("fastervlm", "float16"), targets.load("jetson-orin")
     forbidding = replace(orin, onnx=replace(orin.onnx, forbidden_ops=("Attention", "LayerNormalization")))

@@ -55,6 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # TensorRT-RTX, for real: it needs no GPU.
 
 
+@pytest.mark.slow
 def test_one_plan_serves_every_sm_of_the_target(trt: Any, folder: Path) -> None:
     told: list[tuple[int, int, str]] = []
     built, file = build_engine(folder, show=lambda *one: told.append(one))
@@ -70,6 +71,7 @@ def test_one_plan_serves_every_sm_of_the_target(trt: Any, folder: Path) -> None:
     assert found.manifest.files[PLAN] == file
 
 
+@pytest.mark.slow
 def test_what_is_no_engine_stays_as_it_was(trt: Any, exported: Path, folder: Path) -> None:
     build_engine(folder, sm=[86])
     before, after = contents(exported), contents(folder)
@@ -77,6 +79,7 @@ def test_what_is_no_engine_stays_as_it_was(trt: Any, exported: Path, folder: Pat
     assert {name for name in before if before[name] != after[name]} == {"manifest.json"}
 
 
+@pytest.mark.slow
 def test_another_plan_needs_force(trt: Any, folder: Path) -> None:
     build_engine(folder, sm=[86])
     with pytest.raises(RequestError, match=f"has {PLAN}; replace it with --force"):
@@ -102,6 +105,7 @@ def test_an_sm_that_the_builder_does_not_know_is_built_on_the_device(trt: Any, f
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_target_of_ones_own_is_given_as_a_file(trt: Any, folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "my-card.toml"
     source = (Path(targets.__file__).parent / f"{RTX}.toml").read_text().replace('"rtx-desktop"', '"my-card"')
@@ -113,6 +117,7 @@ def test_a_target_of_ones_own_is_given_as_a_file(trt: Any, folder: Path, tmp_pat
         build_engine(folder)
 
 
+@pytest.mark.slow
 def test_the_builders_own_error_is_the_message(trt: Any, folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "small.toml"
     source = (Path(targets.__file__).parent / f"{RTX}.toml").read_text().replace("= 2048 ", "= 1 ")

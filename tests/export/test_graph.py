@@ -57,6 +57,7 @@ def run(model: ir.Model, pixels: torch.Tensor, path: Path) -> list[np.ndarray]:
     return outputs
 
 
+@pytest.mark.slow
 def test_opset_and_ir_version_are_the_targets(model: ir.Model) -> None:
     assert model.opset_imports == {"": 18}
     assert model.ir_version == 10
@@ -132,6 +133,7 @@ def test_on_onnx_runtime_it_equals_the_reference(encoder: Encoder, model: ir.Mod
     np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_with_the_moved_selection_and_without_it_outputs_agree(
     encoder: Encoder, model: ir.Model, tmp_path: Path
 ) -> None:
@@ -232,6 +234,7 @@ def test_no_shape_inside_a_loop_is_unknown_or_dynamic(looped: ir.Model) -> None:
     assert all(value in values(looped) for value in body(looped).outputs)
 
 
+@pytest.mark.slow
 def test_an_unknown_shape_inside_a_loop_is_refused(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgeprune.export import graph
 
@@ -268,6 +271,7 @@ def test_nothing_of_the_machine_is_left_inside_a_loop(looped: ir.Model, tmp_path
         assert trace not in written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpp", pytest.param("scope", marks=pytest.mark.slow)])
 def test_a_loop_in_a_float16_graph_is_float32(name: str, traced: Traced, tmp_path: Path) -> None:
     model = traced(name, "float16", "looped")

@@ -80,6 +80,7 @@ def test_what_the_loop_reads_keeps_all_its_rows_and_what_stands_behind_does_not(
     assert shapes_of(LINEAR, function, X) == [ALL, FEW]
 
 
+@pytest.mark.slow
 def test_nothing_moves_into_a_loop(program_of: ProgramOf, hoisted: Hoisted) -> None:
     def function(x: Tensor) -> Tensor:
         return take(F.linear(x, WEIGHT), far_rows(x))
@@ -88,6 +89,7 @@ def test_nothing_moves_into_a_loop(program_of: ProgramOf, hoisted: Hoisted) -> N
     assert loops(before) == loops(after)
 
 
+@pytest.mark.slow
 def test_selections_move_past_a_loop_that_has_nothing_to_do_with_them(shapes_of: ShapesOf) -> None:
     def function(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         y = F.linear(x, WEIGHT)
@@ -97,6 +99,7 @@ def test_selections_move_past_a_loop_that_has_nothing_to_do_with_them(shapes_of:
     assert shapes_of(LINEAR, function, X, ROWS) == [FEW]
 
 
+@pytest.mark.slow
 def test_rows_that_two_loops_chose_move_through_each_other(hoisted: Hoisted, shapes: Shapes) -> None:
     def function(x: Tensor) -> Tensor:
         y = take(F.linear(x, WEIGHT), top_in_order(far_rows(x) * 1.0, K))
@@ -107,6 +110,7 @@ def test_rows_that_two_loops_chose_move_through_each_other(hoisted: Hoisted, sha
     assert len(loops(program)) == 2
 
 
+@pytest.mark.slow
 def test_nothing_crosses_a_loop_that_writes(shapes_of: ShapesOf) -> None:
     def before(x: Tensor, rows: Tensor) -> Tensor:
         y = F.linear(x, WEIGHT)
@@ -121,6 +125,7 @@ def test_nothing_crosses_a_loop_that_writes(shapes_of: ShapesOf) -> None:
     assert shapes_of(LINEAR, behind, X, ROWS) == [FEW, FEW]
 
 
+@pytest.mark.slow
 def test_a_loop_that_nobody_reads_is_dropped(hoisted: Hoisted, shapes: Shapes) -> None:
     def function(x: Tensor, rows: Tensor) -> Tensor:
         far_rows(x)
@@ -194,7 +199,6 @@ class Transformer(nn.Module):
             for one in [(True, 1, False), (True, 3, True), (False, 1, False), (False, 3, False)]
             for looped in (False, True)
         ],
-        (True, 3, True, True),
         (False, 1, False, False),
     ),
 )
@@ -239,6 +243,7 @@ class PrunedClip(nn.Module):
         return take(self.projector(last(hidden, None)[:, 1:]), rows), rows, scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "dynamic"), always([(1, False), (3, False), (3, True)], (3, True)))
 def test_last_layer_of_clip_works_on_kept_rows(batch: int, dynamic: bool, hoisted: Hoisted, shapes: Shapes) -> None:
     torch.manual_seed(0)
@@ -311,12 +316,13 @@ class RandomGraph:
         return tuple(results)
 
 
-@pytest.mark.parametrize("seed", always(range(12), 0, 1, 2, 3))
+@pytest.mark.parametrize("seed", always(range(12), 2, 4))
 def test_random_graph_computes_the_same(seed: int, hoisted: Hoisted) -> None:
     batch = (1, 3, 3)[seed % 3]
     hoisted(RandomGraph(seed), random_tensor(batch, N, C), dynamic=seed % 3 == 2, lower=seed % 4 == 0)
 
 
+@pytest.mark.slow
 def test_hoisted_program_runs_on_onnx_runtime(hoisted: Hoisted) -> None:
     torch.manual_seed(0)
     x = random_tensor(3, N, C)

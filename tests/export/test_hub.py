@@ -187,6 +187,7 @@ def test_the_card_says_what_the_hub_reads(make_bundle: Callable[..., Path], revi
     assert "owner/model" in card.text
 
 
+@pytest.mark.slow
 def test_an_export_is_pushed_with_its_card(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole of it, from the command line; the bundle that comes back verifies."""
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,8 +31,8 @@ from tests.learned import written
 
 MakeFolder = Callable[..., Path]
 IN_FLOAT16 = ("aim", "bavit", "vispruner")
-"""a merge, a scorer, and a rule of two parts; those of plain rules are in test_target_matrix.py. The others are cells
-here, and tests/encoders/test_matrix.py always exports them in float32"""
+"""a merge, which always runs, a scorer, and a rule of two parts; those of plain rules are in test_target_matrix.py. The
+others are cells here, and tests/encoders/test_matrix.py exports them in float32"""
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,7 @@ def test_the_runtime_gives_the_reference_back_for_an_image(exported: Exported) -
     np.testing.assert_allclose(got.tokens, reference["scene00/tokens"].numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_jetson_orin_gets_a_float16_graph_and_its_build_recipe(folder: Path) -> None:
     done = export_bundle(Request("fastervlm", "jetson-orin", keep=64, output=folder / "orin", baselines=False))
     assert done.manifest.precision == "float16"
@@ -159,7 +161,8 @@ def test_jetson_orin_gets_a_float16_graph_and_its_build_recipe(folder: Path) -> 
     assert f"pip install './{wheel().name}[cpu]'" in (done.folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_images_as_bytes_with_the_normalisation_in_the_graph(folder: Path, precision: str) -> None:
     output = folder / f"uint8-{precision}"
     done = export_bundle(
@@ -178,6 +181,7 @@ def test_several_tiles_per_run(tiled: Exported) -> None:
     assert together.tokens.shape == (3, 16, 128)
 
 
+@pytest.mark.slow
 def test_a_dynamic_batch_takes_any_number_of_images(folder: Path) -> None:
     done = export_bundle(
         Request("fastervlm", "cpu", keep=16, dynamic_batch=True, output=folder / "free", baselines=False)
@@ -201,8 +205,16 @@ def test_another_layer_is_another_graph(early: Exported) -> None:
 
 IN_JOINT_SPACE = ("cdpruner", "desap", "hiprune_text", "sppruner", "trim")
 """which compare patches with a question in CLIP's space"""
+
+
+def marks_of(method: str, precision: str) -> Any:
+    if precision == "float32" or method not in IN_FLOAT16:
+        return pytest.mark.cells
+    return () if method == "aim" else pytest.mark.slow
+
+
 CELLS = [
-    pytest.param(method, precision, marks=() if precision == "float16" and method in IN_FLOAT16 else pytest.mark.cells)
+    pytest.param(method, precision, marks=marks_of(method, precision))
     for method in pruners.names()
     for precision in ("float32", "float16")
 ]
@@ -245,6 +257,7 @@ def test_float32_is_refused_on_a_target_that_multiplies_in_float16_alone(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_own_probes_are_checked_too(early: Exported) -> None:
     assert "own-mine" in early.reports[0].probes
 

@@ -55,7 +55,7 @@ def small(text: str, opset: int = 17) -> ir.Model:
 
 
 @pytest.mark.parametrize("method", always(["divprune", "hiprune"], "divprune"))
-@pytest.mark.parametrize("name", targets.names())
+@pytest.mark.parametrize("name", always(targets.names(), "jetson-orin-jp51", "rtx-desktop", "web"))
 def test_what_is_exported_for_a_target_fits_it(name: str, method: str, traced: Callable[..., ir.Model]) -> None:
     target = targets.load(name)
     form = target.onnx.greedy if method == "divprune" else "unrolled"  # hiprune has one form
@@ -254,6 +254,7 @@ def own_target(folder: Path, base: str, **fields: str) -> str:
     return str(folder / "mine.toml")
 
 
+@pytest.mark.slow
 def test_a_budget_beyond_what_the_target_sorts_leaves_nothing(tmp_path: Path) -> None:
     target = own_target(tmp_path, "jetson-orin", topk_limit="32")
     with pytest.raises(TargetError) as caught:
@@ -266,6 +267,7 @@ def test_a_budget_beyond_what_the_target_sorts_leaves_nothing(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.toml"]
 
 
+@pytest.mark.slow
 def test_a_graph_of_a_dtype_that_the_target_lacks_leaves_nothing(llava_folder: MakeFolder, tmp_path: Path) -> None:
     model, output = str(llava_folder(tmp_path / "llava")), tmp_path / "out"
     request = Request("fastervlm", "jetson-orin-jp60", keep=8, model=model, output=output, precision="float16")
@@ -309,6 +311,7 @@ def test_the_parser_names_the_node_that_it_refuses(tmp_path: Path) -> None:
     assert str(finding).startswith("the graph is what the parser of TensorRT-RTX refuses: ")
 
 
+@pytest.mark.slow
 def test_of_4200_patches_a_detector_keeps_up_to_3840_with_tensorrt(model_folder: MakeFolder, tmp_path: Path) -> None:
     """YOLOS at 800x1344, which is 50x84 patches; here of 2 pixels, and 4 wide."""
     sizes = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 2, "num_attention_heads": 1}

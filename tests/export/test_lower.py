@@ -93,6 +93,7 @@ def test_each_of_several_results_finds_its_readers(program_of: Callable[..., Exp
     same(program, function)
 
 
+@pytest.mark.slow
 def test_the_body_of_a_loop_is_written_so_too(program_of: Callable[..., ExportedProgram]) -> None:
     def function(x: Tensor) -> Tensor:
         return repeat(lambda carry, at: ((carry[0].relu() + 1,), carry[0] * 2), (x,), 3)[1]

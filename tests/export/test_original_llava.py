@@ -18,6 +18,7 @@ from edgeprune.errors import ModelError
 from edgeprune.export.convert import Converted, convert
 from edgeprune.pruners import none
 from edgeprune.trace import PrunedEncoder
+from tests.covering import always
 
 MakeFolder = Callable[..., Path]
 PIXELS = torch.linspace(-1, 1, 3 * 48 * 48).reshape(1, 3, 48, 48)
@@ -85,7 +86,7 @@ def converted(folder: Path, clip: Path) -> Converted:
     return convert(str(folder), vision_tower=str(clip))
 
 
-@pytest.mark.parametrize("model_type", ["llava", "llava_llama"])
+@pytest.mark.parametrize("model_type", always(["llava", "llava_llama"], "llava_llama"))
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
 def test_case_the_tokens_are_those_of_the_model(
     llava_folder: MakeFolder, tmp_path: Path, model_type: str, safe: bool
@@ -113,6 +114,7 @@ def test_the_name_of_the_tower_may_be_a_folder(llava_folder: MakeFolder, tmp_pat
     assert ours(convert(str(folder)).folder).shape == (36, 48)
 
 
+@pytest.mark.slow
 def test_padding_to_a_square_and_tiles_are_those_of_transformers(llava_folder: MakeFolder, tmp_path: Path) -> None:
     pad = converted(*original(llava_folder(tmp_path / "a" / "llava"), image_aspect_ratio="pad"))
     read = open_checkpoint(str(pad.folder))

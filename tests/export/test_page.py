@@ -250,6 +250,7 @@ def photo(folder: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(folder / "photo.jpg")
 
 
+@pytest.mark.slow
 def test_the_page_of_a_jetson_runs_from_the_first_line_to_the_last(
     make_page: Callable[..., Path], typed: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -23,6 +23,7 @@ from edgeprune.frozen import flowcut_steps
 from edgeprune.reference import OfficialEncoder
 from edgeprune.targets import load
 from edgeprune.trace import PrunedEncoder
+from tests.covering import always
 
 CPU = load("cpu")
 PATCHES, LAYERS = 144, 5  # of the embedded model, in front of the features
@@ -53,6 +54,7 @@ def test_the_paper_s_schedule_makes_room_for_one_that_was_given() -> None:
     assert spelled_out(Request("tome", "cpu", encoder_cost=0.6)).schedule is None
 
 
+@pytest.mark.slow
 def test_methods_stay_as_they_are_and_the_reducer_beside_one_may_have_a_hyphen() -> None:
     for one in catalog.methods():
         assert spelled_out(Request(one.name, "cpu")) == Request(one.name, "cpu")
@@ -77,13 +79,14 @@ def test_tome_goes_down_evenly_behind_every_layer_and_all_that_is_left_goes_on()
     assert (one.method.keep, one.method.rule(72), one.warnings) == (72, {"name": "fixed"}, ())
 
 
+@pytest.mark.slow
 def test_a_correction_for_it_is_one_for_none_with_it_inside() -> None:
     spelled = Request("none", "cpu", keep=72, inside="tome", schedule="official")
     asked = Request("tome", "cpu", keep=72)
     assert fits_of(asked, opened(asked, CPU)) == fits_of(spelled, opened(spelled, CPU))
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in OWN])
+@pytest.mark.parametrize("name", always([name for name in EVERY if name not in OWN], "sta"))
 def test_one_whose_paper_fixes_no_schedule_takes_its_own_depths_and_says_so(name: str) -> None:
     one = found(name)
     taken = steps(one)
@@ -109,6 +112,7 @@ def test_a_cost_that_leaves_another_number_than_was_asked_for_is_refused() -> No
 class TestFlowcut:
     """Its counts are taken of images."""
 
+    @pytest.mark.slow
     def test_of_drawn_ones_with_a_warning(self) -> None:
         one = found("flowcut", 64)
         whole = replace(one.encoder, inside=None)
@@ -130,6 +134,7 @@ class TestFlowcut:
         assert one.learned == {"schedule": {"images": 3, "data": "photos"}}
         assert one.warnings == ()
 
+    @pytest.mark.slow
     def test_of_another_method_with_it_inside_likewise(self) -> None:
         one = found("fastervlm", 32, inside="flowcut", schedule="official", calibrate="scenes")
         assert steps(one)[-1] == (4, 32)
@@ -154,8 +159,8 @@ def classifier_of(model_folder: Callable[..., Path], tmp_path_factory: pytest.Te
 DINO = "Dinov2ForImageClassification"
 
 
-@pytest.mark.parametrize("architecture", ["ViTForImageClassification", DINO])
-@pytest.mark.parametrize("name", [name for name in EVERY if name in OWN])
+@pytest.mark.parametrize("architecture", always(["ViTForImageClassification", DINO], DINO))
+@pytest.mark.parametrize("name", always([name for name in EVERY if name in OWN], "tome"))
 def test_a_classifier_gives_the_logits_of_the_reference(
     classifier_of: Callable[[str], str], architecture: str, name: str
 ) -> None:
@@ -172,11 +177,12 @@ def exported(folder: Path, method: str, **fields: Any) -> Exported:
     return export_bundle(request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "fields"),
     [
         ("ViTForImageClassification", {"schedule": "1:18"}),  # every even row joins an odd one
-        pytest.param(DINO, {"encoder_cost": 0.6}, marks=pytest.mark.slow),
+        (DINO, {"encoder_cost": 0.6}),
     ],
 )
 def test_a_classifier_is_exported_with_tome_alone(

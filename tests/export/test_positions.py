@@ -23,6 +23,7 @@ def found(method: str = "fastervlm", keep: int = 64, **fields: Any) -> Opened:
     return opened(request, targets.load("cpu"))
 
 
+@pytest.mark.slow
 def test_weights_are_fitted_on_drawn_scenes_and_a_warning_says_so() -> None:
     one = found(options={"position": "fitted"})
     made = one.learned["position"]
@@ -45,6 +46,7 @@ def test_padding_is_a_mask_of_images_of_one_size() -> None:
     assert one.encoder.weighting[4].tolist() == unpadded((12, 12), (320, 640)).tolist()
 
 
+@pytest.mark.slow
 def test_left_out_or_as_it_comes_nothing_is_weighed() -> None:
     assert found(options={"position": "none", "padding": "none"}).learned == {}
     assert dict(found("divprune").encoder.weighting) == {}

@@ -18,6 +18,7 @@ from edgeprune.errors import ModelError
 from edgeprune.export import Exported, Request, export_bundle
 from edgeprune.export.engine import load_rtx, open_parser
 from edgeprune.export.ranges import beyond_float16, check_range, range_warnings
+from tests.covering import always
 
 MakeFolder = Callable[..., Path]
 WHERE = "encoder.encoder.layers.2"
@@ -39,6 +40,7 @@ def requested(model: Path, target: str, output: Path, **options: str) -> Request
     return Request("divprune", target, keep=9, model=str(model), output=output, baselines=False, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_case_weak_fp16_a_graph_of_float16_is_refused_with_the_layer_and_the_way_out(
     loud: Path, tmp_path: Path
 ) -> None:
@@ -48,7 +50,7 @@ def test_case_weak_fp16_a_graph_of_float16_is_refused_with_the_layer_and_the_way
     assert export_bundle(requested(loud, "jetson-orin", tmp_path / "out", precision="float32")).reports[0].passed
 
 
-@pytest.fixture(scope="module", params=["jetson-orin-jp60", "jetson-orin-jp51"])
+@pytest.fixture(scope="module", params=always(["jetson-orin-jp60", "jetson-orin-jp51"]))
 def weak(loud: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Exported:
     return export_bundle(requested(loud, request.param, tmp_path_factory.mktemp("weak") / "out"))
 

@@ -24,7 +24,11 @@ ASKED: dict[str, Any] = {"method": "cdpruner", "options": {"form": "openvino"}}
 def exported(folder: Path, **request: object) -> Path:
     """A bundle of the embedded model, verified as one graph and as two."""
     given = {"target": "cpu", "keep": 24, "baselines": False, "runtime": False, "split": True, "output": folder}
-    reports = export_bundle(Request(**{**given, **request})).reports  # type: ignore[arg-type]
+    return in_halves(export_bundle(Request(**{**given, **request})))  # type: ignore[arg-type]
+
+
+def in_halves(done: Exported) -> Path:
+    folder, reports = done.folder, done.reports
     assert [report.source for report in reports] == ["encoder.onnx", "encode.onnx and select.onnx"]
     assert all(report.passed for report in reports)
     encode, select = ((folder / f"{name}.onnx").stat().st_size for name in ("encode", "select"))
@@ -33,8 +37,10 @@ def exported(folder: Path, **request: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(tmp_path_factory.mktemp("split") / "asked", **ASKED)
+def asked(exported_once: Callable[..., Exported]) -> Path:
+    """That of tests/cpp, too."""
+    given = {"baselines": False, "keep": 24, "options": ASKED["options"], "split": True}
+    return in_halves(exported_once(ASKED["method"], "cpu", **given))
 
 
 def text(seed: int) -> np.ndarray:
@@ -73,6 +79,7 @@ def test_another_question_keeps_other_patches_and_none_is_the_method_without(ask
         np.testing.assert_array_equal(seen.select().indices, seen.select(text=0 * text(0)).indices)
 
 
+@pytest.mark.slow
 def test_a_prior_is_asked_in_the_same_way(tmp_path: Path) -> None:
     folder = exported(tmp_path / "prior", method="fastervlm", prior="mask")
     with load(folder, device="cpu", kind=TokenEncoder) as encoder:
@@ -95,6 +102,7 @@ def test_what_does_not_fit_is_refused(asked: Path, given: dict[str, np.ndarray],
         encoder.encode(SCENE).select(**given)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_one_graph_says_how_to_get_two(exported_once: Callable[..., Exported]) -> None:
     whole = exported_once(ASKED["method"], "cpu", keep=24, baselines=False, options=ASKED["options"]).folder
     with load(whole, device="cpu", kind=TokenEncoder) as encoder, pytest.raises(RequestError, match="with --split to"):
@@ -128,7 +136,7 @@ def test_a_prior_is_of_every_image_of_a_run(tmp_path: Path, request_: dict[str, 
 @pytest.mark.parametrize(
     "request_",
     [
-        pytest.param(ASKED, id="cdpruner"),
+        pytest.param(ASKED, id="cdpruner", marks=pytest.mark.slow),
         pytest.param({"prior": "fuse:0.5"}, id="fuse", marks=pytest.mark.slow),
         pytest.param({"method": "mmtok"}, id="mmtok", marks=pytest.mark.slow),
         pytest.param({"method": "segpruner"}, id="segpruner", marks=pytest.mark.slow),

@@ -22,6 +22,7 @@ from edgeprune.fit_inside import build_reducer, check_steps, parse_steps, with_i
 from edgeprune.pruners import get
 from edgeprune.pruners.inside import names
 from edgeprune.schedule import Inside, Step
+from tests.covering import always
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def share(encoder: Encoder, reducer: str, steps: tuple[Step, ...], keep: int) ->
     return formula(short, method) / formula(*unpruned(encoder))
 
 
-@pytest.mark.parametrize("cost", [0.6, 0.5])
+@pytest.mark.parametrize("cost", always([0.6, 0.5], 0.5))
 @pytest.mark.parametrize("reducer", [one for one in names() if one in ("drop", "tome", "cells", "nearest", "pitome")])
 def test_the_cost_is_met_from_below_and_nearly_used(encoder: Encoder, reducer: str, cost: float) -> None:
     method = get("fastervlm")(32)  # type: ignore[call-arg]

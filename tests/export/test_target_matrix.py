@@ -2,7 +2,7 @@
 
 The lint, TensorRT-RTX's parser and ONNX Runtime are part of an export; RTX targets get their plan, too. Targets that
 ask for the same trace share it here: what is theirs, from the older opset to the plan, is done for each of them.
-A ninth of the cells is always run, all of them with `make test-all`.
+Three cells are always run, a ninth of all with `make test-slow`, all of them with `make test-all`.
 """
 
 from __future__ import annotations
@@ -70,15 +70,23 @@ KINDS = {
 """36 patches each, or tokens of 2x2 patches"""
 
 
-def always(kind: int, method: int, target: int) -> bool:
+ALWAYS = ("jetson-orin-jp51", "jetson-orin", "rtx-desktop")
+"""targets of the cells that are always run: an old opset, a refusal, a plan"""
+
+
+def covers(kind: int, method: int, target: int) -> bool:
     """Each target once, and each kind with each method on some target."""
     return target % (len(KINDS) * len(METHODS)) == kind * len(METHODS) + method
 
 
+def marks_of(kind: int, method: int, target: int) -> Any:
+    if not covers(kind, method, target):
+        return pytest.mark.cells
+    return () if targets.names()[target] in ALWAYS else pytest.mark.slow
+
+
 CELLS = [
-    pytest.param(
-        kind, method, target, id=f"{kind}-{method}-{target}", marks=() if always(i, j, k) else pytest.mark.cells
-    )
+    pytest.param(kind, method, target, id=f"{kind}-{method}-{target}", marks=marks_of(i, j, k))
     for i, kind in enumerate(KINDS)
     for j, method in enumerate(METHODS)
     for k, target in enumerate(targets.names())

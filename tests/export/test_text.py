@@ -25,6 +25,7 @@ from edgeprune.errors import ModelError
 from edgeprune.export.text import TextSide, write_text
 from edgeprune.runtime.text import TextEncoder
 from tests.conftest import TINY_VISION, write_processor
+from tests.covering import always
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -86,7 +87,7 @@ def write_clip(folder: Path, eos: int, width: int = TINY_VISION["hidden_size"]) 
     return folder
 
 
-@pytest.fixture(scope="module", params=LEGACY, ids=[*LEGACY.values()])
+@pytest.fixture(scope="module", params=always(LEGACY, max(LEGACY)), ids=[*LEGACY.values()])
 def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("text") / "clip", request.param)
 
@@ -236,6 +237,7 @@ def test_the_graph_is_plain(written: tuple[Path, TextSide]) -> None:
     assert str(Path(torch.__file__).parent).encode() not in model.SerializeToString()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_large_weights_lie_beside_it(copy: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeprune.export.storage.INLINE_NBYTES", 4000)

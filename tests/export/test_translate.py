@@ -59,7 +59,7 @@ def at_length(program: ExportedProgram, decompositions: Any, **options: Any) -> 
     ("method", "form", "dynamic_batch"),
     [
         pytest.param("divprune", "looped", True, marks=pytest.mark.slow),
-        ("visionzip", "looped", False),
+        pytest.param("visionzip", "looped", False, marks=pytest.mark.slow),
         pytest.param("fastervlm", "looped", False, marks=pytest.mark.slow),
         pytest.param("dpp", "unrolled", False, marks=pytest.mark.slow),
     ],
@@ -137,6 +137,7 @@ class Mixed(nn.Module):
         return torch.relu((x > 0) + place * x).flatten(1) * place + (place + 1.5)
 
 
+@pytest.mark.slow
 def test_numbers_of_two_kinds_meet_as_the_exporter_lets_them() -> None:
     given = (torch.zeros(1, 4),)
     ours = translate.translate(torch.export.export(Mixed(), given), {}, opset_version=18, verbose=False)

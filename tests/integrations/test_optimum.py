@@ -77,6 +77,7 @@ def optimum_cli(registered: Path, desk: Path, call: Callable[..., Done]) -> Call
     return lambda *arguments: call(main, "optimum-cli", *arguments)
 
 
+@pytest.mark.slow
 def test_the_bundle_is_that_of_edgeprune(optimum_cli: Callable[..., Done]) -> None:
     from edgeprune.export import Request, export_bundle
 

@@ -136,7 +136,7 @@ def write(kind: Kind, make: Callable[..., Path], folder: Path) -> Any:
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=always(KINDS, "llava next", "qwen2.5 vl"))
+@pytest.fixture(scope="module", params=always(KINDS, "llava next"))
 def made(
     request: pytest.FixtureRequest, model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Kind, Path, Any, TokenEncoder]:
@@ -183,6 +183,7 @@ def places(model: Any, kept: Tensor) -> Tensor:
     return torch.cat((torch.arange(len(stays)).expand(1, 1, -1), axes[:, :, stays]))
 
 
+@pytest.mark.slow
 def test_a_model_says_the_same_from_the_bundle_and_from_the_reference(
     made: tuple[Kind, Path, Any, TokenEncoder],
 ) -> None:
@@ -226,7 +227,10 @@ def test_with_every_token_kept_it_says_what_the_model_says(llava: tuple[Any, Pat
     assert spoken(llava[0], **inputs) == spoken(llava[0], input_ids=inputs["input_ids"], pixel_values=pixels)
 
 
-@pytest.mark.parametrize("kind", [KINDS["qwen2.5 vl"], QWEN3], ids=["qwen2.5 vl", "qwen3 vl"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(KINDS["qwen2.5 vl"], id="qwen2.5 vl", marks=pytest.mark.slow), pytest.param(QWEN3, id="qwen3 vl")],
+)
 def test_so_does_qwen_with_its_positions_and_deeper_features(
     kind: Kind, model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

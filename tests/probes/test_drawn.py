@@ -86,6 +86,7 @@ def test_a_shape_stands_out_from_what_is_around_it(samples: list[Sample]) -> Non
             assert np.abs(np.median(sample.image[mask], axis=0) - ground).sum() > 50
 
 
+@pytest.mark.slow
 def test_a_larger_image_has_larger_shapes() -> None:
     small, large = Scenes(40, size=(80, 80)), Scenes(40, size=(160, 240))
     assert large[0].image.shape == (160, 240, 3)

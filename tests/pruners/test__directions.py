@@ -81,7 +81,7 @@ def test_there_are_never_more_steps_than_rows() -> None:
 
 @pytest.mark.parametrize(
     ("form", "dynamic_batch"),
-    always(product(("looped", "unrolled"), (False, True)), ("looped", False), ("unrolled", False)),
+    always(product(("looped", "unrolled"), (False, True))),
 )
 def test_both_forms_run_as_onnx(form: Form, dynamic_batch: bool) -> None:
     x = drawn(2, 20, 12)

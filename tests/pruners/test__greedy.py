@@ -130,7 +130,8 @@ def test_the_cosine_of_a_row_with_itself_is_one_exactly() -> None:
         assert bool((cosine(x).diagonal(dim1=1, dim2=2) == 1).all())
 
 
-@pytest.mark.parametrize(("batch", "rule"), always(product((1, 2), RULES), (1, furthest), (2, volume)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch", "rule"), always(product((1, 2), RULES), (1, furthest)))
 def test_the_looped_form_equals_the_unrolled_one(rule: Rule, batch: int) -> None:
     x = ROWS[:batch].clone()
     looped = torch.export.export(Chooser(7, "looped", rule), (x,)).module()(x)
@@ -145,8 +146,9 @@ def test_outside_of_torch_export_both_forms_are_the_plain_loop() -> None:
     assert torch.equal(looped[1], unrolled[1])
 
 
-@pytest.mark.parametrize("form", ["unrolled", "looped"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("form", "rule"), always(product(("unrolled", "looped"), RULES), ("looped", volume), ("unrolled", furthest))
+)
 def test_both_forms_export_and_onnx_runtime_agrees(form: Form, rule: Rule) -> None:
     indices, scores = run(exported(Chooser(6, form, rule)), ROWS)
     wanted = rule(ROWS, 6)
@@ -156,7 +158,7 @@ def test_both_forms_export_and_onnx_runtime_agrees(form: Form, rule: Rule) -> No
 
 @pytest.mark.parametrize(
     ("form", "rule"),
-    always(product(("unrolled", "looped"), RULES), ("looped", volume), ("unrolled", furthest)),
+    always(product(("unrolled", "looped"), RULES)),  # always in tests/export/test_graph.py
 )
 def test_both_forms_take_a_free_batch(form: Form, rule: Rule) -> None:
     model = exported(Chooser(6, form, rule), dynamic_batch=True)
@@ -168,6 +170,7 @@ def test_both_forms_take_a_free_batch(form: Form, rule: Rule) -> None:
         np.testing.assert_allclose(scores, rule(x, 6)[1].numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_looped_is_the_form_that_a_target_gets_unless_it_asks_for_the_other() -> None:
     class Plain(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,16 +182,18 @@ def test_looped_is_the_form_that_a_target_gets_unless_it_asks_for_the_other() ->
     assert scans(exported(Plain())) == 1
 
 
+@pytest.mark.slow
 def test_there_is_no_loop_for_a_single_pick() -> None:
     assert scans(exported(Chooser(1, "looped"))) == 0
 
 
+@pytest.mark.slow
 def test_the_loop_has_the_same_nodes_however_many_are_kept() -> None:
     few, many = (len(list(exported(Chooser(keep, "looped")).graph.all_nodes())) for keep in (2, 9))
     assert few == many < len(list(exported(Chooser(9, "unrolled")).graph))
 
 
-@pytest.mark.parametrize("rule", [furthest, volume])
+@pytest.mark.parametrize("rule", always([furthest, volume], furthest))
 def test_the_loop_captures_the_matrix_and_carries_it_nowhere(rule: Rule) -> None:
     (scan,) = [node for node in exported(Chooser(6, "looped", rule)).graph if node.op_type == "Scan"]
     carried = [value.shape for value in scan.inputs if value is not None]
@@ -198,6 +203,7 @@ def test_the_loop_captures_the_matrix_and_carries_it_nowhere(rule: Rule) -> None
     assert "Reshape" not in {node.op_type for node in body}  # the matrix is laid out once, in front of the loop
 
 
+@pytest.mark.slow
 def test_no_operator_in_or_around_the_loop_is_one_that_tensorrt_lacks() -> None:
     for rule in (furthest, volume):
         for node in exported(Chooser(6, "looped", rule)).graph.all_nodes():

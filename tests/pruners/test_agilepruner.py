@@ -13,6 +13,7 @@ from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.agilepruner import Method
 from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Attention, Taps
+from tests.covering import always
 
 PATCHES = 36
 BUDGETS = (4, 12, 30)
@@ -61,7 +62,7 @@ def both(seed: int, method: Method) -> tuple[Selection, Selection]:
     return method.select(taps), method.official(Eager([maps], features, features, (6, 6), prefix=1))
 
 
-@pytest.mark.parametrize("seed", range(36))
+@pytest.mark.parametrize("seed", always(range(36), *range(6)))
 def test_both_forms_equal_the_formula(seed: int) -> None:
     features, query, key = drawn(seed)
     rows = attention(query, key)[:, :, 0, 1:].mean(axis=1)

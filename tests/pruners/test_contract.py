@@ -21,6 +21,7 @@ from edgeprune.reference import OfficialEncoder
 from edgeprune.runtime.parity import compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.trace import PrunedEncoder, outputs
+from tests.covering import of_methods
 from tests.device import asked, with_aligner
 from tests.learned import scorer_of
 
@@ -37,7 +38,7 @@ def encoder(llava_folder: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return with_aligner(encoders.load(open_checkpoint(str(folder))))
 
 
-@pytest.fixture(params=pruners.names())
+@pytest.fixture(params=of_methods(pruners.names()))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -99,7 +100,9 @@ def test_scores_are_float32_and_finite(encoder: Encoder, name: str, build: Build
     assert bool(torch.isfinite(scores).all())
 
 
-@pytest.mark.parametrize("name", [one for one in pruners.names() if pruners.get(one).traits.ranks], indirect=True)
+@pytest.mark.parametrize(
+    "name", of_methods(one for one in pruners.names() if pruners.get(one).traits.ranks), indirect=True
+)
 def test_scores_that_rank_rows_hang_on_no_budget(encoder: Encoder, name: str, build: Build, pixels: Tensor) -> None:
     first, *others = (run(encoder, build(keep), pixels)[2] for keep in BUDGETS)
     assert bool(torch.isfinite(first).all())
@@ -142,6 +145,7 @@ def test_a_budget_beyond_the_grid_is_refused_not_clamped(build: Build) -> None:
             build(keep)
 
 
+@pytest.mark.parametrize("name", pruners.names())
 def test_the_file_names_its_formula_and_source(name: str) -> None:
     import importlib
 

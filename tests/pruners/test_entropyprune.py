@@ -10,6 +10,7 @@ from edgeprune.errors import MethodError
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.entropyprune import Method
 from edgeprune.taps import Attention, Taps
+from tests.covering import always
 
 PATCHES = 36
 BUDGETS = (3, 12, 30)
@@ -43,7 +44,7 @@ def both(keys: np.ndarray, keep: int) -> tuple[Selection, Selection]:
     return method.select(taps), method.official(Eager([], nothing, nothing, (6, 6), prefix=1, keys=key))
 
 
-@pytest.mark.parametrize("seed", range(36))
+@pytest.mark.parametrize("seed", always(range(36), *range(6)))
 def test_both_forms_equal_the_formula(seed: int) -> None:
     keys = drawn(seed)
     wanted = np.stack([formula(one[:, 1:]) for one in keys])

@@ -15,6 +15,7 @@ from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.eventprune import Method
 from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Attention, Taps
+from tests.covering import always
 
 Floats = NDArray[np.float64]
 IMAGES, GRID, PATCHES = 36, (5, 8), 40
@@ -48,7 +49,7 @@ def both(method: Method, prior: Floats = EVENTS) -> tuple[Selection, Selection]:
     return static, method.official(Eager([torch.tensor(maps()).float()], rows, rows, GRID, 1, given=given))
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("weight", always([0.0, 0.5, 1.0], 0.5))
 @pytest.mark.parametrize("keep", BUDGETS)
 def test_both_forms_equal_the_formula(keep: int, weight: float, judged: Callable[..., Verdict]) -> None:
     method, attended = Method(keep, weight), maps()[:, :, 0, 1:].mean(axis=1)

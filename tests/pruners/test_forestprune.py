@@ -17,6 +17,7 @@ from edgeprune.pruners import forestprune as source
 from edgeprune.pruners.forestprune import Method
 from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Taps
+from tests.covering import always
 
 Floats = NDArray[np.float64]
 Judge = Callable[..., Verdict]
@@ -93,7 +94,7 @@ def both(x: Floats | Tensor, method: Method) -> tuple[Selection, Selection]:
     return static, method.official(Eager([], nothing, rows, GRID, prefix=0))
 
 
-@pytest.mark.parametrize("keep", [6, HALF - 4, HALF + 9])
+@pytest.mark.parametrize("keep", always([6, HALF - 4, HALF + 9], HALF + 9))
 def test_both_forms_equal_the_formula_on_36_inputs(keep: int, judged: Judge) -> None:
     """Fewer than the roots of a video are, nearly all that the trees hold, and more than that."""
     method, few = Method(keep), 0
@@ -141,7 +142,7 @@ def test_the_forms_differ_only_by_what_rounding_explains(case: str, keep: int, j
     assert not judged(Method(keep), CASES[case], official, static).reasons
 
 
-@pytest.mark.parametrize("keep", [8, 24, 60])
+@pytest.mark.parametrize("keep", always([8, 24, 60], 24))
 def test_of_rows_in_float16_no_decision_is_wrong_and_most_are_decided(keep: int, judged: Judge) -> None:
     _, official = both(X, Method(keep))
     static, _ = both(torch.as_tensor(X).half(), Method(keep))
@@ -195,7 +196,9 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", always(FAULTS, "alike_from_lower_on", "depths_miscounted", "one_round", "nothing_goes")
+)
 def test_a_fault_in_how_it_chooses_is_caught_in_float16(
     fault: str, judged: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.holov import Method, sizes
 from edgeprune.taps import Attention, Taps
+from tests.covering import always
 
 Floats = NDArray[np.float64]
 WIDTH, HEADS = 12, 3
@@ -84,7 +85,7 @@ def official(keep: int, tokens: Floats, query: Floats, key: Floats) -> Selection
     return Method(keep).official(Eager(seen, torch.empty(0), torch.tensor(tokens), (1, tokens.shape[1]), 1))
 
 
-@pytest.mark.parametrize("patches", [5, 20, 36, 64, 144])
+@pytest.mark.parametrize("patches", always([5, 20, 36, 64, 144], 5, 36))
 @pytest.mark.parametrize("kind", ["random", "huge norms", "one dominant", "two clusters"])
 def test_both_forms_keep_what_the_official_formula_keeps(patches: int, kind: str) -> None:
     tokens, query, key = given = inputs(patches, patches, kind)

@@ -11,6 +11,7 @@ from edgeprune.errors import MethodError
 from edgeprune.pruners import Selection
 from edgeprune.pruners.pitome_behind import Method
 from edgeprune.runtime.parity import Verdict
+from tests.covering import always
 from tests.pruners.test_tome_behind import CLEAR, FEATURES, KEYS, PATCHES, drawn, taken
 
 
@@ -57,7 +58,7 @@ def test_both_forms_equal_the_formula(case: str, keep: int, alpha: float) -> Non
             np.testing.assert_allclose(chosen.scores[image] % 2, (1 - energy) / 2, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(36))
+@pytest.mark.parametrize("seed", always(range(36), *range(6)))
 def test_both_forms_equal_the_formula_of_drawn_groups(seed: int) -> None:
     keys = drawn(seed)
     for keep in (5, 18, 30):

@@ -19,6 +19,7 @@ from edgeprune.pruners.prunesid import Method
 from edgeprune.runtime.parity import Verdict
 from edgeprune.runtime.parity.groups import shares
 from edgeprune.taps import Attention, Taps
+from tests.covering import always
 
 Floats = NDArray[np.float64]
 PATCHES, WIDTH = 40, 24
@@ -88,7 +89,7 @@ def both(x: Floats, method: Method) -> tuple[Selection, Selection]:
     return static, method.official(Eager([maps], features, nothing, grid, prefix=1))
 
 
-@pytest.mark.parametrize("keep", [1, 9, 16, 30, 38, PATCHES])
+@pytest.mark.parametrize("keep", always([1, 9, 16, 30, 38, PATCHES], 9, 38))
 def test_both_forms_equal_the_formula_on_36_inputs(keep: int, judged: Callable[..., Verdict]) -> None:
     method = Method(keep)
     static, official = both(X, method)
@@ -167,7 +168,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", always(FAULTS, "the_weakest_direction", "one_round", "as_many_of_each_group"))
 def test_a_fault_in_how_it_chooses_is_caught(
     fault: str, judged: Callable[..., Verdict], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.tome_behind import Method
 from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Attention, Taps
+from tests.covering import always
 from tests.pruners.test__rounds import formula
 
 Floats = np.ndarray
@@ -62,7 +63,7 @@ def test_both_forms_equal_the_formula(case: str, keep: int) -> None:
             )
 
 
-@pytest.mark.parametrize("seed", range(36))
+@pytest.mark.parametrize("seed", always(range(36), *range(6)))
 def test_both_forms_equal_the_formula_of_drawn_groups(seed: int) -> None:
     keys = drawn(seed)
     for keep in (5, 18, 30):

@@ -14,6 +14,7 @@ from edgeprune.pruners import Eager, Selection
 from edgeprune.pruners.vflowopt import Method
 from edgeprune.runtime.parity import Verdict
 from edgeprune.taps import Attention, Taps
+from tests.covering import always
 
 Floats = NDArray[np.float64]
 ROWS, COLUMNS = 5, 8
@@ -55,8 +56,17 @@ def both(method: Method) -> tuple[Selection, Selection]:
     return static, method.official(Eager([maps], nothing, x, grid, prefix=1))
 
 
-@pytest.mark.parametrize("threshold", [0.5, 2.0, 28.7])
-@pytest.mark.parametrize(("keep", "cells"), [(1, 2), (4, 2), (9, 2), (16, 3), (38, 3), (PATCHES, 2), (9, 0)])
+BUDGETS = [(1, 2), (4, 2), (9, 2), (16, 3), (38, 3), (PATCHES, 2), (9, 0)]
+"""(keep, cells)"""
+
+
+@pytest.mark.parametrize(
+    ("keep", "cells", "threshold"),
+    always(
+        [(*budget, threshold) for budget in BUDGETS for threshold in (0.5, 2.0, 28.7)],
+        *((1, 2, 2.0), (9, 2, 0.5), (9, 0, 2.0), (16, 3, 2.0), (38, 3, 28.7)),
+    ),
+)
 def test_both_forms_equal_the_formula_on_36_inputs(
     keep: int, cells: int, threshold: float, judged: Callable[..., Verdict]
 ) -> None:

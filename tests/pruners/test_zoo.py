@@ -101,6 +101,7 @@ def test_both_forms_equal_the_formula_but_for_ties(case: str, keep: int, judged:
             np.testing.assert_allclose(chosen.scores[image].numpy(), scores, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_closed_form_ranks_as_the_papers_finite_differences_do() -> None:
     """64 random directions of length 1, 0.01 to either side; Spearman's correlation of the two."""
     width, drawn = 64, np.random.default_rng(4)

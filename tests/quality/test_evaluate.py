@@ -187,6 +187,7 @@ def test_an_evaluation_has_every_rule_at_every_share(folder: Path, scorer: Score
     assert first == second  # the same detector twice, on the same random patches
 
 
+@pytest.mark.slow
 def test_the_untrained_method_is_judged_as_it_is_exported(folder: Path, scorer: Scorer) -> None:
     detector = open_sparse(folder, scorer)
     encoder, pixels = encoders.load(detector.checkpoint), torch.randn(2, 3, 80, 80)
@@ -232,6 +233,7 @@ def test_graphs_that_keep_fewer_patches_multiply_less(evaluation: Evaluation, fo
     assert half.images_per_s == pytest.approx(1e3 / half.median_ms)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_with_the_graph_alone(evaluation: Evaluation) -> None:
     peaks = [one.peak_mib for one in evaluation.speed]
     assert min(peaks) > 20  # Python and ONNX Runtime
@@ -265,6 +267,7 @@ def call(verb: click.Command, *arguments: object) -> Result:
     return CliRunner().invoke(verb, [*map(str, arguments)], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_both_verbs_from_scenes_to_the_table(
     folder: Path, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +296,7 @@ def test_both_verbs_from_scenes_to_the_table(
     assert "--force" in str(again)
 
 
+@pytest.mark.slow
 def test_images_of_a_coco_file_are_judged_against_the_file(folder: Path, scorer: Scorer, tmp_path: Path) -> None:
     scorer.save(tmp_path / "scorer.safetensors")
     coco_file(tmp_path)
@@ -321,6 +325,7 @@ def test_images_of_a_coco_file_are_fine_tuned_on(folder: Path, scorer: Scorer, t
     assert record["lr"] == IMAGES.lr
 
 
+@pytest.mark.slow
 def test_scenes_that_were_trained_on_are_no_test(folder: Path, scorer: Scorer, tmp_path: Path) -> None:
     scorer.save(tmp_path / "scorer.safetensors")
     given = ("--scorer", tmp_path, "--model", folder, "--scenes", 8)
@@ -340,6 +345,7 @@ def test_a_fine_tuning_that_is_not_finished_is_not_judged(folder: Path, scorer: 
     assert not (tmp_path / "judged").exists()
 
 
+@pytest.mark.slow
 def test_patches_under_boxes_beat_random_ones_and_an_even_rest_any_other_on_the_detector_that_comes_along(
     scorer: Scorer,
 ) -> None:

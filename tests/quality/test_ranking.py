@@ -90,6 +90,7 @@ def test_the_histogram_counts_every_image_once() -> None:
     assert sum(report.histogram) == report.images == 40
 
 
+@pytest.mark.slow
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     plot(evaluate(*drawn()), tmp_path / "report.png")
     with Image.open(tmp_path / "report.png") as image:

@@ -81,11 +81,13 @@ def test_objects_have_their_colour_and_labels_their_patches(drawn: list[Scene]) 
     assert np.mean(right) > 0.95  # a shaded or partly covered patch may be nearer to a neighbour
 
 
+@pytest.mark.slow
 def test_objects_cover_what_they_cover_in_the_stored_scenes() -> None:
     """17.7 % of the patches: that of those that the embedded model was trained on."""
     assert abs(np.mean([(scene.labels >= 0).mean() for scene in held_out(1000)]) - 0.177) < 0.004
 
 
+@pytest.mark.slow
 def test_brightness_and_noise_are_those_of_the_stored_scenes(drawn: list[Scene]) -> None:
     def measured(images: list[np.ndarray]) -> np.ndarray:
         pixels = np.stack(images).astype(float)

@@ -104,6 +104,7 @@ def test_several_images_are_classified_each_by_itself(exported: Callable[..., Pa
     assert np.abs(together[0].logits - together[1].logits).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_bundle_says_what_it_gives(exported: Callable[..., Path], photo: NDArray[np.uint8]) -> None:
     folder = exported("uniform", keep=12, precision="float16", dynamic_batch=True)
     manifest = bundles.load(folder).manifest
@@ -153,6 +154,7 @@ def test_what_asks_for_another_kind_is_refused(exported: Callable[..., Path]) ->
         load(exported("none"), kind=TokenEncoder)
 
 
+@pytest.mark.slow
 def test_without_head_the_checkpoint_gives_tokens_as_before_and_export_says_so(
     checkpoint: Path, tmp_path: Path
 ) -> None:

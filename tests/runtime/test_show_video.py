@@ -53,6 +53,7 @@ def test_what_moves_is_kept_first(bundle: Path, clip: Path) -> None:
     assert np.isin(kept[: min(len(moved), 24)], moved).all()
 
 
+@pytest.mark.slow
 def test_a_bundle_without_a_prior_says_how_to_get_one(tmp_path: Path, clip: Path) -> None:
     request = Request("fastervlm", "cpu", keep=24, baselines=False, runtime=False, output=tmp_path / "plain")
     folder = export_bundle(request).folder

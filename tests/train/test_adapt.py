@@ -34,6 +34,14 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def briefly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapted for an epoch, for what hangs on no loss."""
+    folder = tmp_path_factory.mktemp("briefly")
+    adapt(REQUEST, drawn(8, seed=5), folder, dataclasses.replace(SHORT, epochs=1), force=True)
+    return folder
+
+
 def left(adapted: Path | None) -> float:
     """The loss under the same steps on the same batches, which those of two epochs are not."""
     found = opened(REQUEST, load("cpu"))
@@ -47,6 +55,7 @@ def left(adapted: Path | None) -> float:
         return float(np.mean([task.loss(batch)[1] for epoch in range(4) for batch in task.batches(epoch, 0)]))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_weights_go_into_the_tower_that_they_are_of(adapted: Path) -> None:
     tower = encoders.load(open_checkpoint()).tower.module
     before = {name: value.clone() for name, value in tower.state_dict().items()}
@@ -62,19 +71,19 @@ def test_the_loss_falls_and_the_weights_go_into_the_tower_that_they_are_of(adapt
 
 @pytest.mark.parametrize(("reducer", "asked"), [("drop", None), ("cells", "those of cells"), (None, "no steps inside")])
 def test_other_steps_than_it_was_trained_for_bring_a_warning(
-    adapted: Path, reducer: str | None, asked: str | None
+    briefly: Path, reducer: str | None, asked: str | None
 ) -> None:
     schedule = None if reducer is None else REQUEST.schedule
-    found = opened(dataclasses.replace(REQUEST, inside=reducer, schedule=schedule, adapted=adapted), load("cpu"))
+    found = opened(dataclasses.replace(REQUEST, inside=reducer, schedule=schedule, adapted=briefly), load("cpu"))
     assert len(found.warnings) == (asked is not None)
     assert all(f"was trained for steps of drop, and this has {asked};" in one for one in found.warnings)
 
 
-def test_what_is_no_adapted_tower_is_refused(adapted: Path, tmp_path: Path) -> None:
+def test_what_is_no_adapted_tower_is_refused(briefly: Path, tmp_path: Path) -> None:
     tower = encoders.load(open_checkpoint()).tower.module
     with pytest.raises(ModelError, match="there is no"):
         put_adapted(tower, tmp_path)
-    (tmp_path / FILE).write_bytes((adapted / FILE).read_bytes()[:100])
+    (tmp_path / FILE).write_bytes((briefly / FILE).read_bytes()[:100])
     with pytest.raises(ModelError, match="must be what `edgeprune adapt` wrote"):
         put_adapted(tower, tmp_path)
     save_file({"weight": torch.zeros(1)}, tmp_path / FILE)

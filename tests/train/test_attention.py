@@ -85,6 +85,7 @@ def test_the_loss_is_the_divergence_from_it_of_each_question_and_of_none(languag
     assert said == loss.item()
 
 
+@pytest.mark.slow
 def test_it_learns_where_the_model_looks_and_needs_no_boxes(tmp_path: Path) -> None:
     files = []
     for item in drawn(16, seed=5):
@@ -96,6 +97,7 @@ def test_it_learns_where_the_model_looks_and_needs_no_boxes(tmp_path: Path) -> N
     assert scorer.made == made
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learned_from_is_refused(
     language: Language, sights: Sights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_strong_ridge_leaves_the_shift_of_the_means() -> None:
     torch.testing.assert_close(bias, (given + 1).mean(dim=0), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_leaves_less_on_images_that_were_held_out() -> None:
     found = calibrate(shortened(), drawn(15, seed=5))
     before, behind = found.made["residual"]

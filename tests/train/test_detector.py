@@ -113,6 +113,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, monkey
         train_detector(halves, dataclasses.replace(TINY, steps=6))
 
 
+@pytest.mark.slow
 def test_the_training_lowers_its_loss(tmp_path: Path) -> None:
     reported: list[dict[str, float]] = []
     settings = DetectorSettings(scenes=2, validation=1, steps=10, cooling=2, batch=2, lr=0.025, save_every=2)

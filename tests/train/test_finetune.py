@@ -28,6 +28,7 @@ from edgeprune.train import finetune as tuning
 from edgeprune.train.finetune import RECORD, SCENES, TuningSettings, control_folder, finetune
 from edgeprune.train.objects import Objects, mirrored
 from edgeprune.train.resume import Interrupted
+from tests.covering import always
 
 SMALL = dataclasses.replace(SCENES, epochs=2, batch=8)
 DATA = Scenes(26)
@@ -93,6 +94,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_number_of_patches_is_drawn_for_each_batch_by_the_seed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +165,8 @@ def test_the_control_differs_in_the_share_alone(tuned: Path, folder: Path, tmp_p
     assert not same(tensors(tuned), tensors(control_folder(tuned)))
 
 
-@pytest.mark.parametrize("of", ["detector", "detector-control"])
+@pytest.mark.slow
+@pytest.mark.parametrize("of", always(["detector", "detector-control"], "detector"))
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     of: str, folder: Path, tuned: Path, tmp_path: Path
 ) -> None:
@@ -271,6 +274,7 @@ def test_shares_that_make_no_sense_are_refused(keep: tuple[float, float], folder
         small(folder, tmp_path / "detector", dataclasses.replace(SMALL, keep=keep))
 
 
+@pytest.mark.slow
 def test_the_old_detector_stays_until_the_new_one_is_whole(folder: Path, tuned: Path, tmp_path: Path) -> None:
     copy, other = Path(shutil.copytree(tuned, tmp_path / "detector")), dataclasses.replace(SMALL, seed=1)
     with pytest.raises(Interrupted):

@@ -25,6 +25,7 @@ def test_a_head_that_is_left_out_hands_on_nothing() -> None:
         assert torch.equal(attention.o_proj(hidden), whole)
 
 
+@pytest.mark.slow
 def test_weights_are_what_is_lost_without_each_head() -> None:
     made = weigh_heads(Request("hawk", "cpu"), drawn(6, seed=41))
     lost = [max(0.0, made["right"] - one) for one in made["without"]]

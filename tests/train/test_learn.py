@@ -85,6 +85,7 @@ def test_it_writes_what_the_method_reads_and_says_what_it_was_made_from(whole: P
     assert found.method.options() == {"share": 0.1, "sha256": scorer.digest}
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     def show(done: int, total: int, what: str) -> None:
         if done == 3:

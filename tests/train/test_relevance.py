@@ -67,6 +67,7 @@ def test_boxes_are_read_and_what_is_none_is_named(tmp_path: Path) -> None:
             of_questions(file, tmp_path)
 
 
+@pytest.mark.slow
 def test_it_learns_where_questions_are_about(tmp_path: Path) -> None:
     made = learn(Request("focusui", "cpu"), drawn(16, seed=5), tmp_path / "scorer", LearnSettings(6, 8, 3e-3))
     assert made["loss"][-1] < 0.9 * made["loss"][0]

@@ -26,6 +26,7 @@ from edgeprune.train.patches import Patches
 from edgeprune.train.resume import NAME as CHECKPOINT
 from edgeprune.train.resume import Interrupted
 from edgeprune.train.scorer import SCENES, ScorerSettings, train
+from tests.covering import always
 
 SMALL = dataclasses.replace(SCENES, layers=1, width=32, heads=2, mlp_width=32, epochs=2, batch=16)
 DATA, HELD_OUT = Scenes(72), Scenes(20, seed=1)
@@ -87,6 +88,7 @@ def yolos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_scorer_learns_to_tell_foreground_from_background(tmp_path: Path) -> None:
     settings = dataclasses.replace(SMALL, batch=4, epochs=3)
     report = train(Scenes(300), Scenes(100, seed=1), settings, tmp_path / "scorer", threads=1)
@@ -118,6 +120,7 @@ def test_the_report_is_that_of_the_scorer_in_the_file(whole: Path) -> None:
     assert report["accuracy"] == pytest.approx((called == labels).float().mean().item(), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scorer_and_another_one_another(whole: Path, tmp_path: Path) -> None:
     small(tmp_path / "again")
     small(tmp_path / "other", dataclasses.replace(SMALL, seed=1))
@@ -127,7 +130,7 @@ def test_the_same_seed_gives_the_same_scorer_and_another_one_another(whole: Path
 
 @pytest.mark.parametrize(
     "step",
-    [1, pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow), 8],
+    always([1, 3, 4, 7, 8], 4),  # always at the end of an epoch
     ids=lambda step: f"after step {step} of 8",
 )
 def test_an_interrupted_training_goes_on_bit_for_bit(whole: Path, tmp_path: Path, step: int) -> None:
@@ -149,6 +152,7 @@ def test_termination_saves_too_and_the_handlers_are_as_before(tmp_path: Path) ->
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_more_than_what_came_after_the_checkpoint(whole: Path, tmp_path: Path) -> None:
     def fall(done: int, total: int, what: str) -> None:
         if what.startswith("epoch") and done == 6:
@@ -197,6 +201,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         small(tmp_path / "scorer", resume=True)
 
 
+@pytest.mark.slow
 def test_an_existing_scorer_is_replaced_only_by_force(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="exists; choose another --output, go on with --resume, or replace it"):
         small(whole)
@@ -206,6 +211,7 @@ def test_an_existing_scorer_is_replaced_only_by_force(whole: Path, tmp_path: Pat
     assert same(tensors(whole), tensors(tmp_path / "scorer"))
 
 
+@pytest.mark.slow
 def test_the_old_scorer_stays_until_the_new_one_is_whole(whole: Path, tmp_path: Path) -> None:
     folder, other = Path(shutil.copytree(whole, tmp_path / "scorer")), dataclasses.replace(SMALL, seed=1)
     with pytest.raises(Interrupted):
@@ -255,6 +261,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "scorer").exists()
 
 
+@pytest.mark.slow
 def test_a_coarse_scorer_has_patches_twice_as_wide_and_is_judged_on_those_of_the_model(tmp_path: Path) -> None:
     report = small(tmp_path / "scorer", dataclasses.replace(SMALL, kind="coarse"))
     config = load_scorer(tmp_path / "scorer" / "scorer.safetensors").config
@@ -307,12 +314,14 @@ def test_another_model_than_a_detector_is_refused(tmp_path: Path) -> None:
         read_detector(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_set_is_the_set(tmp_path: Path) -> None:
     steps: list[int] = []
     small(tmp_path / "scorer", dataclasses.replace(SMALL, batch=1000), show=lambda _, total, __: steps.append(total))
     assert 2 in steps  # one in each of two epochs
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     def fill(done: int, total: int, what: str) -> None:
         if what.startswith("epoch") and done == 7:

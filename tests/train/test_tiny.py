@@ -81,6 +81,7 @@ def test_what_is_written_is_a_checkpoint_that_answers(straight: Path) -> None:
     assert (record["scenes"], len(record["sight"]["loss"]), len(record["dropping"]["loss"])) == (12, 2, 1)
 
 
+@pytest.mark.slow
 def test_the_tower_learns_in_the_first_stage_alone(straight: Path) -> None:
     own = load_file(straight / "sight" / "checkpoint.safetensors")
     read, drop = (load_file(straight / stage / "checkpoint.safetensors") for stage in STAGES[1:])

@@ -50,6 +50,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_drawn_scenes_are_the_default(tmp_path: Path) -> None:
     done = call("--scenes", 16, "--output", tmp_path / "scorer", *QUICK)
     assert done.exception is None, done.output
@@ -61,6 +62,7 @@ def test_drawn_scenes_are_the_default(tmp_path: Path) -> None:
     assert (config.patch_size, config.grid) == (8, (10, 10))
 
 
+@pytest.mark.slow
 def test_images_of_coco_are_split_and_what_is_wrong_with_them_is_said(coco: Path, tmp_path: Path) -> None:
     given = ("--coco", coco / "instances.json", "--images", coco, "--size", "96x64", "--patch-size", 16)
     done = call(*given, "--output", tmp_path / "scorer", "--json", *QUICK)

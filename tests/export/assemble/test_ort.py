@@ -19,8 +19,7 @@ from edgeprune.runtime.generate.decoder import Cache
 from tests.export.assemble.asking import NEW, PHOTOS, PROMPTS, QUESTIONS, Made
 from tests.export.assemble.kinds import IMAGE, KINDS
 
-IN_EVERY_RUN = ("qwen2.5 vl", "qwen3 vl")
-EVERY = [pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.slow) for name in KINDS]
+EVERY = [pytest.param(name, marks=() if name == "qwen2.5 vl" else pytest.mark.slow) for name in KINDS]
 
 
 @pytest.mark.parametrize("kind", EVERY)

@@ -7,6 +7,7 @@ import pytest
 
 from edgeprune.pruners.inside.nearest import Reducer
 from edgeprune.traits import SCORES
+from tests.covering import always
 from tests.pruners.inside.conftest import Agrees, Cases, Rows, highest
 from tests.pruners.inside.test__scores import by_hand
 
@@ -21,7 +22,7 @@ def formula(rows: Rows, image: int) -> list[int]:
     return into
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", always(SCORES, *[*SCORES][:2]))
 def test_it_agrees_with_the_official_form(cases: Cases, agrees: Agrees, score: str) -> None:
     for rows in cases():
         agrees(Reducer(score=score), rows)

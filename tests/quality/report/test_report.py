@@ -23,6 +23,7 @@ from edgeprune.quality.report.gallery import Gallery, Shown
 from edgeprune.quality.report.page import Chart, Words, render
 from edgeprune.runtime import load
 from tests.brightest import GRID, KEEP, MakeBundle
+from tests.covering import always
 
 VOID = {"meta", "img", "input", "br"}
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
@@ -119,6 +120,7 @@ def test_pictures_are_those_of_the_probes(page: str) -> None:
     assert sizes == {(432, 288)}  # 48 x 32, enlarged by 9
 
 
+@pytest.mark.slow
 def test_times_stand_beside_the_baselines(make_bundle: MakeBundle) -> None:
     cost = {"formula": 9_000_000, "graph": 9_000_000, "unpruned_formula": 10_000_000}
     page = render(describe_bundle(make_bundle(cost=cost), rounds=3))
@@ -175,7 +177,7 @@ def test_an_output_that_cannot_be_a_report_is_refused(tmp_path: Path, name: str)
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium here")
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", always([390, 1280]))
 def test_a_browser_shows_it_without_a_scroll_to_the_side(make_bundle: MakeBundle, tmp_path: Path, width: int) -> None:
     """The kept patches are drawn, and the page is as wide as the window: what is wider says so in its title."""
     page = describe_bundle(make_bundle(picks=True, nested=True), measured=False)

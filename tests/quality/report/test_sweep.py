@@ -62,6 +62,7 @@ def test_it_has_curves_a_table_and_what_was_refused(folder: Path) -> None:
         assert said in page
 
 
+@pytest.mark.slow
 def test_it_shows_what_is_kept_by_the_bundles_that_it_left(folder: Path, make_bundle: MakeBundle) -> None:
     assert "--keep-bundles" in render(describe_sweep(folder))
     made = make_bundle(picks=True, nested=True)
@@ -79,6 +80,7 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
         describe_sweep(tmp_path)
 
 
+@pytest.mark.slow
 def test_steps_inside_are_named_where_they_are_best(folder: Path) -> None:
     rows = (row("unpruned", PATCHES, 0.9), row("fastervlm", 5, 0.7), row("fastervlm+tome@0.5", 5, 0.8))
     about = {

@@ -37,6 +37,7 @@ def found(folder: Path) -> Sweep:
         return sweep(request)
 
 
+@pytest.mark.slow
 def test_every_row_is_there_and_what_needs_weights_says_so(found: Sweep) -> None:
     rows = {(row.method, row.keep): row for row in found.rows}
     assert len(rows) == 5 + 2 * 2 + 1
@@ -119,6 +120,7 @@ def _place_and_items(request: Request) -> tuple[Any, bool, Any]:
     return place, language, images_of(request, language)
 
 
+@pytest.mark.slow
 def test_a_method_is_asked_by_the_words_of_each_question(tmp_path: Path) -> None:
     request = Request(tmp_path / "out", methods=("mmtok", "trim"), keep=(12,), count=COUNT, workers=1, speed=False)
     with pytest.MonkeyPatch.context() as patch:

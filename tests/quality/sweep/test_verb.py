@@ -42,6 +42,7 @@ def test_it_prints_json_alone(drawn: Any, tmp_path: Path) -> None:
     assert {**stored, "output": str(tmp_path / "out")} == given
 
 
+@pytest.mark.slow
 def test_a_refused_method_is_told_below_the_table(drawn: Any, tmp_path: Path) -> None:
     drawn.refused["hiprune"] = "hiprune must read a layer"
     done = call(*SMALL, "--wide", "--output", tmp_path / "out")
@@ -71,6 +72,7 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on(drawn: Any, tmp_path: Path) -> None:
     def interrupt(name: str) -> None:
         if name.startswith("export hiprune"):

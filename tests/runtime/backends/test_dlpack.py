@@ -54,6 +54,7 @@ def test_memory_is_freed_once_when_nobody_holds_it() -> None:
     assert memory.freed == 1
 
 
+@pytest.mark.slow
 def test_a_capsule_that_nobody_takes_holds_nothing() -> None:
     memory = Memory("float32")
     capsule = memory.shared().__dlpack__()

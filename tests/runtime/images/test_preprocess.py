@@ -306,6 +306,7 @@ def test_a_line_that_would_grow_beyond_memory_is_refused() -> None:
         read_processor({}, (224, 224))(Image.new("RGB", (1, 60_000)))
 
 
+@pytest.mark.slow
 def test_a_line_whose_square_would_grow_beyond_memory_is_refused() -> None:
     square = replace(ours(CLIP), square=(0, 0, 0))
     assert square(Image.new("RGB", (1, 11_000))).shape == (3, 24, 24)

@@ -92,6 +92,7 @@ def test_a_ratio_that_the_runs_do_not_bear_out_is_not_told(folder: Path, monkeyp
     assert json.loads(json.dumps(ledger.to_json()))["rows"][1]["ratio"] is None
 
 
+@pytest.mark.slow
 def test_without_a_baseline_there_is_no_ratio_to_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_time", clock())
     ledger = bench(folder, rounds=6, against=[])
@@ -153,6 +154,7 @@ def test_a_kernel_without_a_module_counts_to_the_next_that_has_one() -> None:
     assert part_shares(kernels) == {"encoder": 0.4, "selection": 0.6, "projector": 0}
 
 
+@pytest.mark.slow
 def test_only_the_wanted_baselines_are_measured(folder: Path) -> None:
     found = bench(folder, rounds=1, against=["unpruned"])
     assert [row.name for row in found.rows] == ["pruned", "unpruned"]
@@ -163,6 +165,7 @@ def test_it_can_be_written_as_json(ledger: Ledger) -> None:
     assert json.loads(json.dumps(ledger.to_json()))["rows"][0]["name"] == "pruned"
 
 
+@pytest.mark.slow
 def test_progress_is_told(folder: Path) -> None:
     told: list[tuple[int, int, str]] = []
     bench(folder, rounds=2, against=[], progress=lambda *at: told.append(at))

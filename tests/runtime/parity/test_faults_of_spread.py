@@ -19,6 +19,7 @@ from edgeprune.pruners._dither import dither
 from edgeprune.pruners._scorer import Scorer, ScorerConfig
 from edgeprune.pruners._select import ranked_top
 from edgeprune.taps import Taps
+from tests.covering import always
 from tests.device import KEEP, Device
 
 PRECISIONS = ("float32", "float16")
@@ -83,7 +84,7 @@ def test_without_a_fault_it_passes(device: Device, precision: str) -> None:
     assert verdict.decided > 0.9 * verdict.decisions
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", always(PRECISIONS, "float16"))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_how_it_spreads_is_caught(device: Device, fault: str, precision: str) -> None:
     assert device.judge("bavit", precision, device.run("bavit", precision, scored(FAULTS[fault]))).reasons

@@ -17,6 +17,7 @@ from edgeprune.pruners import inside
 from edgeprune.pruners._select import top_in_order
 from edgeprune.schedule import Reduction, Step
 from edgeprune.taps import Taps
+from tests.covering import always
 from tests.device import Arrays
 from tests.device_of_steps import Fault, Stepping, stepping
 
@@ -77,14 +78,14 @@ READS: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", always(PRECISIONS, "float16"))
 @pytest.mark.parametrize("fault", READS)
 @pytest.mark.parametrize("name", some(REDUCERS))
 def test_a_fault_in_what_a_step_reads_is_caught(name: str, fault: str, precision: str) -> None:
     assert caught(stepping(name), precision, stepping(name).run(precision, READS[fault]))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", always(PRECISIONS, "float16"))
 @pytest.mark.parametrize("name", some([name for name in REDUCERS if inside.get(name)().layers(Step(2, 80))]))
 def test_another_layer_is_caught(name: str, precision: str) -> None:
     def layers(step: Step) -> tuple[int, ...]:
@@ -144,14 +145,14 @@ def next_row(found: Reduction, step: Step) -> Reduction:
 DOES = {"rows_turned": turned, "no_step": first_rows, "the_lowest": lowest, "another_images": another_images}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", always(PRECISIONS, "float16"))
 @pytest.mark.parametrize("fault", DOES)
 @pytest.mark.parametrize("name", some(REDUCERS))
 def test_a_fault_in_what_a_step_does_is_caught(name: str, fault: str, precision: str) -> None:
     assert caught(stepping(name), precision, stepping(name).run(precision, doing(DOES[fault])))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", always(PRECISIONS, "float16"))
 @pytest.mark.parametrize("name", some([name for name in MERGING if name != "gtp"]))
 def test_a_merge_into_the_wrong_row_is_caught(name: str, precision: str) -> None:
     assert caught(stepping(name), precision, stepping(name).run(precision, doing(next_row)))
@@ -197,7 +198,7 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", always(PRECISIONS, "float16"))
 @pytest.mark.parametrize(("name", "fault"), EVERY)
 def test_a_fault_in_what_becomes_of_the_rows_is_caught(
     name: str, fault: str, precision: str, monkeypatch: pytest.MonkeyPatch
@@ -210,7 +211,7 @@ def test_a_fault_in_what_becomes_of_the_rows_is_caught(
     assert caught(device, precision, got)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", always(PRECISIONS, "float16"))
 @pytest.mark.parametrize("name", some(SHARING))
 def test_sizes_that_are_left_out_of_shares_are_caught(name: str, precision: str) -> None:
     def fault(own: Any, step: Step, taps: Taps, carried: Carried) -> Reduction:

@@ -82,9 +82,8 @@ def polygraphy(folder: Path, *more: str) -> tuple[int, str]:
 # The command line.
 
 
-@pytest.mark.parametrize(
-    "options", [{}, pytest.param({"dtype": "float16", "batch": 2}, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16", "batch": 2}], ids=str)
 def test_a_right_graph_passes_the_command_of_the_readme(
     bundle: MakeBundle, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -109,11 +108,12 @@ def choose_another(tensors: Tensors) -> None:
     indices[at] += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        pytest.param(raise_score, "scores differ by", marks=pytest.mark.slow),
-        pytest.param(lengthen_token, "tokens differ by up to 0.0099", marks=pytest.mark.slow),
+        (raise_score, "scores differ by"),
+        (lengthen_token, "tokens differ by up to 0.0099"),
         (choose_another, "the kept patches are not the fixed ones"),
     ],
 )
@@ -168,6 +168,7 @@ def test_what_is_asked_is_judged_as_one_graph_and_as_its_halves(bundle: MakeBund
     assert all(one.passed for one in theirs)
 
 
+@pytest.mark.slow
 def test_the_command_of_the_readme_gives_the_graph_all_that_it_takes(bundle: MakeBundle) -> None:
     code, said = polygraphy(bundle(prior=True))
     assert code == 0, said

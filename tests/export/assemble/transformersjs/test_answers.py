@@ -84,11 +84,13 @@ def counted(height: int, width: int, processor: Mapping[str, Any]) -> int:
     return int((height // patch) * (width // patch) + processor["num_additional_image_tokens"])
 
 
+@pytest.mark.slow
 def test_the_three_graphs_answer_as_torch(assembled: Callable[..., Path]) -> None:
     asked = torch_said(assembled())
     assert said_by_graphs(assembled(), asked) == [one["ids"] for one in asked]
 
 
+@pytest.mark.slow
 def test_a_folder_names_what_it_holds(assembled: Callable[..., Path]) -> None:
     folder = assembled()
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -99,6 +101,7 @@ def test_a_folder_names_what_it_holds(assembled: Callable[..., Path]) -> None:
     assert json.loads((folder / "page.json").read_text()).items() >= {"keep": 64, "grid": [12, 12]}.items()
 
 
+@pytest.mark.slow
 def test_ask_says_that_a_browser_opens_it(assembled: Callable[..., Path]) -> None:
     from edgeprune.runtime.generate import open_model
 
