@@ -103,9 +103,9 @@ def outcome(folder: Path) -> str | None:
 @pytest.mark.parametrize(
     ("file", "count"),
     always(
-        [(file, count) for file in ("config.json", "model.safetensors") for count in (40, 125)],
+        [("config.json", 40), ("config.json", 125), ("model.safetensors", 125)],
         ("config.json", 40),
-        ("model.safetensors", 40),
+        ("model.safetensors", 125),
     ),
 )
 def test_a_mutated_checkpoint_loads_or_is_refused_in_one_line(folders: list[Path], file: str, count: int) -> None:

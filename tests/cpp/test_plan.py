@@ -63,19 +63,19 @@ def told(folder: Path, have: Have) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("bundles_of", "step"),
+    "bundles_of",
     [
-        pytest.param(BUNDLES[2::3], 5, id="each GPU and system once, several plans and a narrow one"),
-        pytest.param(BUNDLES, 1, id="every machine and bundle", marks=pytest.mark.slow),
+        pytest.param(BUNDLES[2::3], id="several plans and a narrow one"),
+        pytest.param(BUNDLES, id="every bundle", marks=pytest.mark.slow),
     ],
 )
 def test_a_plan_is_chosen_or_refused_as_in_python(
-    ask: Ask, make_bundle: MakeBundle, bundles_of: tuple[tuple[str, dict[str, Plan]], ...], step: int
+    ask: Ask, make_bundle: MakeBundle, bundles_of: tuple[tuple[str, dict[str, Plan]], ...]
 ) -> None:
     machines = [
         Have(versions, {kind: f"a library for {kind}" for kind in MODULES if kind not in versions}, gpu, system)
         for versions, gpu, system in itertools.product(VERSIONS, GPUS, ("Linux x86_64", "Linux aarch64"))
-    ][::step]
+    ]
     cases = []
     for target, plans in bundles_of:
         folder = make_bundle(target=target)
@@ -94,7 +94,7 @@ def test_a_plan_is_chosen_or_refused_as_in_python(
             answer = answer[: len(expected)]
         assert answer == expected
         chosen += answer.endswith(".plan")
-    assert chosen > 10 / step
+    assert chosen > 10
 
 
 def test_the_missing_library_is_named_with_where_it_can_be_built(ask: Ask, make_bundle: MakeBundle) -> None:
