@@ -20,7 +20,7 @@ from edgeprune.export.request import Request, carried
 from edgeprune.export.wheel import wheel
 
 INFO = f"edgeprune-{edgeprune.__version__}.dist-info"
-MAX_NBYTES = 5 << 18
+MAX_NBYTES = 6 << 18
 
 
 @pytest.fixture

@@ -40,8 +40,7 @@ class Reducer(inside.Reducer):
     written_from: ClassVar[str] = "paper"
     depths: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6, 0.8)
     most: ClassVar[float] = 0.5
-    front: ClassVar[bool] = True
-    gentle: ClassVar[float] = 0.4
+    gentle: ClassVar[float] = 0.41
     every: ClassVar[int] = 1
     deviations: ClassVar[tuple[str, ...]] = (
         "rows merge behind a whole layer; the paper merges between its attention and its MLP",
