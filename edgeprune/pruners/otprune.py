@@ -54,7 +54,8 @@ class Method(pruners.Method):
 
     def select(self, taps: Taps) -> Selection:
         x = taps.projected.float()
-        channels = x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(TINY)
+        length = (x * x).sum(dim=1, keepdim=True).sqrt()  # ONNX Runtime has a fast sum over rows, and no such length
+        channels = x / length.clamp_min(TINY)
         gram = products(channels)
         shared = GAMMA * products(gram)  # G is symmetric: products of its rows are G G
         return by_cholesky(shared, GAMMA * (gram * gram).sum(dim=-1), self.keep, own=1.0)
