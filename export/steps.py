@@ -2,10 +2,9 @@
 
 A reducer says at which depths it cuts best (`Reducer.depths`: of the layers in front of the features, the best one
 first) and how much of the rows a step may be rid of (`gentle`). The fewest steps that reach the cost are taken: another
-one merges again what was merged, and costs its kernels. The same share goes at each step, or (`front`) as much as may
-at the first ones. One number is left, how much goes, and the cost falls with it: it is bisected. Counts are rounded
-down, so that the sequence with special tokens and hidden rows is a multiple of what a target's tensor cores take, and
-the cost is at most what was asked for.
+one merges again what was merged, and costs its kernels. The same share goes at each step. One number is left, how much
+goes, and the cost falls with it: it is bisected. Counts are rounded down, so that the sequence with special tokens and
+hidden rows is a multiple of what a target's tensor cores take, and the cost is at most what was asked for.
 
 Where the depths do not reach the cost, the same number of steps is tried nearer to the front: deeper cuts lose less.
 """
@@ -130,11 +129,11 @@ def _counts(
 
     >>> from edgeprune.pruners.inside import get
     >>> _counts(get("drop")(), 576, 64, 2, 1.0, 1, 1), _counts(get("tome")(), 576, 64, 3, 0.75, 1, 1)
-    ([231, 93], [346, 208, 125])
+    ([231, 93], [340, 201, 119])
     """
     found, rows = [], patches
     for step in range(1, steps + 1):
-        wanted = patches * (keep / patches) ** (goes if reducer.front else goes * step / steps)
+        wanted = patches * (keep / patches) ** (goes * step / steps)
         count = math.floor(wanted + 1e-9)
         if multiple > 1 and (rounded := (count + special) // multiple * multiple - special) >= keep:
             count = rounded

@@ -41,8 +41,6 @@ class Reducer:
     """whether as few of them as reach a cost do less harm than all"""
     gentle: ClassVar[float] = 0.6
     """the share of the rows that one step should be rid of at most, where it is chosen"""
-    front: ClassVar[bool] = False
-    """whether each step takes as much as it may before the next one takes any; else all take the same share"""
     even: ClassVar[bool] = False
     """whether its own schedule takes the same number of rows at each step, instead of the same share"""
     most: ClassVar[float] = 1.0
