@@ -163,6 +163,7 @@ NOT_RUN = {
         line: "changes the reader's environment"
         for line in (
             "make test",
+            "make test-slow",
             "make test-all",
             "make lint types",
             "make lowest",

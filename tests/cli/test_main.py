@@ -2,7 +2,7 @@
 
 `tests/golden/help.txt` holds the help of every verb, 80 columns wide. After a wanted change of it, write it again:
 
-    python tests/cli/test_main.py > tests/golden/help.txt
+    python -m tests.cli.test_main > tests/golden/help.txt
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ Process = Callable[..., Any]
 Said = Callable[..., str]
 
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "help.txt"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "help.txt"
 VERBS = (
     "export",
     "build",
@@ -261,7 +262,8 @@ def all_help() -> str:
 
 def test_help_is_what_was_agreed_on() -> None:
     # in a process of its own: click keeps the help option that a verb had when it was first called, by itself maybe
-    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=True)
+    words = [sys.executable, "-m", "tests.cli.test_main"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == GOLDEN.read_text(encoding="utf-8")
 
 
