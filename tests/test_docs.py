@@ -113,7 +113,7 @@ def test_there_are_commands_to_check() -> None:
 
 @functools.cache
 def names() -> set[str]:
-    return {one.name for one in (*catalog.methods(), *catalog.reducers())}
+    return {one.name for one in catalog.methods()} | {one.name for one in catalog.reducers()}
 
 
 @pytest.mark.parametrize("line", EDGEPRUNE)
