@@ -11,7 +11,7 @@ No label is asked for: neither boxes nor right answers are read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,23 +22,19 @@ from edgeprune.encoders._attention import attending
 from edgeprune.errors import ModelError, RequestError
 from edgeprune.quality.language import Language
 from edgeprune.quality.packing import Packed, Prompt, hidden_states, pack, padded
+from edgeprune.train.asking import Asking
 from edgeprune.train.sights import Seen, Sights
 
 __all__ = ["Attention", "deeper_shares"]
 
 
-class Attention:
+class Attention(Asking):
     """A `Task`: images, and questions about them."""
 
     def __init__(self, scorer: Any, sights: Sights, language: Language, batch: int, seed: int) -> None:
         if bare := [item.name for item in sights.items if not item.queries]:
             raise RequestError(f"every image must have a question, {bare[0]} has none; give --questions with --images")
-        self._scorer, self._sights, self._language = scorer, sights, language
-        self._batch, self._seed = batch, seed
-
-    def batches(self, epoch: int, first: int) -> Iterator[Seen]:
-        for seen, _ in self._sights.batches(self._batch, self._seed, epoch, first):
-            yield seen
+        super().__init__(scorer, sights, language, batch, seed)
 
     def loss(self, batch: Seen) -> tuple[Tensor, float]:
         texts = [[query.text for query in item.queries] for item in batch.items]

@@ -24,6 +24,7 @@ from edgeprune.quality.questions import PLURALS
 from edgeprune.quality.scenes import COLORS, PATCH, SHAPES, SIDE, Scene, Thing, draw
 from edgeprune.quality.sweep.items import Item, Query
 from edgeprune.runtime.priors.patches import Axis, Patches
+from edgeprune.train.asking import Asking
 from edgeprune.train.sights import Seen, Sights
 
 __all__ = ["Boxes", "asked_about", "covered"]
@@ -31,7 +32,7 @@ __all__ = ["Boxes", "asked_about", "covered"]
 Mask = NDArray[np.bool_]
 
 
-class Boxes:
+class Boxes(Asking):
     """A `Task`: images, and questions about a part of them."""
 
     def __init__(self, scorer: Any, sights: Sights, language: Language, batch: int, seed: int) -> None:
@@ -41,12 +42,7 @@ class Boxes:
                     f"every question must have boxes, [[left, top, right, bottom], ...] in pixels, and every image a "
                     f"question; {item.name} lacks one"
                 )
-        self._scorer, self._sights, self._language = scorer, sights, language
-        self._batch, self._seed = batch, seed
-
-    def batches(self, epoch: int, first: int) -> Iterator[Seen]:
-        for seen, _ in self._sights.batches(self._batch, self._seed, epoch, first):
-            yield seen
+        super().__init__(scorer, sights, language, batch, seed)
 
     def loss(self, batch: Seen) -> tuple[Tensor, float]:
         asked = [(row, query) for row, item in enumerate(batch.items) for query in item.queries]
