@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgeprune.export.quantise.products import Products, watching
 from edgeprune.export.request import SCENES, check_calibration
 from edgeprune.runtime.images.preprocess import Preprocessing, as_rgb
 
-__all__ = ["Calibration", "Source", "batches", "calibrated", "source_of"]
+__all__ = ["Calibration", "Calibrator", "Source", "batch_of", "source_of"]
 
 DRAWN = "drawn scenes and probes"
 
@@ -35,9 +35,6 @@ class Source:
     """one of them, RGB"""
     asked: bool
     """whether they are what the user asked for"""
-
-    def first(self, count: int) -> Source:
-        return replace(self, count=min(count, self.count))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -110,45 +107,70 @@ def _read(path: Path, within: tuple[float, float] | None) -> Image.Image:
         raise error if str(path) in str(error) else ImageError(f"--calibration: {path}: {error}") from None
 
 
-def calibrated(
-    module: nn.Module,
-    products: Products,
-    source: Source,
-    preprocessing: Preprocessing,
-    batch: int,
-    told: Callable[[str], None] = lambda what: None,
-    what: str = "ranges",
-    percentile: float = 100.0,
-) -> Calibration:
-    """Run the images through a module, `batch` at a time, with a histogram for each tensor that products are given.
+class Calibrator:
+    """Runs images through a module, `batch` at a time, with a histogram for each tensor that products are given.
 
-    what: they are run for; percentile: of the values that a range holds
+    What was run stays: more images go on where the last ones ended.
     """
-    shared: dict[str, str] = {}
-    histograms: dict[str, Histogram] = {}
-    digest = hashlib.sha256()
-    for at, (pixel_values, images) in enumerate(batches(source, preprocessing, batch)):
-        told(f"{what}, {at * batch} of {source.count} images")
-        for image in images:
-            digest.update(np.asarray(image).tobytes())
+
+    def __init__(
+        self,
+        module: nn.Module,
+        products: Products,
+        source: Source,
+        preprocessing: Preprocessing,
+        batch: int,
+        told: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self._module, self._products, self._source, self._told = module, products, source, told
+        self._preprocessing, self._batch = preprocessing, batch
+        self._runs, self._digest = 0, hashlib.sha256()
+        self._shared: dict[str, str] = {}
+        self._histograms: dict[str, Histogram] = {}
+
+    def run(self, what: str, count: int | None = None) -> None:
+        """So many images of the source, or all, but for those that were run; what: they are run for."""
+        runs = -(-min(count or self._source.count, self._source.count) // self._batch)
+        for at in range(self._runs, runs):
+            images = self._run(what, at, self._products)
+            for image in images:
+                self._digest.update(np.asarray(image).tobytes())
+        self._runs = max(self._runs, runs)
+
+    def again(self, what: str, names: Iterable[str]) -> None:
+        """All that were run, for these products alone: what they are given is something else by now."""
+        anew = {name: self._products[name] for name in names}
+        for name in anew:
+            self._histograms.pop(self._shared.pop(name), None)
+        for at in range(self._runs if anew else 0):
+            self._run(what, at, anew)
+
+    def calibration(self, percentile: float = 100.0) -> Calibration:
+        """percentile: of the values that a range holds"""
+        histograms = {name: self._histograms[self._shared[name]] for name in self._products if name in self._shared}
+        ranges = {name: one.range(percentile) for name, one in histograms.items()}
+        largest = {name: one.largest for name, one in histograms.items()}
+        return Calibration(self._source, self._digest.hexdigest(), ranges, largest, percentile)
+
+    def _run(self, what: str, at: int, products: Products) -> list[Image.Image]:
+        self._told(f"{what}, {at * self._batch} of {self._source.count} images")
+        pixel_values, images = batch_of(self._source, self._preprocessing, self._batch, at)
         given: list[tuple[str, Tensor]] = []
 
-        def seen(name: str, x: Tensor, given: list[tuple[str, Tensor]] = given) -> None:
-            if name not in shared:  # that of an earlier product, where it is the same tensor
-                shared[name] = next((other for other, one in given if one is x), name)
+        def seen(name: str, x: Tensor) -> None:
+            if name not in self._shared:  # that of an earlier product, where it is the same tensor
+                self._shared[name] = next((other for other, one in given if one is x), name)
             given.append((name, x))
-            if shared[name] == name:
-                histograms.setdefault(name, Histogram()).add(x)
+            if self._shared[name] == name:
+                self._histograms.setdefault(name, Histogram()).add(x)
 
         with torch.inference_mode(), watching(products, seen):
-            module(pixel_values)
-    ranges = {name: histograms[shared[name]].range(percentile) for name in products if name in shared}
-    largest = {name: histograms[shared[name]].largest for name in ranges}
-    return Calibration(source, digest.hexdigest(), ranges, largest, percentile)
+            self._module(pixel_values)
+        return images
 
 
-def batches(source: Source, preprocessing: Preprocessing, batch: int) -> Iterator[tuple[Tensor, list[Image.Image]]]:
-    """[B, 3, H, W] float32 each, and the images that are new in it; the last is filled with the first images."""
-    for start in range(0, source.count, batch):
-        images = [source.image(at % source.count).convert("RGB") for at in range(start, start + batch)]
-        yield torch.from_numpy(np.stack([preprocessing(one) for one in images])), images[: source.count - start]
+def batch_of(source: Source, preprocessing: Preprocessing, batch: int, at: int) -> tuple[Tensor, list[Image.Image]]:
+    """[B, 3, H, W] float32, and the images that are new in it; the last is filled with the first images."""
+    start = at * batch
+    images = [source.image(one % source.count).convert("RGB") for one in range(start, start + batch)]
+    return torch.from_numpy(np.stack([preprocessing(one) for one in images])), images[: source.count - start]

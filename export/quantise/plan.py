@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeprune.encoders import Encoder
 from edgeprune.export.cost import formula
-from edgeprune.export.quantise.calibration import Calibration, Source, batches, calibrated
+from edgeprune.export.quantise.calibration import Calibration, Calibrator, Source, batch_of
 from edgeprune.export.quantise.choose import asked_float, errors_of, fewest_floats
 from edgeprune.export.quantise.products import Products, products_of, quantising
 from edgeprune.export.quantise.scheme import Scheme
@@ -61,13 +61,13 @@ class Plan:
         """Quantise the graph, in place; returns `quantised` of the manifest."""
         ranges = {} if self.calibration is None else self.calibration.ranges
         wanted = {name: ranges.get(name, (0.0, 0.0)) for name in self.products if name not in self.floats}
-        found = write_quantised(model, wanted, self.scheme)
-        names = [name for name in self.products if name in found or name in self.floats]
+        written = write_quantised(model, wanted, self.scheme)
+        names = [name for name in self.products if name in written or name in self.floats]
         disabled = [] if self.scheme.dynamic else DISABLED[self.scheme.activations]
         return {
             "scheme": self.scheme.precision,
             "activations": None if self.scheme.dynamic else self.scheme.activations,
-            "smoothed": [name for name in self.smoothed if name in found],
+            "smoothed": [name for name in self.smoothed if name in written],
             "products": [
                 {
                     "name": name,
@@ -77,7 +77,7 @@ class Plan:
                 }
                 for name in names
             ],
-            "calibration": None if self.calibration is None else self.calibration.to_json(sorted(found)),
+            "calibration": None if self.calibration is None else self.calibration.to_json(sorted(written)),
             "bounds": BOUNDS,
             "session": {"cpu": {"disable": disabled}},
         }
@@ -107,18 +107,22 @@ def planned(
     module = PrunedEncoder(encoder, method).eval()
     products = products_of(module, encoder)
     asked = asked_float(keep_float, products)
+    calibrator = Calibrator(module, products, source, preprocessing, batch, told)
     with behind_norms(module, products) as norms:
-        first = calibrated(module, products, source.first(FEW), preprocessing, batch, told, "outliers")
+        calibrator.run("outliers", FEW)
+    first = calibrator.calibration()
     products = {name: part for name, part in products.items() if name in first.ranges}
     asked = {name: why for name, why in asked.items() if name in products}
     smoothed = () if scheme.precision == "fp8" else smooth(module, products, norms, first.largest)
     calibration, ranges = None, first.ranges
     if not scheme.dynamic:
-        calibration = calibrated(module, products, source, preprocessing, batch, told, "ranges", scheme.percentile)
+        calibrator.again("ranges", smoothed)
+        calibrator.run("ranges")
+        calibration = calibrator.calibration(scheme.percentile)
         calibration.check(name for name in products if name not in asked)
         ranges = calibration.ranges
-    few = min(MOST_TRIED, max(1, WORK // formula(encoder, method)))
-    images = [pixel_values for pixel_values, _ in batches(source.first(few * batch), preprocessing, batch)]
+    few = min(MOST_TRIED, max(1, WORK // formula(encoder, method)), -(-source.count // batch))
+    images = [batch_of(source, preprocessing, batch, at)[0] for at in range(few)]
     errors = errors_of(module, encoder, products, ranges, scheme, images, told)
 
     def judged(names: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def behind_norms(module: nn.Module, products: Products) -> Iterator[dict[str, st
     Only norms of the same layer: what another part reads as well must not change.
     """
     gave: dict[str, Tensor] = {}
-    found: dict[str, str] = {}
+    behind: dict[str, str] = {}
     hooks = []
     for name, part in module.named_modules():
         if _is_norm(part):
@@ -51,11 +51,11 @@ def behind_norms(module: nn.Module, products: Products) -> Iterator[dict[str, st
         def reads(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
             norm = next((one for one, out in gave.items() if out is given[0]), None)
             if norm is not None and block_of(norm) == block_of(name) != "":
-                found[name] = norm
+                behind[name] = norm
 
         hooks.append(product.register_forward_pre_hook(reads))
     try:
-        yield found
+        yield behind
     finally:
         for hook in hooks:
             hook.remove()

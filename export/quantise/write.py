@@ -30,18 +30,18 @@ def write_quantised(model: ir.Model, names: Mapping[str, tuple[float, float]], s
 
     model: in the float of the scheme; names: of products, with the range of each one's input
     """
-    writer, found = _Writer(model.graph, scheme), set()
+    writer, written = _Writer(model.graph, scheme), set()
     for node in list(model.graph):
         name = str(node.name).rpartition("/")[0]
         if node.op_type in ("MatMul", "Gemm") and name in names and writer.weight_of(node) is not None:
             writer.quantise(node, names[name])
-            found.add(name)
+            written.add(name)
     for name, value in list(model.graph.initializers.items()):
         if not value.uses() and value not in model.graph.outputs:
             del model.graph.initializers[name]
     for part in (model.graph, *model.graph.subgraphs()):
         part.opset_imports[""] = max(part.opset_imports[""], scheme.opset)
-    return found
+    return written
 
 
 class _Writer:
