@@ -171,9 +171,9 @@ class OfficialEncoder(nn.Module):
         maps = [self._weighed(at, seen.maps[module]) for at, module in enumerate(tower.attention[:depth])]
         eager = Eager(maps, features, features, encoder.grid, tower.prefix, pixels=pixels, given=given)
         chosen = self._method.official(eager)
-        found = self._masked(pixels, depth, chosen.indices, end)
+        outputs = self._masked(pixels, depth, chosen.indices, end)
         emitted = chosen.emitted(self._method.traits.emits)
-        return (*found, chosen.indices.to(torch.int32), chosen.scores, *emitted), chosen
+        return (*outputs, chosen.indices.to(torch.int32), chosen.scores, *emitted), chosen
 
     def _masked(self, pixels: Tensor, depth: int, indices: Tensor, end: int) -> tuple[Tensor, ...]:
         """Tokens at the indices, or what the head says, when the layers from `depth` on see no other patches."""

@@ -37,8 +37,8 @@ def averaged(
             _, chosen = official.choose(part)
             for option, name in wanted.items():
                 sums[option] += float(chosen.quantities[name].double().sum())
-    found = {option: float(f"{total / len(pixels):.{DIGITS}g}") for option, total in sums.items()}
-    learned = {option: {"images": count, "data": data, "value": value} for option, value in found.items()}
-    said = ", ".join(f"{option} {value:g}" for option, value in found.items())
+    values = {option: float(f"{total / len(pixels):.{DIGITS}g}") for option, total in sums.items()}
+    learned = {option: {"images": count, "data": data, "value": value} for option, value in values.items()}
+    said = ", ".join(f"{option} {value:g}" for option, value in values.items())
     warnings = (drawn_warning(f"{said} was taken", count),)
-    return dataclasses.replace(method, **found), learned, warnings if calibrate is None else ()  # type: ignore[type-var]
+    return dataclasses.replace(method, **values), learned, warnings if calibrate is None else ()  # type: ignore[type-var]

@@ -48,23 +48,23 @@ def of_a_tile(keep: int | None, tiles: int, encoder: Encoder) -> int | None:
 def warnings(manifest: Manifest, method: Method) -> tuple[str, ...]:
     """What the method warns of; whether an image is seen in less detail than its model sees it; and of tokens that are
     dropped inside the encoder, whether it pays, and whether enough are kept."""
-    found, cost = [*method.warnings(manifest.model.layer)], manifest.cost
+    lines, cost = [*method.warnings(manifest.model.layer)], manifest.cost
     if manifest.preprocessing.get("tiles", {}).get("count") == 1:
-        found.append(
+        lines.append(
             "an image is encoded once, whole; the model's image processor cuts it into tiles as well: give --tiles"
         )
     bound = cost["unpruned_formula"] / cost["formula"]
     if method.traits.inside and bound < WORTHWHILE:
-        found.append(
+        lines.append(
             f"by its multiply-adds this runs at most {bound:.2f} times as fast as without pruning; keep less than "
             f"{manifest.keep} of {manifest.patches}, or use a scorer that costs less (coarse, trunk)"
         )
     share = getattr(method.scorer, "config", None)
     high = 0.0 if share is None else share.foreground.get("p90", 0.0)
     if manifest.keep < high * manifest.patches:
-        found.append(
+        lines.append(
             f"keep {manifest.keep} is {manifest.keep / manifest.patches:.0%} of the patches, but one in ten of the "
             f"images that the scorer was calibrated on has more than {high:.0%} foreground; keep "
             f"{high * manifest.patches:.0f}, or fine-tune the model with `edgeprune bavit finetune`"
         )
-    return tuple(found)
+    return tuple(lines)

@@ -98,16 +98,16 @@ def _stepped(encoder: Encoder, layers: list[int], counts: list[int]) -> list[int
         return layers
     tower, width = encoder.tower, encoder.tower.width
     mlp = 2 * width * tower.mlp_width
-    found = list(layers)
+    costs = list(layers)
     for step in inside.steps:
         at, count = step.layer - 1, counts[step.layer - 1]
         if inside.reducer.early:  # known before its queries, so that these and what follows are for few rows
             kept = counts[step.layer]
             asked = count if inside.reducer.reads_maps else kept
-            found[at] = (2 * count + asked + kept) * width * width + kept * mlp + 2 * kept * count * width
+            costs[at] = (2 * count + asked + kept) * width * width + kept * mlp + 2 * kept * count * width
         rows = (count - tower.prefix - tower.suffix) // encoder.unit
-        found[at] += inside.reducer.multiply_adds(step, rows, width, tower.heads)
-    return found
+        costs[at] += inside.reducer.multiply_adds(step, rows, width, tower.heads)
+    return costs
 
 
 def _inside(encoder: Encoder, method: Method, depth: int) -> list[int]:

@@ -48,12 +48,12 @@ def _rule(*targets: Any) -> Callable[[Rule], Rule]:
 
 def _broadcast(node: Node, dim: int, sources: Iterable[Any]) -> Operands:
     """Aligned at the last dimension; a source that has no such dimension, or only one row, is left out."""
-    found = []
+    moved = []
     for source in sources:
         at = dim - len(shape_of(node)) + len(shape_of(source))
         if at >= 0 and not same(shape_of(source)[at], 1):
-            found.append((source, at))
-    return found
+            moved.append((source, at))
+    return moved
 
 
 def _pointwise(node: Node, dim: int) -> Operands:

@@ -103,10 +103,10 @@ def export_bundle(request: Request, step: Callable[[str], None] = lambda name: N
     checkpoint = open_checkpoint(request.model, request.revision)
     output = output_of(request, checkpoint.id, target)
     bundle.check_output(output, request.force)  # a default name is known only here, still before the weights are read
-    found = opened(request, target, checkpoint)
-    encoder, method, preprocessing, pooled = found.encoder, found.method, found.preprocessing, found.pooled
-    learned, told, text = found.learned, found.warnings, found.text
-    del found
+    loaded = opened(request, target, checkpoint)
+    encoder, method, preprocessing, pooled = loaded.encoder, loaded.method, loaded.preprocessing, loaded.pooled
+    learned, told, text = loaded.learned, loaded.warnings, loaded.text
+    del loaded
     images = probes(encoder.tower.image_size, request.probes, request.image_range)
 
     with bundle.writing(output, request.force) as folder:

@@ -146,17 +146,17 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         encoder, text = replace(encoder, aligner=None), None
     if any(port.beside for port in method.ports):
         text = None  # whose graph makes one vector of a question, not one a word
-    found = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings, text)
-    return found if request.correction is None else _corrected(found, request, request.correction)
+    loaded = Opened(checkpoint, encoder, method, preprocessing, pooled, learned, warnings, text)
+    return loaded if request.correction is None else _corrected(loaded, request, request.correction)
 
 
-def fits_of(request: Request, found: Opened) -> dict[str, Any]:
+def fits_of(request: Request, loaded: Opened) -> dict[str, Any]:
     """What a correction is for: of another method, budget, schedule or tower it would be wrong.
 
     Raises RequestError where no step shortens the sequence.
     """
     request = spelled_out(request)
-    encoder, method = found.encoder, found.method
+    encoder, method = loaded.encoder, loaded.method
     if not (steps := steps_of(method, encoder)):
         raise RequestError(
             "features change only where tokens go inside the encoder; add --inside, such as --inside tome"
@@ -177,13 +177,13 @@ def fits_of(request: Request, found: Opened) -> dict[str, Any]:
     }
 
 
-def _corrected(found: Opened, request: Request, path: Path) -> Opened:
+def _corrected(loaded: Opened, request: Request, path: Path) -> Opened:
     """The same with the correction in front of the projector."""
     correction = read_correction(path)
-    correction.check(fits_of(request, found), path)
-    encoder = replace(found.encoder, projector=folded(found.encoder.projector, correction))
+    correction.check(fits_of(request, loaded), path)
+    encoder = replace(loaded.encoder, projector=folded(loaded.encoder.projector, correction))
     made = {name: value for name, value in correction.made.items() if name != "fits"}
-    return replace(found, encoder=encoder, learned={**found.learned, "correction": made})
+    return replace(loaded, encoder=encoder, learned={**loaded.learned, "correction": made})
 
 
 def _adapted_otherwise(request: Request, made: Mapping[str, Any]) -> tuple[str, ...]:

@@ -90,8 +90,8 @@ def _tower(id: str, tower: Any) -> Files:
 
 def _renamed(places: dict[str, Stored], prefixes: dict[str, str]) -> dict[str, Stored]:
     """Those below the prefixes, each by the first that it has."""
-    found = {}
+    renamed = {}
     for name, place in places.items():
         if (prefix := next((one for one in prefixes if name.startswith(one)), None)) is not None:
-            found[prefixes[prefix] + name.removeprefix(prefix)] = place
-    return found
+            renamed[prefixes[prefix] + name.removeprefix(prefix)] = place
+    return renamed

@@ -69,15 +69,15 @@ def _sources() -> dict[str, Path]:
         "edgeprune": edgeprune,
         **{f"edgeprune/{one}": importlib.import_module(f"edgeprune.{one}") for one in LINKED},
     }
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for prefix, package in roots.items():
         folder = Path(package.__path__[0])
         for path in folder.rglob("*"):
             inside = path.relative_to(folder)
             own = not LEFT_OUT & {*inside.parts} and not (prefix == "edgeprune" and inside.parts[0] in LINKED)
             if own and path.suffix in SUFFIXES and path.is_file():
-                found[f"{prefix}/{inside.as_posix()}"] = path
-    return found
+                files[f"{prefix}/{inside.as_posix()}"] = path
+    return files
 
 
 def _info() -> dict[str, bytes]:

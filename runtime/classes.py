@@ -24,8 +24,8 @@ TOP = 5
 class Classes:
     """What one image shows.
 
-    >>> found = Classes(np.log(np.array([0.2, 0.7, 0.1])), ("cat", "dog", "fox"))
-    >>> found
+    >>> classes = Classes(np.log(np.array([0.2, 0.7, 0.1])), ("cat", "dog", "fox"))
+    >>> classes
     dog 0.700, cat 0.200, fox 0.100
     """
 

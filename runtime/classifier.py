@@ -1,7 +1,7 @@
 """A bundle that classifies: images in, classes and their probabilities out. No torch.
 
 classifier = load("out")
-for found in classifier("photo.jpg"): print(found.top(5))
+for classes in classifier("photo.jpg"): print(classes.top(5))
 """
 
 from __future__ import annotations

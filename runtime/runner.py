@@ -115,10 +115,10 @@ class Runner:
 
         Raises RequestError when an input is missing or there is no such one, ImageError when one does not fit.
         """
-        found = self.session.run(self._feeds(feeds))
+        gave = self.session.run(self._feeds(feeds))
         if self._kept is not None:
-            self._kept = {STATE + name.removeprefix(NEXT): one for name, one in found.items() if name.startswith(NEXT)}
-        return found
+            self._kept = {STATE + name.removeprefix(NEXT): one for name, one in gave.items() if name.startswith(NEXT)}
+        return gave
 
     def stream(self: Self) -> Self:
         """A video: the same encoder, which gives every frame what the one before it left. It begins with a first frame.

@@ -23,8 +23,8 @@ def onnxruntime_library() -> Path:
 
     Raises MissingPackageError where it is not installed, or has none.
     """
-    found = importlib.util.find_spec("onnxruntime")
-    for place in (found.submodule_search_locations or ()) if found else ():
+    spec = importlib.util.find_spec("onnxruntime")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
         for library in sorted(Path(place, "capi").glob("libonnxruntime.so*")):
             return library
     raise MissingPackageError("onnxruntime", "cpu")

@@ -85,8 +85,8 @@ def command(
         return
     for one in drawn:
         click.echo(f"wrote {one['picture']}{'; the encoder sees it ' + one['view'] if one['view'] else ''}")
-        for found in one.get("classes", []):
-            click.echo(f"  {found['probability']:6.1%}  {found['label']}")
+        for one_class in one.get("classes", []):
+            click.echo(f"  {one_class['probability']:6.1%}  {one_class['label']}")
 
 
 def _video(bundle: Path, videos: tuple[Path, ...], folder: Path, every: int, device: str, as_json: bool) -> None:

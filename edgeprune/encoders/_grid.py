@@ -282,10 +282,10 @@ def token_places(grid: tuple[int, int], merge: int) -> Tensor:
 
 def _described(tower: GridTower, mlp: nn.Module, image_size: Sequence[int]) -> Tower:
     attention = [block.attn for block in tower.blocks]
-    found = tower_around(
+    described = tower_around(
         tower, attention, mlp, tower.patch_embedding, image_size, prefix=0, has_cls=False, blocks=tower.blocks
     )
-    return replace(found, batched=False, rotary=True)  # positions are of one image
+    return replace(described, batched=False, rotary=True)  # positions are of one image
 
 
 def _without_time(own: nn.Conv3d) -> nn.Conv2d:

@@ -57,10 +57,10 @@ def keys_of(checkpoint: Checkpoint) -> Keys:
     Raises ModelError when the checkpoint has no language model, or one whose first layer begins otherwise, or whose
     weights are not of the sizes that config.json says.
     """
-    found = [name for name in checkpoint.shards if name.endswith(NORM)]
-    if len(found) != 1:
+    norms = [name for name in checkpoint.shards if name.endswith(NORM)]
+    if len(norms) != 1:
         raise ModelError(
-            f"keys of a language model are asked for, and {checkpoint.id} has {'none' if not found else 'several'}; "
+            f"keys of a language model are asked for, and {checkpoint.id} has {'none' if not norms else 'several'}; "
             "give the checkpoint of a vision-language model, or another --method"
         )
     with building(checkpoint.id):
@@ -73,7 +73,7 @@ def keys_of(checkpoint: Checkpoint) -> Keys:
             f"the keys of a language model are read of {', '.join(KINDS)}; {checkpoint.id} has a {text.model_type}: "
             "choose another --method"
         )
-    layer = found[0].removesuffix("input_layernorm.weight")
+    layer = norms[0].removesuffix("input_layernorm.weight")
     norm = checkpoint.tensors(f"{layer}input_layernorm.")
     key = checkpoint.tensors(f"{layer}self_attn.k_proj.")
     heads = int(text.num_attention_heads)

@@ -98,9 +98,9 @@ def _take_every_word(parser: Any) -> None:
     parse = parser.parse_known_args
 
     def take(words: list[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        found, _ = parse([], namespace)  # the defaults of optimum's own, which lead to the command
-        found.words = list(words or [])
-        return found, []
+        parsed, _ = parse([], namespace)  # the defaults of optimum's own, which lead to the command
+        parsed.words = list(words or [])
+        return parsed, []
 
     parser.parse_known_args = take
 

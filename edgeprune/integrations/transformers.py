@@ -64,10 +64,10 @@ def generation_inputs(
     encoders = encoder if isinstance(encoder, Sequence) else [encoder]
     each = images if isinstance(images, list) else [images]
     text = split(input_ids, model.config.image_token_id)
-    found = [[_outputs(of, one) for of in encoders] for one in each]
-    encoded = [outputs for parts in found for outputs in parts]
+    ran = [[_outputs(of, one) for of in encoders] for one in each]
+    encoded = [outputs for parts in ran for outputs in parts]
     count, rest = divmod(len(text) - 1, max(1, len(each)))
-    lengths = [] if rest else [length for parts in found for length in _lengths(model, encoders, parts, count)]
+    lengths = [] if rest else [length for parts in ran for length in _lengths(model, encoders, parts, count)]
     if not lengths:
         raise RequestError(
             f"the prompt must have one image placeholder (token {model.config.image_token_id}) for each image, "
@@ -93,22 +93,22 @@ def generation_inputs(
     return inputs | {"mm_encoder_outputs": {"image": _encoder_outputs(encoded, model)}}
 
 
-def _lengths(model: Any, encoders: Sequence[TokenEncoder], found: list[dict[str, Tensor]], runs: int) -> list[int]:
+def _lengths(model: Any, encoders: Sequence[TokenEncoder], ran: list[dict[str, Tensor]], runs: int) -> list[int]:
     """How many tokens each of the runs of placeholders of one image gets; none where these are not as many as its
     bundles, and its tiles that are read one after the other, nor as its rows of tokens, of a model that ends each row.
 
-    found: what each of the encoders handed out
+    ran: what each of the encoders handed out
     """
     if runs == 1:
-        return [sum(len(outputs["tokens"]) for outputs in found)]
-    parts = [length for encoder, outputs in zip(encoders, found, strict=True) for length in _parts(encoder, outputs)]
+        return [sum(len(outputs["tokens"]) for outputs in ran)]
+    parts = [length for encoder, outputs in zip(encoders, ran, strict=True) for length in _parts(encoder, outputs)]
     if len(parts) == runs:
         return parts
     rows, columns = encoders[0].grid
     ends = {model.config.model_type, model.config.vision_config.model_type} & {*BREAKS}
-    if not ends or runs != rows or len(found) > 1:
+    if not ends or runs != rows or len(ran) > 1:
         return []
-    return torch.bincount(found[0]["indices"][0].long() // columns, minlength=rows).tolist()
+    return torch.bincount(ran[0]["indices"][0].long() // columns, minlength=rows).tolist()
 
 
 def _parts(encoder: TokenEncoder, outputs: dict[str, Tensor]) -> list[int]:

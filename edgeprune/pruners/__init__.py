@@ -351,5 +351,5 @@ def get(name: str) -> type[Method]:
     """The method's class, to be called with `keep`. Raises MethodError when there is no such method."""
     if name not in names():
         raise MethodError(unknown_name("method", name, names()))
-    found: type[Method] = importlib.import_module(f"{__name__}.{name}").Method
-    return found
+    method: type[Method] = importlib.import_module(f"{__name__}.{name}").Method
+    return method

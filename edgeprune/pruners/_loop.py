@@ -63,8 +63,8 @@ def _scan(step: Callable[[State, Tensor], tuple[State, Tensor]], carry: State, s
         return tuple(part.clone(memory_format=torch.contiguous_format) for part in carry)
 
     def body(carry: State, at: Tensor) -> tuple[State, Tensor]:
-        after, found = step(carry, at)
-        return own(after), found
+        after, seen = step(carry, at)
+        return own(after), seen
 
     # What an earlier export in this process left in the cache asks for its own sizes, and so would fix a free batch.
     torch._dynamo.reset()

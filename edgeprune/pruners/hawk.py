@@ -100,8 +100,8 @@ class Method(pruners.Method):
         if self.weights in (UNIFORM, PUBLISHED) or (path := self._file) is None:
             return self
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["weights"]
-            text = ",".join(f"{float(one):.6g}" for one in found)
+            weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
+            text = ",".join(f"{float(one):.6g}" for one in weights)
         except (OSError, ValueError, KeyError, TypeError):
             raise MethodError(
                 f"option weights of hawk must be a file that `edgeprune calibrate --method hawk` wrote; {path} is none"
@@ -117,11 +117,11 @@ class Method(pruners.Method):
         keys, text = taps.language_keys(), taps.given[TEXT]
         _, groups, _, width = keys.shape
         query = text.reshape(-1, groups, text.shape[1] // (groups * width), width)
-        found = query @ keys.transpose(2, 3)
+        pointed = query @ keys.transpose(2, 3)
         whole = torch.linalg.vector_norm(keys, dim=(2, 3))[:, :, None, None]
         most = torch.linalg.vector_norm(query, dim=-1, keepdim=True) * whole
-        length = torch.linalg.vector_norm(found, dim=-1, keepdim=True)
-        shares = (found / torch.maximum(length, FLAT * most).clamp_min(TINY)).flatten(1, 2)
+        length = torch.linalg.vector_norm(pointed, dim=-1, keepdim=True)
+        shares = (pointed / torch.maximum(length, FLAT * most).clamp_min(TINY)).flatten(1, 2)
         weights = self._of_heads(shares.shape[1])
         scores = (shares * weights[:, None]).sum(dim=1) + weights.abs().sum() * (2 / math.sqrt(shares.shape[2]))
         indices, picks = ranked_top(scores, self.keep)
@@ -159,12 +159,12 @@ class Method(pruners.Method):
 def _numbers(text: str) -> list[float]:
     """Raises MethodError for what are no weights."""
     try:
-        found = [float(one) for one in text.split(",")]
+        numbers = [float(one) for one in text.split(",")]
     except ValueError:
-        found = []
-    if not found or not all(map(math.isfinite, found)) or not any(found):
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)) or not any(numbers):
         raise MethodError(
             "option weights of hawk must be uniform, published, numbers with commas between, or a file that "
             f"`edgeprune calibrate --method hawk` wrote, got {text!r}"
         )
-    return found
+    return numbers

@@ -85,14 +85,14 @@ def adapt(
         raise RequestError("a tower is adapted to steps inside it; add --inside, such as --inside drop")
     if len(items) < settings.batch:
         raise RequestError(f"images must be {settings.batch} or more, as many as a batch, got {len(items)}")
-    found = opened(request, load(request.target))
-    encoder, inside = found.encoder, found.encoder.inside
+    loaded = opened(request, load(request.target))
+    encoder, inside = loaded.encoder, loaded.encoder.inside
     assert inside is not None
     digest = digest_of(encoder.tower.module)
     teacher = dataclasses.replace(copy.deepcopy(encoder), inside=None)
-    task = _Distilling(encoder, teacher, inside, found.method, items, found.preprocessing, settings, device)
+    task = _Distilling(encoder, teacher, inside, loaded.method, items, loaded.preprocessing, settings, device)
     made = {
-        "model": found.checkpoint.id,
+        "model": loaded.checkpoint.id,
         "tower": digest,
         "reducer": inside.name,
         "options": inside.reducer.options(),

@@ -58,10 +58,10 @@ def calibrate(
     if kind == "affine" and len(items) < LEAST:
         raise RequestError(f"an affine correction needs {LEAST} images or more, got {len(items)}; or give --kind shift")
     target = load(request.target)
-    found = opened(request, target)
-    fits = fits_of(request, found)
+    loaded = opened(request, target)
+    fits = fits_of(request, loaded)
     fitted, held = _Sums(), _Sums()
-    for at, (given, wanted) in enumerate(_pairs(found, items, show)):
+    for at, (given, wanted) in enumerate(_pairs(loaded, items, show)):
         if not (given.isfinite().all() and wanted.isfinite().all()):
             raise EdgepruneError(f"features of {items[at].name} are not finite; leave the image out")
         sums = held if len(items) >= HELD_OUT and at % HELD_OUT == HELD_OUT - 1 else fitted
@@ -90,9 +90,9 @@ def features(encoder: Encoder, pixels: Tensor) -> Tensor:
     return encoder.arrange(hidden[:, encoder.tower.prefix : hidden.shape[1] - encoder.tower.suffix])
 
 
-def _pairs(found: Opened, items: Sequence[Item], show: Show) -> Iterator[Pair]:
+def _pairs(loaded: Opened, items: Sequence[Item], show: Show) -> Iterator[Pair]:
     """Of each image the features of its kept tokens, [K, C], with steps and without."""
-    encoder, method = found.encoder, found.method
+    encoder, method = loaded.encoder, loaded.method
     pruned, names = PrunedEncoder(encoder, method).eval(), outputs(encoder, method)
     rule = rule_of(method, encoder)
     whole, _ = unpruned(encoder)
@@ -101,7 +101,7 @@ def _pairs(found: Opened, items: Sequence[Item], show: Show) -> Iterator[Pair]:
     try:
         for at, item in enumerate(items):
             show(at, len(items), item.name)
-            pixels = torch.from_numpy(_tiles(found, item))
+            pixels = torch.from_numpy(_tiles(loaded, item))
             with torch.inference_mode():
                 seen.clear()
                 handed = dict(zip(names, pruned(pixels), strict=True))
@@ -117,9 +117,9 @@ def _pairs(found: Opened, items: Sequence[Item], show: Show) -> Iterator[Pair]:
         hook.remove()
 
 
-def _tiles(found: Opened, item: Item) -> np.ndarray:
+def _tiles(loaded: Opened, item: Item) -> np.ndarray:
     """[B, 3, H, W] float32 of an image, or of its tiles."""
-    preprocessing = found.preprocessing
+    preprocessing = loaded.preprocessing
     if preprocessing.tiles is None:
         return preprocessing(item.image())[None]
     return preprocessing.tiled(item.image())

@@ -44,16 +44,16 @@ def weigh_heads(
     asked = sum(len(item.queries) for item in items)
     if not asked:
         raise RequestError("heads are weighed by answers, and these images have no questions; leave --images out")
-    found = opened(dataclasses.replace(request, method="none", keep=None, options={}), load(request.target))
+    loaded = opened(dataclasses.replace(request, method="none", keep=None, options={}), load(request.target))
     language = load_language(request.model, request.revision)
     config = language.model.config.get_text_config()
     heads = int(config.num_attention_heads)
     right = np.zeros(1 + heads)
     for at, item in enumerate(items):
         show(at, len(items), item.name)
-        pixels = torch.from_numpy(found.preprocessing(item.image())[None])
+        pixels = torch.from_numpy(loaded.preprocessing(item.image())[None])
         with torch.inference_mode():
-            tokens = found.encoder.project(features(found.encoder, pixels))
+            tokens = loaded.encoder.project(features(loaded.encoder, pixels))
         for number in range(1 + heads):
             with without_head(language, number - 1):
                 (answers,) = language.answers(tokens, [[query.text for query in item.queries]])

@@ -88,11 +88,11 @@ def learn(
         check_begun(output)
     if len(items) < settings.batch:
         raise RequestError(f"images must be {settings.batch} or more, as many as a batch, got {len(items)}")
-    found = opened(dataclasses.replace(request, method="none"), load(request.target))
-    encoder = found.encoder
+    loaded = opened(dataclasses.replace(request, method="none"), load(request.target))
+    encoder = loaded.encoder
     made = {
         "method": request.method,
-        "model": found.checkpoint.id,
+        "model": loaded.checkpoint.id,
         "tower": digest_of(encoder.tower.module),
         "layer": encoder.layer,
         "data": data,
@@ -100,7 +100,7 @@ def learn(
         **dataclasses.asdict(settings),
     }
     language = frozen(request, device)
-    sights = Sights(encoder, found.preprocessing, items, device)
+    sights = Sights(encoder, loaded.preprocessing, items, device)
     torch.manual_seed(settings.seed)
     scorer: Learned = method.untrained(*encoder.widths)
     task = TASKS[method.learns](scorer, sights, language, settings.batch, settings.seed)

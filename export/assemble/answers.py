@@ -82,15 +82,15 @@ def ask_torch(folder: Path, files: Files, bundle: Bundle, texts: Texts, asked: S
     plain: Any = transformers.GenerationConfig
     loaded.generation_config = plain()  # penalties of the checkpoint's own would be taken over
     (folder / QUESTIONS).mkdir()
-    found = []
+    answers = []
     with load(bundle.folder, device="cpu", kind=TokenEncoder) as opened:
         encoder = _Once(opened)
         for one in asked:
             place_of_it = folder / QUESTIONS / one.name
             if not place_of_it.exists():
                 _store(one.image, place_of_it)
-            found.append({"image": one.name, "question": one.question, **_answer(loaded, encoder, texts, one)})
-    (folder / ANSWERS).write_text(json_text({"longest": LONGEST, "answers": found}), encoding="utf-8")
+            answers.append({"image": one.name, "question": one.question, **_answer(loaded, encoder, texts, one)})
+    (folder / ANSWERS).write_text(json_text({"longest": LONGEST, "answers": answers}), encoding="utf-8")
 
 
 class _Once:

@@ -75,8 +75,8 @@ class Causal:
     @property
     def text(self) -> Mapping[str, Any]:
         """What config.json says of the language model."""
-        found: Mapping[str, Any] = self.config.get("text_config", self.config)
-        return found
+        config: Mapping[str, Any] = self.config.get("text_config", self.config)
+        return config
 
     @property
     def width(self) -> int:
@@ -198,12 +198,12 @@ def _known() -> list[str]:
     try:
         from onnxruntime_genai.models import builder
 
-        found = re.findall(r'architectures\[0\] == "(\w+ForCausalLM)"', inspect.getsource(builder.create_model))
+        names = re.findall(r'architectures\[0\] == "(\w+ForCausalLM)"', inspect.getsource(builder.create_model))
     except ImportError as error:
         raise MissingPackageError("onnxruntime-genai", "assemble", error, module="onnxruntime_genai") from None
     except (OSError, AttributeError):
         return []
-    return sorted(set(found))
+    return sorted(set(names))
 
 
 @contextlib.contextmanager

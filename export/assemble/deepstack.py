@@ -50,9 +50,9 @@ def add_deepstack(decoder: ir.Model, layers: int) -> None:
 def _behind(graph: ir.Graph, layer: int) -> ir.Node | None:
     """The norm that adds what the layer's MLP gives to what went past it."""
     names = (f"/model/layers.{layer + 1}/input_layernorm/", f"/model/layers.{layer + 1}/final_norm_layernorm/")
-    found = [
+    lists = [
         node
         for node in graph
         if node.op_type == "SkipSimplifiedLayerNormalization" and (node.name or "").startswith(names)
     ]
-    return found[0] if len(found) == 1 else None
+    return lists[0] if len(lists) == 1 else None

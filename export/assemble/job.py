@@ -198,10 +198,10 @@ def _with_decoder(manifest: Assembled, genai_config: dict[str, Any], causal: Cau
 
 
 def _versions() -> dict[str, str]:
-    found = {"edgeprune": edgeprune.__version__}
+    versions = {"edgeprune": edgeprune.__version__}
     for name in (PACKAGE, *TOOLS):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -25,7 +25,7 @@ def library_files(node_modules: Path) -> dict[str, Path]:
 
     Raises RequestError when one is missing, or transformers.js is of another major release.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for package, names in FILES.items():
         own = node_modules / LIBRARY / "node_modules" / package
         source = own if own.is_dir() else node_modules / package
@@ -35,9 +35,9 @@ def library_files(node_modules: Path) -> dict[str, Path]:
                     f"--node-modules must have {package}/{name}, {node_modules} has not; "
                     f"run `npm install {LIBRARY}@{MAJOR}` and give the node_modules that it makes"
                 )
-            found[f"node_modules/{package}/{name}"] = source / name
+            files[f"node_modules/{package}/{name}"] = source / name
     try:
-        version = json.loads(found[f"node_modules/{LIBRARY}/package.json"].read_text(encoding="utf-8"))["version"]
+        version = json.loads(files[f"node_modules/{LIBRARY}/package.json"].read_text(encoding="utf-8"))["version"]
         major = int(re.match(r"\d+", version).group())  # type: ignore[union-attr]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         version, major = "unknown", 0
@@ -46,7 +46,7 @@ def library_files(node_modules: Path) -> dict[str, Path]:
             f"--node-modules must have {LIBRARY} {MAJOR}.x, {node_modules} has {version}; "
             f"run `npm install {LIBRARY}@{MAJOR}` there"
         )
-    return found
+    return files
 
 
 def place_library(folder: Path, node_modules: Path) -> None:

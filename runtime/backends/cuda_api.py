@@ -77,5 +77,5 @@ def pinned_array(address: int, shape: tuple[int, ...], dtype: str) -> NDArray[An
     """Host memory that CUDA owns, as an array; valid until it is freed."""
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory: Any = memoryview((ctypes.c_byte * count).from_address(address))
-    found: NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
-    return found
+    array: NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
+    return array

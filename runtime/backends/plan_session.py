@@ -186,13 +186,13 @@ class PlanSession:
 
     def _deserialize(self, trt: Any, content: bytes) -> Any:
         self._runtime = trt.Runtime(self._log)  # must outlive the engine
-        found = self._runtime.deserialize_cuda_engine(content)
-        if found is None:
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is None:
             raise RequestError(
                 f"{self.source} cannot be opened by {self.engine.kind} {trt.__version__}: {self._said()}; "
                 "build it again on this machine, or use --device cpu"
             )
-        return found
+        return engine
 
     def _context(self, trt: Any) -> tuple[Any, str]:
         """The execution context, and who captures the CUDA graph; "" when it is to be done here."""

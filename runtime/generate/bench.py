@@ -131,9 +131,9 @@ def bench_whole(
         begun, done, total = time.perf_counter(), 0, rounds or ROUNDS[0]
         while done < total + WARM_UP:
             for name in times:
-                found, prompts[name] = _answer(model, None if name == PRUNED else every, image, question, sampling)
+                took, prompts[name] = _answer(model, None if name == PRUNED else every, image, question, sampling)
                 if done >= WARM_UP:
-                    for part, ms in found.items():
+                    for part, ms in took.items():
                         times[name][part].append(ms)
             done += 1
             if done == WARM_UP:

@@ -98,10 +98,10 @@ def expanded(ids: Sequence[int], counts: Sequence[int], prompt: Any) -> tuple[in
 
     prompt: `folder.Prompt`. Raises RequestError when there are not as many placeholders as images.
     """
-    found = sum(id == prompt.placeholder for id in ids)
-    if found != len(counts):
+    places = sum(id == prompt.placeholder for id in ids)
+    if places != len(counts):
         raise RequestError(
-            f"the prompt must have one placeholder (token {prompt.placeholder}) for each image, got {found} for "
+            f"the prompt must have one placeholder (token {prompt.placeholder}) for each image, got {places} for "
             f"{len(counts)}; leave the placeholder out of the question: the chat template writes it"
         )
     given, left = iter(counts), []

@@ -145,18 +145,18 @@ class Loop:
             np.zeros((0, self._decoder.hidden), dtype)
         ]
         feeds = {"input_ids": np.array([ids], np.int64), "image_features": np.concatenate(tokens)[None]}
-        found: NDArray[Any] = self._embedding.run(feeds)["inputs_embeds"][0]
-        return found
+        rows: NDArray[Any] = self._embedding.run(feeds)["inputs_embeds"][0]
+        return rows
 
     def _deeper(self, length: int, images: Sequence[tuple[int, Encoded]]) -> list[NDArray[np.float32]]:
         """[length, D] for each deeper layer: what its images add in the places of their tokens, and zeros."""
         if not images:
             return []
-        found = [np.zeros((length, self._decoder.hidden), np.float32) for _ in range(self._decoder.deeper)]
+        rows = [np.zeros((length, self._decoder.hidden), np.float32) for _ in range(self._decoder.deeper)]
         for start, one in images:
-            for layer, values in zip(found, one.extras.values(), strict=True):
+            for layer, values in zip(rows, one.extras.values(), strict=True):
                 layer[start : start + len(values)] = values
-        return found
+        return rows
 
 
 def _check_release(folder: Folder) -> None:

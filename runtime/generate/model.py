@@ -107,9 +107,9 @@ class Model:
         start = time.perf_counter()
         pixels = self.encoder.prepare([image] * self._batch)
         ready = time.perf_counter()
-        found = self.encoder.run({PIXELS: pixels}) if graph is None else graph.run({PIXELS: pixels})
+        gave = self.encoder.run({PIXELS: pixels}) if graph is None else graph.run({PIXELS: pixels})
         done = time.perf_counter()
-        return replace(self._one(image, found), image_ms=1e3 * (ready - start), encoder_ms=1e3 * (done - ready))
+        return replace(self._one(image, gave), image_ms=1e3 * (ready - start), encoder_ms=1e3 * (done - ready))
 
     def ask(
         self,
@@ -157,15 +157,15 @@ class Model:
         batch = self.encoder.session.inputs["pixel_values"].shape[0]
         return batch if isinstance(batch, int) else 1
 
-    def _one(self, image: ImageLike, found: dict[str, Any]) -> Encoded:
-        extras = {name: found[name][0] for name in self.manifest.extras}
+    def _one(self, image: ImageLike, gave: dict[str, Any]) -> Encoded:
+        extras = {name: gave[name][0] for name in self.manifest.extras}
         tiles = self.encoder.preprocessing.tiles
         if tiles is None:
-            tokens = found["tokens"][0]
+            tokens = gave["tokens"][0]
         else:
             shape = self.encoder.preprocessing.tile_shape(image)
-            tokens = packed(found["tokens"], found["indices"], self.encoder.grid, shape, tiles.squeezed, tiles.whole)
-        return Encoded(tokens, found.get("positions"), max(self.encoder.grid), extras)
+            tokens = packed(gave["tokens"], gave["indices"], self.encoder.grid, shape, tiles.squeezed, tiles.whole)
+        return Encoded(tokens, gave.get("positions"), max(self.encoder.grid), extras)
 
 
 class Conversation:

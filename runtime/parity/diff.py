@@ -91,7 +91,7 @@ class Diff:
         self, set_change: float | None = None, token_error: float | None = None, cost: float | None = None
     ) -> list[str]:
         """What exceeds these bounds, each in a line; a bound on what could not be measured is exceeded, too."""
-        found = []
+        reasons = []
         for what, value, bound in (
             ("set change", self.set_change, set_change),
             ("token error", self.token_error, token_error),
@@ -99,8 +99,8 @@ class Diff:
         ):
             if bound is not None and (value is None or not value <= bound):
                 is_ = "is not known" if value is None else f"is {value:.3g}"
-                found.append(f"{what} must be at most {bound:g}, it {is_}")
-        return found
+                reasons.append(f"{what} must be at most {bound:g}, it {is_}")
+        return reasons
 
     def to_json(self) -> dict[str, Any]:
         """Pairs become {"old", "new"}; an error that is not finite becomes null."""
@@ -265,8 +265,8 @@ def _nbytes(manifest: Manifest) -> int:
 
 def _largest(values: Iterable[float]) -> float | None:
     """NaN where one is, which `max` may miss."""
-    found = [*values]
-    return float(np.max(found)) if found else None
+    known = [*values]
+    return float(np.max(known)) if known else None
 
 
 def _finite(value: float | None) -> float | None:

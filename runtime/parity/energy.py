@@ -117,8 +117,8 @@ def energy_rounds(case: Case) -> Chain:
 def cosines(left: np.ndarray, right: np.ndarray, products: np.ndarray) -> np.ndarray:
     """Of mixtures of features, by the inner products of these: [A, N], [B, N], [N, N] -> [A, B]"""
     lengths = [np.sqrt(np.einsum("ij,jk,ik->i", rows, products, rows).clip(1e-24)) for rows in (left, right)]
-    found: np.ndarray = left @ products @ right.T / np.outer(*lengths)
-    return found
+    matrix: np.ndarray = left @ products @ right.T / np.outer(*lengths)
+    return matrix
 
 
 def _energies(scores: np.ndarray) -> Floats:

@@ -61,10 +61,10 @@ def _case(suite: ElementTree.Element, bundle: str, where: str, name: str, what: 
     classname = f"{bundle}.{where}".replace(" ", ".")
     case = ElementTree.SubElement(suite, "testcase", classname=_text(classname), name=_text(name))
     if reasons:
-        found = ElementTree.SubElement(case, what, message=_text(reasons[0]))
+        element = ElementTree.SubElement(case, what, message=_text(reasons[0]))
         if what == "failure":
-            found.set("type", "ParityError")
-            found.text = _text("\n".join(reasons))
+            element.set("type", "ParityError")
+            element.text = _text("\n".join(reasons))
 
 
 def _count(element: ElementTree.Element, names: Sequence[str]) -> None:

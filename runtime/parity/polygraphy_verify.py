@@ -100,23 +100,23 @@ def _backends(bundle: Bundle, device: str | None, threads: int | None) -> list[_
     engines, dtype = bundle.manifest.engines, bundle.manifest.computes
     if device == PLAN_DEVICE and not engines:
         raise RequestError(f"{bundle.folder} has no plan; make one with `edgeprune build`, or choose another --device")
-    found = []
+    backends = []
     for one in devices_of(bundle) if device is None else [device]:
         if one != PLAN_DEVICE:
-            found.append(
+            backends.append(
                 _Backend(f"ort {one}", dtype, bundle.manifest.encoder.file, partial(_onnxrt, bundle, one, threads))
             )
             if bundle.manifest.halves:
                 source = " and ".join(bundle.manifest.graphs[half].file for half in (ENCODE, SELECT))
-                found.append(
+                backends.append(
                     _Backend(f"ort {one} halves", dtype, source, partial(_onnxrt_halves, bundle, one, threads))
                 )
             continue
         for target, engine in engines.items():
             name = "trt" if len(engines) == 1 else f"trt {target}"
             computed = "float16" if "FP16" in engine.flags else dtype
-            found.append(_Backend(name, computed, engine.plan, partial(_trt, bundle, engine)))
-    return found
+            backends.append(_Backend(name, computed, engine.plan, partial(_trt, bundle, engine)))
+    return backends
 
 
 def _choose_tensorrt(bundle: Bundle) -> None:

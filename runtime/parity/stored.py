@@ -154,8 +154,8 @@ def stored_probes(bundle: Bundle) -> Iterator[tuple[list[str], Callable[[str], P
 
         def probe_of(name: str) -> Probe:
             def tensor(field: str) -> NDArray[Any]:
-                found: NDArray[Any] = file.get_tensor(f"{name}/{field}")
-                return found
+                stored: NDArray[Any] = file.get_tensor(f"{name}/{field}")
+                return stored
 
             named = {one.removeprefix(QUANTITY): tensor(one) for one in quantities}
             expected = {one: tensor(one) for one in outputs}

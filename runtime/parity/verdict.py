@@ -281,15 +281,15 @@ def _rows(
             for one, other in zip(at, where, strict=True)
         ]
         at, where = at[np.array(alike, bool)], where[np.array(alike, bool)]
-    found = {}
+    others = {}
     for name in extras:
         kept = name.startswith(NEXT)
         pair = (reference[name], got[name]) if kept else (reference[name][at], got[name][where])
         if pair[0].dtype.kind == "i":
-            found[name] = 0.0 if np.array_equal(*pair) else math.inf
+            others[name] = 0.0 if np.array_equal(*pair) else math.inf
         else:
-            found[name] = largest(np.atleast_1d(relative(*pair)))
-    return relative(reference["tokens"][at], got["tokens"][where]), found
+            others[name] = largest(np.atleast_1d(relative(*pair)))
+    return relative(reference["tokens"][at], got["tokens"][where]), others
 
 
 def relative(reference: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]:
@@ -323,13 +323,13 @@ def _rounded(reference: NDArray[Any], got: NDArray[Any], small: bool) -> bool:
 
 def _not_finite(reference: Outputs, quantities: Outputs, rule: Mapping[str, Any]) -> list[str]:
     """What nothing can be compared with. Of a greedy method, -inf is the score of what it did not pick."""
-    found = []
+    defects = []
     for name, value in (*reference.items(), *quantities.items()):
         unranked = name == "scores" and (rule["name"] == "greedy" or rule.get("steps"))
         allowed = np.isneginf(value) & ~_kept(reference) if unranked else False
         if count := int((~(np.isfinite(value) | allowed)).sum()):
-            found.append(f"the reference's {name} hold {count} values that are not finite; export the bundle again")
-    return found
+            defects.append(f"the reference's {name} hold {count} values that are not finite; export the bundle again")
+    return defects
 
 
 def _kept(outputs: Outputs) -> NDArray[np.bool_]:
@@ -341,19 +341,19 @@ def _kept(outputs: Outputs) -> NDArray[np.bool_]:
 
 def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, Any]) -> list[str]:
     """What is wrong with the outputs themselves, whatever they are compared with."""
-    found = []
+    defects = []
     for name, like in reference.items():
         if name not in got:
-            found.append(f"{name} is missing")
+            defects.append(f"{name} is missing")
             continue
         exact = like.dtype.kind == "i" or name.partition(".")[0] == "scores"  # whatever the precision of the rest
         kind = dtype if name == "tokens" else (like if exact else got[name]).dtype.name
         if got[name].shape != like.shape or got[name].dtype != kind:
-            found.append(f"{name} must be {kind} {list(like.shape)}, got {got[name].dtype} {list(got[name].shape)}")
+            defects.append(f"{name} must be {kind} {list(like.shape)}, got {got[name].dtype} {list(got[name].shape)}")
         elif got[name].dtype.kind == "f" and name != "scores" and not np.isfinite(got[name]).all():
-            found.append(f"{name} hold {int((~np.isfinite(got[name])).sum())} values that are not finite")
-    if found:
-        return found
+            defects.append(f"{name} hold {int((~np.isfinite(got[name])).sum())} values that are not finite")
+    if defects:
+        return defects
     indices, scores = got["indices"], got["scores"]
     patches, keep = scores.shape[1], indices.shape[1]
     if indices.size and (indices.min() < 0 or indices.max() >= patches):
@@ -364,7 +364,7 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
         if name in got and (got[name].min() < lowest or got[name].max() >= size):
             return [f"{name} must lie in {lowest}..{size - 1}, got {got[name].min()}..{got[name].max()}"]
     if "picks" in got and not np.array_equal(np.sort(got["picks"], axis=1), indices):
-        found.append("picks must hold the kept patches, each once")
+        defects.append("picks must hold the kept patches, each once")
     kept, gains = _kept(got), rule["name"] == "greedy"
     for at in range(len(indices) if rule.get("steps") else 0):
         own = {name: _image(value, at, len(indices)) for name, value in got.items()}
@@ -373,11 +373,11 @@ def _defects(reference: Outputs, got: Outputs, dtype: str, rule: Mapping[str, An
     if gains:
         wrong = int((np.isfinite(scores) != kept).sum() + ((scores != -np.inf) & ~np.isfinite(scores) & ~kept).sum())
         if wrong:
-            found.append(f"scores must be finite at the kept patches and -inf elsewhere; {wrong} are not")
+            defects.append(f"scores must be finite at the kept patches and -inf elsewhere; {wrong} are not")
     elif not (np.isfinite(scores) | (np.isneginf(scores) & bool(rule.get("steps")))).all():
-        found.append(f"scores hold {int((~np.isfinite(scores)).sum())} values that are not finite")
+        defects.append(f"scores hold {int((~np.isfinite(scores)).sum())} values that are not finite")
     elif rule["name"] != "fixed" and keep < patches:
         lowest = np.where(kept, scores, np.inf).min(axis=1)
         if (np.where(kept, -np.inf, scores).max(axis=1) > lowest).any():
-            found.append("the kept patches must be those of the highest scores; they are not")
-    return found
+            defects.append("the kept patches must be those of the highest scores; they are not")
+    return defects

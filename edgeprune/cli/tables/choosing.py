@@ -42,11 +42,11 @@ def choosing(sweep: Sweep, said: Mapping[str, str]) -> str:
         ["---", "---", "---:", *["---:"] * len(BUDGETS), "---:"],
     ]
     traits = {one.name: one.traits for one in catalog.methods()}
-    known = {method: found for method, found in rows.items() if method in traits and len(found) == len(BUDGETS)}
+    known = {method: by_keep for method, by_keep in rows.items() if method in traits and len(by_keep) == len(BUDGETS)}
     for method in sorted(known, key=lambda name: -known[name][BUDGETS[-1]].gains[ALL].value):
-        found = known[method]
-        adds = found[BUDGETS[0]].multiply_adds / found[BUDGETS[0]].unpruned_multiply_adds
-        lost = [_lost(found[keep]) for keep in BUDGETS]
+        by_keep = known[method]
+        adds = by_keep[BUDGETS[0]].multiply_adds / by_keep[BUDGETS[0]].unpruned_multiply_adds
+        lost = [_lost(by_keep[keep]) for keep in BUDGETS]
         lines.append([f"`{method}`", _needs(traits[method]), f"{adds:.2f}", *lost, said.get(method, "-")])
     about = sweep.about
     note = (
@@ -72,7 +72,7 @@ def said_of(page: str) -> dict[str, str]:
     >>> said_of("| method | 192 tokens | 64 |\\n|---|---|---|\\n| `zoo` | 98.3 [Z] | 95.2 [Z], 94.7 [C] |\\n")
     {'zoo': '95.2, 94.7'}
     """
-    found, column = {}, None
+    figures, column = {}, None
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if cells[0] == "method" and SAID_AT in cells:
@@ -80,8 +80,8 @@ def said_of(page: str) -> dict[str, str]:
         elif not line.startswith("|"):
             column = None
         elif column is not None and (name := re.fullmatch(r"`(\w+)`", cells[0])) and re.search(r"\d", cells[column]):
-            found[name[1]] = ", ".join(re.findall(r"\d+\.\d+", cells[column]))
-    return found
+            figures[name[1]] = ", ".join(re.findall(r"\d+\.\d+", cells[column]))
+    return figures
 
 
 def main(folder: Path, page: Path, papers: Path) -> None:

@@ -136,7 +136,7 @@ def find_keep(
             request, target="cpu", precision=precision, tiles=1, dynamic_batch=False, uint8=False, probes=None,
             baselines=False, runtime=False, push_to_hub=None, private=False,
         )  # fmt: skip
-        return _Search(plain, Path(scratch), show).found(goal, calibrate)
+        return _Search(plain, Path(scratch), show).calibrated(goal, calibrate)
 
 
 class _Search:
@@ -145,7 +145,7 @@ class _Search:
         self.tried: dict[int, tuple[float, float | None]] = {}
         self.exports = 0
 
-    def found(self, goal: Goal, calibrate: str | None) -> Calibration:
+    def calibrated(self, goal: Goal, calibrate: str | None) -> Calibration:
         self.show(0, 1, "export unpruned")
         whole = self.export("none", 0)
         every = whole.patches

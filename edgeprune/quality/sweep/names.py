@@ -34,8 +34,8 @@ def named(row: Row) -> Named:
     """An option goes to the method that has one of that name, else to the reducer, as `variants` reads them.
 
     >>> from edgeprune.quality.sweep.rows import Row
-    >>> found = named(Row("hiprune+cells@0.5:alpha=0.2:bias=false", 32, "float32", None))
-    >>> found.method, found.inside, found.cost
+    >>> asked = named(Row("hiprune+cells@0.5:alpha=0.2:bias=false", 32, "float32", None))
+    >>> asked.method, asked.inside, asked.cost
     ('hiprune:alpha=0.2', 'cells:bias=false', '0.5')
     """
     whole, *settings = row.method.split(":")

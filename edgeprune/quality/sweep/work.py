@@ -215,9 +215,9 @@ def _per_token(place: Place, graph: Graph) -> int:
     from edgeprune.export.opening import opened
     from edgeprune.targets import load as target
 
-    found = opened(_request(place, graph), target("cpu"))
-    most = min(graph.keep, found.encoder.patches - 1)  # with all of them, the last layer is not shortened
-    one, less = (formula(found.encoder, replace(found.method, keep=k)) for k in (most, most - 1))  # type: ignore[type-var]
+    loaded = opened(_request(place, graph), target("cpu"))
+    most = min(graph.keep, loaded.encoder.patches - 1)  # with all of them, the last layer is not shortened
+    one, less = (formula(loaded.encoder, replace(loaded.method, keep=k)) for k in (most, most - 1))  # type: ignore[type-var]
     return one - less
 
 
