@@ -97,12 +97,12 @@ def own_steps(encoder: Encoder, reducer: Reducer, keep: int, multiple: int = 1) 
 
 def _steps(layers: Sequence[int], counts: Sequence[int], patches: int) -> tuple[Step, ...]:
     """Those behind which fewer rows are left than before."""
-    rows, found = patches, []
+    rows, steps = patches, []
     for layer, count in zip(layers, counts, strict=True):
         if count < rows:
-            found.append(Step(layer, count))
+            steps.append(Step(layer, count))
             rows = count
-    return tuple(found)
+    return tuple(steps)
 
 
 def _depths(reducer: Reducer, layers: int) -> Iterator[tuple[int, ...]]:
@@ -111,10 +111,10 @@ def _depths(reducer: Reducer, layers: int) -> Iterator[tuple[int, ...]]:
     fewest = 1 if reducer.few else len(reducer.depths)
     for nearer in NEARER:
         for count in range(fewest, len(reducer.depths) + 1):
-            found = _layers(reducer.depths[:count], layers, nearer)
-            if found not in seen:
-                seen.add(found)
-                yield found
+            places = _layers(reducer.depths[:count], layers, nearer)
+            if places not in seen:
+                seen.add(places)
+                yield places
 
 
 def _layers(depths: Sequence[float], layers: int, nearer: float = 1.0) -> tuple[int, ...]:
@@ -131,13 +131,13 @@ def _counts(
     >>> _counts(get("drop")(), 576, 64, 2, 1.0, 1, 1), _counts(get("tome")(), 576, 64, 3, 0.75, 1, 1)
     ([231, 93], [340, 201, 119])
     """
-    found, rows = [], patches
+    counts, rows = [], patches
     for step in range(1, steps + 1):
         wanted = patches * (keep / patches) ** (goes * step / steps)
         count = math.floor(wanted + 1e-9)
         if multiple > 1 and (rounded := (count + special) // multiple * multiple - special) >= keep:
             count = rounded
         count = max(count, keep, rows - math.floor(min(reducer.most, reducer.gentle) * rows))
-        found.append(count)
+        counts.append(count)
         rows = count
-    return found
+    return counts
