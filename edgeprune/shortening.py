@@ -24,7 +24,7 @@ from torch import Tensor
 
 from edgeprune.encoders import Tower
 from edgeprune.encoders._attention import Recorded
-from edgeprune.pruners._select import lower_take, take
+from edgeprune.pruners._select import lower_take, place_in, take
 from edgeprune.schedule import Reduction, Step
 
 __all__ = ["Choose", "Rows", "dropping", "shortening", "trail_of"]
@@ -147,8 +147,7 @@ def trail_of(reduction: Reduction) -> Tensor:
     """[B, n + h] int64: the row that each one went to, -1 for none."""
     if reduction.into is not None:
         return reduction.into
-    same = reduction.rows.unsqueeze(-1) == torch.arange(reduction.count)
-    return torch.where(same.any(dim=1), same.float().argmax(dim=1), -1)
+    return place_in(reduction.rows, torch.arange(reduction.count))
 
 
 def _members(reduction: Reduction) -> Tensor:

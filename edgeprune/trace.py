@@ -31,7 +31,7 @@ from edgeprune.encoders._attention import Recorded, recording
 from edgeprune.ports import PRIOR
 from edgeprune.pruners import Method, Selection, depth_of, one_pool
 from edgeprune.pruners._greedy import barring
-from edgeprune.pruners._select import lower_take, ranked_top, take
+from edgeprune.pruners._select import lower_take, place_in, ranked_top, take
 from edgeprune.schedule import NEXT, STATE, Reduction, Step
 from edgeprune.shortening import Rows, shortening, trail_of
 from edgeprune.taps import Attention, Taps
@@ -339,7 +339,6 @@ def _handed_of_steps(encoder: Encoder, chosen: Selection, rows: Rows) -> list[Te
         handed += [trail_of(reduction).to(torch.int32), reduction.scores]
     if encoder.inside is not None and encoder.inside.origin:
         assert rows.origin is not None
-        kept = chosen.indices.unsqueeze(-1) == rows.origin.unsqueeze(1)  # [B, K, N]
-        handed.append(torch.where(kept.any(dim=1), kept.float().argmax(dim=1), -1).to(torch.int32))
+        handed.append(place_in(chosen.indices, rows.origin).to(torch.int32))
     left = {f"{step.layer}.{name}": one for step, made in rows.taken for name, one in made.state.items()}
     return [*handed, *(left[name] for name in _state(encoder))]

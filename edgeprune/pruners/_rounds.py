@@ -21,7 +21,7 @@ from torch.nn.functional import one_hot
 
 from edgeprune.pruners import Selection, rows_of
 from edgeprune.pruners._greedy import unit
-from edgeprune.pruners._select import lower_take
+from edgeprune.pruners._select import lower_take, place_in
 from edgeprune.pruners.inside._merges import in_turns
 
 __all__ = ["in_rounds", "means_of", "officially_in_rounds", "rounds"]
@@ -75,7 +75,7 @@ def in_rounds(x: Tensor, keep: int, by_size: bool = False) -> Selection:
         names = others if alone is None else torch.cat((names[:, 0::2].gather(1, alone), others), dim=1)
         scores = scores + 2 * (names.unsqueeze(-1) == number).any(dim=1)
     indices, order = names.sort(dim=1)
-    place = (indices.unsqueeze(1) == origin.unsqueeze(-1)).float().argmax(dim=-1)
+    place = place_in(indices, origin)
     return Selection(indices, scores, merged=lower_take(x, order, 1), origin=place, order=joined)
 
 

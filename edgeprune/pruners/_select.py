@@ -2,6 +2,7 @@
 
     indices = sort(topk(scores, keep))          what every ranking method ends with
     rows    = take(x, indices, dim=1)           the only way the trace drops patches
+    place   = place_in(indices, patches)        where in the output a patch stands
 
 `take` is an operator of its own (`edgeprune::take`) so that the exported program says where the selection happens;
 `edgeprune.export.hoist` moves it up through the graph, and `lower_take` writes it as plain gathers at the end.
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["lower_take", "ranked_top", "take", "top_in_order"]
+__all__ = ["lower_take", "place_in", "ranked_top", "take", "top_in_order"]
 
 
 def top_in_order(scores: Tensor, keep: int) -> Tensor:
@@ -39,6 +40,21 @@ def ranked_top(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """
     picks = scores.topk(keep, dim=-1).indices
     return picks.sort(dim=-1).values, picks
+
+
+def place_in(rows: Tensor, wanted: Tensor) -> Tensor:
+    """Where each of `wanted` stands among the rows.
+
+    rows: [B, K] int64, distinct; wanted: [B, n] or [n] int64 -> [B, n] int64, -1 of one that is not there
+
+    >>> place_in(torch.tensor([[1, 3]]), torch.arange(4))
+    tensor([[-1,  0, -1,  1]])
+    """
+    # By a sum, where one term at most is not 0: TensorRT-RTX fuses it with all around it, and gives argmax a kernel of
+    # its own. In floats, which every release reduces; they count to 2^24.
+    same = (rows.unsqueeze(-1) == wanted.unsqueeze(-2)).float()
+    numbers = torch.arange(1, rows.shape[1] + 1, dtype=torch.float32).unsqueeze(-1)
+    return (same * numbers).sum(dim=1).to(torch.int64) - 1
 
 
 def take(x: Tensor, rows: Tensor, dim: int = 1) -> Tensor:

@@ -6,15 +6,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["TAKES", "by_energy", "energy_of", "halves", "in_turns", "own_or", "place_of"]
+from edgeprune.pruners._select import place_in
+
+__all__ = ["TAKES", "by_energy", "energy_of", "halves", "in_turns", "own_or"]
 
 TAKES = 4.0
 """what sets the scores of PiToMe's rows that others may join apart: above every energy"""
-
-
-def place_of(target: Tensor, rows: Tensor) -> Tensor:
-    """Where each target stands among the rows: [B, n] int64, [B, K] int64 that hold all of them -> [B, n] int64"""
-    return (target.unsqueeze(-1) == rows.unsqueeze(1)).float().argmax(dim=-1)
 
 
 def own_or(rows: Tensor, others: Tensor) -> Tensor:
@@ -22,8 +19,8 @@ def own_or(rows: Tensor, others: Tensor) -> Tensor:
 
     rows: [B, K] int64, others: [B, n] int64 -> [B, n] int64
     """
-    same = rows.unsqueeze(-1) == torch.arange(others.shape[1])
-    return torch.where(same.any(dim=1), same.float().argmax(dim=1), others)
+    place = place_in(rows, torch.arange(others.shape[1]))
+    return torch.where(place < 0, others, place)
 
 
 def in_turns(even: Tensor, odd: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ from torch import Tensor
 from edgeprune.errors import RequestError
 from edgeprune.pruners import inside
 from edgeprune.pruners._greedy import unit
-from edgeprune.pruners._select import lower_take, top_in_order
+from edgeprune.pruners._select import lower_take, place_in, top_in_order
 from edgeprune.pruners.inside import Eager, Reduction, Step
-from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves, place_of
+from edgeprune.pruners.inside._merges import TAKES, by_energy, energy_of, halves
 from edgeprune.taps import Taps
 
 
@@ -72,7 +72,7 @@ class Reducer(inside.Reducer):
         target = (joining * second.gather(1, near).unsqueeze(-1)).sum(dim=1)
         gone = joining.any(dim=1)
         rows = top_in_order(1 - gone.float(), step.keep)
-        into = place_of(torch.where(gone, target, number), rows)
+        into = place_in(rows, torch.where(gone, target, number))
         return Reduction(rows, by_energy(energy, taking), into=into)
 
     def official(

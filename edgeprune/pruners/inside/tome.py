@@ -28,6 +28,7 @@ from torch import Tensor
 from edgeprune.errors import MethodError, RequestError, unknown_name
 from edgeprune.pruners import inside
 from edgeprune.pruners._greedy import unit
+from edgeprune.pruners._select import place_in
 from edgeprune.pruners.inside import Eager, Reduction, Step
 from edgeprune.pruners.inside._merges import in_turns
 from edgeprune.taps import Taps
@@ -86,7 +87,7 @@ class Reducer(inside.Reducer):
             joined = torch.where(stays, 2 * torch.arange(even.shape[1]), joined)
             here = torch.cat((2 * alone, own), dim=1).sort(dim=1).values
         target = in_turns(joined, own)  # [B, n], the row that each one is part of
-        into = (target.unsqueeze(-1) == here.unsqueeze(1)).float().argmax(dim=-1)
+        into = place_in(here, target)
         return Reduction(here, scores, into=into)
 
     def official(
