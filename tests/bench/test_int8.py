@@ -5,7 +5,8 @@ ONNX Runtime on the CPU. Graphs take turns, round by round, with one thread and 
 its own, as its memory is the machine's; beside its seconds stand those of the unpruned float32 encoder, which the
 calibration runs on every image.
 
-With eight channels of each norm thirty times as large, in fake quantisation: what is lost before and after smoothing.
+With eight channels behind each norm thirty times as large, and as much less of them read, which changes nothing in
+float: what is lost in fake quantisation, smoothed and as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeprune import bundle, targets
 from edgeprune.checkpoint import open_checkpoint
@@ -43,6 +44,9 @@ KEEP = ("--method", "fastervlm", "--keep", "64", "--no-runtime")
 INSIDE = ("--inside", "tome", "--encoder-cost", "0.554", "--no-baselines")
 MINUTES, GIB = 5, 6
 CHANNELS, TIMES, FEW = 8, 30, 4
+DOTS = bool({"avx512_vnni", "avx_vnni", "asimddp"} & set(Path("/proc/cpuinfo").read_text().split()))
+"""whether this CPU adds four products of 8 bits in one instruction; AVX2 alone takes three, which is twice the rate of
+float32 at best, so that the limits are others there"""
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +87,12 @@ def test_int8_is_a_third_of_the_time_and_a_quarter_of_the_size(
         took = seconds_of(open_session(whole, threads=threads))
         print(f"unpruned float32, {threads} threads: {took:.2f} s; the export took {seconds / took:.0f} of it")
     hold("int8 / float32 in bytes", [nbytes(int8) / nbytes(float32)], most=0.27)
+    print(f"products of 8 bits in one instruction: {DOTS}")
     for threads in (1, 2):
         pruned, unpruned = opened(float32, threads), open_session(whole, threads=threads)
-        hold(f"int8 / float32, {threads} threads", in_turns(opened(int8, threads), pruned), most=0.38)
-        hold(f"int8 inside / unpruned float32, {threads} threads", in_turns(opened(shortened, threads), unpruned), 0.24)
+        ratios = in_turns(opened(int8, threads), pruned), in_turns(opened(shortened, threads), unpruned)
+        hold(f"int8 / float32, {threads} threads", ratios[0], most=0.38 if DOTS else 0.65)
+        hold(f"int8 inside / unpruned float32, {threads} threads", ratios[1], most=0.24 if DOTS else 0.38)
 
 
 def test_eight_channels_thirty_times_as_large_lose_a_hundredth_of_what_is_kept_once_smoothed(
@@ -94,39 +100,54 @@ def test_eight_channels_thirty_times_as_large_lose_a_hundredth_of_what_is_kept_o
 ) -> None:
     request = Request("fastervlm", "jetson-orin", keep=64, model=str(model))
     loaded = opened_checkpoint(request, targets.load(request.target), open_checkpoint(request.model))
-    generator = torch.Generator().manual_seed(0)
-    for name, part in loaded.encoder.tower.module.named_modules():
-        if ".layers." in name and isinstance(part, nn.LayerNorm):
-            channels = torch.randperm(len(part.weight), generator=generator)[:CHANNELS]
-            part.weight.data[channels] *= TIMES
     module = PrunedEncoder(loaded.encoder, loaded.method).eval()
     products = products_of(module, loaded.encoder)
     source = source_of(SCENES, FEW, {}, loaded.encoder.tower.image_size)
     scheme = Scheme("int8", "s8", "float32")
+    with behind_norms(module, products) as norms, torch.inference_mode():
+        module(batch_of(source, loaded.preprocessing, 1, 0)[0])
+    generator = torch.Generator().manual_seed(0)
+    for norm in dict.fromkeys(norms.values()):
+        readers = [products[name].weight.data for name, one in norms.items() if one == norm]
+        channels = torch.randperm(readers[0].shape[1], generator=generator)[:CHANNELS]
+        for value in module.get_submodule(norm).parameters(recurse=False):
+            value.data[channels] *= TIMES
+        for weight in readers:
+            weight[:, channels] /= TIMES
 
-    def lost(smoothed: bool) -> float:
+    def lost(smoothed: bool) -> tuple[float, float]:
         calibrator = Calibrator(module, products, source, loaded.preprocessing, 1)
-        with behind_norms(module, products) as norms:
-            calibrator.run("ranges")
+        calibrator.run("ranges")
         if smoothed:
             calibrator.again("ranges", smooth(module, products, norms, calibrator.calibration().largest))
-        ranges, regrets = calibrator.calibration(scheme.percentile).ranges, []
+        ranges, regrets, errors = calibrator.calibration(scheme.percentile).ranges, [], []
         for at in range(FEW):
             pixels, _ = batch_of(source, loaded.preprocessing, 1, at)
             with torch.inference_mode():
-                scores, wanted = by_score(module(pixels))
+                wanted = named(module(pixels))
                 with quantising(products, products, ranges, scheme):
-                    _, kept = by_score(module(pixels))
-            best = scores[wanted].sum()
-            regrets.append(float((best - scores[kept].sum()) / best))
-        return max(regrets)
+                    got = named(module(pixels))
+            scores, best = wanted["scores"][0], wanted["scores"][0].topk(64).values.sum()
+            regrets.append(float((best - scores[got["indices"][0].long()].sum()) / best))
+            errors.append(of_tokens(wanted, got))
+        return max(regrets), max(errors)
 
-    def by_score(results: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        named = dict(zip(outputs(loaded.encoder, loaded.method), results, strict=True))
-        return named["scores"][0], named["indices"][0].long()
+    def named(results: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(outputs(loaded.encoder, loaded.method), results, strict=True))
 
-    hold("lost of what is kept, as it is", [lost(False)])
-    hold("lost of what is kept, smoothed", [lost(True)], most=0.01)
+    (regret, error), (smoothed_regret, smoothed_error) = lost(False), lost(True)
+    hold("token error, as it is", [error], least=0.08)
+    hold("token error, smoothed", [smoothed_error], most=0.05)
+    hold("lost of what is kept, as it is", [regret])
+    hold("lost of what is kept, smoothed", [smoothed_regret], most=0.01)
+
+
+def of_tokens(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
+    """How far off the tokens are that both kept, relative, in the median."""
+    same = wanted["indices"][0][:, None] == got["indices"][0]
+    mine, theirs = same.nonzero(as_tuple=True)
+    ours, its = wanted["tokens"][0][mine], got["tokens"][0][theirs]
+    return float(((its - ours).norm(dim=1) / ours.norm(dim=1)).median())
 
 
 def worst_of(folder: Path) -> Mapping[str, Any]:
