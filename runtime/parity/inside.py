@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgeprune.runtime.parity.decisions import NOTHING, Case, Chain, joined
 from edgeprune.runtime.parity.energy import energy, unspent
+from edgeprune.runtime.parity.halves import halves, unhalved
 from edgeprune.runtime.parity.joins import joins, unjoined
 from edgeprune.runtime.parity.pairs import pairs, unpaired
 from edgeprune.runtime.parity.quadrants import quadrants, unquartered
@@ -63,6 +64,7 @@ STEPS: dict[str, Rule] = {
     "joins": Rule(joins, unjoined),
     "quadrants": Rule(quadrants, unquartered),
     "energy": Rule(energy, unspent),
+    "halves": Rule(halves, unhalved),
 }
 
 

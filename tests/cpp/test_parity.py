@@ -110,7 +110,7 @@ def test_what_is_judged_by_bounds_has_the_same_verdict(cpp: Path, tmp_path: Path
     assert sum(one["lost"] > 0 for one in verdicts) > len(choosing)
 
 
-REDUCERS = ["cells", "drop", "nearest", "pitome", "tome"]
+REDUCERS = ["cells", "drop", "nearest", "pitome", "tome", "zero_tprune"]
 """one for each rule of a step"""
 
 

@@ -25,7 +25,8 @@ constexpr StepRule STEPS[] = {{"topk", topk, undropped},
                               {"pairs", pairs, unpaired},
                               {"joins", joins, unjoined},
                               {"quadrants", quadrants, unquartered},
-                              {"energy", energy, unspent}};
+                              {"energy", energy, unspent},
+                              {"halves", halves, unhalved}};
 
 const char *const TRAIL = "trail.", *const RANKED = "scores.";
 

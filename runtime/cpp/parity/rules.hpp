@@ -25,12 +25,14 @@ Chain pairs(const Case &one);
 Chain joins(const Case &one);
 Chain quadrants(const Case &one);
 Chain energy(const Case &one);
+Chain halves(const Case &one);
 using Defects = std::vector<std::string>;
 Defects undropped(const Case &one);  // of topk
 Defects unpaired(const Case &one);
 Defects unjoined(const Case &one);
 Defects unquartered(const Case &one);
 Defects unspent(const Case &one);
+Defects unhalved(const Case &one);
 
 // joins.cpp: did each row join the most similar? alike: cosines [A, B]; target: which of the B each one joined
 Chain nearest(const Matrix &alike, const Places &target, double tolerance);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from edgeprune.runtime.parity.decisions import Case, Chain
 from edgeprune.runtime.parity.energy import TAKES, energy, unspent
+from edgeprune.runtime.parity.halves import halves, unhalved
 from edgeprune.runtime.parity.joins import joins, unjoined
 from edgeprune.runtime.parity.pairs import pairs, unpaired
 from edgeprune.runtime.parity.quadrants import quadrants, unquartered
@@ -211,3 +213,53 @@ def test_dropping_refuses_a_merge_and_a_cut_that_is_not_of_its_own_scores(
     assert undropped(case(right, right)) == []
     (defect,) = undropped(case(right, side(SCORES, trail, indices)))
     assert said in defect
+
+
+FIRST = [0.1, 0.5, 0.2, 0.6, 0.3]
+"""by falling importance 3, 1, 4, 2, 0: rows 0 and 2 are the less important half of five"""
+HALVED = side([-3.9, 0.4, 0.3, 0.5, 0.2], [-1, 0, 1, 2, -1], [1, 2, 3])
+"""of the two rows that the step drops one is gone for being similar: row 0 is .9 like row 1, row 2 .7; of the rest row
+4 is the lowest"""
+
+
+def halved(got: dict[str, Any], first: Sequence[float] = FIRST, **others: Any) -> Case:
+    return replace(case(HALVED, got, first=first, similarity=LINE, **others), rule={"layer": 8, "similar": 0.5})
+
+
+def test_halves_judges_the_half_then_who_is_like_another_then_the_rest() -> None:
+    assert counts(halves(halved(HALVED))) == (5, 5, 0, 0)
+    less_like = side([0.1, 0.4, -3.7, 0.5, 0.2], [-1, 0, -1, 1, 2], [1, 3, 4])  # .2 less like one of B than row 0
+    chain = halves(halved(less_like))
+    assert counts(chain) == (5, 1, 0, 1)  # behind it nothing is said of the rest
+    assert chain.regret.max() == pytest.approx(0.2)
+    assert counts(halves(halved(less_like, unseen=0.04)))[2:] == (1, 0)  # .2 <= 2 * 3 * .04
+    important = side([0.1, 0.4, 0.3, 0.5, -4], [-1, 0, 1, 2, -1], [1, 2, 3])  # row 4, of the other half
+    chain = halves(halved(important))
+    assert chain.wrong == 1
+    assert chain.regret.max() == pytest.approx(0.1)  # .3 is .1 above row 2, the most important of its half
+    lower = side([-3.9, 0.4, 0.3, 0.5, 0.35], [-1, 0, -1, 1, 2], [1, 3, 4])  # row 4 in place of row 2
+    chain = halves(halved(lower))
+    assert chain.error == pytest.approx(0.15)
+    assert counts(halves(halved(side([-3.9, 0.4, 0.3, 0.5, 0.2], [-1, 0, -1, 1, 2], [1, 3, 4]))))[3] == 1
+
+
+def test_halves_leaves_open_what_hangs_on_a_row_where_the_halves_part() -> None:
+    """Rows 2 and 4 are equally important: either may be of the half that row 0 and the other are compared with."""
+    near = [0.1, 0.5, 0.3, 0.6, 0.3001]
+    assert counts(halves(halved(HALVED, near))) == (5, 4, 0, 0)  # row 4, were it of A, is as like row 3 as 0 is like 1
+    other = side([0.1, 0.4, 0.3, 0.5, -4.0], [-1, 0, 1, 2, -1], [1, 2, 3])  # row 4 is .9 like row 3
+    chain = halves(halved(other, near, unseen=0.001))
+    assert counts(chain) == (5, 0, 1, 0)
+
+
+def test_halves_measures_the_cosines_that_a_device_says() -> None:
+    said = side([-3.8, 0.4, 0.3, 0.5, 0.2], [-1, 0, 1, 2, -1], [1, 2, 3])  # .8, and it is .9
+    assert halves(halved(said)).relative == pytest.approx(0.1)
+
+
+def test_halves_refuses_another_number_of_similar_rows() -> None:
+    assert unhalved(halved(HALVED)) == []
+    none = side([0.1, 0.4, 0.3, 0.5, 0.2], [-1, 0, 1, 2, -1], [1, 2, 3])
+    assert unhalved(halved(none)) == ["1 rows must be gone for being similar behind layer 8, got 0"]
+    joined = side([-3.9, 0.4, 0.3, 0.5, 0.2], [0, 0, 1, 2, -1], [1, 2, 3])
+    assert "must be gone" in unhalved(halved(joined))[0]
