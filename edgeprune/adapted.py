@@ -1,11 +1,14 @@
-"""A tower whose weights were adapted to steps inside it: what `edgeprune adapt` wrote, put in place of its own.
+"""What `edgeprune adapt` wrote: weights that a tower has in place of its own, or thresholds that become its steps.
 
 adapted.safetensors     the tower's tensors by their names in transformers' class, float16 or float32; what they were
                         made from, and a digest of the tower that they belong to, in the metadata
+thresholds.json         what was made from what: `thresholds` and, in the mean over images, the rows that `pass` them,
+                        both by layer; `reducer` and `options`; `tower`, that digest, `layer` and `patches`
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +22,9 @@ from torch import Tensor, nn
 from edgeprune.correction import digest_of
 from edgeprune.errors import ModelError
 
-__all__ = ["FILE", "file_of", "made_of", "packed", "put_adapted"]
+__all__ = ["FILE", "THRESHOLDS", "file_of", "made_of", "packed", "put_adapted", "thresholds_of"]
 
-FILE = "adapted.safetensors"
+FILE, THRESHOLDS = "adapted.safetensors", "thresholds.json"
 METADATA = "edgeprune.adapted"
 
 
@@ -33,7 +36,9 @@ def packed(tower: nn.Module, made: Mapping[str, Any]) -> bytes:
 
 def file_of(given: Path) -> Path:
     """given: the file, or the folder that `edgeprune adapt` wrote. Raises ModelError where there is none."""
-    path = given / FILE if given.is_dir() else given
+    path = given
+    if given.is_dir():
+        path = given / (THRESHOLDS if (given / THRESHOLDS).is_file() else FILE)
     if not path.is_file():
         raise ModelError(f"--adapted must be what `edgeprune adapt` wrote; there is no {path}")
     return path
@@ -41,7 +46,27 @@ def file_of(given: Path) -> Path:
 
 def made_of(given: Path) -> dict[str, Any]:
     """What they were made from. Raises ModelError when they are none."""
+    if (thresholds := thresholds_of(given)) is not None:
+        return thresholds
     made, _ = _read(file_of(given), weights=False)
+    return made
+
+
+def thresholds_of(given: Path) -> dict[str, Any] | None:
+    """What a file of thresholds holds; None of weights. Raises ModelError when it is neither, or damaged."""
+    if (path := file_of(given)).suffix != ".json":
+        return None
+    try:
+        made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        passing = [(int(layer), int(rows)) for layer, rows in made["pass"].items()]
+        rising = all(one[0] < other[0] and one[1] >= other[1] for one, other in itertools.pairwise(passing))
+        if not rising or {"reducer", "options", "tower", "layer", "patches", "thresholds"} - made.keys():
+            raise ValueError("its layers or what it was made for are not as they must be")
+        if not all(0 < layer < made["layer"] and 0 < rows <= made["patches"] for layer, rows in passing):
+            raise ValueError("a layer or a number of rows is out of range")
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it has no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())[:100]
+        raise ModelError(f"--adapted must be what `edgeprune adapt` wrote; {path} is not: {reason}") from None
     return made
 
 

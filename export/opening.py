@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from edgeprune import encoders, pruners
-from edgeprune.adapted import put_adapted
+from edgeprune.adapted import put_adapted, thresholds_of
+from edgeprune.bundle.schema import words
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.correction import digest_of, folded, read_correction
 from edgeprune.encoders import Encoder
@@ -26,7 +27,7 @@ from edgeprune.export.options import pair
 from edgeprune.export.positions import weighed
 from edgeprune.export.processor import read_processor
 from edgeprune.export.request import Request, spelled_out, split_options, trained
-from edgeprune.export.steps import chosen_steps, own_steps
+from edgeprune.export.steps import bent_steps, chosen_steps, own_steps
 from edgeprune.fit import build_method
 from edgeprune.fit_inside import build_reducer, parse_steps, with_inside
 from edgeprune.frozen import flowcut_steps
@@ -35,6 +36,7 @@ from edgeprune.prior import Prior
 from edgeprune.pruners import Method
 from edgeprune.pruners._learned import Learned
 from edgeprune.runtime.images.preprocess import Preprocessing
+from edgeprune.schedule import Step
 from edgeprune.targets import Target
 
 __all__ = ["Opened", "fits_of", "opened"]
@@ -80,7 +82,10 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
     ).in_tiles(request.tiles)
     _check_batch(request, encoder)
     learned: dict[str, Any] = {}
-    if request.adapted is not None:
+    gates = None if request.adapted is None else thresholds_of(request.adapted)
+    if gates is not None:
+        _check_gates(request, gates, encoder, checkpoint.id)
+    elif request.adapted is not None:
         learned["adapted"] = put_adapted(encoder.tower.module, request.adapted)
     own, reducers = split_options(request)
     one = pruners.one_pool(method_type, own, encoder)
@@ -129,7 +134,7 @@ def opened(request: Request, target: Target, checkpoint: Checkpoint | None = Non
         if rest:
             _check_rest(request, keep, encoder)
         least = replace(method, keep=keep or 1) if rest else method  # type: ignore[type-var]
-        encoder, counted, told = _shortened(encoder, least, request, reducers, target, pooled, preprocessing)
+        encoder, counted, told = _shortened(encoder, least, request, reducers, target, pooled, preprocessing, gates)
         warnings += told
         learned |= counted
         if rest and keep not in (None, encoder.candidates):
@@ -197,6 +202,22 @@ def _adapted_otherwise(request: Request, made: Mapping[str, Any]) -> tuple[str, 
     )
 
 
+def _check_gates(request: Request, gates: Mapping[str, Any], encoder: Encoder, id: str) -> None:
+    """Raises RequestError where no steps are chosen by the thresholds, ModelError where they are of another tower."""
+    if request.inside != gates["reducer"] or request.encoder_cost is None:
+        raise RequestError(
+            f"--adapted {request.adapted} has thresholds of {gates['reducer']}, which choose its steps for a cost; "
+            f"give --inside {gates['reducer']} and --encoder-cost, such as {gates.get('encoder_cost', 0.6):g}"
+        )
+    here = {"layer": encoder.layer, "patches": encoder.patches, "tower": digest_of(encoder.tower.module)}
+    if apart := [name for name in here if gates[name] != here[name]]:
+        given = "other weights" if apart[0] == "tower" else f"{apart[0]} {gates[apart[0]]}, not {here[apart[0]]}"
+        raise ModelError(
+            f"the thresholds of --adapted {request.adapted} were trained on {gates.get('model')} with {given}; train "
+            f"them on {id} as it is exported: edgeprune adapt --kind thresholds"
+        )
+
+
 def _check_rest(request: Request, keep: int | None, encoder: Encoder) -> None:
     """Where all that the steps leave goes on. Raises RequestError for a budget that no steps leave."""
     patches, name = encoder.patches, request.called or request.inside
@@ -218,10 +239,11 @@ def _shortened(
     target: Target,
     pooled: int,
     preprocessing: Preprocessing,
+    gates: Mapping[str, Any] | None = None,
 ) -> tuple[Encoder, dict[str, Any], tuple[str, ...]]:
     """The encoder with the steps that were asked for, or chosen; what their counts were taken of; warnings.
 
-    options: of the reducer
+    options: of the reducer; gates: its trained thresholds, which steps for a cost are chosen by
     """
     assert request.inside is not None
     counted: dict[str, Any] = {}
@@ -238,6 +260,16 @@ def _shortened(
         steps = reducer.own_steps(encoder.layer, encoder.patches, method.keep)
     elif request.schedule is not None:
         steps = parse_steps(request.schedule)
+    elif request.encoder_cost is not None and gates is not None:
+        if reducer.options() != gates["options"]:
+            raise RequestError(
+                f"the thresholds of --adapted {request.adapted} were trained with options {words(gates['options'])}, "
+                f"this has {words(reducer.options())}; give those, or train them again"
+            )
+        passing = tuple(Step(int(layer), rows) for layer, rows in gates["pass"].items())
+        cost = request.encoder_cost
+        steps = bent_steps(encoder, reducer, request.inside, method, cost, passing, multiple)
+        counted = {"schedule": {name: one for name, one in gates.items() if name not in ("reducer", "options")}}
     elif request.encoder_cost is not None:
         steps = chosen_steps(encoder, reducer, request.inside, method, request.encoder_cost, multiple)
     else:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
@@ -21,12 +21,14 @@ from edgeprune.export.baselines import unpruned
 from edgeprune.export.cost import formula
 from edgeprune.pruners import Method
 from edgeprune.pruners.inside import Reducer
-from edgeprune.schedule import Inside, Step
+from edgeprune.schedule import Inside, Reduces, Step
 
-__all__ = ["chosen_steps", "own_steps"]
+__all__ = ["bent_steps", "chosen_steps", "own_steps", "share_of"]
 
 NEARER = (1.0, 0.85, 0.7, 0.55, 0.4)
 """of the reducer's own depths"""
+MOST_BENT = 16.0
+"""the power up to which learned shares are bent"""
 
 
 def chosen_steps(
@@ -39,21 +41,8 @@ def chosen_steps(
 
     Raises RequestError when no steps reach it, or none are needed; the line says what can be had.
     """
-    whole = formula(*unpruned(encoder))
-    bare = formula(dataclasses.replace(encoder, inside=None), _behind(method, encoder.patches)) / whole
-    if bare <= cost:
-        raise RequestError(
-            f"--encoder-cost must be below what it costs without steps inside, {bare:.3f} of the unpruned encoder, got "
-            f"{cost:g}; give less, or leave --inside out"
-        )
-
-    def share(steps: Sequence[Step]) -> float:
-        if not steps:
-            return bare
-        within = dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps)))
-        return formula(within, _behind(method, steps[-1].keep)) / whole
-
-    least = bare
+    share = share_of(encoder, reducer, name, method)
+    least = _bare(share, cost)
     special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
     for layers in _depths(reducer, encoder.layer):
 
@@ -66,14 +55,72 @@ def chosen_steps(
             continue
         most = share(steps(last))
         least = min(least, most)
-        if most > cost:
-            continue
-        low, high = 0.0, last  # at `low` too much is left
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (low, middle) if share(steps(middle)) <= cost else (middle, high)
-        return steps(high)
-    raise RequestError(
+        if most <= cost:
+            return _bisected(steps, share, cost, last)
+    raise _unmet(name, method, cost, least)
+
+
+def bent_steps(
+    encoder: Encoder,
+    reducer: Reducer,
+    name: str,
+    method: Method,
+    cost: float,
+    passing: Sequence[Step],
+    multiple: int = 1,
+) -> tuple[Step, ...]:
+    """The same, as near as may be to steps that were learned: what they leave of the patches, all to one power.
+
+    passing: those that were learned; the others, and what is raised: as of `chosen_steps`
+    """
+    share = share_of(encoder, reducer, name, method)
+    _bare(share, cost)
+    special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
+
+    def steps(power: float) -> tuple[Step, ...]:
+        wanted = [encoder.patches * (one.keep / encoder.patches) ** power for one in passing]
+        counts = [max(method.keep, _rounded(one, method.keep, multiple, special)) for one in wanted]
+        return _steps([one.layer for one in passing], counts, encoder.patches)
+
+    if (least := share(steps(MOST_BENT))) > cost:
+        raise _unmet(name, method, cost, least)
+    return _bisected(steps, share, cost, MOST_BENT)
+
+
+def share_of(encoder: Encoder, reducer: Reduces, name: str, method: Method) -> Callable[[Sequence[Step]], float]:
+    """What an encoder costs under steps, of the unpruned one."""
+    whole = formula(*unpruned(encoder))
+
+    def share(steps: Sequence[Step]) -> float:
+        within = dataclasses.replace(encoder, inside=Inside(name, reducer, tuple(steps)) if steps else None)
+        return formula(within, _behind(method, steps[-1].keep if steps else encoder.patches)) / whole
+
+    return share
+
+
+def _bare(share: Callable[[Sequence[Step]], float], cost: float) -> float:
+    """What it costs without steps. Raises RequestError where none are needed."""
+    if (bare := share(())) <= cost:
+        raise RequestError(
+            f"--encoder-cost must be below what it costs without steps inside, {bare:.3f} of the unpruned encoder, got "
+            f"{cost:g}; give less, or leave --inside out"
+        )
+    return bare
+
+
+def _bisected(
+    steps: Callable[[float], tuple[Step, ...]], share: Callable[[Sequence[Step]], float], cost: float, last: float
+) -> tuple[Step, ...]:
+    """The dearest steps of at most this cost, which falls from 0, where it is too much, to `last`, where it is met."""
+    low, high = 0.0, last
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if share(steps(middle)) <= cost else (middle, high)
+    return steps(high)
+
+
+def _unmet(name: str, method: Method, cost: float, least: float) -> RequestError:
+    return RequestError(
         f"--encoder-cost {cost:g} cannot be met with --inside {name} and {method.keep} tokens: the least is "
         f"{math.ceil(1000 * least) / 1000:g}; give that, or another reducer, or keep less"
     )
@@ -134,10 +181,15 @@ def _counts(
     counts, rows = [], patches
     for step in range(1, steps + 1):
         wanted = patches * (keep / patches) ** (goes * step / steps)
-        count = math.floor(wanted + 1e-9)
-        if multiple > 1 and (rounded := (count + special) // multiple * multiple - special) >= keep:
-            count = rounded
-        count = max(count, keep, rows - math.floor(min(reducer.most, reducer.gentle) * rows))
+        gently = rows - math.floor(min(reducer.most, reducer.gentle) * rows)
+        count = max(_rounded(wanted, keep, multiple, special), keep, gently)
         counts.append(count)
         rows = count
     return counts
+
+
+def _rounded(wanted: float, keep: int, multiple: int, special: int) -> int:
+    """Down, and to a multiple with the special tokens, unless that is below `keep`."""
+    count = math.floor(wanted + 1e-9)
+    rounded = (count + special) // multiple * multiple - special
+    return rounded if rounded >= keep else count

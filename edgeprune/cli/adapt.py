@@ -18,11 +18,15 @@ SEED = 43
 
 @click.command("adapt", short_help="Adapt a tower to steps inside it.")
 @options.shortened
+@click.option(
+    "--kind", default="weights", show_default=True, type=click.Choice(["weights", "thresholds"]),
+    help="weights: of the tower. thresholds: of what adaptive_sparse ranks by; the tower stays as it is.",
+)  # fmt: skip
 @click.option("--images", metavar="DIR", help="Unlabelled images; default drawn scenes.")
 @click.option("--count", type=click.IntRange(min=1), default=2000, show_default=True, help="Images at most.")
-@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images of a step.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=3e-4, show_default=True, help="Peak.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Default 10, of thresholds 2.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images of a step; default 16, of thresholds 8.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak; default .0003, of thresholds .1.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of order and steps.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default torch's choice.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
@@ -32,11 +36,12 @@ SEED = 43
 @options.verb
 def command(
     as_json: bool,
+    kind: str,
     images: str | None,
     count: int,
-    epochs: int,
-    batch: int,
-    lr: float,
+    epochs: int | None,
+    batch: int | None,
+    lr: float | None,
     seed: int,
     threads: int | None,
     device: str,
@@ -50,8 +55,12 @@ def command(
     It takes images without labels. `edgeprune export --adapted DIR` takes the weights, with any schedule of the same
     reducer.
 
+    Or, of a reducer whose paper trains thresholds (adaptive_sparse), these, and how many rows pass them: `edgeprune
+    export --encoder-cost --adapted DIR` takes its steps from there.
+
     \b
     edgeprune adapt --method fastervlm --keep 32 --inside drop --encoder-cost 0.5
+    edgeprune adapt --kind thresholds --method adaptive_sparse --encoder-cost 0.6
     """
     from edgeprune.export.request import check
     from edgeprune.quality.sweep.items import drawn, of_folder
@@ -64,13 +73,24 @@ def command(
         import torch
 
         from edgeprune.train.adapt import AdaptSettings, adapt
+        from edgeprune.train.thresholds import BRIEF, train_thresholds
     if threads:
         torch.set_num_threads(threads)
-    settings = AdaptSettings(epochs, batch, lr, seed=seed)
+    own = AdaptSettings() if kind == "weights" else BRIEF
+    settings = AdaptSettings(epochs or own.epochs, batch or own.batch, lr or own.lr, seed=seed)
+    given = {"device": device, "resume": resume, "force": force}
     with progress() as show:
-        made = adapt(request, items, output, settings, device=device, resume=resume, force=force, show=show)
+        if kind == "weights":
+            made = adapt(request, items, output, settings, show=show, **given)
+        else:
+            data = "drawn scenes" if images is None else Path(images).resolve().name
+            made = train_thresholds(request, items, output, settings, data=data, show=show, **given)
     if as_json:
         print_json({"output": str(output), **made})
         return
-    click.echo(f"loss {made['loss'][0]:.4f} -> {made['loss'][-1]:.4f} in {epochs} epochs of {len(items)} images")
+    click.echo(
+        f"loss {made['loss'][0]:.4f} -> {made['loss'][-1]:.4f} in {settings.epochs} epochs of {len(items)} images"
+    )
+    for layer, threshold in made.get("thresholds", {}).items():
+        click.echo(f"behind layer {layer} {made['pass'][layer]} of {made['patches']} pass {threshold:.3f} of the mean")
     click.echo(f"wrote {output} after {made['seconds']:,.0f} s of training")

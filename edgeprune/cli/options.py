@@ -133,7 +133,7 @@ _INSIDE = (
         help="With --inside: choose the steps for this share of the unpruned multiply-adds.",
     ),
     click.option(
-        "--adapted", type=PATH, metavar="DIR", help="The tower's weights that `edgeprune adapt` wrote for such steps."
+        "--adapted", type=PATH, metavar="DIR", help="Weights or thresholds that `edgeprune adapt` wrote for such steps."
     ),
 )  # fmt: skip
 _SHORTENED = (

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeprune.adapted import FILE, packed
@@ -42,7 +43,7 @@ from edgeprune.train.loop import BETAS, Loop, Show, check_device
 from edgeprune.train.resume import State, check_begun, check_output
 from edgeprune.train.schedule import drawn
 
-__all__ = ["AdaptSettings", "adapt", "drawn_steps"]
+__all__ = ["AdaptSettings", "Pixels", "adapt", "drawn_steps"]
 
 LARGEST_GRADIENT = 1.0
 
@@ -126,6 +127,27 @@ def adapt(
     return made
 
 
+class Pixels:
+    """Images as the tower takes them, each read once."""
+
+    def __init__(self, items: Sequence[Item], preprocessing: Preprocessing, device: str) -> None:
+        self._items, self._preprocessing, self._device = items, preprocessing, device
+        self._held: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __call__(self, numbers: Sequence[int], mirrored: NDArray[np.bool_] | None = None) -> Tensor:
+        """[B, 3, H, W] float32; mirrored: [B], which of them are"""
+        for number in numbers:
+            if number not in self._held:
+                self._held[number] = torch.from_numpy(self._preprocessing(self._items[number].image()))
+        pixels = torch.stack([self._held[number] for number in numbers])
+        if mirrored is not None:
+            pixels = torch.where(torch.from_numpy(mirrored)[:, None, None, None], pixels.flip(-1), pixels)
+        return pixels.to(self._device)
+
+
 class _Distilling:
     """What is learned: batches of pixels, and the steps that each is run under."""
 
@@ -141,18 +163,14 @@ class _Distilling:
         device: str,
     ) -> None:
         self._student, self._teacher, self._inside, self._method = student, teacher, inside, method
-        self._items, self._preprocessing, self._settings, self._device = items, preprocessing, settings, device
-        self._held: dict[int, Tensor] = {}
+        self._pixels, self._settings = Pixels(items, preprocessing, device), settings
 
     def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, tuple[Step, ...]]]:
-        order, mirrored, rng = drawn(len(self._items), self._settings.batch, self._settings.seed, epoch)
+        order, mirrored, rng = drawn(len(self._pixels), self._settings.batch, self._settings.seed, epoch)
         encoder = self._student
         steps = [drawn_steps(rng, encoder.layer, encoder.patches, self._inside) for _ in order]
         for at in range(first, len(order)):
-            pixels = torch.stack([self._pixels(int(one)) for one in order[at]])
-            flipped = torch.from_numpy(mirrored[at])
-            pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
-            yield pixels.to(self._device), steps[at]
+            yield self._pixels(order[at].tolist(), mirrored[at]), steps[at]
 
     def loss(self, batch: tuple[Tensor, tuple[Step, ...]]) -> tuple[Tensor, float]:
         pixels, steps = batch
@@ -173,12 +191,6 @@ class _Distilling:
         encoder = dataclasses.replace(self._student, inside=inside)
         out, rows, _ = run_steps(encoder, Reducing(encoder), pixels)
         return rows.rows(encoder.hidden(out, rows.fit)), rows
-
-    def _pixels(self, number: int) -> Tensor:
-        """[3, H, W], read once."""
-        if number not in self._held:
-            self._held[number] = torch.from_numpy(self._preprocessing(self._items[number].image()))
-        return self._held[number]
 
 
 def drawn_steps(rng: np.random.Generator, layers: int, patches: int, inside: Inside) -> tuple[Step, ...]:

@@ -49,6 +49,8 @@ class Reducer:
     """its paper's own schedule, a step behind every so many layers; 0: it has none, or one that is trained"""
     frozen: ClassVar[bool] = False
     """whether its paper's counts hang on the image; `edgeprune.frozen` takes them of some images once"""
+    gated: ClassVar[bool] = False
+    """whether its paper trains thresholds of the score; `edgeprune.train.thresholds` freezes what they leave"""
     written_from: ClassVar[str] = OURS
     """one of WRITTEN_FROM; official code with its commit"""
     deviations: ClassVar[tuple[str, ...]] = ()

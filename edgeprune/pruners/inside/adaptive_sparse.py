@@ -3,8 +3,9 @@
     score[j] = sum over heads of A_h[cls, j] ||o_hj|| / sum over heads of ||o_hj||        o_h = A_h v_h: head h's output
 
 Its trained thresholds, which let every image keep as many as it needs, have no static form: the count of a step is
-fixed, and the score decides which. The whole attention map is recomputed at each step.
-How many go on at each stage is what the paper trains: give it as --schedule.
+fixed, and the score decides which. `edgeprune adapt --kind thresholds` trains them, and counts what they leave in the
+mean over images, as the official code does of a batch; `edgeprune export --adapted` takes its steps from there.
+The whole attention map is recomputed at each step.
 
 Paper   https://arxiv.org/abs/2209.13802
 Source  Cydia2018/AS-ViT@e57f445 vit.py
@@ -31,9 +32,10 @@ class Reducer(inside.Reducer):
     written_from: ClassVar[str] = "official code at Cydia2018/AS-ViT@e57f445"
     merges: ClassVar[bool] = False
     by_patch: ClassVar[bool] = True
+    gated: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
-        "a fixed count goes on at each step; the official code compares the score with a trained threshold",
-        "no weights of it are read: those of the encoder are as they are, not trained for it",
+        "a fixed count goes on at each step; of one image the official code takes what passes a trained threshold",
+        "thresholds are trained of the score over its mean, and without the weights of the encoder, which stay",
         "scores are float32 in every precision",
     )
 

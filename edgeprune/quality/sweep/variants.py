@@ -4,7 +4,7 @@ fastervlm                       as it comes
 hiprune:alpha=0.2               with an option; one that is the default is as if it were not given
 fastervlm+tome@0.5              with steps inside the encoder: reducer, and share of the unpruned multiply-adds
 fastervlm+cells@0.5:bias=false  with an option of the reducer
-fastervlm+adapted cells@0.5     with the tower that `edgeprune adapt` trained for these steps, where one was given
+fastervlm+adapted cells@0.5     with the weights or thresholds that `edgeprune adapt` wrote, where some are given
 tome                            a reducer by itself: all that it leaves, on the schedule of its paper
 random:seed=0, 1, 2; uniform; pool; none        always: what a method has to beat, and what it is measured from
 """
@@ -34,7 +34,7 @@ class Variant:
     cost: float = 1.0
     """of the encoder with its steps, of the unpruned one's"""
     adapted: str = ""
-    """what `edgeprune adapt` wrote for such steps, if the tower has these weights"""
+    """what `edgeprune adapt` wrote for such steps, if it was given"""
 
     @property
     def name(self) -> str:
