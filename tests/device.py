@@ -7,13 +7,14 @@ import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgeprune import encoders, pruners
+from edgeprune import encoders, pruners, trace
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.encoders import Encoder
 from edgeprune.encoders._keys import Keys
@@ -27,7 +28,7 @@ from edgeprune.runtime.images.preprocess import Preprocessing
 from edgeprune.runtime.parity import Verdict, compare
 from edgeprune.runtime.parity.stored import replayed
 from edgeprune.taps import Taps
-from edgeprune.trace import PrunedEncoder, outputs
+from edgeprune.trace import PrunedEncoder, Reducing, outputs, run_steps
 from tests.learned import scorer_of
 
 Arrays = dict[str, np.ndarray]
@@ -105,6 +106,7 @@ class Device:
         mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         steps = Preprocessing(size, {"height": size[0], "width": size[1]}, 3, None, 1 / 255, mean, std, True)
         self.pixels = torch.from_numpy(np.stack([steps(image) for image in images]))
+        self._towers: dict[tuple[str | int, ...], Any] = {}
 
     @functools.cache  # noqa: B019 - a few devices for all tests
     def method(self, name: str, keep: int = KEEP) -> Method:
@@ -138,9 +140,23 @@ class Device:
                     return faulty(own, taps)
 
             module.selection._method = Faulty()  # type: ignore[assignment]
-        with torch.inference_mode():
+        with (
+            torch.inference_mode(),
+            mock.patch.object(trace, "run_steps", functools.partial(self._run_tower, precision)),
+        ):
             results = module(self.pixels.to(getattr(torch, precision)), *self.given(name, keep).values())
         return {key: part.numpy() for key, part in zip(outputs(encoder, method), results, strict=True)}
+
+    def _run_tower(
+        self, precision: str, encoder: Encoder, reducer: Reducing | None, pixels: Tensor, layers: Any, state: Any
+    ) -> Any:
+        """`run_steps` of an encoder in a precision, whose images and weights are the same for every method and fault:
+        the tower runs once for those that read the same layers."""
+        assert encoder.inside is None
+        key = precision, *sorted(layers)
+        if key not in self._towers:
+            self._towers[key] = run_steps(encoder, reducer, pixels, layers, state)
+        return self._towers[key]
 
     @functools.cache  # noqa: B019
     def reference(self, name: str, keep: int = KEEP) -> tuple[Arrays, Arrays]:
