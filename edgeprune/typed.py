@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from edgeprune.errors import unknown_name
@@ -74,7 +75,7 @@ def read(hint: Any, given: object, format: Format, where: str = "") -> Any:
 def _table(hint: Any, given: object, format: Format, where: str) -> Any:
     """A dataclass; no field more than it has, unless the format lets them pass."""
     table, dot = dict(_items(given, format, where)), f"{where}." if where else ""
-    hints, specs = typing.get_type_hints(hint), {spec.name: spec for spec in dataclasses.fields(hint)}
+    hints, specs = _hints(hint), {spec.name: spec for spec in dataclasses.fields(hint)}
     for name in table:
         if name not in specs and not format.spare:
             raise ValueError(f"{dot}{name}: {unknown_name('field', name, specs)}")
@@ -82,6 +83,12 @@ def _table(hint: Any, given: object, format: Format, where: str) -> Any:
         if name not in table and spec.default is spec.default_factory is dataclasses.MISSING:
             raise ValueError(f"{dot}{name} must be given")
     return hint(**{name: read(hints[name], table[name], format, dot + name) for name in specs if name in table})
+
+
+@cache
+def _hints(table: Any) -> dict[str, Any]:
+    """Evaluated from their text, which takes most of the time that a manifest is read in."""
+    return typing.get_type_hints(table)
 
 
 def _items(given: object, format: Format, where: str) -> Any:

@@ -56,16 +56,26 @@ def _locations(data: mmap.mmap, whole: Span) -> Iterator[str]:
 
 
 def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
-    """(number, where its content lies) of every field of a message that has bytes for content."""
+    """(number, where its content lies) of every field of a message that has bytes for content.
+
+    Most numbers are of one byte, which is read here: a graph has thousands of them.
+    """
     at, end = span
     while at < end:
-        tag, at = _varint(data, at, end)
+        tag = data[at]
+        if tag < 0x80:
+            at += 1
+        else:
+            tag, at = _varint(data, at, end)
         kind = tag & 7
         if kind == _VARINT:
             _, at = _varint(data, at, end)
             continue
         if kind == _BYTES:
-            size, at = _varint(data, at, end)
+            if at < end and (size := data[at]) < 0x80:
+                at += 1
+            else:
+                size, at = _varint(data, at, end)
         elif kind in (_FIXED64, _FIXED32):
             size = 8 if kind == _FIXED64 else 4
         else:
