@@ -95,16 +95,17 @@ def sources() -> dict[str, Path]:
     return found
 
 
+def statements(node: ast.AST, top: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    """Everything that may hold an import, and whether it stands at the top; what is no statement holds none."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield child, top
+            yield from statements(child, top and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
 def imports(source: str, module: str, is_package: bool, modules: set[str]) -> Iterator[Import]:
     """Every import of a source; `from package import name` counts as that of package.name when this is a module."""
-    tree = ast.parse(source)
-    inside = {
-        child
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
+    for node, top in statements(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -117,7 +118,7 @@ def imports(source: str, module: str, is_package: bool, modules: set[str]) -> It
         else:
             continue
         for name in names:
-            yield Import(name, node.lineno, top=node not in inside)
+            yield Import(name, node.lineno, top)
 
 
 def within(module: str, *names: str) -> bool:
