@@ -32,6 +32,7 @@ RULES = {
     r"model_signing ": "asks who signs",
     r"edgeprune (bavit|adapt|train) ": "trains for minutes",
     r"edgeprune sweep$|edgeprune sweep .*--inside ": "exports every method",
+    r"edgeprune sweep .*--count 1000": "looks at a thousand images",
     r"hf |edgeprune verify \w+/": "reads from the Hugging Face hub",
     r".* --(model|language-model) (?!edgeprune/)[\w.-]+/[\w.-]+": "reads from the Hugging Face hub",
     r".* --device (tensorrt|cuda)\b": "needs a GPU",
@@ -128,9 +129,16 @@ NOT_RUN = {
         ),
         "edgeprune export --method fastervlm --keep 32 --inside drop --encoder-cost 0.5 --adapted adapted "
         "--output with-adapted": "needs adapted, which was not made",
+        "edgeprune adapt --kind thresholds --method adaptive_sparse --encoder-cost 0.6 --count 400 "
+        "--output thresholds": "trains for minutes",
+        "edgeprune export --method adaptive_sparse --encoder-cost 0.6 --adapted thresholds --output by-thresholds": (
+            "needs thresholds, which was not made"
+        ),
     },
     "docs/quality.md": {
         "edgeprune sweep": "exports every method",
+        "edgeprune sweep --methods fastervlm --keep 64,32 --precision float32,float16,int8,int8-dynamic --count 1000 "
+        "--no-speed": "looks at a thousand images",
         "edgeprune sweep --model llava-hf/llava-1.5-7b-hf --images photos --questions questions.jsonl "
         "--keep 192,128,64": "reads from the Hugging Face hub",
         "pip install '.[lmms-eval]'": "changes the reader's environment",

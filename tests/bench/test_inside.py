@@ -2,7 +2,7 @@
 
 CLIP ViT-L/14-336 with LLaVA-1.5's projector, seeded weights, 64 of 576 tokens, float32, ONNX Runtime, two CPU threads.
 Each graph takes turns with the unpruned one in one process, with equal settings; ratios are of medians. What an export
-takes is of a CLIP half as wide and half as deep, which a run of some seconds holds.
+takes is of a CLIP half as wide and a third as deep, whose export takes seconds.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ SCHEDULES: dict[str, str | float] = {"drop": "8:288,16:144", "cells": "8:288,16:
 """reducer -> its steps, or the share of the multiply-adds that they are chosen for"""
 COST, RATIO = 0.57, 0.58
 """of the unpruned encoder's multiply-adds, and of its time"""
-HALF_OF_IT = {
+PART_OF_IT = {
     "hidden_size": 512,
     "intermediate_size": 2048,
-    "num_hidden_layers": 12,
+    "num_hidden_layers": 8,
     "num_attention_heads": 8,
     "image_size": 336,
     "patch_size": 14,
 }
-EXPORTS = 5
+EXPORTS = 3
 """of each, in turns"""
 
 
@@ -94,7 +94,7 @@ def test_an_export_with_steps_inside_takes_at_most_1_3_of_one_without(
     clip_folder: Callable[..., Path], name: str, tmp_path: Path, hold: Callable[..., None]
 ) -> None:
     """Without baselines on both sides; the first of each is not counted."""
-    model = str(clip_folder(tmp_path / "clip", **HALF_OF_IT))
+    model = str(clip_folder(tmp_path / "clip", **PART_OF_IT))
     plain = Request("fastervlm", "cpu", keep=KEEP, model=model, baselines=False)
     requests = {"plain": plain, "inside": dataclasses.replace(plain, inside=name, encoder_cost=0.6)}
     ratios = []
