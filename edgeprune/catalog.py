@@ -13,6 +13,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -154,19 +155,22 @@ class Family:
         return (False, True) if "head" in self.options else (False,)
 
 
-def methods() -> list[Entry]:
+@cache
+def methods() -> tuple[Entry, ...]:
     """Every file in edgeprune/pruners, by name."""
-    return [_entry(path.stem, tree) for path, tree in _sources("pruners")]
+    return tuple(_entry(path.stem, tree) for path, tree in _sources("pruners"))
 
 
-def reducers() -> list[ReducerEntry]:
+@cache
+def reducers() -> tuple[ReducerEntry, ...]:
     """Every file in edgeprune/pruners/inside, by name."""
-    return [_reducer(path.stem, tree) for path, tree in _sources("pruners/inside")]
+    return tuple(_reducer(path.stem, tree) for path, tree in _sources("pruners/inside"))
 
 
-def families() -> list[Family]:
+@cache
+def families() -> tuple[Family, ...]:
     """Every file in edgeprune/encoders, by name, once for each kind of tower."""
-    return [
+    return tuple(
         Family(
             path.stem,
             tower,
@@ -177,7 +181,7 @@ def families() -> list[Family]:
         )
         for path, tree in _sources("encoders")
         for tower, has in literal(tree, "HAS", path.name).items()
-    ]
+    )
 
 
 def refusal(method: Entry, family: Family, head: bool = False) -> str:
@@ -194,9 +198,8 @@ def refusal(method: Entry, family: Family, head: bool = False) -> str:
 def check_model_type(model_type: str, id: str) -> None:
     """Raises ModelError when no family loads the `model_type` of a config.json; id: of the checkpoint."""
     known: list[str] = []
-    for path, tree in _sources("encoders"):
-        own = literal(tree, "MODEL_TYPES", path.name)
-        for why, refused in literal(tree, "REFUSED", path.name, {}).items():
+    for own, reasons in _model_types():
+        for why, refused in reasons.items():
             if model_type in refused:
                 raise ModelError(f"{id} is a {model_type}: {why}; read is {', '.join(own)}")
         known += own
@@ -209,6 +212,15 @@ def check_model_type(model_type: str, id: str) -> None:
             f"{id} has a model_type that no family knows: {unknown_name('model_type', model_type, known)} "
             "A new family is one file in edgeprune/encoders with MODEL_TYPES and load"
         )
+
+
+@cache
+def _model_types() -> tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...]:
+    """Of each file in edgeprune/encoders, what it reads, and why it refuses what."""
+    return tuple(
+        (literal(tree, "MODEL_TYPES", path.name), literal(tree, "REFUSED", path.name, {}))
+        for path, tree in _sources("encoders")
+    )
 
 
 def feature_depth(layer: int, layers: int, least: int = 1) -> int:
