@@ -113,12 +113,12 @@ class TestGates:
 
 
 def test_counts_are_what_passes_in_the_mean_behind_those_in_front(found: Opened, pixels: Pixels) -> None:
-    encoder = found.encoder
-    assert encoder.inside is not None
-    first, second = _passing(encoder, encoder.inside, {2: 0.4, 4: 0.7}, pixels, 5)
+    encoder, own = found.encoder, found.encoder.inside
+    assert own is not None
+    first, second = _passing(encoder, own, {2: 0.4, 4: 0.7}, pixels, 5)
 
     def passing(steps: tuple[Step, ...], threshold: float) -> float:
-        within = dataclasses.replace(encoder, inside=dataclasses.replace(encoder.inside, steps=steps))
+        within = dataclasses.replace(encoder, inside=dataclasses.replace(own, steps=steps))
         with torch.inference_mode():
             _, rows, _ = run_steps(within, Reducing(within), pixels(range(len(pixels))))
         scores = rows.taken[-1][1].scores
