@@ -63,6 +63,7 @@ FIRST = 0.2
 TAU = 0.1
 """wide enough that a gate which nearly all pass still learns; the official code's, 1e-4, is .02 of that mean"""
 WEIGHT = 4.0
+"""of what the cost is off by; not its square, as in the official code"""
 SHUT = 1e-4
 """what is left of a row whose gate is shut, so that it has a logarithm"""
 
