@@ -23,7 +23,7 @@ from edgeprune.pruners import Method
 from edgeprune.pruners.inside import Reducer
 from edgeprune.schedule import Inside, Reduces, Step
 
-__all__ = ["bent_steps", "chosen_steps", "own_steps", "share_of"]
+__all__ = ["bent_steps", "chosen_steps", "layers_at", "own_steps", "share_of"]
 
 NEARER = (1.0, 0.85, 0.7, 0.55, 0.4)
 """of the reducer's own depths"""
@@ -137,7 +137,7 @@ def own_steps(encoder: Encoder, reducer: Reducer, keep: int, multiple: int = 1) 
     multiple: of tokens that a layer should see
     """
     special = encoder.tower.prefix + encoder.tower.suffix + reducer.hidden
-    layers = _layers(reducer.depths, encoder.layer)
+    layers = layers_at(reducer.depths, encoder.layer)
     counts = _counts(reducer, encoder.patches, keep, len(layers), 1.0, multiple, special)
     return _steps(layers, [*counts[:-1], keep], encoder.patches)
 
@@ -158,13 +158,13 @@ def _depths(reducer: Reducer, layers: int) -> Iterator[tuple[int, ...]]:
     fewest = 1 if reducer.few else len(reducer.depths)
     for nearer in NEARER:
         for count in range(fewest, len(reducer.depths) + 1):
-            places = _layers(reducer.depths[:count], layers, nearer)
+            places = layers_at(reducer.depths[:count], layers, nearer)
             if places not in seen:
                 seen.add(places)
                 yield places
 
 
-def _layers(depths: Sequence[float], layers: int, nearer: float = 1.0) -> tuple[int, ...]:
+def layers_at(depths: Sequence[float], layers: int, nearer: float = 1.0) -> tuple[int, ...]:
     """How many layers stand in front of each step, ascending, each behind another one."""
     return tuple(sorted({min(max(round(depth * nearer * layers), 1), layers - 1) for depth in depths}))
 

@@ -37,7 +37,7 @@ from edgeprune.encoders import Encoder
 from edgeprune.errors import RequestError
 from edgeprune.export.opening import opened
 from edgeprune.export.request import Request, spelled_out
-from edgeprune.export.steps import share_of
+from edgeprune.export.steps import layers_at, share_of
 from edgeprune.pruners import inside
 from edgeprune.quality.sweep.items import Item
 from edgeprune.runtime.saving import save
@@ -121,7 +121,7 @@ def train_thresholds(
     }
     output.mkdir(parents=True, exist_ok=True)
     encoder.tower.module.to(device).requires_grad_(False)
-    gates = Gates(sorted({min(max(round(depth * encoder.layer), 1), encoder.layer - 1) for depth in DEPTHS})).to(device)
+    gates = Gates(layers_at(DEPTHS, encoder.layer)).to(device)
     pixels = Pixels(items, loaded.preprocessing, device)
     share = share_of(encoder, own.reducer, own.name, loaded.method)
     task = _Gating(encoder, own, gates, pixels, share, request.encoder_cost, settings)
